@@ -1,0 +1,263 @@
+"""The walk of one attempt: claim, wait, verify, run, finish. Every branch of the protocol is here, and only here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from idemreg import faults
+from idemreg.claim import Claim, current
+from idemreg.codec import load_result, store_result
+from idemreg.ends import bounded, describe, lost_error, record, success_end
+from idemreg.errors import (
+    ChecksumMismatchError,
+    ClaimLostError,
+    FinishNotRecordedError,
+    ResultError,
+    StoreError,
+    TaskDoneError,
+    TaskFailedError,
+    TaskRunningError,
+    TaskUnknownError,
+)
+from idemreg.model import Outcome, Status, Verdict
+from idemreg.options import Verified
+from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settlement, Unknown, Unsure
+from idemreg.walk import Step, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from idemreg.clock import Clock
+    from idemreg.model import Task, Wanted
+    from idemreg.options import Options
+    from idemreg.store import Store
+
+__all__ = ["Attempt", "acquire", "attempt"]
+
+R = TypeVar("R")
+
+EVIDENCE_CHARACTERS = 4_096
+BY_HOOK = "verify hook"
+
+
+class Attempt(NamedTuple):
+    """What one attempt needs: where, what, and how."""
+
+    store: Store
+    clock: Clock
+    wanted: Wanted
+    options: Options
+    verify_args: Sequence[Any] = ()
+    verify_kwargs: Mapping[str, Any] = {}
+
+
+def attempt(this: Attempt, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[Outcome[R]]:
+    """Run the job once under a claim, or replay what an earlier call of the task stored."""
+    claim = yield from acquire(this)
+    if isinstance(claim, Outcome):
+        return claim
+    before = current.set(claim)
+    try:
+        faults.point("claim.granted")
+        result = yield Step(_apply, (job, args, kwargs), is_user_code=True)
+        faults.point("job.returned")
+    except BaseException as error:
+        yield from _end_by_error(this, claim, error)
+        raise
+    finally:
+        current.reset(before)
+    return (yield from _end_by_result(this, claim, result))
+
+
+def _apply(job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
+    return job(*args, **kwargs)
+
+
+# --- claim ------------------------------------------------------------------------------------------------------
+
+
+def acquire(this: Attempt) -> Walk[Claim | Outcome[Any]]:
+    """Claim the task, or give the outcome of its earlier success. Everything else is an error.
+
+    A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
+    deadline, or follows a verdict that ended the row's uncertainty.
+    """
+    deadline: float | None = None
+    while True:
+        (answer,) = yield Step(this.store.claim, ([this.wanted],))
+        match answer:
+            case Granted(to_verify=False):
+                return Claim(this.store, answer, this.options)
+            case Granted():
+                yield from _verify(this, answer)
+            case Done():
+                return replay(answer.task, this.options)
+            case Running():
+                if deadline is None:
+                    deadline = this.clock.monotonic() + this.options.wait_s
+                if this.clock.monotonic() >= deadline:
+                    raise _running_error(answer)
+                yield Step(this.store.wait, (answer.task.task_id, answer.task.version, deadline))
+            case _:
+                raise _refusal(answer, this.wanted)
+
+
+def replay(task: Task, options: Options) -> Outcome[Any]:
+    """The outcome of a final task. `TaskDoneError` where it has no result to give, or the caller wants none."""
+    if task.status is not Status.SUCCEEDED:
+        reason = f"was {task.status.word}: {task.evidence or 'no reason given'}"
+        raise _done_error(reason, _replayed(task, None))
+    if task.result is None:
+        msg = f"task {task.task_id!r} succeeded, but its result was lost ({task.error})"
+        raise ResultError(msg, task_id=task.task_id)
+    outcome = _replayed(task, _load(task, options))
+    if options.raise_on_duplicate:
+        happened = "has succeeded before"
+        raise _done_error(happened, outcome)
+    return outcome
+
+
+def _replayed(task: Task, result: R) -> Outcome[R]:
+    return Outcome(task.task_id, task.status, result, replayed=True, attempt=task.attempt, token=task.token)
+
+
+def _load(task: Task, options: Options) -> Any:  # noqa: ANN401 - whatever the job returned
+    try:
+        return load_result(task.result or "", options.codec)
+    except ResultError as error:
+        error.task_id = task.task_id
+        raise
+
+
+def _done_error(happened: str, outcome: Outcome[Any]) -> TaskDoneError:
+    error = TaskDoneError(f"task {outcome.task_id!r} {happened}", task_id=outcome.task_id)
+    error.outcome = outcome
+    return error
+
+
+def _running_error(answer: Running) -> TaskRunningError:
+    task, owner = answer
+    msg = f"task {task.task_id!r} is running: {owner.describe()}"
+    error = TaskRunningError(msg, task_id=task.task_id)
+    error.owner, error.since = owner, task.updated_at
+    return error
+
+
+def _refusal(answer: Mismatch | Refused | Unknown | Unsure, wanted: Wanted) -> Exception:
+    task_id = wanted.task_id
+    match answer:
+        case Mismatch(task) if task.name != wanted.name:
+            msg = f"task {task_id!r} belongs to the job {task.name!r}, not to {wanted.name!r}"
+            return ChecksumMismatchError(msg, task_id=task_id)
+        case Mismatch():
+            return ChecksumMismatchError(f"task {task_id!r} was claimed with other arguments", task_id=task_id)
+        case Refused(task):
+            failed = TaskFailedError(
+                f"task {task_id!r} failed in attempt {task.attempt}: {first_line(task.error)}", task_id=task_id
+            )
+            failed.task = task
+            return failed
+        case Unknown(task):
+            return _unknown_error(task)
+        case Unsure(cause):
+            store_error = StoreError(f"the claim of task {task_id!r} could not be stored", task_id=task_id)
+            store_error.__cause__ = cause
+            return store_error
+
+
+def _unknown_error(task: Task) -> TaskUnknownError:
+    msg = f"nobody knows whether task {task.task_id!r} happened: {first_line(task.error)}"
+    error = TaskUnknownError(msg, task_id=task.task_id)
+    error.task = task
+    return error
+
+
+def first_line(error: str | None) -> str:
+    """The line of a stored error that says what happened."""
+    return (error or "no error was stored").partition("\n")[0]
+
+
+# --- verify -----------------------------------------------------------------------------------------------------
+
+
+def _verify(this: Attempt, grant: Granted) -> Walk[None]:
+    """Ask the verify hook what became of the task, and settle it so. No transaction is open while the hook runs.
+
+    Returns where its answer settled the question; the caller claims anew, and finds the task done or claimable.
+    """
+    hook = this.options.verify
+    failure: BaseException | None = None
+    verified = Verified(Verdict.CANNOT_TELL)
+    try:
+        args = (grant.prior, *this.verify_args)
+        verified = _as_verified((yield Step(_apply, (hook, args, this.verify_kwargs), is_user_code=True)))
+    except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
+        failure = error
+        verified = Verified(Verdict.CANNOT_TELL, evidence=describe(error))
+    answer = yield Step(this.store.settle, (grant.task_id, _settlement(this, grant, verified)))
+    if failure is not None and not isinstance(failure, Exception):
+        raise failure
+    if isinstance(answer, Lost):
+        raise lost_error(grant.task_id)
+    if verified.verdict is Verdict.CANNOT_TELL:
+        unknown = _unknown_error(answer)
+        unknown.retryable = True  # the next call asks the hook again
+        raise unknown from failure
+
+
+def _as_verified(answer: object) -> Verified:
+    """A hook may answer briefly: True for happened, False for did not happen, None for cannot tell, or a Verdict."""
+    if isinstance(answer, Verified):
+        return answer
+    if isinstance(answer, Verdict):
+        return Verified(answer)
+    if answer is None or isinstance(answer, bool):
+        verdicts = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
+        return Verified(verdicts[answer])
+    msg = f"a verify hook answers with Verified, Verdict, True, False or None, not {type(answer).__name__}"
+    raise TypeError(msg)
+
+
+def _settlement(this: Attempt, grant: Granted, verified: Verified) -> Settlement:
+    result, lost = None, None
+    if verified.verdict is Verdict.HAPPENED:
+        try:
+            result = store_result(verified.result, this.options.codec)
+        except ResultError as error:
+            lost = f"ResultError: {error.message}"
+    evidence = bounded(verified.evidence, EVIDENCE_CHARACTERS)
+    return Settlement(verified.verdict, BY_HOOK, evidence, result, lost, verifying=grant.token)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------
+
+
+def _end_by_result(this: Attempt, claim: Claim, result: R) -> Walk[Outcome[R]]:
+    if claim.is_open:
+        end, problem = success_end(claim.grant, this.options, result)
+        claim.settled()
+        yield from record(this.store, end, result)
+        if problem is not None:
+            raise problem
+    elif result is not None and result != claim.result:
+        # The claim ended inside the job. What was stored then is what every later caller gets.
+        msg = f"task {claim.task_id!r} ended in its job with another result than the job returned"
+        raise ResultError(msg, task_id=claim.task_id, hint="Set claim.result in the block of claim.transaction().")
+    else:
+        result = claim.result
+    return Outcome(claim.task_id, Status.SUCCEEDED, result, replayed=False, attempt=claim.attempt, token=claim.token)
+
+
+def _end_by_error(this: Attempt, claim: Claim, error: BaseException) -> Walk[None]:
+    """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
+    if not claim.is_open:
+        return
+    end = claim.end_for(error)
+    claim.settled()
+    try:
+        yield from record(this.store, end)
+    except (ClaimLostError, FinishNotRecordedError) as problem:
+        if not isinstance(error, Exception):
+            error.add_note(f"idemreg: {problem}")
+            return
+        raise problem from error

@@ -1,0 +1,236 @@
+"""A claim in the hands of the job: what it is told, how it ends, and what becomes of it when it is dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg.ends import (
+    crash_end,
+    describe,
+    error_end,
+    lost_error,
+    not_recorded_error,
+    record,
+    success_end,
+)
+from idemreg.errors import ResultError, StoreError
+from idemreg.store import End, Lost, Unsure
+from idemreg.walk import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextvars import Token
+    from types import TracebackType
+    from typing import Self
+
+    from idemreg.options import Options
+    from idemreg.store import Granted, Store, Transaction
+
+__all__ = ["Claim", "current", "current_claim"]
+
+current: ContextVar[Claim | None] = ContextVar("idemreg_claim", default=None)
+
+
+def current_claim() -> Claim:
+    """The claim under which the calling job runs. RuntimeError outside of any job."""
+    claim = current.get()
+    if claim is None:
+        msg = "no job of idemreg is running here; current_claim() is for the body of a job"
+        raise RuntimeError(msg)
+    return claim
+
+
+class Claim:
+    """Ownership of a task for one attempt. As a context manager it ends with its block: an error fails it.
+
+    ``task_id``, ``token`` (grows with every claim of the task; give it to receivers that fence) and ``attempt`` (the
+    first is 1). ``result`` is what the task is to be remembered by. A claim that is dropped, or left by the thread
+    that took it, without an end is settled as by a crash at once, with a ResourceWarning.
+    """
+
+    def __init__(self, store: Store, grant: Granted, options: Options) -> None:
+        self.result: Any = None
+        self.grant: Final = grant
+        self._store = store
+        self._options = options
+        self._is_open = True
+        self._pid = os.getpid()
+        self._before: Token[Claim | None] | None = None
+        self._store_error: StoreError | None = None
+        self._holder: weakref.ref[_ThreadClaims] | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The idempotency key."""
+        return self.grant.task_id
+
+    @property
+    def token(self) -> int:
+        """The fencing token: larger than that of every earlier claim of the task."""
+        return self.grant.token
+
+    @property
+    def attempt(self) -> int:
+        """How many claims have entered the job, this one included."""
+        return self.grant.attempt
+
+    @property
+    def downstream_key(self) -> str:
+        """A key for receivers: the same over all attempts of this task, another in every other registry."""
+        return self._store.downstream_key(self.task_id)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the claim has not ended yet."""
+        return self._is_open
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def succeed(self, result: object = None) -> None:
+        """End as succeeded, with ``result``.
+
+        `ClaimLostError` where another owner has the task by now, `FinishNotRecordedError` where the store could not
+        write, `ResultError` where the result cannot be stored (the task has succeeded all the same).
+        """
+        self.result = result
+        end, problem = success_end(self.grant, self._options, result)
+        self.end(end, result)
+        if problem is not None:
+            raise problem
+
+    def fail(self, error: BaseException) -> None:
+        """End as ``error`` says: failed, unknown (``unknown_on``) or released (``release_on``)."""
+        self.end(self.end_for(error))
+
+    def release(self) -> None:
+        """Put the task back as it was before this claim; the attempt does not count."""
+        self.end(End.release(self.grant, durable=self._options.durable))
+
+    def end(self, end: End, result: object = None) -> None:
+        """Store an end; whatever comes of it, this claim is over."""
+        if not self._is_open:
+            raise lost_error(self.task_id)
+        self._is_open = False
+        drive(record(self._store, end, result))
+
+    def settled(self) -> None:
+        """The walk that holds this claim stores its end itself."""
+        self._is_open = False
+
+    # --- effects in the same file ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction of the registry's file, in which the effects of the job commit together with its success.
+
+        While it is open, every other writer of the file waits. Set ``claim.result`` before the block ends. An error in
+        the block rolls the effects back, and so does a claim that was lost: the late owner leaves nothing behind.
+        """
+        if not self._is_open:
+            raise lost_error(self.task_id)
+        with contextlib.ExitStack() as stack:
+            try:
+                opening = self._store.transaction(self.grant, durable=self._options.durable)
+                transaction = stack.enter_context(opening)
+            except StoreError as error:
+                self._store_error = error
+                raise
+            yield transaction
+            problem = self._finish_in(transaction)
+        if problem is not None:
+            raise problem
+
+    def _finish_in(self, transaction: Transaction) -> ResultError | None:
+        end, problem = success_end(self.grant, self._options, self.result)
+        self._is_open = False
+        cause: Exception
+        try:
+            answer = transaction.finish(end)
+        except StoreError as error:
+            cause = error
+        else:
+            if isinstance(answer, Lost):
+                raise lost_error(self.task_id)
+            if not isinstance(answer, Unsure):
+                return problem
+            cause = answer.cause
+        # The effects are rolled back with the finish, so the crash policy may decide: rerun repeats nothing.
+        self._store.abandon(crash_end(self.grant, self._options, describe(cause)))
+        raise not_recorded_error(end, self.result) from cause
+
+    def end_for(self, error: BaseException) -> End:
+        """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
+        if error is self._store_error:
+            return End.release(self.grant, durable=self._options.durable)
+        return error_end(self.grant, self._options, error)
+
+    # --- as a context manager -------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._before = current.set(self)
+        self.hold()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            current.reset(self._before)
+            self._before = None
+        if not self._is_open:
+            return
+        if error is None:
+            self.succeed(self.result)
+        else:
+            self.fail(error)
+
+    def hold(self) -> None:
+        """From now on the calling thread holds the claim: it is dropped should that thread end."""
+        before = self._holder() if self._holder is not None else None
+        if before is not None:
+            before.claims.discard(self)
+        mine = _threads.mine
+        mine.claims.add(self)
+        self._holder = weakref.ref(mine)
+
+    # --- dropped --------------------------------------------------------------------------------------------------
+
+    def drop(self, why: str) -> None:
+        """Settle an open claim as by a crash, with a ResourceWarning. Nothing happens in a forked child."""
+        if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
+            return
+        self._is_open = False
+        self._store.abandon(crash_end(self.grant, self._options, f"ClaimDropped: {why}"))
+        import warnings  # noqa: PLC0415 - only mistakes need it
+
+        warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
+
+    def __del__(self) -> None:
+        self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
+
+
+class _ThreadClaims:
+    """The claims that one thread took or entered. It dies with its thread, and then settles what is still open."""
+
+    def __init__(self) -> None:
+        self.claims: weakref.WeakSet[Claim] = weakref.WeakSet()
+
+    def __del__(self) -> None:
+        for claim in list(self.claims):
+            claim.drop("the thread that held it has ended")
+
+
+class _Threads(threading.local):
+    """This thread's claims. A claim is held by the thread that took it, or that entered its block since."""
+
+    def __init__(self) -> None:
+        self.mine = _ThreadClaims()
+
+
+_threads = _Threads()

@@ -1,0 +1,61 @@
+"""The only reader of time.
+
+Three clocks, each for one purpose. The wall clock stamps rows for people and decides nothing. Time since boot
+(CLOCK_BOOTTIME, which counts suspend) together with the boot id orders what outlives a process. The monotonic clock
+bounds waits. Tests pass a `Clock` of their own; see `idemreg.testing.ManualClock`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from datetime import timedelta
+
+__all__ = ["Clock", "seconds"]
+
+BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
+
+# CLOCK_BOOTTIME exists on Linux only. Elsewhere the monotonic clock serves: it may stop during suspend, which only
+# makes a row look younger, and so be kept longer.
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+# Without a boot id (not Linux) every process counts as a boot of its own: an epoch too many costs nothing, one too
+# few could give a token twice.
+_PROCESS_BOOT_ID = f"process-{uuid.uuid4()}"
+
+
+class Clock:
+    """The machine's clocks. Instances hold no state and may be shared by threads."""
+
+    def wall_us(self) -> int:
+        """Microseconds since the epoch. It may jump; for people only."""
+        return time.time_ns() // 1_000
+
+    def boot_ms(self) -> int:
+        """Milliseconds since this boot, suspend included. Compare only within one `boot_id`."""
+        return time.clock_gettime_ns(_BOOT_CLOCK) // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds for deadlines within this process."""
+        return time.monotonic()
+
+    def sleep(self, pause: float) -> None:
+        """Let ``pause`` seconds pass."""
+        time.sleep(pause)
+
+    def boot_id(self) -> str:
+        """The identity of this boot of the kernel, the same in every container."""
+        try:
+            with open(BOOT_ID_PATH, encoding="ascii") as file:
+                return file.read().strip()
+        except OSError:
+            return _PROCESS_BOOT_ID
+
+
+def seconds(duration: float | timedelta, *, what: str) -> float:
+    """Normalise a duration given as seconds or `timedelta`; refuse what is negative or not a number."""
+    value: object = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        msg = f"{what} takes seconds or a timedelta, zero or more, not {duration!r}"
+        raise ValueError(msg)
+    return float(value)

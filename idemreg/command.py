@@ -1,0 +1,219 @@
+"""A child process under a claim: any command, run once.
+
+The command is an owner of its own. It inherits an open lock on a byte of the lock file, so that its task stays owned
+when this wrapper is killed and the command goes on as an orphan; without that, killing the wrapper gave overlapping
+executions. Its success is then recorded by nobody: once it ends, the task is ``unknown`` and needs its verify command.
+
+Its output passes through live, on two pipes, and the last 64 KiB are kept as the result. Signals that reach the wrapper
+are passed on. A command that a signal ended was interrupted, and its crash policy decides; any other exit code but 0
+is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from idemreg import faults
+from idemreg.attempt import Attempt, acquire
+from idemreg.child import Output, Signals, pump, replay_output, spawn
+from idemreg.codec import load_result, store_result
+from idemreg.ends import crash_end
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
+from idemreg.idempotent import wanted
+from idemreg.model import Outcome, Status, Verdict
+from idemreg.options import CallOptions, CommonOptions, Options, Verified
+from idemreg.store import End
+from idemreg.tagged import canonical
+from idemreg.walk import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from typing import Unpack
+
+    from idemreg.claim import Claim
+    from idemreg.model import Task
+    from idemreg.registry import Registry
+    from idemreg.store import CommandOwner, Store
+
+__all__ = ["CommandEnd", "run_command"]
+
+SIGNAL_EXIT: Final = 128  # shells report "killed by signal n" as 128 + n
+EVIDENCE_CHARACTERS: Final = 4_096
+BY_SHELL: Final = "/bin/sh"
+
+
+class CommandEnd(NamedTuple):
+    """How a command's task ended. ``exit_code`` is the command's own, or 128+n where signal n killed it."""
+
+    exit_code: int
+    replayed: bool
+    task_id: str
+    attempt: int
+    token: int
+
+
+class _Codes(NamedTuple):
+    """Exit codes with a meaning of their own."""
+
+    unknown_on: Collection[int]
+    release_on: Collection[int]
+
+
+def run_command(
+    registry: Registry,
+    task_id: str,
+    argv: Sequence[str],
+    *,
+    name: str | None = None,
+    payload: object = None,
+    verify: str | None = None,
+    unknown_on: Collection[int] = (),
+    release_on: Collection[int] = (),
+    stdout: int = 1,
+    stderr: int = 2,
+    **options: Unpack[CommonOptions],
+) -> CommandEnd:
+    """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
+
+    The checksum covers ``argv`` and ``payload``; ``name`` is the command's base name unless given. ``verify``: a shell
+    command that tells what became of a dead owner's task, by exit code 0 (happened), 1 (did not happen) or any other
+    (cannot tell); its output is the evidence. ``unknown_on``, ``release_on``: exit codes that leave open whether the
+    effect happened, or put the task back. ``stdout``, ``stderr``: descriptors to write to.
+    """
+    store = registry.store
+    hook = None if verify is None else _verifier(store, verify)
+    checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
+    content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
+    request = wanted(task_id, os.path.basename(argv[0]) if name is None else name, content, checked)
+    owner = store.own_byte()
+    try:
+        this = Attempt(store, registry.clock, request._replace(owner=owner.id), checked)
+        with Signals() as signals:
+            claim = _acquire(this)
+            if isinstance(claim, Outcome):
+                return _replay(claim, stdout, stderr)
+            return _run(this, claim, argv, owner, signals, _Codes(unknown_on, release_on), (stdout, stderr))
+    finally:
+        owner.close()
+
+
+def _storable(word: str) -> str | bytes:
+    """A word of the command line; one that is no UTF-8 counts by its bytes."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(word)
+    return word
+
+
+def _acquire(this: Attempt) -> Claim | Outcome[Any]:
+    """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
+    try:
+        return drive(acquire(this))
+    except TaskFailedError as error:
+        task = error.task
+        if task is None or task.result is None:
+            raise
+        stored = load_result(task.result, None)
+        return Outcome(task.task_id, task.status, stored, replayed=True, attempt=task.attempt, token=task.token)
+
+
+def _replay(outcome: Outcome[Any], stdout: int, stderr: int) -> CommandEnd:
+    exit_code = 0 if outcome.status is Status.SUCCEEDED else 1
+    if isinstance(outcome.result, dict) and "output" in outcome.result:
+        replay_output(outcome.result["output"], stdout, stderr)
+        exit_code = int(outcome.result["exit_code"])
+    return CommandEnd(exit_code, replayed=True, task_id=outcome.task_id, attempt=outcome.attempt, token=outcome.token)
+
+
+def _run(
+    this: Attempt,
+    claim: Claim,
+    argv: Sequence[str],
+    owner: CommandOwner,
+    signals: Signals,
+    codes: _Codes,
+    streams: tuple[int, int],
+) -> CommandEnd:
+    output = Output()
+    process = _spawn(claim, argv, owner)
+    signals.pass_to(process)
+    faults.point("command.spawned")
+    try:
+        code = pump(process, output, *streams)
+    except BaseException as error:
+        process.wait()  # a claim must not end before its command has
+        claim.fail(error)
+        raise
+    faults.point("command.ended")
+    exit_code = code if code >= 0 else SIGNAL_EXIT - code
+    result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
+    if code == 0:
+        claim.succeed(result)
+    else:
+        claim.end(_bad_end(this, claim, code, codes, result), result)
+    return CommandEnd(exit_code, replayed=False, task_id=claim.task_id, attempt=claim.attempt, token=claim.token)
+
+
+def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner) -> subprocess.Popen[bytes]:
+    """Start the command; where that cannot be, nothing ran, and the task is put back."""
+    environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
+    try:
+        return spawn(argv, environment, owner.fd)
+    except BaseException as error:
+        claim.release()
+        if isinstance(error, FileNotFoundError):
+            msg = f"no such command: {argv[0]}"
+            raise CommandNotFoundError(msg, task_id=claim.task_id) from error
+        if isinstance(error, OSError):
+            msg = f"cannot execute {argv[0]}: {error.strerror}"
+            raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
+        raise
+
+
+def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
+    return {
+        "IDEMREG_TASK_ID": task_id,
+        "IDEMREG_ATTEMPT": str(attempt),
+        "IDEMREG_TOKEN": str(token),
+        "IDEMREG_DOWNSTREAM_KEY": downstream_key,
+    }
+
+
+def _bad_end(this: Attempt, claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> End:
+    """The end of a command that did not succeed; its output is kept for people."""
+    if code in codes.release_on:
+        return End.release(claim.grant, durable=this.options.durable)
+    if code < 0:
+        end = crash_end(claim.grant, this.options, f"killed by signal {-code}")
+    else:
+        status = Status.UNKNOWN if code in codes.unknown_on else Status.FAILED
+        grant = claim.grant
+        error = f"exit code {code}"
+        end = End(
+            grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=this.options.durable
+        )
+    return end._replace(result=store_result(result, None))
+
+
+def _verifier(store: Store, command: str) -> Callable[[Task], Verified]:
+    def verify(task: Task) -> Verified:
+        variables = _variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
+        done = subprocess.run(  # noqa: S603 - the caller's own command
+            [BY_SHELL, "-c", command],
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None,
+            check=False,
+        )
+        verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
+        evidence = done.stdout[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
+        return Verified(
+            verdicts.get(done.returncode, Verdict.CANNOT_TELL),
+            evidence=evidence or f"verify command exited with {done.returncode}",
+        )
+
+    return verify

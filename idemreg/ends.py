@@ -1,0 +1,120 @@
+"""How a claim ends: which end a result or an error leads to, and the walk that stores it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg.codec import store_result
+from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
+from idemreg.model import OnCrash, Status
+from idemreg.store import End, Granted, Lost, Recorded, Unsure
+from idemreg.walk import Step, Walk
+
+if TYPE_CHECKING:
+    from idemreg.options import Options
+    from idemreg.store import Store
+
+__all__ = ["bounded", "crash_end", "describe", "error_end", "lost_error", "record", "success_end"]
+
+ERROR_CHARACTERS: Final = 4_096
+MESSAGE_CHARACTERS: Final = 1_000
+
+
+def success_end(claim: Granted, options: Options, result: object) -> tuple[End, ResultError | None]:
+    """succeeded. A result that cannot be stored is lost, and said: the job did run, and must not run again."""
+    try:
+        text, problem = store_result(result, options.codec), None
+    except ResultError as error:
+        text, problem = None, error
+        problem.task_id = claim.task_id
+    lost = None if problem is None else f"ResultError: {problem.message}"
+    end = End(
+        claim.task_id, claim.token, claim.owner, Status.SUCCEEDED, claim.attempt, text, lost, durable=options.durable
+    )
+    return end, problem
+
+
+def error_end(claim: Granted, options: Options, error: BaseException) -> End:
+    """What the job's error makes of its task."""
+    if isinstance(error, options.release_on):
+        return End.release(claim, durable=options.durable)
+    if isinstance(error, options.unknown_on):
+        return _end(claim, options, Status.UNKNOWN, describe(error))
+    if not isinstance(error, Exception):  # KeyboardInterrupt, SystemExit, CancelledError
+        return crash_end(claim, options, describe(error))
+    return _end(claim, options, Status.FAILED, describe(error))
+
+
+def crash_end(claim: Granted, options: Options, why: str) -> End:
+    """The job was interrupted or dropped: its crash policy decides, as it would if the process had died."""
+    if claim.to_verify or claim.policy.on_crash is not OnCrash.RERUN:
+        return _end(claim, options, Status.UNKNOWN, why)
+    used_up = claim.attempt >= options.policy.max_attempts
+    return _end(claim, options, Status.FAILED if used_up else Status.PENDING, why)
+
+
+def _end(claim: Granted, options: Options, status: Status, error: str) -> End:
+    return End(claim.task_id, claim.token, claim.owner, status, claim.attempt, error=error, durable=options.durable)
+
+
+def record(store: Store, end: End, result: object = None) -> Walk[None]:
+    """Store the end.
+
+    `ClaimLostError` where the claim is another's by now. `FinishNotRecordedError` where the store could not write: the
+    task then becomes `unknown` as soon as it can.
+    """
+    cause: Exception
+    try:
+        (answer,) = yield Step(store.finish, ([end],))
+    except StoreError as error:
+        cause = error
+    else:
+        match answer:
+            case Recorded():
+                return
+            case Lost():
+                raise lost_error(end.task_id)
+            case Unsure():
+                cause = answer.cause
+    yield Step(store.abandon, (not_recorded_end(end, cause),))
+    raise not_recorded_error(end, result) from cause
+
+
+def not_recorded_end(end: End, cause: BaseException) -> End:
+    """What becomes of a task whose end could not be stored, once something can be."""
+    why = f"FinishNotRecorded: the job ended as {end.status.word}, but storing that failed: {describe(cause)}"
+    return end._replace(status=Status.UNKNOWN, result=None, error=bounded(why, ERROR_CHARACTERS))
+
+
+def not_recorded_error(end: End, result: object) -> FinishNotRecordedError:
+    """The error for the caller, with the result that the job gave."""
+    msg = f"task {end.task_id!r} ended as {end.status.word}, but that could not be stored"
+    error = FinishNotRecordedError(msg, task_id=end.task_id)
+    error.result = result
+    return error
+
+
+def lost_error(task_id: str) -> ClaimLostError:
+    """The error of a late owner."""
+    return ClaimLostError(f"the claim of task {task_id!r} is not this owner's any more", task_id=task_id)
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an error in one line, then where it came from; bounded, and fit to be stored."""
+    import traceback  # noqa: PLC0415 - only failures need it
+
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a message that cannot be made must not hide the failure
+        message = f"(its message cannot be made: {type(broken).__name__})"
+    head = bounded(f"{name}: {message}" if message else name, MESSAGE_CHARACTERS)
+    frames = "".join(traceback.format_tb(error.__traceback__)[-8:])
+    return bounded(f"{head}\n{frames}".rstrip(), ERROR_CHARACTERS)
+
+
+def bounded(text: Any, characters: int) -> str:  # noqa: ANN401 - whatever a hook returned
+    """Text fit to be stored: no lone surrogates, no NUL, no longer than that."""
+    clean = str(text).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return clean if len(clean) <= characters else clean[: characters - 1] + "…"

@@ -1,0 +1,250 @@
+"""Every error idemreg raises: one base, one class a situation.
+
+Each carries the ``task_id`` it speaks of (where there is one), a ``hint`` that names the next thing to do, and three
+facts a caller may act on without reading a message: ``code`` (stable, for machines), ``exit_code`` (of the command
+line) and ``retryable``: may the same call succeed later with nobody doing anything? A queue consumer is therefore
+``except IdemregError as e: message.nack(requeue=e.retryable)``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    # For types only: errors stand on the lowest floor and import nothing at run time.
+    from idemreg.model import Outcome, OwnerInfo, Task
+
+__all__ = [
+    "ArgumentError",
+    "ChecksumMismatchError",
+    "ClaimLostError",
+    "CommandNotExecutableError",
+    "CommandNotFoundError",
+    "FinishNotRecordedError",
+    "IdemregError",
+    "ResultError",
+    "StoreBusyError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StorePathError",
+    "StoreVersionError",
+    "TaskDoneError",
+    "TaskFailedError",
+    "TaskIdError",
+    "TaskRunningError",
+    "TaskUnknownError",
+    "TransitionError",
+]
+
+
+class IdemregError(Exception):
+    """The base of every error of idemreg.
+
+    Survives pickling (Celery and multiprocessing carry errors between processes): everything but the message is
+    optional and travels in ``__dict__``.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: int = 1
+    retryable: bool = False
+    hint: str = ""
+    task_id: str | None = None
+
+    def __init__(self, message: str, *, task_id: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        if task_id is not None:
+            self.task_id = task_id
+        if hint is not None:
+            self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """What happened, without the hint."""
+        return str(self.args[0])
+
+
+# --- what the caller gave ---------------------------------------------------------------------------------------
+
+
+class TaskIdError(IdemregError):
+    """The task_id is missing or malformed. The job did not start; nothing was stored."""
+
+    code = "task-id"
+    exit_code = 2
+    hint = "A task_id is 1 to 512 bytes of NFC text without control characters."
+
+
+class ArgumentError(IdemregError):
+    """The arguments have no canonical bytes, so no checksum can tell two calls apart. The job did not start."""
+
+    code = "argument"
+    exit_code = 2
+    hint = "Leave the argument out with exclude=, or say what counts with checksum=."
+
+
+class ChecksumMismatchError(IdemregError):
+    """The task exists with other arguments, or belongs to another job. The job did not start, the row is untouched."""
+
+    code = "mismatch"
+    exit_code = 65
+    hint = "Give different work a different task_id; `idemreg show TASK_ID` tells what the stored row belongs to."
+
+
+# --- what the row says ------------------------------------------------------------------------------------------
+
+
+class TaskRunningError(IdemregError):
+    """Another live owner runs the task now.
+
+    ``owner`` says who, ``since`` when it claimed (microseconds since the epoch, by the wall clock).
+    """
+
+    code = "running"
+    exit_code = 75
+    retryable = True
+    hint = "Call again later, or give wait= to wait for the result; `idemreg show TASK_ID` tells who runs it."
+    owner: OwnerInfo | None = None
+    since: int | None = None
+
+
+class TaskUnknownError(IdemregError):
+    """Nobody can know whether the task's effect happened, so nothing runs it again by itself.
+
+    ``retryable`` is true where a verify hook is at hand and will be asked again at the next call.
+    """
+
+    code = "unknown"
+    exit_code = 76
+    hint = "Find out whether it happened, then: idemreg resolve TASK_ID happened | did-not-happen"
+    task: Task | None = None
+
+
+class TaskFailedError(IdemregError):
+    """The task failed before, and may not run again: its failure is held, or its attempts are used up."""
+
+    code = "failed"
+    exit_code = 1
+    hint = "`idemreg show TASK_ID` tells the error; `idemreg retry TASK_ID` allows one more attempt."
+    task: Task | None = None
+
+
+class TaskDoneError(IdemregError):
+    """The task is final and must not be answered with a result here: skipped, cancelled, or on_duplicate="raise".
+
+    ``outcome`` carries what is stored.
+    """
+
+    code = "done"
+    exit_code = 73
+    hint = "`idemreg show TASK_ID` tells how it ended."
+    outcome: Outcome[Any] | None = None
+
+
+class TransitionError(IdemregError):
+    """The row's status does not allow this step (or there is no such row). Nothing was changed."""
+
+    code = "transition"
+    exit_code = 1
+    hint = "`idemreg show TASK_ID` tells the task's status."
+
+
+# --- what became of a claim -------------------------------------------------------------------------------------
+
+
+class ClaimLostError(IdemregError):
+    """The claim is no longer this owner's: another owner took over, or this process is a fork of the owner.
+
+    Nothing was overwritten, and what was written in ``claim.transaction()`` is rolled back.
+    """
+
+    code = "claim-lost"
+    exit_code = 75
+    retryable = True
+    hint = "Another owner has the task now; `idemreg show TASK_ID` tells who."
+
+
+class ResultError(IdemregError):
+    """The job ran to its end, but its result cannot be stored or read back: it will not run again."""
+
+    code = "result"
+    exit_code = 1
+    hint = "Return plain data under 1 MiB, or give result= a codec. The task counts as succeeded."
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+class CommandNotFoundError(IdemregError):
+    """There is no such command. The task is as it was before."""
+
+    code = "command-not-found"
+    exit_code = 127
+    hint = "Give the command's absolute path: cron's PATH is short."
+
+
+class CommandNotExecutableError(IdemregError):
+    """The command may not be executed. The task is as it was before."""
+
+    code = "command-not-executable"
+    exit_code = 126
+    hint = "Is it marked executable, and does its first line name an interpreter that exists?"
+
+
+# --- the store --------------------------------------------------------------------------------------------------
+
+
+class StoreError(IdemregError):
+    """The file could not be read or written. Never recorded as a failure of the job."""
+
+    code = "store"
+    exit_code = 74
+    hint = "See the cause below; check the disk and the file's permissions."
+
+
+class StoreBusyError(StoreError):
+    """The write lock was not free within the busy time-out. Nothing was written."""
+
+    code = "store-busy"
+    retryable = True
+    hint = "Another process holds the write lock; call again, or raise busy_timeout=."
+
+
+class StoreFullError(StoreError):
+    """The disk is full. What could not be stored did not start."""
+
+    code = "store-full"
+    retryable = True
+    hint = "Free some space on the disk; every task keeps its state meanwhile."
+
+
+class StoreCorruptError(StoreError):
+    """The file is damaged. Nothing is executed on its word."""
+
+    code = "store-corrupt"
+    hint = "Keep a copy of the file, and put a backup in its place."
+
+
+class StoreVersionError(StoreError):
+    """The file, or SQLite itself, has a version that this code must not work with."""
+
+    code = "store-version"
+    hint = "Upgrade idemreg in every process that uses this file."
+
+
+class StorePathError(StoreError):
+    """The path cannot hold a registry: a folder, a device, another program's database, a network file system."""
+
+    code = "store-path"
+    hint = "Name a file on a local disk, in a folder that you may write."
+
+
+class FinishNotRecordedError(StoreError):
+    """The job ended, but its end could not be stored. ``result`` carries what it returned.
+
+    The task is not run again by itself: it stays ``running`` and becomes ``unknown``.
+    """
+
+    code = "finish-not-recorded"
+    hint = "The job did run. When the disk works again: idemreg resolve TASK_ID happened"
+    result: Any = None

@@ -1,0 +1,170 @@
+"""The decorator: a function becomes a job that runs once a task."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+
+from idemreg.attempt import Attempt, attempt
+from idemreg.binding import Binder
+from idemreg.model import Outcome, Task, Wanted
+from idemreg.tagged import canonical, digest
+from idemreg.template import Template, check_task_id
+from idemreg.walk import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from idemreg.clock import Clock
+    from idemreg.options import Options
+    from idemreg.store import Store
+
+__all__ = ["Checksum", "IdempotentFunction", "TaskIdSource", "Templates", "idempotent", "job_name", "wanted"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TaskIdSource = str | Callable[..., str]
+Checksum = Callable[..., object]
+
+
+class IdempotentFunction(Protocol[P, R]):
+    """A decorated function: called like the function itself, and asked about its tasks."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the job once, or return what it returned before."""
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
+        """The call with its circumstances."""
+
+    def task(self, *args: P.args, **kwargs: P.kwargs) -> Task | None:
+        """The row of the task that these arguments name; never runs."""
+
+    def task_id(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The task_id that these arguments name."""
+
+    def add(self, *args: P.args, **kwargs: P.kwargs) -> Task:
+        """Make sure that the task of these arguments has a row, `pending` where it is new; never runs."""
+
+
+class Recipe(NamedTuple):
+    """How a call's arguments become a claim."""
+
+    name: str
+    binder: Binder
+    task_id: Callable[[tuple[Any, ...], dict[str, Any], dict[str, object]], str]
+    checksum: Checksum | None
+    options: Options
+
+    def wanted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
+        """The claim that a call with these arguments asks for. Raises before anything is stored."""
+        bound = self.binder(*args, **kwargs)
+        task_id = self.task_id(args, kwargs, bound)
+        return wanted(task_id, self.name, self._content(args, kwargs, bound), self.options)
+
+    def _content(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, object]) -> bytes:
+        """The canonical bytes that the checksum covers."""
+        if self.checksum is None:
+            return self.binder.canonical(bound)
+        return canonical(self.checksum(*args, **kwargs))
+
+
+def wanted(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
+    """The request for a claim; `TaskIdError` where the task_id is malformed."""
+    return Wanted(
+        check_task_id(task_id),
+        name,
+        digest(content),
+        options.policy,
+        options.keep_ms,
+        options.verify is not None,
+        options.durable_claim,
+    )
+
+
+def idempotent(
+    function: Callable[P, R],
+    source: TaskIdSource,
+    *,
+    store: Store,
+    clock: Clock,
+    name: str | None,
+    exclude: Iterable[str],
+    checksum: Checksum | None,
+    options: Options,
+) -> IdempotentFunction[P, R]:
+    """Make the function a job. Everything that can be wrong with it is refused here, not at the first call."""
+    if inspect.iscoroutinefunction(function):
+        msg = f"{function.__qualname__} is a coroutine function; this version decorates plain functions"
+        raise TypeError(msg)
+    binder = Binder(function, exclude)
+    recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, options)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
+        this = Attempt(store, clock, recipe.wanted(args, kwargs), options, args, kwargs)
+        return drive(attempt(this, function, args, kwargs))
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        return call(*args, **kwargs).result
+
+    def task_id(*args: P.args, **kwargs: P.kwargs) -> str:
+        return check_task_id(recipe.task_id(args, kwargs, binder(*args, **kwargs)))
+
+    def task(*args: P.args, **kwargs: P.kwargs) -> Task | None:
+        (row,) = store.get([task_id(*args, **kwargs)])
+        return row
+
+    def add(*args: P.args, **kwargs: P.kwargs) -> Task:
+        return store.add(recipe.wanted(args, kwargs))
+
+    # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
+    decorated = cast("Any", wrapper)
+    decorated.__signature__ = inspect.signature(function)
+    decorated.call, decorated.task, decorated.task_id, decorated.add = call, task, task_id, add
+    return cast("IdempotentFunction[P, R]", decorated)
+
+
+class Templates:
+    """The literal templates of one registry: two jobs with one of them would answer for each other's tasks."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, str] = {}
+
+    def claim(self, source: TaskIdSource, function: Callable[..., Any]) -> None:
+        """Note whose template it is; ValueError where it is another function's. A reloaded module may come again."""
+        if not isinstance(source, str):
+            return
+        job = f"{function.__module__}.{function.__qualname__}"
+        other = self._jobs.setdefault(source, job)
+        if other != job:
+            msg = (
+                f"the template {source!r} is {other}'s already; {job} would replay its results: give it its own prefix"
+            )
+            raise ValueError(msg)
+
+
+def job_name(job: Callable[..., Any]) -> str:
+    """The qualified name of a function, of what a partial applies, or of a callable's class."""
+    while isinstance(job, functools.partial):
+        job = job.func
+    return getattr(job, "__qualname__", None) or type(job).__qualname__
+
+
+def _task_id(
+    source: TaskIdSource, binder: Binder
+) -> Callable[[tuple[Any, ...], dict[str, Any], dict[str, object]], str]:
+    if isinstance(source, str):
+        render = Template(source, binder.parameters).render
+        return lambda _args, _kwargs, bound: render(bound)
+    make: object = source
+    if not callable(make):
+        msg = f"the task_id comes from a template such as 'order:{{order_id}}' or from a callable, not from {make!r}"
+        raise TypeError(msg)
+    return lambda args, kwargs, _bound: source(*args, **kwargs)

@@ -1,0 +1,161 @@
+"""Whether an owner lives: yes, no, or cannot tell. Only a proof of death permits a takeover.
+
+The proof is the owner's byte in the lock file: the kernel frees it when the owner dies, and not before. It has a
+second condition, since a live process can lose its lock (``os.closerange``, a descriptor closed by mistake): the
+process must not be there any more, where this process can see that at all.
+
+    the byte is held                                             -> alive
+    the record is of another boot                                -> dead
+    the record's lock file is not this one, or is not at its path
+    any more, or locks do nothing on this file system            -> cannot tell
+    the byte is free, the process is still there (same process
+    id namespace; same start time; no zombie)                    -> cannot tell
+    the byte is free                                             -> dead
+
+A process id alone never proves anything: in two containers both owners are process 1, a zombie still has its number,
+and 190 of 200 forced reuses of a process id had the same start time (which only errs to the safe side here).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from idemreg import oslock
+from idemreg.lockfile import LockFile, owner_byte, random_owner
+from idemreg.model import Liveness
+
+if TYPE_CHECKING:
+    from idemreg.clock import Clock
+
+__all__ = ["Examiner", "OwnerRecord"]
+
+COMMAND_CHARACTERS = 120  # of the command line, for people
+_START_TIME_FIELD = 19  # of /proc/PID/stat, counted from the state behind the last parenthesis
+_STATE_FIELD = 0
+_DEAD_STATES = frozenset({"Z", "X", "x"})
+
+
+class OwnerRecord(NamedTuple):
+    """What a stranger needs to take a second look at an owner. Stored beside its first claim."""
+
+    id: int
+    lock_id: str
+    boot_id: str
+    pid: int
+    pid_ns: int
+    time_ns: int
+    started: int
+    host: str
+    command: str
+
+    @classmethod
+    def of_this_process(cls, lock_id: str, clock: Clock) -> OwnerRecord:
+        """A record of the calling process under a new owner number."""
+        pid = os.getpid()
+        state = _process_state(pid)
+        return cls(
+            id=random_owner(),
+            lock_id=lock_id,
+            boot_id=clock.boot_id(),
+            pid=pid,
+            pid_ns=_namespace("pid"),
+            time_ns=_namespace("time"),
+            started=0 if state is None else state.started,
+            host=os.uname().nodename,
+            command=_command_line(),
+        )
+
+
+class Examiner:
+    """Tells whether owners live, by the locks of one lock file, for one process."""
+
+    def __init__(self, lock_file: LockFile, clock: Clock) -> None:
+        self._lock_file = lock_file
+        self._boot_id = clock.boot_id()
+        self._pid_ns = _namespace("pid")
+        self._time_ns = _namespace("time")
+        self.locks_work = oslock.SUPPORTED and any(
+            # Three tries: a fork of another thread in mid-test inherits the lock and makes one try fail.
+            oslock.self_test(lock_file.path, owner_byte(random_owner()))
+            for _ in range(3)
+        )
+
+    def examine(self, owner: int, record: OwnerRecord | None) -> tuple[Liveness, str]:
+        """Whether the owner lives, and the reason in words.
+
+        ``record`` is None where it was removed: by the owner itself with no claim left, or by proof of its death. So
+        a missing record adds nothing, and the lock alone speaks.
+        """
+        if not self.locks_work:
+            return self._without_locks(record)
+        if oslock.is_held(self._lock_file.fd, owner_byte(owner)):
+            return Liveness.ALIVE, "its lock is held"
+        if record is not None and record.boot_id != self._boot_id:
+            return Liveness.DEAD, "the machine was restarted since"
+        if not self._lock_file.is_at_path():
+            return Liveness.CANNOT_TELL, "the lock file was deleted or replaced under this process"
+        if record is None:
+            return Liveness.DEAD, "its lock is free"
+        if record.lock_id != self._lock_file.lock_id:
+            return Liveness.CANNOT_TELL, "its lock was in a lock file that is gone"
+        if self._still_there(record):
+            return Liveness.CANNOT_TELL, f"its lock is free, but its process {record.pid} is still there"
+        return Liveness.DEAD, "its lock is free and its process is gone"
+
+    def _without_locks(self, record: OwnerRecord | None) -> tuple[Liveness, str]:
+        if record is not None and record.boot_id != self._boot_id:
+            return Liveness.DEAD, "the machine was restarted since"
+        return Liveness.CANNOT_TELL, "locks do nothing on this file system"
+
+    def _still_there(self, record: OwnerRecord) -> bool:
+        if record.pid_ns != self._pid_ns or not record.pid_ns:
+            return False  # its number means nothing here; the lock has spoken
+        state = _process_state(record.pid)
+        if state is None or state.is_dead:
+            return False
+        # A time namespace shifts the start times that its members read: across two of them every process with that
+        # number counts as the same one.
+        same_clock = record.time_ns == self._time_ns and record.started and state.started
+        return not same_clock or state.started == record.started
+
+
+class _ProcessState(NamedTuple):
+    is_dead: bool
+    started: int
+
+
+def _process_state(pid: int) -> _ProcessState | None:
+    """State and start time of a process, or None where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except OSError:
+        return _probe_by_signal(pid)
+    # The command stands in parentheses and may hold spaces and parentheses itself: read from behind the last.
+    fields = text[text.rindex(")") + 2 :].split()
+    return _ProcessState(fields[_STATE_FIELD] in _DEAD_STATES, int(fields[_START_TIME_FIELD]))
+
+
+def _probe_by_signal(pid: int) -> _ProcessState | None:
+    """Without /proc, signal 0 tells whether the process id is in use; its start time stays unknown."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return _ProcessState(is_dead=False, started=0)
+
+
+def _namespace(kind: str) -> int:
+    try:
+        return os.stat(f"/proc/self/ns/{kind}").st_ino
+    except OSError:
+        return 0
+
+
+def _command_line() -> str:
+    words = " ".join(sys.orig_argv).encode("utf-8", "replace").decode().split()
+    return " ".join(words)[:COMMAND_CHARACTERS]

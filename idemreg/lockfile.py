@@ -1,0 +1,124 @@
+"""The lock file beside the database: 4,096 bytes, never truncated or replaced.
+
+Its content is a magic word and a random id; its meaning is in the locks on bytes far beyond its end, which the kernel
+keeps. The same id stands in the database and in each owner's record: a lock file that was deleted and made anew has
+another id, so its free bytes prove nobody dead.
+
+    offset 0   magic, 16 bytes
+    offset 16  lock id, 16 bytes
+    offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
+    the rest   zeros, for the bookkeeping of later versions
+
+    byte 2^62           write turn      (later)
+    byte 2^62 + 1       sync turn       (later)
+    byte 2^62 + 2       creation: held while the files are made or a schema is migrated
+    byte 2^62 + 3       checkpoint turn (later)
+    byte 2^62 + 16 + n  owner n
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from idemreg import faults, oslock
+from idemreg.errors import StoreBusyError, StorePathError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from idemreg.clock import Clock
+
+__all__ = ["LockFile", "owner_byte", "random_owner"]
+
+MAGIC = b"idemreg lock 1\0\0"
+SIZE = 4_096  # one page: it is written in one piece
+ID_BYTES = 16
+DATABASE_OFFSET = len(MAGIC) + ID_BYTES
+HEAD_BYTES = DATABASE_OFFSET + 1
+CREATION_BYTE = 2**62 + 2
+FIRST_OWNER_BYTE = 2**62 + 16
+OWNER_BITS = 62
+
+# The creation lock is held for a few milliseconds by whoever makes the files. There is no queue: pollers nap.
+NAP_SECONDS = 0.002
+
+
+def random_owner() -> int:
+    """A number for a new owner; never reused, since 2^62 leaves no room for chance."""
+    return secrets.randbelow(2**OWNER_BITS - 32) + 1
+
+
+def owner_byte(owner: int) -> int:
+    """The byte of the lock file that the owner holds while it lives."""
+    return FIRST_OWNER_BYTE + owner
+
+
+class LockFile:
+    """The lock file, opened. Its descriptor is for the locks of this process alone, never for a command's."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            msg = f"cannot open the lock file {path}: {error.strerror}"
+            raise StorePathError(msg) from error
+        self.lock_id = ""
+        self.has_database = False
+
+    @contextlib.contextmanager
+    def creation(self, clock: Clock, busy_s: float) -> Iterator[None]:
+        """Hold the creation lock: one process at a time makes or migrates the files.
+
+        `StoreBusyError` after ``busy_s`` seconds.
+        """
+        deadline = clock.monotonic() + busy_s
+        while not oslock.try_lock(self.fd, CREATION_BYTE):
+            if clock.monotonic() >= deadline:
+                msg = f"another process has been creating or migrating {self.path} for {busy_s:g} s"
+                raise StoreBusyError(msg)
+            clock.sleep(NAP_SECONDS)
+        try:
+            yield
+        finally:
+            oslock.unlock(self.fd, CREATION_BYTE)
+
+    def read_or_write_id(self) -> str:
+        """Read the id; write one where the file is new. Call it under `creation` only."""
+        head = os.pread(self.fd, HEAD_BYTES, 0)
+        if len(head) < HEAD_BYTES or not any(head):
+            # New, or its writer was killed in between: nobody can have used an id that is not there.
+            head = (MAGIC + secrets.token_bytes(ID_BYTES)).ljust(SIZE, b"\0")
+            os.pwrite(self.fd, head, 0)
+            os.fsync(self.fd)
+            faults.point("create.lock-file-written")
+        elif not head.startswith(MAGIC):
+            msg = f"{self.path} is in the way: it is not a lock file of idemreg"
+            raise StorePathError(msg, hint="Move that file away, or choose another path for the registry.")
+        self.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex()
+        self.has_database = head[DATABASE_OFFSET] == 1
+        return self.lock_id
+
+    def note_database(self) -> None:
+        """Note that the database was made. Call it under `creation` only."""
+        if not self.has_database:
+            os.pwrite(self.fd, b"\x01", DATABASE_OFFSET)
+            os.fsync(self.fd)
+            self.has_database = True
+
+    def is_at_path(self) -> bool:
+        """Whether the path still names the file that is open here."""
+        try:
+            there, here = os.stat(self.path, follow_symlinks=False), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink > 0
+
+    def close(self) -> None:
+        """Close the descriptor, and with it drop every lock taken through it."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,84 @@
+"""What an operator does to a task without running it: add, skip, cancel, retry, resolve, forget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from idemreg.codec import store_result
+from idemreg.ends import bounded
+from idemreg.errors import ChecksumMismatchError, TransitionError
+from idemreg.model import Verdict
+from idemreg.store import Lost, Settlement
+from idemreg.template import check_task_id
+
+if TYPE_CHECKING:
+    from idemreg.model import Task, Wanted
+    from idemreg.store import Store
+
+__all__ = ["ResolveVerdict", "add", "forget", "resolve", "settle"]
+
+ResolveVerdict = Literal["happened", "did-not-happen", "cannot-tell"]
+
+EVIDENCE_CHARACTERS = 4_096
+BY_CHARACTERS = 200
+
+_RESOLVE = {one.word: one for one in (Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN, Verdict.CANNOT_TELL)}
+
+# What each verdict is called in an error, and what it needs.
+_NEEDS = {
+    Verdict.HAPPENED: "only an unknown task can be resolved",
+    Verdict.DID_NOT_HAPPEN: "only an unknown task can be resolved",
+    Verdict.CANNOT_TELL: "only an unknown task can be resolved",
+    Verdict.RETRY: "only a failed task can be retried",
+    Verdict.SKIPPED: "only a pending task can be skipped",
+    Verdict.CANCELLED: "only a pending, failed or unknown task can be cancelled",
+}
+
+
+def add(store: Store, wanted: Wanted) -> Task:
+    """Make sure that the task has a row, `pending` where it is new. `ChecksumMismatchError` where it has another's."""
+    task = store.add(wanted)
+    if (task.name, task.checksum) != (wanted.name, wanted.checksum):
+        msg = f"task {wanted.task_id!r} exists, for another job or other arguments"
+        raise ChecksumMismatchError(msg, task_id=wanted.task_id)
+    return task
+
+
+def resolve(
+    store: Store, task_id: str, verdict: ResolveVerdict | Verdict, result: object, evidence: str, by: str
+) -> Task:
+    """End an unknown task by an operator's knowledge."""
+    chosen = verdict if isinstance(verdict, Verdict) else _RESOLVE.get(verdict)
+    if chosen is None or chosen not in _RESOLVE.values():
+        msg = f"verdict is one of {', '.join(_RESOLVE)}, not {verdict!r}"
+        raise ValueError(msg)
+    return settle(store, task_id, chosen, evidence, by, result)
+
+
+def settle(store: Store, task_id: str, verdict: Verdict, evidence: str, by: str, result: object = None) -> Task:
+    """Settle the task, or raise `TransitionError` where its status does not allow the verdict."""
+    task_id = check_task_id(task_id)
+    text = store_result(result, None) if verdict is Verdict.HAPPENED else None
+    settlement = Settlement(verdict, bounded(by, BY_CHARACTERS), bounded(evidence, EVIDENCE_CHARACTERS), text)
+    answer = store.settle(task_id, settlement)
+    if isinstance(answer, Lost):
+        raise _not_allowed(store, task_id, answer.task, _NEEDS[verdict])
+    return answer
+
+
+def forget(store: Store, task_id: str, *, force: bool) -> Task:
+    """Remove the row and give it back, or raise `TransitionError` where its status does not allow it."""
+    task_id = check_task_id(task_id)
+    answer = store.forget(task_id, force=force)
+    if isinstance(answer, Lost):
+        needs = "an unknown task can be forgotten only by force, a running one only by force and with a dead owner"
+        raise _not_allowed(store, task_id, answer.task, needs)
+    return answer
+
+
+def _not_allowed(store: Store, task_id: str, task: Task | None, needs: str) -> TransitionError:
+    if task is None:
+        return TransitionError(f"there is no task {task_id!r}", task_id=task_id, hint="`idemreg list` shows the tasks.")
+    owner = store.owner(task)
+    state = task.status.word if owner is None else f"{task.status.word} ({owner.describe()})"
+    return TransitionError(f"task {task_id!r} is {state}: {needs}", task_id=task_id)

@@ -1,0 +1,319 @@
+"""The words of the registry as types, every legal transition in one table, and the one pure decision over a claim.
+
+Nothing here touches a file, a lock or a clock. Every Store shares `decide`, so no second copy of a rule can differ.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FINAL",
+    "MAX_ATTEMPTS_LIMIT",
+    "TRANSITIONS",
+    "Decision",
+    "Liveness",
+    "OnCrash",
+    "OnFailure",
+    "Outcome",
+    "OwnerInfo",
+    "Policy",
+    "Status",
+    "Task",
+    "Verdict",
+    "Version",
+    "Wanted",
+    "decide",
+    "may_forget",
+    "settled_status",
+]
+
+R = TypeVar("R")
+
+# The stored policy keeps max_attempts in the bits above the fourth; a million tries of one task is a bound, not a plan.
+MAX_ATTEMPTS_LIMIT = 1_000_000
+
+
+class Status(enum.IntEnum):
+    """Where a task stands. The numbers are stored and never change."""
+
+    PENDING = 0
+    SUCCEEDED = 1
+    FAILED = 2
+    RUNNING = 3
+    UNKNOWN = 4
+    SKIPPED = 5
+    CANCELLED = 6
+
+    @property
+    def word(self) -> str:
+        """The status as people and JSON see it."""
+        return self.name.lower()
+
+
+FINAL = frozenset({Status.SUCCEEDED, Status.SKIPPED, Status.CANCELLED})
+
+# None stands for "no row". What is not in this table never happens; the tests try all of it.
+TRANSITIONS: Mapping[Status | None, frozenset[Status | None]] = {
+    None: frozenset({Status.PENDING, Status.RUNNING}),
+    Status.PENDING: frozenset({Status.RUNNING, Status.SKIPPED, Status.CANCELLED, None}),
+    Status.RUNNING: frozenset(
+        {Status.SUCCEEDED, Status.FAILED, Status.PENDING, Status.UNKNOWN, Status.RUNNING, None}  # None: by force
+    ),
+    Status.FAILED: frozenset({Status.RUNNING, Status.CANCELLED, Status.FAILED, None}),  # to itself: retry
+    Status.UNKNOWN: frozenset(
+        {Status.SUCCEEDED, Status.FAILED, Status.UNKNOWN, Status.RUNNING, Status.CANCELLED, None}  # running: to verify
+    ),
+    Status.SUCCEEDED: frozenset({None}),
+    Status.SKIPPED: frozenset({None}),
+    Status.CANCELLED: frozenset({None}),
+}
+
+
+class OnCrash(enum.IntEnum):
+    """What a claim whose owner died becomes. A larger number is stricter."""
+
+    RERUN = 0
+    VERIFY = 1
+    HOLD = 2
+
+
+class OnFailure(enum.IntEnum):
+    """Whether a failed task may run again by itself."""
+
+    RETRY = 0
+    HOLD = 1
+
+
+class Verdict(enum.IntEnum):
+    """How a task was settled without its owner. The numbers are stored and never change."""
+
+    HAPPENED = 1
+    DID_NOT_HAPPEN = 2
+    CANNOT_TELL = 3
+    RETRY = 4
+    SKIPPED = 5
+    CANCELLED = 6
+
+    @property
+    def word(self) -> str:
+        """The verdict as people and JSON see it."""
+        return self.name.lower().replace("_", "-")
+
+
+class Liveness(enum.Enum):
+    """Whether an owner lives. Only a proof of death permits a takeover."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    CANNOT_TELL = "cannot tell"
+
+
+class Policy(NamedTuple):
+    """What the claim asked for, stored with it as one integer."""
+
+    on_crash: OnCrash = OnCrash.HOLD
+    on_failure: OnFailure = OnFailure.RETRY
+    max_attempts: int = 10
+
+    def pack(self) -> int:
+        """As one integer; the layout is told in schema.sql."""
+        return self.max_attempts << 4 | self.on_failure << 2 | self.on_crash
+
+    @classmethod
+    def unpack(cls, packed: int) -> Policy:
+        """From the stored integer; ValueError where no policy packs so."""
+        return cls(OnCrash(packed & 3), OnFailure(packed >> 2 & 1), packed >> 4)
+
+
+class Version(NamedTuple):
+    """What a compare-and-set compares: a row that still has both has not changed."""
+
+    status: Status
+    token: int
+
+
+class Task(NamedTuple):
+    """One row, as stored. ``result`` is the stored tagged JSON, ``updated_at`` microseconds by the wall clock."""
+
+    task_id: str
+    status: Status
+    checksum: str
+    updated_at: int
+    boot_stamp: int
+    name: str
+    token: int
+    attempt: int
+    owner: int | None
+    policy: Policy
+    keep_ms: int | None
+    result: str | None
+    error: str | None
+    verdict: Verdict | None
+    settled_by: str | None
+    evidence: str | None
+
+    @property
+    def version(self) -> Version:
+        """What a compare-and-set of this row compares."""
+        return Version(self.status, self.token)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the row never changes again."""
+        return self.status in FINAL
+
+    @property
+    def is_dead_letter(self) -> bool:
+        """Failed for good: attempts used up, and nobody has allowed one more."""
+        return self.status is Status.FAILED and not _attempts_left(self, self.policy)
+
+
+class OwnerInfo(NamedTuple):
+    """Who holds a claim, for people: the ``pid`` is one of ``host`` (and of its own pid namespace)."""
+
+    owner: int
+    liveness: Liveness
+    pid: int | None = None
+    host: str = ""
+    command: str = ""
+    reason: str = ""
+
+    def describe(self) -> str:
+        """The owner in words: who, then why it counts as alive or dead."""
+        who = f"owner {self.owner}" if self.pid is None else f"process {self.pid} on {self.host} ({self.command})"
+        return f"{who}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[R]):
+    """A call with its circumstances. ``replayed`` is true where the job did not run now."""
+
+    task_id: str
+    status: Status
+    result: R
+    replayed: bool
+    attempt: int
+    token: int
+
+
+class Wanted(NamedTuple):
+    """A request to claim: the identity of the work, and what the caller asks for."""
+
+    task_id: str
+    name: str
+    checksum: str
+    policy: Policy
+    keep_ms: int | None = None
+    can_verify: bool = False
+    durable: bool = True
+    owner: int | None = None  # of a command; None = this process
+
+
+class Decision(enum.Enum):
+    """What a claim does with the row it found."""
+
+    INSERT = "insert"  # no row: the first claim
+    CLAIM = "claim"  # pending, or failed and claimable
+    TAKE_OVER = "take over"  # running, owner proven dead, rerun
+    VERIFY = "verify"  # claim for the verify hook: the body is not entered
+    DONE = "done"  # final: replay
+    RUNNING = "running"  # a live owner, or one that nobody can tell about
+    MISMATCH = "mismatch"
+    REFUSED = "refused"  # failed, and held or used up
+    UNKNOWN = "unknown"
+    BECOMES_UNKNOWN = "becomes unknown"  # running, owner proven dead, hold
+    BECOMES_FAILED = "becomes failed"  # running, owner proven dead, rerun, attempts used up
+
+
+def decide(row: Task | None, wanted: Wanted, liveness: Liveness) -> Decision:
+    """Decide a claim. Pure: the row, what is wanted, and whether the row's owner lives (read for running rows only)."""
+    if row is None:
+        return Decision.INSERT
+    if row.name != wanted.name or row.checksum != wanted.checksum:
+        return Decision.MISMATCH
+    match row.status:
+        case Status.PENDING:
+            return Decision.CLAIM
+        case Status.SUCCEEDED | Status.SKIPPED | Status.CANCELLED:
+            return Decision.DONE
+        case Status.FAILED:
+            return Decision.CLAIM if _failed_is_claimable(row, wanted.policy) else Decision.REFUSED
+        case Status.UNKNOWN:
+            return Decision.VERIFY if _verifies(row, wanted) else Decision.UNKNOWN
+        case Status.RUNNING:
+            if liveness is not Liveness.DEAD:
+                return Decision.RUNNING
+            return _decide_dead(row, wanted)
+
+
+def _decide_dead(row: Task, wanted: Wanted) -> Decision:
+    if _verifies(row, wanted):
+        return Decision.VERIFY
+    if _stricter(row, wanted) is not OnCrash.RERUN:
+        return Decision.BECOMES_UNKNOWN
+    return Decision.TAKE_OVER if _attempts_left(row, wanted.policy) else Decision.BECOMES_FAILED
+
+
+def _stricter(row: Task, wanted: Wanted) -> OnCrash:
+    return max(row.policy.on_crash, wanted.policy.on_crash)
+
+
+def _verifies(row: Task, wanted: Wanted) -> bool:
+    return wanted.can_verify and _stricter(row, wanted) is OnCrash.VERIFY
+
+
+def _failed_is_claimable(row: Task, asked: Policy) -> bool:
+    if row.verdict is Verdict.RETRY:  # an operator allowed one more, whatever was used up
+        return True
+    if row.verdict is Verdict.DID_NOT_HAPPEN:  # settled as not done: nothing failed, so on_failure does not speak
+        return _attempts_left(row, asked)
+    held = OnFailure.HOLD in (row.policy.on_failure, asked.on_failure)
+    return not held and _attempts_left(row, asked)
+
+
+def _attempts_left(row: Task, asked: Policy) -> bool:
+    return row.verdict is Verdict.RETRY or row.attempt < asked.max_attempts
+
+
+# Which statuses a settlement may start from. A running row counts as unknown once its owner is proven dead.
+_SETTLED_FROM: Mapping[Verdict, frozenset[Status]] = {
+    Verdict.HAPPENED: frozenset({Status.UNKNOWN}),
+    Verdict.DID_NOT_HAPPEN: frozenset({Status.UNKNOWN}),
+    Verdict.CANNOT_TELL: frozenset({Status.UNKNOWN}),
+    Verdict.RETRY: frozenset({Status.FAILED}),
+    Verdict.SKIPPED: frozenset({Status.PENDING}),
+    Verdict.CANCELLED: frozenset({Status.PENDING, Status.FAILED, Status.UNKNOWN}),
+}
+
+_SETTLED_TO: Mapping[Verdict, Status] = {
+    Verdict.HAPPENED: Status.SUCCEEDED,
+    Verdict.DID_NOT_HAPPEN: Status.FAILED,
+    Verdict.CANNOT_TELL: Status.UNKNOWN,
+    Verdict.RETRY: Status.FAILED,
+    Verdict.SKIPPED: Status.SKIPPED,
+    Verdict.CANCELLED: Status.CANCELLED,
+}
+
+
+def settled_status(row: Task, verdict: Verdict, *, verifying: bool, liveness: Liveness) -> Status | None:
+    """The status that ``verdict`` gives the row, or None where it may not be settled so.
+
+    ``verifying``: the caller holds the claim itself, to settle it by its verify hook.
+    """
+    status = row.status
+    if status is Status.RUNNING and (verifying or liveness is Liveness.DEAD):
+        status = Status.UNKNOWN
+    return _SETTLED_TO[verdict] if status in _SETTLED_FROM[verdict] else None
+
+
+def may_forget(row: Task, liveness: Liveness, *, force: bool) -> bool:
+    """Whether the row may go: a running one of a dead owner, and an unknown one, only by force."""
+    if row.status is Status.RUNNING:
+        return force and liveness is Liveness.DEAD
+    return force or row.status is not Status.UNKNOWN

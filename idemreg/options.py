@@ -1,0 +1,134 @@
+"""The options of a call, taken at the door: words become enums, durations become numbers, nonsense is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
+
+from idemreg.clock import seconds
+from idemreg.codec import as_codec
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from idemreg.codec import Codec
+
+__all__ = ["CallOptions", "CommonOptions", "Durability", "Options", "Verified"]
+
+Durability = Literal["full", "normal"]
+
+# Stored in milliseconds; more than ten thousand years is a mistake in the unit.
+MAX_KEEP_S: Final = 10_000 * 365 * 86_400
+
+
+class Verified(NamedTuple):
+    """What a verify hook found out. ``result`` is what later callers get if it happened."""
+
+    verdict: Verdict
+    result: Any = None
+    evidence: str = ""
+
+
+class CommonOptions(TypedDict, total=False):
+    """The keyword options that functions and commands share."""
+
+    on_duplicate: Literal["return", "raise"]
+    wait: float | timedelta
+    on_failure: Literal["retry", "hold"]
+    max_attempts: int
+    on_crash: Literal["hold", "rerun", "verify"]
+    keep_for: float | timedelta | None
+    durability: Durability | None
+
+
+class CallOptions(CommonOptions, total=False):
+    """The keyword options that the decorator, ``run`` and ``claim`` share."""
+
+    verify: Callable[..., Verified | Verdict | bool | None] | None
+    unknown_on: type[BaseException] | tuple[type[BaseException], ...]
+    release_on: type[BaseException] | tuple[type[BaseException], ...]
+    result: Any
+
+
+class Options(NamedTuple):
+    """`CallOptions`, checked and completed."""
+
+    policy: Policy
+    raise_on_duplicate: bool
+    wait_s: float
+    verify: Callable[..., Verified | Verdict | bool | None] | None
+    unknown_on: tuple[type[BaseException], ...]
+    release_on: tuple[type[BaseException], ...]
+    codec: Codec | None
+    keep_ms: int | None
+    durable: bool
+
+    @property
+    def durable_claim(self) -> bool:
+        """Under rerun a lost claim is only run again, which is what was asked for: one sync a job, at its finish."""
+        return self.durable and self.policy.on_crash is not OnCrash.RERUN
+
+    @classmethod
+    def of(cls, options: CallOptions, durability: Durability) -> Options:
+        """Check what the caller gave; ValueError or TypeError name the option."""
+        verify: object = options.get("verify")
+        on_crash = _choice(options, "on_crash", "hold", {one.name.lower(): one for one in OnCrash})
+        on_failure = _choice(options, "on_failure", "retry", {one.name.lower(): one for one in OnFailure})
+        if (verify is not None) != (on_crash is OnCrash.VERIFY):
+            msg = 'verify= and on_crash="verify" go together'
+            raise ValueError(msg)
+        if verify is not None and not callable(verify):
+            msg = f"verify takes a callable, not {verify!r}"
+            raise TypeError(msg)
+        return cls(
+            policy=Policy(on_crash, on_failure, _attempts(options.get("max_attempts", 10))),
+            raise_on_duplicate=_choice(options, "on_duplicate", "return", {"return": False, "raise": True}),
+            wait_s=seconds(options.get("wait", 0), what="wait"),
+            verify=options.get("verify"),
+            unknown_on=_errors(options, "unknown_on"),
+            release_on=_errors(options, "release_on"),
+            codec=as_codec(options.get("result")),
+            keep_ms=_keep_ms(options.get("keep_for")),
+            durable=is_durable(options.get("durability") or durability),
+        )
+
+
+def is_durable(durability: str) -> bool:
+    """Whether acknowledged rows must survive a power cut."""
+    return bool(_choice({"durability": durability}, "durability", "full", {"full": True, "normal": False}))
+
+
+def _choice(options: Any, name: str, default: str, choices: dict[str, Any]) -> Any:  # noqa: ANN401 - any enum
+    value = options.get(name, default)
+    if not isinstance(value, str) or value not in choices:
+        msg = f"{name} is one of {', '.join(map(repr, choices))}, not {value!r}"
+        raise ValueError(msg)
+    return choices[value]
+
+
+def _attempts(value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_ATTEMPTS_LIMIT:
+        msg = f"max_attempts is a whole number from 1 to {MAX_ATTEMPTS_LIMIT:,}, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _errors(options: Any, name: str) -> tuple[type[BaseException], ...]:  # noqa: ANN401 - a CallOptions
+    value = options.get(name, ())
+    errors = value if isinstance(value, tuple) else (value,)
+    for error in errors:
+        if not (isinstance(error, type) and issubclass(error, BaseException)):
+            msg = f"{name} takes exception classes, not {error!r}"
+            raise TypeError(msg)
+    return errors
+
+
+def _keep_ms(duration: float | timedelta | None) -> int | None:
+    if duration is None:
+        return None
+    keep_s = seconds(duration, what="keep_for")
+    if keep_s > MAX_KEEP_S:
+        msg = f"keep_for takes seconds or a timedelta; {duration!r} is more than ten thousand years"
+        raise ValueError(msg)
+    return int(keep_s * 1_000)

@@ -1,0 +1,119 @@
+"""Byte-range locks that the kernel drops at the holder's death.
+
+They are open-file-description locks (``F_OFD_SETLK``), and no other kind would do:
+
+* POSIX locks (``fcntl.lockf``) belong to the process and vanish when *any* descriptor of the file is closed in it.
+* ``flock`` covers the whole file, so each owner would need a file of its own.
+
+An open-file-description lock belongs to the open file: it lives until the last descriptor of that open file is closed,
+in whichever process. Three things follow, and the rest of idemreg leans on each of them.
+
+* Death is seen without any time-out: the kernel closes what the dead held. Also for zombies, through SIGSTOP (still
+  held), and across containers that share the volume.
+* A descriptor inherited by a child keeps the lock. That is wanted for the command of ``idemreg run``, which keeps its
+  task owned when the wrapper is killed; and it is why a forked child must *close* its inherited lock descriptors,
+  never unlock through them: an unlock there would drop the parent's lock.
+* An open file does not see its own locks, and a second lock through it is granted: two holders need two open files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["SUPPORTED", "is_held", "open_high", "self_test", "try_lock", "unlock"]
+
+# struct flock: type, whence, start, length, pid. The "0q" pads it as a C compiler does.
+_FLOCK = struct.Struct("hhqqi0q")
+
+SUPPORTED = hasattr(fcntl, "F_OFD_SETLK")
+
+# Shell scripts reuse low descriptor numbers (`exec 3>`, `exec 9>` for flock, `exec 200>`), which would drop a lock that
+# they inherited there. Nobody was seen to reuse one above this.
+HIGH_DESCRIPTOR = 700
+
+_HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EACCES})
+
+
+def try_lock(fd: int, byte: int) -> bool:
+    """Take the exclusive lock on one byte through this open file; False where another open file holds it.
+
+    ``fd`` must be open for writing. Never waits. Raises OSError where the file system refuses locks.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+    except OSError as error:
+        if error.errno in _HELD_BY_ANOTHER:
+            return False
+        raise
+    return True
+
+
+def unlock(fd: int, byte: int) -> None:
+    """Give the lock on one byte back. Never in a forked child: it would drop the parent's lock."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+
+
+def is_held(fd: int, byte: int) -> bool:
+    """Whether another open file holds the lock on the byte. Takes nothing; about a microsecond."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    return bool(kind != fcntl.F_UNLCK)
+
+
+def open_high(path: str) -> int:
+    """Open the lock file anew, on a descriptor number that shell scripts leave alone.
+
+    The descriptor is not inheritable; whoever hands it to a command passes it by name.
+    """
+    low = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _highest_usable())
+    finally:
+        os.close(low)
+
+
+def _highest_usable() -> int:
+    import resource  # noqa: PLC0415 - only commands need it
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = 8  # below a small limit, leave a few numbers above for our own use
+    return HIGH_DESCRIPTOR if soft == resource.RLIM_INFINITY else max(3, min(HIGH_DESCRIPTOR, soft - room))
+
+
+def self_test(path: str, byte: int) -> bool:
+    """Whether locks mean anything on this file system. About 10 microseconds; needs no other process.
+
+    Some file systems grant every lock and enforce none: a takeover there would be a second execution. Checked is what
+    a proof of death rests on: a lock is seen through another open file; it survives the close of one of two
+    descriptors (as an orphan's must); and it is gone with the last (as at death, when the kernel closes them all).
+    ``byte`` must be the caller's alone, a random one: two self-tests on one byte would fail each other.
+    """
+    try:
+        with _opened(path) as prober:
+            with _opened(path) as holder:
+                with _closing(os.dup(holder)):
+                    seen = try_lock(holder, byte) and is_held(prober, byte)
+                survives = is_held(prober, byte)
+            return seen and survives and not is_held(prober, byte)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _opened(path: str) -> contextlib.AbstractContextManager[int]:
+    return _closing(os.open(path, os.O_RDWR | os.O_CLOEXEC))

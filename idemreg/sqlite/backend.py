@@ -1,0 +1,346 @@
+"""The Store in one SQLite file: opens it at first use, one transaction a method, settles what was dropped.
+
+The order within a claim is what the promises rest on: the owner's byte is held before its row is stored, the row is
+stored before the job starts, and every row that is decided by was read in the transaction that writes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from idemreg import faults
+from idemreg.errors import ClaimLostError, StoreError
+from idemreg.model import Liveness, OwnerInfo, Status, may_forget, settled_status
+from idemreg.sqlite import queries, tasks, upkeep
+from idemreg.sqlite.claiming import Claiming, changed_under_lock
+from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
+from idemreg.sqlite.effects import Effects
+from idemreg.sqlite.opening import Opened, Opening
+from idemreg.store import Granted, Lost, Recorded, Unsure
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from apsw import Connection
+
+    from idemreg.clock import Clock
+    from idemreg.model import Task, Version, Wanted
+    from idemreg.sqlite.owners import CommandOwner
+    from idemreg.store import Answer, End, Page, Query, Settlement
+
+__all__ = ["SqliteStore"]
+
+# Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing.
+FIRST_NAP_S: Final = 0.001
+LONGEST_NAP_S: Final = 0.05
+NAP_GROWTH: Final = 1.6
+
+
+class SqliteStore:
+    """Tasks in one SQLite file. Touches no file before its first use; shared by threads; reopens in a forked child."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool,
+        busy_s: float,
+        clock: Clock,
+        schema: upkeep.Schema = upkeep.SCHEMA,
+    ) -> None:
+        self._clock = clock
+        self._schema = schema
+        self._opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
+        # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
+        self._unsettled: deque[End] = deque()
+
+    # --- claim --------------------------------------------------------------------------------------------------
+
+    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Claim each, in order, in one transaction. What a plain read can answer takes no write lock."""
+        opened = self._opening.opened()
+        version = self._schema.version
+
+        def look(connection: Connection) -> list[Answer | None]:
+            claiming = Claiming(connection, version, opened.owners)
+            return [claiming.look(one) for one in wanted]
+
+        seen = [answer for answer in opened.database.read(look) if answer is not None]
+        if len(seen) == len(wanted):
+            return seen
+        answers: list[Answer] = []
+
+        def claim(connection: Connection) -> None:
+            floor = tasks.floor(connection, version)
+            stamp = self._stamp(opened)
+            claiming = Claiming(connection, version, opened.owners)
+            answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
+            faults.point("claim.in-transaction")
+
+        try:
+            opened.database.write(claim, synchronous=_synchronous(wanted))
+        except CommitUnsureError as error:
+            self._take_back(opened, answers)
+            return [Unsure(error)] * len(wanted)
+        except BaseException:
+            self._take_back(opened, answers)
+            raise
+        opened.owners.note_recorded(answers)
+        faults.point("claim.committed")
+        self._settle_dropped()
+        return answers
+
+    @staticmethod
+    def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
+        """The claims are not (or not surely) stored: whatever row is found of them counts as dropped."""
+        for answer in answers:
+            if isinstance(answer, Granted):
+                opened.owners.live.pop(answer.task_id, None)
+
+    # --- finish -------------------------------------------------------------------------------------------------
+
+    def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
+        """End each claim, in order, in one transaction."""
+        opened = self._opening.of_owner(ends[0].owner)
+        if opened is None:  # the claim of a parent process, finished in its forked child
+            return [Lost(None) for _ in ends]
+
+        def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
+            answers: list[Recorded | Lost | Unsure] = [self._finish_one(connection, opened, end) for end in ends]
+            faults.point("finish.in-transaction")
+            return answers
+
+        try:
+            answers = opened.database.write(finish, synchronous=_synchronous(ends))
+        except CommitUnsureError as error:
+            answers = [self._read_again(end, error) for end in ends]
+        faults.point("finish.committed")
+        for end, answer in zip(ends, answers, strict=True):
+            if not isinstance(answer, Unsure):
+                self._let_go(opened, end)
+        self._settle_dropped()
+        return answers
+
+    def _finish_one(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
+        if self._finish_in(connection, opened, end):
+            return Recorded(end.task_id)
+        return Lost(tasks.read(connection, self._schema.version, end.task_id))
+
+    def _finish_in(self, connection: Connection, opened: Opened, end: End) -> bool:
+        tasks.floor(connection, self._schema.version)
+        if not tasks.finish(connection, end, self._stamp(opened)):
+            return False
+        opened.owners.ended(connection, end.owner)
+        return True
+
+    def _read_again(self, end: End, error: CommitUnsureError) -> Recorded | Unsure:
+        """After an error at COMMIT: at FULL, what is visible was synced before it became so."""
+        with contextlib.suppress(StoreError):
+            (row,) = self.get([end.task_id])
+            if row is not None and (row.status, row.token) == (end.status, end.token):
+                return Recorded(end.task_id)
+        return Unsure(error)
+
+    @staticmethod
+    def _let_go(opened: Opened, end: End) -> None:
+        if opened.owners.live.get(end.task_id) == end.token:
+            del opened.owners.live[end.task_id]
+        opened.close_if_idle()
+
+    def abandon(self, end: End) -> None:
+        """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
+        self._unsettled.append(end)
+        self._settle_dropped()
+
+    def _settle_dropped(self) -> None:
+        """Write the ends that wait.
+
+        A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
+        when it is done.
+        """
+        with contextlib.suppress(StoreError, IndexError):
+            while self._unsettled:
+                end = self._unsettled.popleft()
+                opened = self._opening.of_owner(end.owner)
+                if opened is None:
+                    continue  # of a parent process
+                if opened.database.is_writing:
+                    self._unsettled.append(end)
+                    return
+                try:
+                    self.finish([end])
+                except StoreError:
+                    self._unsettled.append(end)
+                    raise
+
+    # --- settle, add, forget ------------------------------------------------------------------------------------
+
+    def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
+        """End the task without its owner. `Lost` where its status does not allow the verdict."""
+        opened = self._opening.opened()
+
+        def settle(connection: Connection) -> Task | Lost:
+            row = tasks.read(connection, self._schema.version, task_id)
+            if row is None:
+                return Lost(None)
+            verifying = settlement.verifying is not None and self._is_own(opened, row, settlement.verifying)
+            liveness = self._liveness(connection, opened, row)
+            status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
+            if status is None or (settlement.verifying is not None and not verifying):
+                return Lost(row)
+            if not tasks.settle(connection, row, status, settlement, self._stamp(opened)):
+                raise changed_under_lock(task_id)
+            if row.owner is not None:
+                opened.owners.ended(connection, row.owner)
+            faults.point("settle.in-transaction")
+            return self._reread(connection, task_id)
+
+        answer = opened.database.write(settle, synchronous=FULL)
+        if not isinstance(answer, Lost):
+            opened.owners.live.pop(task_id, None)
+        faults.point("settle.committed")
+        return answer
+
+    def add(self, wanted: Wanted) -> Task:
+        """Make sure that the row exists, `pending` where it is new."""
+        opened = self._opening.opened()
+
+        def add(connection: Connection) -> Task:
+            tasks.floor(connection, self._schema.version)
+            tasks.insert(connection, wanted, Status.PENDING, 0, None, self._stamp(opened))
+            return self._reread(connection, wanted.task_id)
+
+        return opened.database.write(add, synchronous=_synchronous([wanted]))
+
+    def forget(self, task_id: str, *, force: bool) -> Task | Lost:
+        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
+        opened = self._opening.opened()
+
+        def forget(connection: Connection) -> Task | Lost:
+            row = tasks.read(connection, self._schema.version, task_id)
+            if row is None or not may_forget(row, self._liveness(connection, opened, row), force=force):
+                return Lost(row)
+            if not tasks.forget(connection, row):
+                raise changed_under_lock(task_id)
+            faults.point("forget.in-transaction")
+            return row
+
+        answer = opened.database.write(forget, synchronous=FULL)
+        if not isinstance(answer, Lost):
+            opened.owners.live.pop(task_id, None)
+        faults.point("forget.committed")
+        return answer
+
+    # --- read ---------------------------------------------------------------------------------------------------
+
+    def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """The rows, in order."""
+        version = self._schema.version
+        return self._opening.opened().database.read(
+            lambda connection: [tasks.read(connection, version, task_id) for task_id in task_ids]
+        )
+
+    def page(self, query: Query, after: str | None, limit: int) -> Page:
+        """At most ``limit`` tasks behind the task_id ``after``."""
+        version = self._schema.version
+        return self._opening.opened().database.read(
+            lambda connection: queries.page(connection, version, query, after, limit)
+        )
+
+    def count(self) -> dict[Status, int]:
+        """How many tasks are in each status that occurs."""
+        version = self._schema.version
+        return self._opening.opened().database.read(lambda connection: queries.count(connection, version))
+
+    def owner(self, task: Task) -> OwnerInfo | None:
+        """Who runs the task, and whether it lives; None where nobody does."""
+        if task.status is not Status.RUNNING:
+            return None
+        opened = self._opening.opened()
+        return opened.database.read(lambda connection: opened.owners.of(connection, task))
+
+    def wait(self, task_id: str, seen: Version, deadline: float) -> None:
+        """Return once the row differs from ``seen``, its owner is proven dead, or ``deadline`` has passed."""
+        nap = FIRST_NAP_S
+        while (left := deadline - self._clock.monotonic()) > 0:
+            (row,) = self.get([task_id])
+            if row is None or row.version != seen:
+                return
+            owner = self.owner(row)
+            if owner is not None and owner.liveness is Liveness.DEAD:
+                return
+            self._clock.sleep(min(nap, left))
+            nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
+
+    # --- more ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self, claim: Granted, *, durable: bool) -> Iterator[Effects]:
+        """Open a transaction for the effects of the job; rolled back unless `Effects.finish` committed it."""
+        opened = self._opening.of_owner(claim.owner)
+        if opened is None:
+            msg = "the claim belongs to the parent of this process"
+            raise ClaimLostError(msg, task_id=claim.task_id)
+        try:
+            with opened.database.long_write(synchronous=FULL if durable else NORMAL) as connection:
+                row = tasks.read(connection, self._schema.version, claim.task_id)
+                if row is None or not self._is_own(opened, row, claim.token):
+                    msg = "another owner has the task, or it was settled without this claim"
+                    raise ClaimLostError(msg, task_id=claim.task_id)
+                faults.point("transaction.open")
+                yield Effects(
+                    connection,
+                    lambda connection, end: self._finish_in(connection, opened, end),
+                    lambda end: self._let_go(opened, end),
+                    claim.task_id,
+                )
+        finally:
+            self._settle_dropped()
+
+    @staticmethod
+    def _is_own(opened: Opened, row: Task, token: int) -> bool:
+        return row.status is Status.RUNNING and row.token == token and opened.owners.is_ours(row.owner or 0)
+
+    @staticmethod
+    def _liveness(connection: Connection, opened: Opened, row: Task) -> Liveness:
+        if row.status is not Status.RUNNING:
+            return Liveness.CANNOT_TELL
+        return opened.owners.of(connection, row).liveness
+
+    def _reread(self, connection: Connection, task_id: str) -> Task:
+        row = tasks.read(connection, self._schema.version, task_id)
+        if row is None:
+            raise changed_under_lock(task_id)
+        return row
+
+    def own_byte(self) -> CommandOwner:
+        """A new owner with a lock and a descriptor of its own, for a command that inherits it."""
+        return self._opening.opened().owners.command()
+
+    def downstream_key(self, task_id: str) -> str:
+        """A key for receivers: the same over all attempts of the task, different in every other registry."""
+        seed = f"{self._opening.opened().registry_id}\n{task_id}"
+        return hashlib.sha256(seed.encode()).hexdigest()[:32]
+
+    def checkpoint(self, mode: upkeep.Mode) -> upkeep.Checkpoint:
+        """Move pages from the -wal into the database; see `upkeep.checkpoint`."""
+        return self._opening.opened().database.read(lambda connection: upkeep.checkpoint(connection, mode))
+
+    def open(self) -> None:
+        """Open now what the first use would."""
+        self._opening.opened()
+
+    def close(self) -> None:
+        """Close what is open. Claims that are not finished keep their owner's lock until they are."""
+        self._opening.close()
+
+    def _stamp(self, opened: Opened) -> tasks.Stamp:
+        return self._clock.wall_us(), (opened.epoch << upkeep.EPOCH_BITS) | self._clock.boot_ms()
+
+
+def _synchronous(requests: Sequence[Wanted] | Sequence[End]) -> int:
+    return FULL if any(request.durable for request in requests) else NORMAL

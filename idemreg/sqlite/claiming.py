@@ -1,0 +1,128 @@
+"""One claim inside the write transaction: read the row, look at its owner, decide, write.
+
+The decision itself is `idemreg.model.decide`; here is what it needs to know and what it leads to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from idemreg.errors import StoreCorruptError
+from idemreg.model import Decision, Liveness, Status, Verdict, decide
+from idemreg.sqlite import tasks
+from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
+
+if TYPE_CHECKING:
+    from apsw import Connection
+
+    from idemreg.model import OwnerInfo, Policy, Task, Wanted
+    from idemreg.sqlite.owners import Owners
+    from idemreg.store import Answer
+
+__all__ = ["Claiming"]
+
+BY_FINDER = "a later claim"
+
+
+class Claiming(NamedTuple):
+    """What every claim of one transaction has in common."""
+
+    connection: Connection
+    schema_version: int
+    owners: Owners
+
+    def look(self, wanted: Wanted) -> Answer | None:
+        """The answer of a plain read; None where a row must be written."""
+        row = tasks.read(self.connection, self.schema_version, wanted.task_id)
+        if row is None:
+            return None
+        decision, owner = self._judge(row, wanted)
+        return _answer(decision, row, owner)
+
+    def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
+        """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
+        owner = self.owners.own().id if wanted.owner is None else wanted.owner
+        if tasks.insert(self.connection, wanted, Status.RUNNING, floor + 1, owner, stamp):
+            return self._grant(Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy))
+        row = tasks.read(self.connection, self.schema_version, wanted.task_id)
+        if row is None:
+            msg = f"task {wanted.task_id!r} can neither be inserted nor read"
+            raise StoreCorruptError(msg, task_id=wanted.task_id)
+        decision, owner_info = self._judge(row, wanted)
+        if (answer := _answer(decision, row, owner_info)) is not None:
+            return answer
+        if decision in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
+            return self._bury(row, decision, owner_info, stamp)
+        return self._claim_again(row, wanted, decision, floor, owner, stamp)
+
+    def _claim_again(
+        self, row: Task, wanted: Wanted, decision: Decision, floor: int, owner: int, stamp: tasks.Stamp
+    ) -> Granted:
+        to_verify = decision is Decision.VERIFY
+        attempt = row.attempt if to_verify else row.attempt + 1
+        token = max(row.token, floor) + 1
+        policy = _policy(row, wanted)
+        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp):
+            raise changed_under_lock(row.task_id)
+        return self._grant(Granted(row.task_id, token, attempt, owner, row, policy, to_verify))
+
+    def _grant(self, grant: Granted) -> Granted:
+        self.owners.record(self.connection, grant.owner)
+        self.owners.live[grant.task_id] = grant.token
+        return grant
+
+    def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
+        """The owner is proven dead, and nobody may run the task by himself."""
+        reason = "" if owner is None else owner.describe()
+        failed = decision is Decision.BECOMES_FAILED
+        settlement = Settlement(
+            Verdict.CANNOT_TELL,
+            BY_FINDER,
+            evidence=reason,
+            error=f"OwnerDied: attempt {row.attempt} ended without a finish ({reason})",
+        )
+        status = Status.FAILED if failed else Status.UNKNOWN
+        if not tasks.settle(self.connection, row, status, settlement, stamp):
+            raise changed_under_lock(row.task_id)
+        self.owners.live.pop(row.task_id, None)
+        buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
+        return Refused(buried) if failed else Unknown(buried)
+
+    def _judge(self, row: Task, wanted: Wanted) -> tuple[Decision, OwnerInfo | None]:
+        if row.status is not Status.RUNNING:
+            return decide(row, wanted, Liveness.CANNOT_TELL), None
+        owner = self.owners.of(self.connection, row)
+        return decide(row, wanted, owner.liveness), owner
+
+
+def _answer(decision: Decision, row: Task, owner: OwnerInfo | None) -> Answer | None:
+    match decision:
+        case Decision.DONE:
+            return Done(row)
+        case Decision.MISMATCH:
+            return Mismatch(row)
+        case Decision.REFUSED:
+            return Refused(row)
+        case Decision.UNKNOWN:
+            return Unknown(row)
+        case Decision.RUNNING if owner is not None:
+            return Running(row, owner)
+        case _:
+            return None
+
+
+def _policy(row: Task, wanted: Wanted) -> Policy:
+    """What is stored with the claim. A pending row was never claimed, so only what is asked for counts."""
+    if row.status is Status.PENDING and not row.attempt:
+        return wanted.policy
+    return wanted.policy._replace(on_crash=max(row.policy.on_crash, wanted.policy.on_crash))
+
+
+def changed_under_lock(task_id: str) -> StoreCorruptError:
+    """The second barrier spoke: the row changed between a read and a write of one write transaction."""
+    msg = f"the row of task {task_id!r} changed under the write lock"
+    return StoreCorruptError(
+        msg,
+        task_id=task_id,
+        hint="Did this process open and close the database file by other means? That drops SQLite's locks.",
+    )

@@ -1,0 +1,267 @@
+"""The transitions of a task: one function, one statement, one transition, its changed rows counted.
+
+Every function runs inside a transaction that its caller opened; what it decided by was read in the same transaction.
+The compare-and-set in each statement is therefore a second barrier: it holds should the first, SQLite's write lock,
+have been lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg.errors import StoreCorruptError, StoreVersionError
+from idemreg.liveness import OwnerRecord
+from idemreg.model import Policy, Status, Task, Verdict
+
+if TYPE_CHECKING:
+    from apsw import Connection
+
+    from idemreg.model import Wanted
+    from idemreg.store import End, Settlement
+
+__all__ = [
+    "Stamp",
+    "claim",
+    "finish",
+    "floor",
+    "forget",
+    "forget_owner",
+    "insert",
+    "other_owners",
+    "owner_record",
+    "read",
+    "record_owner",
+    "settle",
+    "to_task",
+]
+
+# Longer results and errors live in a table of their own, so that a page of the tree of tasks holds many tasks.
+INLINE_CHARACTERS: Final = 400
+
+COLUMNS: Final = (
+    "task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner, policy, keep_ms,"
+    " result, error, verdict, settled_by, evidence, is_large"
+)
+
+_VERSION: Final = "(SELECT floor FROM idempotent_registry WHERE schema_version = ?)"
+
+# What a row is stamped with: microseconds by the wall clock, and epoch and milliseconds of this boot.
+Stamp = tuple[int, int]
+
+
+def read(connection: Connection, schema_version: int, task_id: str) -> Task | None:
+    """The row, with its large values. Checks in the same statement that this code may read it."""
+    row = connection.execute(
+        f"SELECT {COLUMNS}, {_VERSION} FROM idempotent_log WHERE task_id = ?",  # noqa: S608 - constants of this file
+        (schema_version, task_id),
+    ).fetchone()
+    if row is None:
+        floor(connection, schema_version)
+        return None
+    if row[-1] is None:
+        raise _newer_schema()
+    return to_task(connection, row[:-1])
+
+
+def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
+    """A row of `COLUMNS` as a Task."""
+    *fields, is_large = row
+    try:
+        fields[1] = Status(fields[1])
+        fields[9] = Policy.unpack(fields[9])
+        if fields[13] is not None:
+            fields[13] = Verdict(fields[13])
+    except ValueError as error:
+        msg = f"the row of task {fields[0]!r} holds a value that no idemreg writes: {error}"
+        raise StoreCorruptError(msg, task_id=fields[0]) from error
+    if is_large:
+        fields[11:13] = _read_large(connection, fields[0])
+    return Task._make(fields)
+
+
+def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str | None]:
+    row = connection.execute("SELECT result, error FROM idempotent_large WHERE task_id = ?", (task_id,)).fetchone()
+    if row is None:
+        msg = f"the large result of task {task_id!r} is missing"
+        raise StoreCorruptError(msg, task_id=task_id)
+    return row[0], row[1]
+
+
+def floor(connection: Connection, schema_version: int) -> int:
+    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows."""
+    row = connection.execute("SELECT floor FROM idempotent_registry WHERE schema_version = ?", (schema_version,))
+    if (found := row.fetchone()) is None:
+        raise _newer_schema()
+    return int(found[0])
+
+
+def _newer_schema() -> StoreVersionError:
+    return StoreVersionError("the file was migrated to a schema that this process does not know")
+
+
+# --- claim ------------------------------------------------------------------------------------------------------
+
+
+def insert(connection: Connection, wanted: Wanted, status: Status, token: int, owner: int | None, stamp: Stamp) -> bool:
+    """none -> running, or none -> pending. False where the task has a row."""
+    attempt = 1 if status is Status.RUNNING else 0
+    connection.execute(
+        "INSERT INTO idempotent_log (task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner,"
+        " policy, keep_ms, is_large) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+        (
+            wanted.task_id,
+            int(status),
+            wanted.checksum,
+            *stamp,
+            wanted.name,
+            token,
+            attempt,
+            owner,
+            wanted.policy.pack(),
+            wanted.keep_ms,
+        ),
+    )
+    return connection.changes() == 1
+
+
+def claim(
+    connection: Connection,
+    row: Task,
+    wanted: Wanted,
+    policy: Policy,
+    token: int,
+    attempt: int,
+    owner: int,
+    stamp: Stamp,
+) -> bool:
+    """pending, failed, unknown or running -> running, with a larger token. False where the row changed."""
+    connection.execute(
+        "UPDATE idempotent_log SET status = 3, updated_at = ?, boot_stamp = ?, token = ?, attempt = ?, owner = ?,"
+        " policy = ?, keep_ms = ?, verdict = NULL WHERE task_id = ? AND status = ? AND token = ?",
+        (
+            *stamp,
+            token,
+            attempt,
+            owner,
+            policy.pack(),
+            wanted.keep_ms,
+            row.task_id,
+            int(row.status),
+            row.token,
+        ),
+    )
+    return connection.changes() == 1
+
+
+# --- finish and settle ------------------------------------------------------------------------------------------
+
+
+def finish(connection: Connection, end: End, stamp: Stamp) -> bool:
+    """running -> succeeded, failed, unknown, or back. False where the claim is not this owner's any more."""
+    is_large = _is_large(end.result, end.error)
+    connection.execute(
+        "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, attempt = ?, owner = NULL, result = ?,"
+        " error = ?, is_large = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3",
+        (
+            int(end.status),
+            *stamp,
+            end.attempt,
+            None if is_large else end.result,
+            None if is_large else end.error,
+            is_large,
+            end.task_id,
+            end.token,
+            end.owner,
+        ),
+    )
+    if connection.changes() != 1:
+        return False
+    _write_large(connection, end.task_id, end.result, end.error, is_large=is_large, is_new=end.attempt <= 1)
+    return True
+
+
+def settle(connection: Connection, row: Task, status: Status, settlement: Settlement, stamp: Stamp) -> bool:
+    """An end decided without the owner. False where the row changed."""
+    succeeded = status is Status.SUCCEEDED
+    result = settlement.result if succeeded else row.result
+    error = settlement.error if succeeded else row.error or settlement.error
+    is_large = _is_large(result, error)
+    connection.execute(
+        "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
+        " is_large = ?, verdict = ?, settled_by = ?, evidence = ? WHERE task_id = ? AND status = ? AND token = ?",
+        (
+            int(status),
+            *stamp,
+            None if is_large else result,
+            None if is_large else error,
+            is_large,
+            int(settlement.verdict),
+            settlement.by,
+            settlement.evidence,
+            row.task_id,
+            int(row.status),
+            row.token,
+        ),
+    )
+    if connection.changes() != 1:
+        return False
+    _write_large(connection, row.task_id, result, error, is_large=is_large, is_new=False)
+    return True
+
+
+def _is_large(result: str | None, error: str | None) -> bool:
+    return len(result or "") + len(error or "") > INLINE_CHARACTERS
+
+
+def _write_large(
+    connection: Connection, task_id: str, result: str | None, error: str | None, *, is_large: bool, is_new: bool
+) -> None:
+    if is_large:
+        connection.execute(
+            "INSERT INTO idempotent_large (task_id, result, error) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET result = excluded.result, error = excluded.error",
+            (task_id, result, error),
+        )
+    elif not is_new:  # a first attempt has nothing to remove, and is the hot path
+        connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task_id,))
+
+
+# --- forget -----------------------------------------------------------------------------------------------------
+
+
+def forget(connection: Connection, row: Task) -> bool:
+    """any -> none. Raises the token floor past the row's token, so that it is never given again."""
+    connection.execute(
+        "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?",
+        (row.task_id, int(row.status), row.token),
+    )
+    if connection.changes() != 1:
+        return False
+    connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (row.task_id,))
+    connection.execute("UPDATE idempotent_registry SET floor = max(floor, ?)", (row.token,))
+    return True
+
+
+# --- owners -----------------------------------------------------------------------------------------------------
+
+
+def record_owner(connection: Connection, record: OwnerRecord) -> None:
+    """Write the owner's record, before or with its first claim."""
+    connection.execute("INSERT OR REPLACE INTO idempotent_owner VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
+
+
+def owner_record(connection: Connection, owner: int) -> OwnerRecord | None:
+    """The owner's record; None where it ended in order, or was proven dead before."""
+    row = connection.execute("SELECT * FROM idempotent_owner WHERE id = ?", (owner,)).fetchone()
+    return None if row is None else OwnerRecord._make(row)
+
+
+def other_owners(connection: Connection, limit: int) -> list[OwnerRecord]:
+    """Some of the recorded owners."""
+    rows = connection.execute("SELECT * FROM idempotent_owner ORDER BY id LIMIT ?", (limit,))
+    return [OwnerRecord._make(row) for row in rows]
+
+
+def forget_owner(connection: Connection, owner: int) -> None:
+    """Remove the record of an owner that has no claim left, or was proven dead."""
+    connection.execute("DELETE FROM idempotent_owner WHERE id = ?", (owner,))

@@ -1,0 +1,258 @@
+"""The life of the file itself: creation, migration, a new boot, checkpoints.
+
+Creation and migration are done by one process at a time, under the creation lock of the lock file; whoever comes
+later finds them done. Each is one transaction, so a process killed in its middle leaves the file as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import apsw
+
+from idemreg import faults
+from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
+from idemreg.sqlite import connection as connections
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from apsw import Connection
+
+    from idemreg.clock import Clock
+    from idemreg.lockfile import LockFile
+    from idemreg.sqlite.files import Location
+
+__all__ = ["SCHEMA", "Checkpoint", "Mode", "Schema", "bring_up", "checkpoint"]
+
+APPLICATION_ID: Final = 0x1DE3_4E61  # in the database's header: this file is a registry of idemreg
+RESERVED_BYTES: Final = 8  # at the end of each page, for page checksums (SQLite's cksumvfs)
+EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
+
+Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
+
+
+class Schema(NamedTuple):
+    """A version of the schema, its text, and how each older version becomes the next.
+
+    A migration gets the connection inside the transaction. It is a value so that a test can bring a second one.
+    """
+
+    version: int
+    read_text: Callable[[], str]
+    migrations: Mapping[int, Callable[[Connection], None]]
+
+
+def _read_schema() -> str:
+    # By the path of the package, not by importlib.resources: that import costs 15 ms.
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(package, "schema.sql"), encoding="utf-8") as file:
+        return file.read()
+
+
+SCHEMA: Final = Schema(version=1, read_text=_read_schema, migrations={})
+
+
+class Registered(NamedTuple):
+    """The one row about the file."""
+
+    registry_id: str
+    lock_id: str
+    boot_id: str
+    floor: int
+
+    @property
+    def epoch(self) -> int:
+        return self.floor >> EPOCH_BITS
+
+
+# --- open, create, migrate --------------------------------------------------------------------------------------
+
+
+def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+    """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
+
+    Many processes may do so at the same instant: one does, the others find it done.
+    """
+    with lock_file.creation(clock, busy_s):
+        lock_file.read_or_write_id()
+        if lock_file.has_database and not _has_content(location.database):
+            msg = f"{location.database} has vanished or is empty, but its lock file {lock_file.path} is still there"
+            hint = f"Put a backup in its place; to start anew and forget every task, delete {lock_file.path}."
+            raise StoreCorruptError(msg, hint=hint)
+        _create_file(location.database)
+        try:
+            registered = _bring_up(location, lock_file, schema, clock, busy_s)
+        except apsw.Error as error:
+            raise connections.translate(error) from error
+        lock_file.note_database()
+        return registered
+
+
+def _has_content(path: str) -> bool:
+    return os.path.exists(path) and os.path.getsize(path) > 0
+
+
+def _create_file(path: str) -> None:
+    """Create the file empty, readable by its owner only, and its name durable, where it does not exist."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return
+    except OSError as error:
+        msg = f"cannot create {path}: {error.strerror}"
+        raise StorePathError(msg) from error
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+    connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
+    try:
+        if check_identity(connection, location.database):
+            _create(connection, lock_file, schema, clock)
+        _migrate(connection, schema)
+        return _adopt(connection, lock_file, schema, clock)
+    finally:
+        connection.close()
+
+
+def check_identity(connection: Connection, path: str) -> bool:
+    """Whether the database is empty; `StorePathError` where it is another program's."""
+    if connection.pragma("application_id") == APPLICATION_ID:
+        return False
+    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+    if not is_empty or connection.pragma("application_id") or connection.pragma("user_version"):
+        msg = f"{path} is a database of another program"
+        raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.")
+    return True
+
+
+def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> None:
+    connection.reserve_bytes(reserve=RESERVED_BYTES)  # before the first table, or it would need a VACUUM
+    if connection.pragma("journal_mode", "wal") != "wal":
+        msg = "this file system does not support SQLite's WAL mode"
+        raise StorePathError(msg)
+    faults.point("create.journal-set")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(schema.read_text())
+        connection.execute(
+            "INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?)",
+            (schema.version, secrets.token_hex(16), lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS),
+        )
+        connection.pragma("application_id", APPLICATION_ID)
+        connection.pragma("user_version", schema.version)
+        faults.point("create.in-transaction")
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+    faults.point("create.committed")
+
+
+def _migrate(connection: Connection, schema: Schema) -> None:
+    """Bring an older schema up, all steps in one transaction."""
+    _refuse_newer(connection, schema)
+    if connection.pragma("user_version") == schema.version:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.pragma("user_version")
+        while version < schema.version:
+            schema.migrations[version](connection)
+            version += 1
+        connection.execute("UPDATE idempotent_registry SET schema_version = ?", (version,))
+        connection.pragma("user_version", version)
+        faults.point("migrate.in-transaction")
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+    faults.point("migrate.committed")
+
+
+def _refuse_newer(connection: Connection, schema: Schema) -> None:
+    version = connection.pragma("user_version")
+    if version > schema.version:
+        msg = f"the file has schema {version}; this idemreg knows schemas up to {schema.version}"
+        raise StoreVersionError(msg)
+
+
+def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> Registered:
+    """Note this lock file and this boot in the file, where they are new. Committed at FULL.
+
+    The first opener after a boot raises the epoch, so that a token lost in a power cut never returns.
+    """
+    registered = _registered(connection, schema)
+    boot_id = clock.boot_id()
+    if (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
+        return registered
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        registered = _registered(connection, schema)
+        floor = registered.floor
+        if registered.boot_id != boot_id:
+            floor = (registered.epoch + 1) << EPOCH_BITS
+        connection.execute(
+            "UPDATE idempotent_registry SET lock_id = ?, boot_id = ?, floor = ?", (lock_file.lock_id, boot_id, floor)
+        )
+        faults.point("boot.before-commit")
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+    return _registered(connection, schema)
+
+
+def _registered(connection: Connection, schema: Schema) -> Registered:
+    row = connection.execute(
+        "SELECT registry_id, lock_id, boot_id, floor FROM idempotent_registry WHERE schema_version = ?",
+        (schema.version,),
+    ).fetchone()
+    if row is None:
+        _refuse_newer(connection, schema)
+        msg = "the row about the file itself is missing"
+        raise StoreCorruptError(msg)
+    return Registered._make(row)
+
+
+def _roll_back(connection: Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+# --- checkpoint -------------------------------------------------------------------------------------------------
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint did. ``busy``: a reader or a writer kept it from finishing."""
+
+    mode: Mode
+    wal_pages: int
+    moved_pages: int
+    busy: bool
+
+
+def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:
+    """Move pages from the -wal into the database.
+
+    PASSIVE waits for nobody; FULL and RESTART wait for writers and readers up to the busy time-out; TRUNCATE also
+    cuts the -wal to nothing, which makes the next commits dearer (a growing file syncs slower).
+    """
+    code = {
+        "PASSIVE": apsw.SQLITE_CHECKPOINT_PASSIVE,
+        "FULL": apsw.SQLITE_CHECKPOINT_FULL,
+        "RESTART": apsw.SQLITE_CHECKPOINT_RESTART,
+        "TRUNCATE": apsw.SQLITE_CHECKPOINT_TRUNCATE,
+    }
+    if mode not in code:
+        msg = f"no checkpoint mode {mode!r}: one of {', '.join(code)}"
+        raise ValueError(msg)
+    try:
+        wal_pages, moved_pages = connection.wal_checkpoint(mode=code[mode])
+    except apsw.BusyError:
+        return Checkpoint(mode, -1, -1, busy=True)
+    return Checkpoint(mode, wal_pages, moved_pages, busy=moved_pages < wal_pages)

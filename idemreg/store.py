@@ -1,0 +1,237 @@
+"""What a store of tasks must be able to do: requests and answers as values, no SQL.
+
+Answers are values, since a running twin or a mismatch is an ordinary answer, not an accident; the only exceptions are
+`StoreError` and its kin. The tests of a Store are a conformance suite that any Store must pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from idemreg.model import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Version, Wanted
+
+__all__ = [
+    "Answer",
+    "CommandOwner",
+    "Done",
+    "End",
+    "Granted",
+    "Lost",
+    "Mismatch",
+    "Page",
+    "Query",
+    "Recorded",
+    "Refused",
+    "Running",
+    "Settlement",
+    "Store",
+    "Transaction",
+    "Unknown",
+    "Unsure",
+]
+
+# --- answers to a claim -----------------------------------------------------------------------------------------
+
+
+class Granted(NamedTuple):
+    """The claim is stored and this process owns the task.
+
+    ``prior`` is the row as it was before (None: there was none), ``policy`` what is stored with the claim: of the
+    stored and the asked the stricter. ``to_verify``: granted for the verify hook; the body must not be entered.
+    """
+
+    task_id: str
+    token: int
+    attempt: int
+    owner: int
+    prior: Task | None
+    policy: Policy
+    to_verify: bool = False
+
+
+class Done(NamedTuple):
+    """The task is final; the row is durable."""
+
+    task: Task
+
+
+class Running(NamedTuple):
+    """A live owner, or one that nobody can tell about, has the task."""
+
+    task: Task
+    owner: OwnerInfo
+
+
+class Mismatch(NamedTuple):
+    """The row belongs to another job, or to other arguments."""
+
+    task: Task
+
+
+class Refused(NamedTuple):
+    """Failed, and held or with its attempts used up."""
+
+    task: Task
+
+
+class Unknown(NamedTuple):
+    """Nobody can know whether the effect happened."""
+
+    task: Task
+
+
+class Unsure(NamedTuple):
+    """The commit reported an error, and reading again did not show the row: it may or may not be stored."""
+
+    cause: Exception
+
+
+Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Unsure
+
+
+# --- the end of a claim -----------------------------------------------------------------------------------------
+
+
+class End(NamedTuple):
+    """The owner's own end of its claim: what its row becomes. ``attempt`` is what it counts from now on."""
+
+    task_id: str
+    token: int
+    owner: int
+    status: Status
+    attempt: int
+    result: str | None = None
+    error: str | None = None
+    durable: bool = True
+
+    @classmethod
+    def release(cls, claim: Granted, *, durable: bool = True) -> End:
+        """Put the task back as it was before ``claim``: failed stays failed, with its error; all else is pending."""
+        prior = claim.prior
+        attempt = claim.attempt - 1
+        if prior is not None and prior.status is Status.FAILED:
+            return cls(
+                claim.task_id, claim.token, claim.owner, prior.status, attempt, prior.result, prior.error, durable
+            )
+        return cls(claim.task_id, claim.token, claim.owner, Status.PENDING, attempt, durable=durable)
+
+
+class Recorded(NamedTuple):
+    """The end is stored."""
+
+    task_id: str
+
+
+class Lost(NamedTuple):
+    """The claim is not this owner's any more, or the row changed in between; nothing was written."""
+
+    task: Task | None
+
+
+class Settlement(NamedTuple):
+    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook."""
+
+    verdict: Verdict
+    by: str
+    evidence: str = ""
+    result: str | None = None
+    error: str | None = None
+    verifying: int | None = None
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+class Query(NamedTuple):
+    """Which tasks: by status, by the beginning of the task_id; all by default."""
+
+    status: Status | None = None
+    prefix: str = ""
+
+
+class Page(NamedTuple):
+    """Some tasks in the order of their task_id. ``after`` continues behind the last; None: there are no more."""
+
+    tasks: list[Task]
+    after: str | None
+
+
+# --- the store --------------------------------------------------------------------------------------------------
+
+
+class Transaction(Protocol):
+    """A transaction in which the effects of a job commit together with its finish."""
+
+    def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Carry out one statement and give all of its rows."""
+
+    def finish(self, end: End) -> Recorded | Lost | Unsure:
+        """Finish the claim in the same transaction, and commit. `Lost`: everything was rolled back."""
+
+
+class CommandOwner(Protocol):
+    """The owner of a command. Its descriptor goes to the command and to nobody else."""
+
+    id: int
+    fd: int
+
+    def close(self) -> None:
+        """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
+
+
+class Store(Protocol):
+    """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
+
+    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Claim each, in order. What is `Granted` with ``durable`` is on disk when this returns."""
+
+    def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
+        """End each claim, in order: a compare-and-set on task, token, owner and `running`."""
+
+    def abandon(self, end: End) -> None:
+        """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
+
+    def own_byte(self) -> CommandOwner:
+        """A new owner with a lock and a descriptor of its own, for a command that inherits it."""
+
+    def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
+        """End the task without its owner. `Lost` where its status does not allow the verdict."""
+
+    def add(self, wanted: Wanted) -> Task:
+        """Make sure that the row exists, `pending` where it is new."""
+
+    def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+        """The rows, in order. What it returns is durable."""
+
+    def page(self, query: Query, after: str | None, limit: int) -> Page:
+        """At most ``limit`` tasks behind the task_id ``after``."""
+
+    def count(self) -> dict[Status, int]:
+        """How many tasks are in each status that occurs."""
+
+    def forget(self, task_id: str, *, force: bool) -> Task | Lost:
+        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
+
+    def owner(self, task: Task) -> OwnerInfo | None:
+        """Who runs the task, and whether it lives; None where nobody does."""
+
+    def wait(self, task_id: str, seen: Version, deadline: float) -> None:
+        """Return once the row differs from ``seen``, its owner is not alive any more, or ``deadline`` has passed.
+
+        ``deadline`` is an instant of the store's monotonic clock.
+        """
+
+    def transaction(self, claim: Granted, *, durable: bool) -> AbstractContextManager[Transaction]:
+        """Open a transaction for the effects of the job; rolled back unless `Transaction.finish` committed it."""
+
+    def downstream_key(self, task_id: str) -> str:
+        """A key for receivers: the same over all attempts of the task, different in every other registry."""
+
+    def close(self) -> None:
+        """Close what is open. Claims that are not finished keep their owner's lock until they are."""

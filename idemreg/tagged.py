@@ -1,0 +1,336 @@
+"""Tagged JSON 1: canonical bytes of arguments, and results in and out. A public format, frozen by golden vectors.
+
+Plain JSON types stand for themselves: null, true, 1, "text", [...], {...}. Everything else is an object with the single
+key ``$`` and a list, the tag first:
+
+    {"$":["float","nan"]}  (also inf, -inf)     {"$":["bytes","<base64>"]}      {"$":["decimal","1.50"]}
+    {"$":["uuid","<hex with dashes>"]}           {"$":["date","2026-11-23"]}     {"$":["time","03:00:00",fold,zone]}
+    {"$":["datetime","2026-11-23T03:00:00",fold,zone]}                           {"$":["timedelta",days,s,us]}
+    {"$":["set",[...]]}                          {"$":["path","posix","/a"]}     {"$":["dict",[[key,value],...]]}
+
+``zone`` is null (naive), a number of seconds east of UTC, or the key of an IANA zone. A dict whose keys are not all
+text, or that has the key ``$``, is written as pairs, so that no dict of a user can pass for a tag.
+
+Canonical bytes (of arguments) and stored results differ in what they keep apart:
+
+* Canonical: object keys, pairs and set members are sorted; a tuple counts as a list, a frozenset as a set, a bytearray
+  as bytes; an Enum member is ``["enum",class,name]``, a dataclass instance ``["dataclass",class,fields]``. The same
+  value has the same bytes in every process and version; 1, 1.0 and true have different ones, and so have 0.0 and -0.0.
+* Results come back equal in value and type: tuple, frozenset and bytearray have tags of their own, and dicts keep their
+  order. Enums and dataclasses need a codec, since nothing is ever imported by a stored name.
+
+Types count exactly. A subclass (a namedtuple, an int with units) may mean more than its plain value says, so it is
+refused, with the way to it and the remedy, before the job starts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from idemreg.errors import ArgumentError, ResultError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_CANONICAL_BYTES", "MAX_RESULT_BYTES", "canonical", "decode_result", "digest", "encode_result"]
+
+MAX_CANONICAL_BYTES: Final = 64 * 1_024 * 1_024
+MAX_RESULT_BYTES: Final = 1_024 * 1_024
+
+# Deeper than any payload of people, and far from the interpreter's own limit.
+MAX_DEPTH: Final = 200
+
+TAG: Final = "$"
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+_INFINITY: Final = float("inf")
+
+_canonical_json = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode
+_result_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+
+class _RefusedError(Exception):
+    """A value that has no tagged form; ``path`` leads to it, innermost step first."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: list[str] = []
+
+    def tell(self) -> str:
+        """The reason, and where in the value."""
+        where = "".join(reversed(self.path)).removeprefix(".")
+        return f"{where}: {self}" if where else str(self)
+
+
+# --- canonical bytes --------------------------------------------------------------------------------------------
+
+
+def canonical(value: object) -> bytes:
+    """The canonical bytes of a value; `ArgumentError` where it has none."""
+    try:
+        content = _canonical_json(_Tagger(for_arguments=True).tag(value, 0)).encode()
+    except _RefusedError as refused:
+        raise ArgumentError(refused.tell()) from None
+    except (ValueError, RecursionError) as error:  # a lone surrogate; an int beyond the interpreter's digit limit
+        msg = f"a value has no canonical text: {error}"
+        raise ArgumentError(msg) from error
+    if len(content) > MAX_CANONICAL_BYTES:
+        msg = f"the arguments have {len(content):,} canonical bytes; at most {MAX_CANONICAL_BYTES:,} are taken"
+        raise ArgumentError(msg)
+    return content
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    import hashlib  # noqa: PLC0415 - cached after the first call; keeps `import idemreg` light
+
+    return hashlib.sha256(content).hexdigest()
+
+
+class _Tagger:
+    """Turns values into what JSON can say."""
+
+    def __init__(self, *, for_arguments: bool) -> None:
+        self._for_arguments = for_arguments
+
+    def tag(self, value: Any, depth: int) -> Any:  # noqa: ANN401 - any value of a user
+        """The plain form of one value."""
+        kind = type(value)
+        if kind in _SCALARS:
+            return value
+        if kind is float:
+            return value if -_INFINITY < value < _INFINITY else {TAG: ["float", str(value)]}
+        if depth > MAX_DEPTH:
+            msg = f"it is nested more than {MAX_DEPTH} deep, or contains itself"
+            raise _RefusedError(msg)
+        if kind is dict:
+            return self._dict(value, depth + 1)
+        if kind is list:
+            return self._items(value, depth + 1)
+        return self._tagged(value, kind, depth + 1)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> Any:  # noqa: ANN401
+        if all(type(key) is str for key in value) and TAG not in value:
+            return {key: self._step(f".{key}", item, depth) for key, item in value.items()}
+        pairs = [
+            [self._step(" key", key, depth), self._step(f"[{_short(key)}]", item, depth)] for key, item in value.items()
+        ]
+        if self._for_arguments:
+            pairs.sort(key=lambda pair: _canonical_json(pair[0]))
+        return {TAG: ["dict", pairs]}
+
+    def _items(self, values: Any, depth: int) -> list[Any]:  # noqa: ANN401
+        return [self._step(f"[{index}]", item, depth) for index, item in enumerate(values)]
+
+    def _step(self, step: str, value: Any, depth: int) -> Any:  # noqa: ANN401
+        try:
+            return self.tag(value, depth)
+        except _RefusedError as refused:
+            refused.path.append(step)
+            raise
+
+    def _tagged(self, value: Any, kind: type, depth: int) -> Any:  # noqa: ANN401
+        if kind is tuple:
+            items = self._items(value, depth)
+            return items if self._for_arguments else {TAG: ["tuple", items]}
+        if kind in (set, frozenset):
+            name = "set" if self._for_arguments or kind is set else "frozenset"
+            items = [self._step(" member", item, depth) for item in value]
+            return {TAG: [name, sorted(items, key=_canonical_json)]}
+        if kind in (bytes, bytearray):
+            name = "bytes" if self._for_arguments or kind is bytes else "bytearray"
+            return {TAG: [name, _base64(value)]}
+        if (rich := _rich_taggers().get(kind)) is not None:
+            return {TAG: rich(value)}
+        if self._for_arguments:
+            return self._class_instance(value, kind, depth)
+        remedy = "give result= its class, or a codec" if _is_class_instance(value) else "give result= a codec"
+        msg = f"{_kind_name(kind)} cannot be stored and come back; {remedy}"
+        raise _RefusedError(msg)
+
+    def _class_instance(self, value: Any, kind: type, depth: int) -> Any:  # noqa: ANN401
+        import dataclasses  # noqa: PLC0415 - rare types only
+        import enum  # noqa: PLC0415
+
+        if isinstance(value, enum.Enum):
+            name: str | None = value.name
+            if name is None or "|" in name:  # a combination of flags counts by its number
+                return {TAG: ["enum", kind.__qualname__, self.tag(value.value, depth)]}
+            return {TAG: ["enum", kind.__qualname__, name]}
+        if dataclasses.is_dataclass(value) and not isinstance(value, (dict, list, tuple, str, int)):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            return {TAG: ["dataclass", kind.__qualname__, self._dict(fields, depth)]}
+        msg = f"{_kind_name(kind)} has no canonical bytes"
+        raise _RefusedError(msg)
+
+
+def _is_class_instance(value: object) -> bool:
+    import dataclasses  # noqa: PLC0415 - errors only
+    import enum  # noqa: PLC0415
+
+    return isinstance(value, enum.Enum) or dataclasses.is_dataclass(value)
+
+
+def _kind_name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _short(key: object) -> str:
+    return key if type(key) is str else type(key).__name__
+
+
+def _base64(value: bytes | bytearray) -> str:
+    import binascii  # noqa: PLC0415
+
+    return binascii.b2a_base64(value, newline=False).decode()
+
+
+# --- rich types -------------------------------------------------------------------------------------------------
+
+_taggers: dict[type, Callable[[Any], list[Any]]] = {}
+
+
+def _rich_taggers() -> dict[type, Callable[[Any], list[Any]]]:
+    """How types of the standard library are tagged; built at the first value that needs it, for their imports cost."""
+    if _taggers:
+        return _taggers
+    from datetime import date, datetime, time, timedelta  # noqa: PLC0415
+    from decimal import Decimal  # noqa: PLC0415
+    from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath  # noqa: PLC0415
+    from uuid import UUID  # noqa: PLC0415
+
+    _taggers.update(
+        {
+            Decimal: lambda value: ["decimal", str(value)],
+            UUID: lambda value: ["uuid", str(value)],
+            date: lambda value: ["date", value.isoformat()],
+            time: lambda value: ["time", value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value)],
+            datetime: lambda value: [
+                "datetime",
+                value.replace(tzinfo=None, fold=0).isoformat(),
+                value.fold,
+                _zone(value),
+            ],
+            timedelta: lambda value: ["timedelta", value.days, value.seconds, value.microseconds],
+            PurePosixPath: lambda value: ["path", "pure-posix", str(value)],
+            PureWindowsPath: lambda value: ["path", "pure-windows", str(value)],
+            PosixPath: lambda value: ["path", "posix", str(value)],
+            WindowsPath: lambda value: ["path", "windows", str(value)],
+        }
+    )
+    return _taggers
+
+
+def _zone(value: Any) -> str | float | None:  # noqa: ANN401 - a time or datetime
+    from datetime import timezone  # noqa: PLC0415
+
+    zone: Any = value.tzinfo
+    if zone is None:
+        return None
+    if type(zone) is timezone:
+        seconds = zone.utcoffset(None).total_seconds()
+        return int(seconds) if seconds.is_integer() else seconds
+    key = getattr(zone, "key", None)
+    if type(zone).__name__ == "ZoneInfo" and type(key) is str:
+        return key
+    msg = f"the time zone {_kind_name(type(zone))} has no canonical form; use datetime.timezone or zoneinfo.ZoneInfo"
+    raise _RefusedError(msg)
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def encode_result(value: object) -> str:
+    """The stored text of a result; `ResultError` where it cannot be stored and come back, or is too large."""
+    try:
+        text = _result_json(_Tagger(for_arguments=False).tag(value, 0))
+        size = len(text.encode())
+    except _RefusedError as refused:
+        msg = f"the result cannot be stored: {refused.tell()}"
+        raise ResultError(msg) from None
+    except (ValueError, RecursionError) as error:
+        msg = f"the result cannot be stored: {error}"
+        raise ResultError(msg) from error
+    if size > MAX_RESULT_BYTES:
+        msg = f"the result has {size:,} bytes; at most {MAX_RESULT_BYTES:,} are stored"
+        raise ResultError(msg)
+    return text
+
+
+def decode_result(text: str) -> Any:  # noqa: ANN401 - whatever was stored
+    """The value of a stored text; `ResultError` where it is not one. Imports and executes nothing by a stored name."""
+    try:
+        return _untag(json.loads(text, parse_constant=_refuse_constant))
+    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, AttributeError) as error:
+        msg = "the stored result cannot be read back"
+        raise ResultError(msg, hint="The row is damaged, or was written with another codec.") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)
+
+
+def _untag(data: Any) -> Any:  # noqa: ANN401
+    if type(data) is list:
+        return [_untag(item) for item in data]
+    if type(data) is not dict:
+        return data
+    if TAG not in data:
+        return {key: _untag(item) for key, item in data.items()}
+    (content,) = data.values()  # ValueError where a tag has company
+    name, *rest = content
+    return _decoders()[name](*rest)
+
+
+_untaggers: dict[str, Callable[..., Any]] = {}
+
+
+def _decoders() -> dict[str, Callable[..., Any]]:
+    if _untaggers:
+        return _untaggers
+    import binascii  # noqa: PLC0415
+    import pathlib  # noqa: PLC0415
+    from datetime import date, datetime, time, timedelta  # noqa: PLC0415
+    from decimal import Decimal  # noqa: PLC0415
+    from uuid import UUID  # noqa: PLC0415
+
+    paths = {
+        "posix": pathlib.PosixPath,
+        "windows": pathlib.WindowsPath,
+        "pure-posix": pathlib.PurePosixPath,
+        "pure-windows": pathlib.PureWindowsPath,
+    }
+    _untaggers.update(
+        {
+            "float": lambda text: {"nan": float("nan"), "inf": _INFINITY, "-inf": -_INFINITY}[text],
+            "bytes": lambda text: binascii.a2b_base64(text, strict_mode=True),
+            "bytearray": lambda text: bytearray(binascii.a2b_base64(text, strict_mode=True)),
+            "tuple": lambda items: tuple(_untag(items)),
+            "set": lambda items: set(_untag(items)),
+            "frozenset": lambda items: frozenset(_untag(items)),
+            "dict": lambda pairs: {_untag(key): _untag(value) for key, value in pairs},
+            "decimal": Decimal,
+            "uuid": UUID,
+            "date": date.fromisoformat,
+            "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
+            "datetime": lambda text, fold, zone: datetime.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
+            "timedelta": timedelta,
+            "path": lambda flavour, text: paths[flavour](text),
+        }
+    )
+    return _untaggers
+
+
+def _unzone(zone: Any) -> Any:  # noqa: ANN401 - a tzinfo or None
+    from datetime import timedelta, timezone  # noqa: PLC0415
+
+    if zone is None:
+        return None
+    if isinstance(zone, str):
+        from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+        return ZoneInfo(zone)  # its errors are ValueErrors and KeyErrors; the key is checked against escapes there
+    return timezone(timedelta(seconds=zone))

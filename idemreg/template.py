@@ -1,0 +1,136 @@
+"""Task ids: what one may look like, and how a template makes one from a call's arguments."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from idemreg.errors import TaskIdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["MAX_TASK_ID_BYTES", "Template", "check_task_id"]
+
+MAX_TASK_ID_BYTES: Final = 512
+
+# Control characters, line and paragraph separators, lone surrogates.
+_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
+
+
+def check_task_id(task_id: object) -> str:
+    """Give the task_id back if it is one; `TaskIdError` says why it is not."""
+    if type(task_id) is not str:
+        msg = f"a task_id is text, not {type(task_id).__name__}"
+        raise TaskIdError(msg)
+    if task_id.isascii() and task_id.isprintable() and 0 < len(task_id) <= MAX_TASK_ID_BYTES:
+        if task_id[0] != " " and task_id[-1] != " ":
+            return task_id
+        msg = "a task_id neither begins nor ends with white space"
+        raise TaskIdError(msg, task_id=task_id)
+    return _check_unusual(task_id)
+
+
+def _check_unusual(task_id: str) -> str:
+    if not task_id:
+        msg = "the task_id is empty"
+        raise TaskIdError(msg)
+    if any(unicodedata.category(character) in _REFUSED_CATEGORIES for character in task_id):
+        msg = f"the task_id {task_id[:80]!a} holds control characters, line separators or lone surrogates"
+        raise TaskIdError(msg)
+    if (size := len(task_id.encode())) > MAX_TASK_ID_BYTES:
+        msg = f"the task_id {task_id[:40]}… has {size} bytes; at most {MAX_TASK_ID_BYTES} are taken"
+        raise TaskIdError(msg, hint="Use a hash of the long part.")
+    if not unicodedata.is_normalized("NFC", task_id):
+        msg = f"the task_id {task_id!r} is not in Unicode's NFC form, so an equal-looking one would be another task"
+        raise TaskIdError(msg, task_id=task_id, hint="Give unicodedata.normalize('NFC', task_id).")
+    if task_id != task_id.strip():
+        msg = "a task_id neither begins nor ends with white space"
+        raise TaskIdError(msg, task_id=task_id)
+    return task_id
+
+
+class Template:
+    """A template such as ``"coupon:{user_id}:{day}"``, checked at decoration.
+
+    Fields name parameters, and may go on by attribute or index (``{order.id}``, ``{items[0]}``). Between two fields
+    there is at least one character that is no letter or digit; that character is escaped inside the values (``%3A`` for
+    ``:``), and so is ``%`` itself. Read from the left, each value therefore ends at the first such character, so no two
+    sets of texts share an id. A number and the same digits as text do share one; the checksum then tells them apart.
+    """
+
+    def __init__(self, literal: str, parameters: Iterable[str]) -> None:
+        self.literal: Final = literal
+        self._head, self._fields = _parse(literal, frozenset(parameters))
+        separators = {_separator(after, literal) for _, after in self._fields[:-1]}
+        self._escapes: Final = str.maketrans({one: f"%{ord(one):02X}" for one in separators | {"%"}})
+
+    def render(self, arguments: Mapping[str, object]) -> str:
+        """The text for these arguments, to be checked as a task_id. `TaskIdError` names a field that has no text."""
+        text = self._head
+        for field, after in self._fields:
+            value = arguments[field] if field in arguments else _look_up(field, arguments)
+            if type(value) is str and value.isalnum():
+                text += value + after
+            else:
+                text += _text_of(value, field).translate(self._escapes) + after
+        return text
+
+
+def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[str, str]]]:
+    """The text before the first field, and each field with the text behind it. ValueError for what loses or guesses."""
+    head = ""
+    fields: list[tuple[str, str]] = []
+    for text, field, spec, conversion in string.Formatter().parse(literal):
+        if fields:
+            fields[-1] = (fields[-1][0], fields[-1][1] + text)
+        else:
+            head += text
+        if field is None:
+            continue
+        if spec or conversion:
+            msg = f"{{{field}}} in {literal!r} has a format or a conversion, which could give two values one text"
+            raise ValueError(msg)
+        if re.split(r"[.\[]", field)[0] not in parameters:
+            msg = f"{{{field}}} in {literal!r} names no parameter; there are {', '.join(sorted(parameters)) or 'none'}"
+            raise ValueError(msg)
+        fields.append((field, ""))
+    return head, fields
+
+
+def _separator(between: str, literal: str) -> str:
+    """The character that ends the value before it."""
+    for character in between:
+        if not character.isalnum() and character != "%":
+            return character
+    msg = f"two fields of {literal!r} have no separator between them: put a character such as ':' there"
+    raise ValueError(msg)
+
+
+def _look_up(field: str, arguments: Mapping[str, object]) -> object:
+    """The value of a field that goes on by attribute or index."""
+    try:
+        value, _ = string.Formatter().get_field(field, (), arguments)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        msg = f"the task_id's field {{{field}}} cannot be read from the arguments: {error}"
+        raise TaskIdError(msg) from error
+    return value
+
+
+def _text_of(value: object, field: str) -> str:
+    """The text of a value that has just one; `TaskIdError` for every other."""
+    from datetime import date, datetime  # noqa: PLC0415 - cached; most fields never come here
+    from decimal import Decimal  # noqa: PLC0415
+    from uuid import UUID  # noqa: PLC0415
+
+    if value is None or value == "":
+        msg = f"the task_id's field {{{field}}} is {'None' if value is None else 'empty'}"
+        raise TaskIdError(msg, hint="A task_id without its key would make different work one task.")
+    if type(value) in (str, int, bool, UUID, Decimal):
+        return str(value)
+    if isinstance(value, date) and type(value) in (date, datetime):
+        return value.isoformat()
+    msg = f"the task_id's field {{{field}}} is a {type(value).__qualname__}, which has no text of its own"
+    raise TaskIdError(msg, hint="Use a field of it ({order.id}), or give a callable in place of the template.")

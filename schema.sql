@@ -1,0 +1,80 @@
+-- idemreg, schema 1.
+--
+-- One row of idempotent_log is one task: a unit of work that must run once, named by its task_id. The row is written
+-- before the job starts and written again when it ends, so whoever finds it later knows whether the task has run, is
+-- running, failed, or whether nobody can know.
+--
+-- Who writes what. A claim inserts the row, or takes over one that may run again, and sets status `running`, the owner,
+-- attempt + 1 and a larger token. A finish is the owner's own end of its claim: a compare-and-set on (task_id, token,
+-- running), so that a late owner changes nothing. A settlement is an end decided without the owner (an operator, a
+-- verify hook, or whoever found the owner dead); its verdict, its author and its evidence stay in the row.
+--
+-- What never happens. A final row (succeeded, skipped, cancelled) never changes; it only goes by `forget` or `purge`.
+-- A token never decreases, and none is ever given twice: the row that goes raises the floor of idempotent_registry in
+-- the same transaction. No decision reads updated_at, which is for people. Arguments are not stored, only their checksum.
+--
+-- What is where. idempotent_registry: one row about this file. idempotent_owner: the owners that may be alive, for the
+-- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
+-- tasks, where they would push the small rows apart.
+
+CREATE TABLE idempotent_registry (
+    id             INTEGER PRIMARY KEY CHECK (id = 1),
+    schema_version INTEGER NOT NULL,    -- equals user_version; read by every statement that decides, so that a process
+                                        -- still running older code notices at its next call
+    registry_id    TEXT    NOT NULL,    -- random, for the life of the file; part of every downstream key
+    lock_id        TEXT    NOT NULL,    -- random; also in the lock file: same id = same lock file
+    boot_id        TEXT    NOT NULL,    -- the kernel's boot in which `floor` was last raised to a new epoch
+    floor          INTEGER NOT NULL     -- every token given from now on is above this: (boot epoch << 40) | counter
+) STRICT;
+
+CREATE TABLE idempotent_log (
+    task_id    TEXT    NOT NULL PRIMARY KEY,
+    status     INTEGER NOT NULL,        -- 0 pending, 1 succeeded, 2 failed, 3 running, 4 unknown, 5 skipped, 6 cancelled
+    checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits
+    updated_at INTEGER NOT NULL,        -- microseconds since the epoch by the wall clock; for people, decides nothing
+    boot_stamp INTEGER NOT NULL,        -- (boot epoch << 40) | milliseconds since that boot; the age that `purge` trusts
+    name       TEXT    NOT NULL,        -- the job the task belongs to; another job's call is a mismatch
+    token      INTEGER NOT NULL,        -- fencing token: grows with every claim; 0 = never claimed
+    attempt    INTEGER NOT NULL,        -- claims that entered, or may have entered, the job; 0 = none
+    owner      INTEGER,                 -- who runs it; its byte of the lock file is held while it lives
+    policy     INTEGER NOT NULL,        -- max_attempts * 16 + (4 if failures are held) + on_crash (0 rerun, 1 verify, 2 hold)
+    keep_ms    INTEGER,                 -- how long `purge` must leave the ended row alone; NULL = for ever
+    result     TEXT,                    -- tagged JSON; NULL in a succeeded row = the result was lost (error says why)
+    error      TEXT,                    -- of the last failure or loss: type and message, then the traceback, bounded
+    is_large   INTEGER NOT NULL,        -- 1 = result and error are in idempotent_large
+    verdict    INTEGER,                 -- of the last settlement, until the next claim: 1 happened, 2 did not happen,
+                                        -- 3 cannot tell, 4 retry, 5 skipped, 6 cancelled
+    settled_by TEXT,                    -- who settled it; stays as history
+    evidence   TEXT,                    -- what the verdict rests on; stays as history
+    CHECK (length(CAST(task_id AS BLOB)) BETWEEN 1 AND 512),
+    CHECK (status BETWEEN 0 AND 6),
+    CHECK (length(checksum) = 64 AND checksum NOT GLOB '*[^0-9a-f]*'),
+    CHECK (token >= 0 AND attempt >= 0),
+    CHECK ((status = 3) = (owner IS NOT NULL)),
+    CHECK (is_large IN (0, 1)),
+    CHECK (NOT is_large OR (result IS NULL AND error IS NULL))
+) STRICT, WITHOUT ROWID;
+
+-- For lists of what needs attention. The hot path (none -> running -> succeeded) never touches it: over 10 million
+-- tasks an index on running or succeeded rows would cost each claim and finish a third of its time.
+CREATE INDEX idempotent_attention ON idempotent_log (status) WHERE status NOT IN (1, 3);
+
+CREATE TABLE idempotent_large (
+    task_id TEXT NOT NULL PRIMARY KEY,
+    result  TEXT,
+    error   TEXT
+) STRICT;
+
+-- An owner is one incarnation of one process, or one command started by it. Written with its first claim, removed by
+-- itself when it ends in order, or by anybody who has proof of its death. A missing row therefore never speaks for life.
+CREATE TABLE idempotent_owner (
+    id         INTEGER PRIMARY KEY,     -- random, 62 bits, never reused; 2^62 + 16 + id is its byte in the lock file
+    lock_id    TEXT    NOT NULL,        -- of the lock file that holds its byte
+    boot_id    TEXT    NOT NULL,
+    pid        INTEGER NOT NULL,        -- in the pid namespace below
+    pid_ns     INTEGER NOT NULL,        -- inode of /proc/self/ns/pid; 0 = cannot be told
+    time_ns    INTEGER NOT NULL,        -- inode of /proc/self/ns/time; start times compare only within one of them
+    started    INTEGER NOT NULL,        -- start time of the process in clock ticks since boot; 0 = cannot be told
+    host       TEXT    NOT NULL,        -- for people
+    command    TEXT    NOT NULL         -- for people
+) STRICT;

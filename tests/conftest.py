@@ -1,0 +1,72 @@
+"""What every test may use: a registry on a path of its own, and the proof that it left nothing open."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+import pytest
+from hypothesis import HealthCheck, settings
+
+from idemreg import Registry, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+settings.register_profile(
+    "quick",
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """No connection outlives its test: apsw gives no ResourceWarning for one."""
+    yield
+    faults.disarm()
+    gc.collect()
+    left = apsw.connections()
+    assert not left, f"connections left open: {left}"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def open_registry(path: Path) -> Iterator[Callable[..., Registry]]:
+    """Opens registries on one file, each a handle of its own, and closes them at the end."""
+    opened: list[Registry] = []
+
+    def make(**options: object) -> Registry:
+        registry = Registry(path, **{"durability": "normal", **options})  # type: ignore[arg-type]
+        opened.append(registry)
+        return registry
+
+    yield make
+    for registry in opened:
+        registry.close()
+
+
+@pytest.fixture
+def registry(open_registry: Callable[..., Registry]) -> Registry:
+    return open_registry()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real input beside the checkout. Where it is absent the test is skipped, except in CI, which must have it."""
+    folder = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    if not (folder / "github-deliveries.jsonl").is_file():
+        if os.environ.get("IDEMREG_REQUIRE_DATA"):
+            pytest.fail(f"{folder} is absent, and IDEMREG_REQUIRE_DATA is set")
+        pytest.skip(f"no real deliveries at {folder}")
+    return folder
