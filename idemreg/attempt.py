@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from idemreg import faults
 from idemreg.claim import Claim, current
 from idemreg.codec import load_result, store_result
-from idemreg.ends import bounded, describe, lost_error, record, success_end
+from idemreg.ends import bounded, describe, lost_error, not_recorded, record, success_end
 from idemreg.errors import (
     ChecksumMismatchError,
     ClaimLostError,
@@ -21,8 +21,8 @@ from idemreg.errors import (
 )
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import Verified
-from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settlement, Unknown, Unsure
-from idemreg.walk import Step, Walk
+from idemreg.store import Done, Granted, Lost, Mismatch, Recorded, Refused, Running, Settlement, Unknown, Unsure
+from idemreg.walk import Step, Walk, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
-    from idemreg.store import Store
+    from idemreg.store import Answer, Store
 
-__all__ = ["Attempt", "acquire", "attempt"]
+__all__ = ["Attempt", "acquire", "attempt", "run"]
 
 R = TypeVar("R")
 
@@ -51,22 +51,62 @@ class Attempt(NamedTuple):
     verify_kwargs: Mapping[str, Any] = {}
 
 
-def attempt(this: Attempt, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[Outcome[R]]:
-    """Run the job once under a claim, or replay what an earlier call of the task stored."""
-    claim = yield from acquire(this)
-    if isinstance(claim, Outcome):
-        return claim
+def run(
+    store: Store,
+    clock: Clock,
+    wanted: Wanted,
+    options: Options,
+    job: Callable[..., R],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Outcome[R]:
+    """Run the job once under a claim, or replay what an earlier call of the task stored.
+
+    The common duplicate is answered by the first look, and needs no walk.
+    """
+    seen = store.look(wanted)
+    if type(seen) is Done:
+        return replay(seen.task, options)
+    return drive(attempt(Attempt(store, clock, wanted, options, args, kwargs), seen, job, args, kwargs))
+
+
+def attempt(
+    this: Attempt, seen: Answer | None, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Walk[Outcome[R]]:
+    """The walk of an attempt, from what a first look has ``seen``."""
+    answer = seen
+    if answer is None:
+        (answer,) = yield Step(this.store.claim, ([this.wanted],))
+    if type(answer) is Granted and not answer.to_verify:  # the hot path has no walk within the walk
+        claim = Claim(this.store, answer, this.options)
+    else:
+        got = yield from acquire(this, answer)
+        if isinstance(got, Outcome):
+            return got
+        claim = got
     before = current.set(claim)
     try:
         faults.point("claim.granted")
-        result = yield Step(_apply, (job, args, kwargs), is_user_code=True)
+        result = yield Step(_apply, (job, args, kwargs), True)  # noqa: FBT003 - keywords cost on the hot path
         faults.point("job.returned")
     except BaseException as error:
         yield from _end_by_error(this, claim, error)
         raise
     finally:
         current.reset(before)
-    return (yield from _end_by_result(this, claim, result))
+    if not claim.is_open:
+        return _ended_in_job(claim, result)
+    end, problem = success_end(claim.grant, this.options, result)
+    claim.settled()
+    try:
+        (recorded,) = yield Step(this.store.finish, ([end],))
+    except StoreError as error:
+        recorded = Unsure(error)
+    if type(recorded) is not Recorded:
+        yield from not_recorded(this.store, end, recorded, result)
+    if problem is not None:
+        raise problem
+    return _outcome(claim, result)
 
 
 def _apply(job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
@@ -76,7 +116,7 @@ def _apply(job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
 # --- claim ------------------------------------------------------------------------------------------------------
 
 
-def acquire(this: Attempt) -> Walk[Claim | Outcome[Any]]:
+def acquire(this: Attempt, seen: Answer | None) -> Walk[Claim | Outcome[Any]]:
     """Claim the task, or give the outcome of its earlier success. Everything else is an error.
 
     A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
@@ -84,7 +124,9 @@ def acquire(this: Attempt) -> Walk[Claim | Outcome[Any]]:
     """
     deadline: float | None = None
     while True:
-        (answer,) = yield Step(this.store.claim, ([this.wanted],))
+        answer, seen = seen, None
+        if answer is None:
+            (answer,) = yield Step(this.store.claim, ([this.wanted],))
         match answer:
             case Granted(to_verify=False):
                 return Claim(this.store, answer, this.options)
@@ -98,6 +140,7 @@ def acquire(this: Attempt) -> Walk[Claim | Outcome[Any]]:
                 if this.clock.monotonic() >= deadline:
                     raise _running_error(answer)
                 yield Step(this.store.wait, (answer.task.task_id, answer.task.version, deadline))
+                seen = yield Step(this.store.look, (this.wanted,))
             case _:
                 raise _refusal(answer, this.wanted)
 
@@ -110,7 +153,11 @@ def replay(task: Task, options: Options) -> Outcome[Any]:
     if task.result is None:
         msg = f"task {task.task_id!r} succeeded, but its result was lost ({task.error})"
         raise ResultError(msg, task_id=task.task_id)
-    outcome = _replayed(task, _load(task, options))
+    try:
+        outcome = _replayed(task, load_result(task.result, options.codec))
+    except ResultError as error:
+        error.task_id = task.task_id
+        raise
     if options.raise_on_duplicate:
         happened = "has succeeded before"
         raise _done_error(happened, outcome)
@@ -118,15 +165,7 @@ def replay(task: Task, options: Options) -> Outcome[Any]:
 
 
 def _replayed(task: Task, result: R) -> Outcome[R]:
-    return Outcome(task.task_id, task.status, result, replayed=True, attempt=task.attempt, token=task.token)
-
-
-def _load(task: Task, options: Options) -> Any:  # noqa: ANN401 - whatever the job returned
-    try:
-        return load_result(task.result or "", options.codec)
-    except ResultError as error:
-        error.task_id = task.task_id
-        raise
+    return Outcome(task.task_id, task.status, result, True, task.attempt, task.token)  # noqa: FBT003 - as above
 
 
 def _done_error(happened: str, outcome: Outcome[Any]) -> TaskDoneError:
@@ -232,20 +271,17 @@ def _settlement(this: Attempt, grant: Granted, verified: Verified) -> Settlement
 # --- the end ----------------------------------------------------------------------------------------------------
 
 
-def _end_by_result(this: Attempt, claim: Claim, result: R) -> Walk[Outcome[R]]:
-    if claim.is_open:
-        end, problem = success_end(claim.grant, this.options, result)
-        claim.settled()
-        yield from record(this.store, end, result)
-        if problem is not None:
-            raise problem
-    elif result is not None and result != claim.result:
-        # The claim ended inside the job. What was stored then is what every later caller gets.
+def _outcome(claim: Claim, result: R) -> Outcome[R]:
+    grant = claim.grant
+    return Outcome(grant.task_id, Status.SUCCEEDED, result, False, grant.attempt, grant.token)  # noqa: FBT003 - as above
+
+
+def _ended_in_job(claim: Claim, result: R) -> Outcome[R]:
+    """The claim ended inside the job. What was stored then is what every later caller gets."""
+    if result is not None and result != claim.result:
         msg = f"task {claim.task_id!r} ended in its job with another result than the job returned"
         raise ResultError(msg, task_id=claim.task_id, hint="Set claim.result in the block of claim.transaction().")
-    else:
-        result = claim.result
-    return Outcome(claim.task_id, Status.SUCCEEDED, result, replayed=False, attempt=claim.attempt, token=claim.token)
+    return _outcome(claim, claim.result)
 
 
 def _end_by_error(this: Attempt, claim: Claim, error: BaseException) -> Walk[None]:

@@ -9,7 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import ArgumentError
-from idemreg.tagged import canonical
+from idemreg.tagged import PLAIN_SCALARS, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,6 +21,9 @@ _POSITIONAL_ONLY: Final = _Parameter.POSITIONAL_ONLY
 _VAR_POSITIONAL: Final = _Parameter.VAR_POSITIONAL
 _KEYWORD_ONLY: Final = _Parameter.KEYWORD_ONLY
 _VAR_KEYWORD: Final = _Parameter.VAR_KEYWORD
+
+_LEFT_OUT: Final = object()
+_SCALARS: Final = frozenset({str, int, bool, float, type(None)})
 
 # May be excluded without being parameters: they are the default of every decoration.
 _ALWAYS_EXCLUDABLE: Final = frozenset({"self", "cls"})
@@ -43,12 +46,8 @@ class Binder:
             for name, one in parameters.items()
             if one.default is not _Parameter.empty and name not in self._exclude
         }
-        self._empty: Final[dict[str, object]] = {
-            name: empty
-            for name, one in parameters.items()
-            for kind, empty in ((_VAR_POSITIONAL, ()), (_VAR_KEYWORD, {}))
-            if one.kind is kind
-        }
+        stars = {name for name, one in parameters.items() if one.kind in (_VAR_POSITIONAL, _VAR_KEYWORD)}
+        self._special: Final = self._exclude | self._defaults.keys() | stars
         self._bind: Final = _compile(function, parameters)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> dict[str, object]:  # noqa: ANN401 - any job's arguments
@@ -61,26 +60,33 @@ class Binder:
         Left out are excluded parameters and those equal to their default, so that an added optional parameter changes
         no checksum. Equal means equal canonical bytes: 1, 1.0 and True differ. `ArgumentError` names the argument.
         """
-        return canonical({name: value for name, value in self._counted(bound) if not self._is_default(name, value)})
+        counted = {}
+        is_scalar = True
+        for name, value in bound.items():  # a plain loop: it is on the path of every call
+            if name not in self._special:
+                counted[name] = value
+                is_scalar = is_scalar and type(value) in PLAIN_SCALARS
+            elif (left := self._counted(name, value)) is not _LEFT_OUT:
+                counted[name] = left
+                is_scalar = False
+        return canonical(counted, is_plain=is_scalar)
 
-    def _counted(self, bound: dict[str, object]) -> Iterable[tuple[str, object]]:
-        for name, value in bound.items():
-            if name in self._exclude:
-                continue
-            if name == self._rest and isinstance(value, dict):  # what a host injects comes as a keyword
-                yield name, {key: item for key, item in value.items() if key not in self._exclude}
-            else:
-                yield name, value
+    def _counted(self, name: str, value: Any) -> object:  # noqa: ANN401 - any argument
+        """What counts of an argument that may be left out; `_LEFT_OUT` where nothing does."""
+        if name in self._exclude:
+            return _LEFT_OUT
+        if name in self._defaults:
+            default, content = self._defaults[name]
+            return _LEFT_OUT if value is default or _is_equal(value, default, content) else value
+        if name == self._rest:  # what a host injects comes as a keyword
+            value = {key: item for key, item in value.items() if key not in self._exclude}
+        return value or _LEFT_OUT
 
-    def _is_default(self, name: str, value: object) -> bool:
-        if name in self._empty:
-            return value == self._empty[name]
-        if name not in self._defaults:
-            return False
-        default, content = self._defaults[name]
-        return value is default or (
-            content is not None and type(value) is type(default) and canonical(value) == content
-        )
+
+def _is_equal(value: object, default: object, content: bytes | None) -> bool:
+    if content is None or (type(value) in _SCALARS and type(value) is not type(default)):
+        return False
+    return _canonical_or_none(value) == content  # None: the error comes from the whole, which names the argument
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -98,10 +104,10 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         raise TypeError(msg) from error
 
 
-def _canonical_or_none(default: object) -> bytes | None:
-    """A default's canonical bytes, taken now since it may be changed later; None for a sentinel without any."""
+def _canonical_or_none(value: object) -> bytes | None:
+    """Canonical bytes, None for a sentinel without any. A default's are kept, since it may be changed later."""
     try:
-        return canonical(default)
+        return canonical(value)
     except ArgumentError:
         return None
 

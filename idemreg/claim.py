@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from idemreg.ends import (
     crash_end,
@@ -54,9 +54,22 @@ class Claim:
     that took it, without an end is settled as by a crash at once, with a ResourceWarning.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_before",
+        "_holder",
+        "_is_open",
+        "_options",
+        "_pid",
+        "_store",
+        "_store_error",
+        "grant",
+        "result",
+    )
+
     def __init__(self, store: Store, grant: Granted, options: Options) -> None:
         self.result: Any = None
-        self.grant: Final = grant
+        self.grant = grant
         self._store = store
         self._options = options
         self._is_open = True

@@ -31,11 +31,12 @@ class DataclassCodec:
     """Dataclasses and Enums, also inside lists, tuples, sets and dicts. Only the classes named here come back."""
 
     def __init__(self, *classes: type) -> None:
-        self._classes: Final = {one.__qualname__: one for one in classes}
         for one in classes:
-            if not (dataclasses.is_dataclass(one) or issubclass(one, enum.Enum)):
-                msg = f"{one.__qualname__} is neither a dataclass nor an Enum"
+            kind: object = one  # a user's tuple may hold anything
+            if not (isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, enum.Enum))):
+                msg = f"{kind!r} is neither a dataclass nor an Enum class"
                 raise TypeError(msg)
+        self._classes: Final = {one.__qualname__: one for one in classes}
         if len(self._classes) != len(classes):
             msg = "two of the classes have the same qualified name"
             raise TypeError(msg)
@@ -54,6 +55,8 @@ class DataclassCodec:
         return value
 
     def _fields(self, value: Any) -> object:  # noqa: ANN401
+        if isinstance(value, enum.Flag):  # a combination has no name that its class knows
+            return value.value
         if isinstance(value, enum.Enum):
             return value.name
         return [[field.name, self.encode(getattr(value, field.name))] for field in dataclasses.fields(value)]
@@ -73,7 +76,7 @@ class DataclassCodec:
 
     def _instance(self, kind: Any, stored: Any) -> Any:  # noqa: ANN401
         if issubclass(kind, enum.Enum):
-            return kind[stored]
+            return kind(stored) if issubclass(kind, enum.Flag) else kind[stored]
         fields = {name: self.decode(item) for name, item in stored}
         in_init = {field.name for field in dataclasses.fields(kind) if field.init}
         instance = kind(**{name: item for name, item in fields.items() if name in in_init})
@@ -88,7 +91,7 @@ def as_codec(option: object) -> Codec | None:
         return None
     if isinstance(option, type):
         return DataclassCodec(option)
-    if isinstance(option, tuple) and all(isinstance(one, type) for one in option):
+    if isinstance(option, tuple) and option and all(isinstance(one, type) for one in option):
         return DataclassCodec(*option)
     if isinstance(option, Codec):
         return option

@@ -111,7 +111,7 @@ def _storable(word: str) -> str | bytes:
 def _acquire(this: Attempt) -> Claim | Outcome[Any]:
     """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
     try:
-        return drive(acquire(this))
+        return drive(acquire(this, this.store.look(this.wanted)))
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Store
 
-__all__ = ["bounded", "crash_end", "describe", "error_end", "lost_error", "record", "success_end"]
+__all__ = ["bounded", "crash_end", "describe", "error_end", "lost_error", "not_recorded", "record", "success_end"]
 
 ERROR_CHARACTERS: Final = 4_096
 MESSAGE_CHARACTERS: Final = 1_000
@@ -63,21 +63,20 @@ def record(store: Store, end: End, result: object = None) -> Walk[None]:
     `ClaimLostError` where the claim is another's by now. `FinishNotRecordedError` where the store could not write: the
     task then becomes `unknown` as soon as it can.
     """
-    cause: Exception
     try:
         (answer,) = yield Step(store.finish, ([end],))
     except StoreError as error:
-        cause = error
-    else:
-        match answer:
-            case Recorded():
-                return
-            case Lost():
-                raise lost_error(end.task_id)
-            case Unsure():
-                cause = answer.cause
-    yield Step(store.abandon, (not_recorded_end(end, cause),))
-    raise not_recorded_error(end, result) from cause
+        answer = Unsure(error)
+    if not isinstance(answer, Recorded):
+        yield from not_recorded(store, end, answer, result)
+
+
+def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:
+    """Raise what an end that is not stored means to the owner; see `record`."""
+    if isinstance(answer, Lost):
+        raise lost_error(end.task_id)
+    yield Step(store.abandon, (not_recorded_end(end, answer.cause),))
+    raise not_recorded_error(end, result) from answer.cause
 
 
 def not_recorded_end(end: End, cause: BaseException) -> End:

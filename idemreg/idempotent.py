@@ -7,12 +7,11 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
-from idemreg.attempt import Attempt, attempt
+from idemreg.attempt import run
 from idemreg.binding import Binder
 from idemreg.model import Outcome, Task, Wanted
 from idemreg.tagged import canonical, digest
 from idemreg.template import Template, check_task_id
-from idemreg.walk import drive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,13 +65,9 @@ class Recipe(NamedTuple):
         """The claim that a call with these arguments asks for. Raises before anything is stored."""
         bound = self.binder(*args, **kwargs)
         task_id = self.task_id(args, kwargs, bound)
-        return wanted(task_id, self.name, self._content(args, kwargs, bound), self.options)
-
-    def _content(self, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, object]) -> bytes:
-        """The canonical bytes that the checksum covers."""
-        if self.checksum is None:
-            return self.binder.canonical(bound)
-        return canonical(self.checksum(*args, **kwargs))
+        if self.checksum is not None:
+            return wanted(task_id, self.name, canonical(self.checksum(*args, **kwargs)), self.options)
+        return wanted(task_id, self.name, self.binder.canonical(bound), self.options)
 
 
 def wanted(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
@@ -107,8 +102,7 @@ def idempotent(
     recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, options)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        this = Attempt(store, clock, recipe.wanted(args, kwargs), options, args, kwargs)
-        return drive(attempt(this, function, args, kwargs))
+        return run(store, clock, recipe.wanted(args, kwargs), options, function, args, kwargs)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:

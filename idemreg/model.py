@@ -6,7 +6,7 @@ Nothing here touches a file, a lock or a clock. Every Store shares `decide`, so 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import functools
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "decide",
     "may_forget",
     "settled_status",
+    "unpack_policy",
 ]
 
 R = TypeVar("R")
@@ -78,6 +79,8 @@ TRANSITIONS: Mapping[Status | None, frozenset[Status | None]] = {
 class OnCrash(enum.IntEnum):
     """What a claim whose owner died becomes. A larger number is stricter."""
 
+    __hash__ = int.__hash__  # Enum's own is Python code, on the path of every claim through `Policy.pack`
+
     RERUN = 0
     VERIFY = 1
     HOLD = 2
@@ -85,6 +88,8 @@ class OnCrash(enum.IntEnum):
 
 class OnFailure(enum.IntEnum):
     """Whether a failed task may run again by itself."""
+
+    __hash__ = int.__hash__
 
     RETRY = 0
     HOLD = 1
@@ -121,14 +126,16 @@ class Policy(NamedTuple):
     on_failure: OnFailure = OnFailure.RETRY
     max_attempts: int = 10
 
+    @functools.cache  # noqa: B019 - a process has few policies
     def pack(self) -> int:
         """As one integer; the layout is told in schema.sql."""
         return self.max_attempts << 4 | self.on_failure << 2 | self.on_crash
 
-    @classmethod
-    def unpack(cls, packed: int) -> Policy:
-        """From the stored integer; ValueError where no policy packs so."""
-        return cls(OnCrash(packed & 3), OnFailure(packed >> 2 & 1), packed >> 4)
+
+@functools.cache
+def unpack_policy(packed: int) -> Policy:
+    """The policy of a stored integer; a file holds few different ones. ValueError where no policy packs so."""
+    return Policy(OnCrash(packed & 3), OnFailure(packed >> 2 & 3), packed >> 4)
 
 
 class Version(NamedTuple):
@@ -190,8 +197,7 @@ class OwnerInfo(NamedTuple):
         return f"{who}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Generic[R]):
+class Outcome(NamedTuple, Generic[R]):
     """A call with its circumstances. ``replayed`` is true where the job did not run now."""
 
     task_id: str

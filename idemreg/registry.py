@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar, Unpack
 
 from idemreg import manage
-from idemreg.attempt import Attempt, acquire, attempt
+from idemreg.attempt import Attempt, acquire, run
 from idemreg.claim import Claim
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import Checksum, IdempotentFunction, TaskIdSource, Templates, idempotent, job_name, wanted
@@ -121,13 +121,13 @@ class Registry:
         """
         checked = self._options(options)
         request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
-        return drive(attempt(Attempt(self._store, self.clock, request, checked), job, (), {}))
+        return run(self._store, self.clock, request, checked, job, (), {})
 
     def claim(self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]) -> Claim:
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
         checked = self._options({**options, "on_duplicate": "raise"})
         request = wanted(task_id, name, canonical(payload), checked)
-        claim = drive(acquire(Attempt(self._store, self.clock, request, checked)))
+        claim = drive(acquire(Attempt(self._store, self.clock, request, checked), self._store.look(request)))
         assert isinstance(claim, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
         claim.hold()
         return claim

@@ -188,6 +188,9 @@ class CommandOwner(Protocol):
 class Store(Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
 
+    def look(self, wanted: Wanted) -> Answer | None:
+        """What a plain read can answer to a claim; None where only a write can. Takes no lock: duplicates are quick."""
+
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order. What is `Granted` with ``durable`` is on disk when this returns."""
 

@@ -8,6 +8,7 @@ key ``$`` and a list, the tag first:
     {"$":["datetime","2026-11-23T03:00:00",fold,zone]}                           {"$":["timedelta",days,s,us]}
     {"$":["set",[...]]}                          {"$":["path","posix","/a"]}     {"$":["dict",[[key,value],...]]}
 
+A path is posix, windows, pure-posix or pure-windows; a combination of flags stands by its number in place of a name.
 ``zone`` is null (naive), a number of seconds east of UTC, or the key of an IANA zone. A dict whose keys are not all
 text, or that has the key ``$``, is written as pairs, so that no dict of a user can pass for a tag.
 
@@ -25,7 +26,9 @@ refused, with the way to it and the remedy, before the job starts.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined] # not in the stubs
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from idemreg.errors import ArgumentError, ResultError
@@ -33,7 +36,15 @@ from idemreg.errors import ArgumentError, ResultError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_CANONICAL_BYTES", "MAX_RESULT_BYTES", "canonical", "decode_result", "digest", "encode_result"]
+__all__ = [
+    "MAX_CANONICAL_BYTES",
+    "MAX_RESULT_BYTES",
+    "PLAIN_SCALARS",
+    "canonical",
+    "decode_result",
+    "digest",
+    "encode_result",
+]
 
 MAX_CANONICAL_BYTES: Final = 64 * 1_024 * 1_024
 MAX_RESULT_BYTES: Final = 1_024 * 1_024
@@ -42,13 +53,27 @@ MAX_RESULT_BYTES: Final = 1_024 * 1_024
 MAX_DEPTH: Final = 200
 
 TAG: Final = "$"
-_SCALARS: Final = frozenset({str, int, bool, type(None)})
+_TAG_IN_TEXT: Final = '"$"'
+PLAIN_SCALARS: Final = frozenset({str, int, bool, type(None)})
+# Builtins whose subclasses carry a value beside their fields, which no list of fields would tell.
+_VALUES: Final = (dict, list, tuple, str, int, float, complex, bytes, bytearray, set, frozenset)
 _INFINITY: Final = float("inf")
 
-_canonical_json = json.JSONEncoder(
-    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
-).encode
-_result_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False).encode
+
+def _encoder(*, sort_keys: bool) -> Callable[[Any], str]:
+    """Compact JSON without NaN. JSONEncoder makes a C encoder for each call, which costs as much as the encoding."""
+    encoder = json.JSONEncoder(
+        sort_keys=sort_keys, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+    )
+    if c_make_encoder is None:
+        return encoder.encode
+    # As in JSONEncoder.iterencode: markers, default, text, indent, separators, sort_keys, skipkeys, allow_nan.
+    encode = c_make_encoder(None, encoder.default, encode_basestring, None, ":", ",", sort_keys, False, False)  # noqa: FBT003 - C takes no keywords
+    return lambda value: "".join(encode(value, 0))
+
+
+_canonical_json = _encoder(sort_keys=True)
+_result_json = _encoder(sort_keys=False)
 
 
 class _RefusedError(Exception):
@@ -67,10 +92,13 @@ class _RefusedError(Exception):
 # --- canonical bytes --------------------------------------------------------------------------------------------
 
 
-def canonical(value: object) -> bytes:
-    """The canonical bytes of a value; `ArgumentError` where it has none."""
+def canonical(value: object, *, is_plain: bool = False) -> bytes:
+    """The canonical bytes of a value; `ArgumentError` where it has none.
+
+    ``is_plain``: the caller knows that JSON says all of it (a dict by names of `PLAIN_SCALARS`).
+    """
     try:
-        content = _canonical_json(_Tagger(for_arguments=True).tag(value, 0)).encode()
+        content = _canonical_json(value if is_plain or _is_plain(value) else _FOR_ARGUMENTS.tag(value, 0)).encode()
     except _RefusedError as refused:
         raise ArgumentError(refused.tell()) from None
     except (ValueError, RecursionError) as error:  # a lone surrogate; an int beyond the interpreter's digit limit
@@ -84,9 +112,24 @@ def canonical(value: object) -> bytes:
 
 def digest(content: bytes) -> str:
     """SHA-256 as 64 hexadecimal digits."""
-    import hashlib  # noqa: PLC0415 - cached after the first call; keeps `import idemreg` light
-
     return hashlib.sha256(content).hexdigest()
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:  # noqa: ANN401 - any value of a user
+    """Whether JSON says all of the value already. The fast path: most arguments and results never meet a `_Tagger`."""
+    kind = type(value)
+    if kind in PLAIN_SCALARS:
+        return True
+    if depth > MAX_DEPTH:
+        return False
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or key == TAG or not (type(item) in PLAIN_SCALARS or _is_plain(item, depth + 1)):
+                return False
+        return True
+    if kind is list:
+        return all(_is_plain(item, depth + 1) for item in value)
+    return kind is float and -_INFINITY < value < _INFINITY
 
 
 class _Tagger:
@@ -98,7 +141,7 @@ class _Tagger:
     def tag(self, value: Any, depth: int) -> Any:  # noqa: ANN401 - any value of a user
         """The plain form of one value."""
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in PLAIN_SCALARS:
             return value
         if kind is float:
             return value if -_INFINITY < value < _INFINITY else {TAG: ["float", str(value)]}
@@ -159,11 +202,20 @@ class _Tagger:
             if name is None or "|" in name:  # a combination of flags counts by its number
                 return {TAG: ["enum", kind.__qualname__, self.tag(value.value, depth)]}
             return {TAG: ["enum", kind.__qualname__, name]}
-        if dataclasses.is_dataclass(value) and not isinstance(value, (dict, list, tuple, str, int)):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # A plain subclass of a dataclass may hold attributes that the fields do not tell.
+        if "__dataclass_fields__" in vars(kind) and not issubclass(kind, _VALUES):
+            try:
+                fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            except AttributeError as error:
+                msg = f"a field of {_kind_name(kind)} was never set: {error}"
+                raise _RefusedError(msg) from error
             return {TAG: ["dataclass", kind.__qualname__, self._dict(fields, depth)]}
         msg = f"{_kind_name(kind)} has no canonical bytes"
         raise _RefusedError(msg)
+
+
+_FOR_ARGUMENTS: Final = _Tagger(for_arguments=True)
+_FOR_RESULTS: Final = _Tagger(for_arguments=False)
 
 
 def _is_class_instance(value: object) -> bool:
@@ -197,13 +249,14 @@ def _rich_taggers() -> dict[type, Callable[[Any], list[Any]]]:
     if _taggers:
         return _taggers
     from datetime import date, datetime, time, timedelta  # noqa: PLC0415
-    from decimal import Decimal  # noqa: PLC0415
+    from decimal import Context, Decimal  # noqa: PLC0415
     from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath  # noqa: PLC0415
     from uuid import UUID  # noqa: PLC0415
 
+    in_capitals = Context(capitals=1).to_sci_string  # str() follows the thread's own context
     _taggers.update(
         {
-            Decimal: lambda value: ["decimal", str(value)],
+            Decimal: lambda value: ["decimal", in_capitals(value)],
             UUID: lambda value: ["uuid", str(value)],
             date: lambda value: ["date", value.isoformat()],
             time: lambda value: ["time", value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value)],
@@ -245,8 +298,8 @@ def _zone(value: Any) -> str | float | None:  # noqa: ANN401 - a time or datetim
 def encode_result(value: object) -> str:
     """The stored text of a result; `ResultError` where it cannot be stored and come back, or is too large."""
     try:
-        text = _result_json(_Tagger(for_arguments=False).tag(value, 0))
-        size = len(text.encode())
+        text = _result_json(value if _is_plain(value) else _FOR_RESULTS.tag(value, 0))
+        size = len(text) if text.isascii() else len(text.encode())
     except _RefusedError as refused:
         msg = f"the result cannot be stored: {refused.tell()}"
         raise ResultError(msg) from None
@@ -262,8 +315,10 @@ def encode_result(value: object) -> str:
 def decode_result(text: str) -> Any:  # noqa: ANN401 - whatever was stored
     """The value of a stored text; `ResultError` where it is not one. Imports and executes nothing by a stored name."""
     try:
-        return _untag(json.loads(text, parse_constant=_refuse_constant))
-    except (ValueError, TypeError, KeyError, IndexError, ArithmeticError, RecursionError, AttributeError) as error:
+        data = _decode_json(text)
+        return _untag(data) if _TAG_IN_TEXT in text else data
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RuntimeError) as error:
+        # OSError: zoneinfo reads a file; RuntimeError: too deep, or a WindowsPath where there are none.
         msg = "the stored result cannot be read back"
         raise ResultError(msg, hint="The row is damaged, or was written with another codec.") from error
 
@@ -271,6 +326,10 @@ def decode_result(text: str) -> Any:  # noqa: ANN401 - whatever was stored
 def _refuse_constant(name: str) -> NoReturn:
     msg = f"{name} is not JSON"
     raise ValueError(msg)
+
+
+# One decoder for all calls: json.loads makes a new one for each call with an option.
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _untag(data: Any) -> Any:  # noqa: ANN401
@@ -308,11 +367,13 @@ def _decoders() -> dict[str, Callable[..., Any]]:
             "float": lambda text: {"nan": float("nan"), "inf": _INFINITY, "-inf": -_INFINITY}[text],
             "bytes": lambda text: binascii.a2b_base64(text, strict_mode=True),
             "bytearray": lambda text: bytearray(binascii.a2b_base64(text, strict_mode=True)),
-            "tuple": lambda items: tuple(_untag(items)),
-            "set": lambda items: set(_untag(items)),
-            "frozenset": lambda items: frozenset(_untag(items)),
-            "dict": lambda pairs: {_untag(key): _untag(value) for key, value in pairs},
-            "decimal": Decimal,
+            "tuple": lambda items: tuple(_untag(_checked(items, list))),
+            "set": lambda items: set(_untag(_checked(items, list))),
+            "frozenset": lambda items: frozenset(_untag(_checked(items, list))),
+            "dict": lambda pairs: {
+                _untag(key): _untag(value) for key, value in (_checked(pair, list) for pair in _checked(pairs, list))
+            },
+            "decimal": lambda text: Decimal(_checked(text, str)),
             "uuid": UUID,
             "date": date.fromisoformat,
             "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
@@ -322,6 +383,14 @@ def _decoders() -> dict[str, Callable[..., Any]]:
         }
     )
     return _untaggers
+
+
+def _checked(stored: Any, kind: type) -> Any:  # noqa: ANN401 - damaged text may hold anything
+    """A text where a list belongs would be taken apart into letters."""
+    if type(stored) is not kind:
+        msg = f"{kind.__name__} expected, not {type(stored).__name__}"
+        raise TypeError(msg)
+    return stored
 
 
 def _unzone(zone: Any) -> Any:  # noqa: ANN401 - a tzinfo or None

@@ -19,6 +19,12 @@ MAX_TASK_ID_BYTES: Final = 512
 # Control characters, line and paragraph separators, lone surrogates.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
 
+# What str.format understands of a field; a slip in it must show at decoration, not at 03:00.
+_FIELD: Final = re.compile(r"\w+(\.\w+|\[[^\[\]]+\])*")
+
+# Far below the interpreter's limit of digits; larger ones are looked at one by one.
+_SMALL_INT: Final = 2**63
+
 
 def check_task_id(task_id: object) -> str:
     """Give the task_id back if it is one; `TaskIdError` says why it is not."""
@@ -65,17 +71,27 @@ class Template:
         self.literal: Final = literal
         self._head, self._fields = _parse(literal, frozenset(parameters))
         separators = {_separator(after, literal) for _, after in self._fields[:-1]}
-        self._escapes: Final = str.maketrans({one: f"%{ord(one):02X}" for one in separators | {"%"}})
+        # Byte by byte: beyond ASCII the number of a character has more than two digits and would run into what follows.
+        escapes = {one: "".join(f"%{byte:02X}" for byte in one.encode()) for one in separators | {"%"}}
+        self._escapes: Final = str.maketrans(escapes)
+        self._escaped: Final = tuple(escapes)  # looked for first: a translation costs more than all the rest
 
     def render(self, arguments: Mapping[str, object]) -> str:
         """The text for these arguments, to be checked as a task_id. `TaskIdError` names a field that has no text."""
         text = self._head
         for field, after in self._fields:
             value = arguments[field] if field in arguments else _look_up(field, arguments)
-            if type(value) is str and value.isalnum():
-                text += value + after
+            if type(value) is str and value:
+                piece = value
+            elif type(value) is int and -_SMALL_INT < value < _SMALL_INT:
+                piece = str(value)
             else:
-                text += _text_of(value, field).translate(self._escapes) + after
+                piece = _text_of(value, field)
+            for one in self._escaped:
+                if one in piece:
+                    piece = piece.translate(self._escapes)
+                    break
+            text += piece + after
         return text
 
 
@@ -92,6 +108,9 @@ def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[st
             continue
         if spec or conversion:
             msg = f"{{{field}}} in {literal!r} has a format or a conversion, which could give two values one text"
+            raise ValueError(msg)
+        if field and not _FIELD.fullmatch(field):
+            msg = f"{{{field}}} in {literal!r} is no name with .attribute or [index] behind it"
             raise ValueError(msg)
         if re.split(r"[.\[]", field)[0] not in parameters:
             msg = f"{{{field}}} in {literal!r} names no parameter; there are {', '.join(sorted(parameters)) or 'none'}"
@@ -121,6 +140,8 @@ def _look_up(field: str, arguments: Mapping[str, object]) -> object:
 
 def _text_of(value: object, field: str) -> str:
     """The text of a value that has just one; `TaskIdError` for every other."""
+    if type(value) is str and value:  # before the imports, which cost more than all the rest
+        return value
     from datetime import date, datetime  # noqa: PLC0415 - cached; most fields never come here
     from decimal import Decimal  # noqa: PLC0415
     from uuid import UUID  # noqa: PLC0415
@@ -128,7 +149,13 @@ def _text_of(value: object, field: str) -> str:
     if value is None or value == "":
         msg = f"the task_id's field {{{field}}} is {'None' if value is None else 'empty'}"
         raise TaskIdError(msg, hint="A task_id without its key would make different work one task.")
-    if type(value) in (str, int, bool, UUID, Decimal):
+    if type(value) is Decimal and not value.is_finite():
+        msg = f"the task_id's field {{{field}}} is {value}, which is no number"
+        raise TaskIdError(msg)
+    if type(value) is int and value.bit_length() > 8 * MAX_TASK_ID_BYTES:  # also past what str() would refuse
+        msg = f"the task_id's field {{{field}}} is a number of more than {MAX_TASK_ID_BYTES} digits"
+        raise TaskIdError(msg)
+    if type(value) in (int, bool, UUID, Decimal):
         return str(value)
     if isinstance(value, date) and type(value) in (date, datetime):
         return value.isoformat()

@@ -15,7 +15,7 @@ from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError
 from idemreg.model import Liveness, OwnerInfo, Status, may_forget, settled_status
 from idemreg.sqlite import queries, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, changed_under_lock
+from idemreg.sqlite.claiming import Claiming, changed_under_lock, look
 from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
 from idemreg.sqlite.effects import Effects
 from idemreg.sqlite.opening import Opened, Opening
@@ -60,18 +60,17 @@ class SqliteStore:
 
     # --- claim --------------------------------------------------------------------------------------------------
 
-    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
-        """Claim each, in order, in one transaction. What a plain read can answer takes no write lock."""
+    def look(self, wanted: Wanted) -> Answer | None:
+        """What a plain read can answer, with no write lock; None where a row must be written."""
         opened = self._opening.opened()
+        return opened.database.read(look, self._schema.version, opened.owners, wanted)
+
+    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Claim each, in order, in one transaction."""
+        opened = self._opening.opened()
+        if len(wanted) == 1 and (grant := self._claim_new(opened, wanted[0])) is not None:
+            return [grant]
         version = self._schema.version
-
-        def look(connection: Connection) -> list[Answer | None]:
-            claiming = Claiming(connection, version, opened.owners)
-            return [claiming.look(one) for one in wanted]
-
-        seen = [answer for answer in opened.database.read(look) if answer is not None]
-        if len(seen) == len(wanted):
-            return seen
         answers: list[Answer] = []
 
         def claim(connection: Connection) -> None:
@@ -94,6 +93,39 @@ class SqliteStore:
         self._settle_dropped()
         return answers
 
+    def _claim_new(self, opened: Opened, wanted: Wanted) -> Granted | None:
+        """The hot path: a task without a row is claimed by one statement. None where it takes a decision.
+
+        Only where this process's record is stored already, since that would be a second statement.
+        """
+        owners, task_id = opened.owners, wanted.task_id
+        owner = owners.own_id
+        if wanted.owner is not None or owner is None or not owners.is_recorded:
+            return None
+        ground = tasks.Ground(self._schema.version, opened.floor)
+        token = ground.floor + 1
+
+        def insert(connection: Connection) -> bool:
+            if task_id in owners.live:  # of another thread, whose token must stay noted
+                return False
+            owners.live[task_id] = token  # before anybody can see the row
+            faults.point("claim.in-transaction")
+            if tasks.insert(connection, wanted, ground, owner, self._stamp(opened)):
+                return True
+            del owners.live[task_id]
+            return False
+
+        try:
+            inserted = opened.database.write_one(insert, synchronous=FULL if wanted.durable else NORMAL)
+        except BaseException as error:  # noqa: BLE001 - raised again, after the note is taken back
+            if owners.live.get(task_id) == token:
+                del owners.live[task_id]
+            raise _plain(error) from None
+        faults.point("claim.committed")
+        if self._unsettled:
+            self._settle_dropped()
+        return Granted(task_id, token, 1, owner, None, wanted.policy) if inserted else None
+
     @staticmethod
     def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
         """The claims are not (or not surely) stored: whatever row is found of them counts as dropped."""
@@ -108,6 +140,8 @@ class SqliteStore:
         opened = self._opening.of_owner(ends[0].owner)
         if opened is None:  # the claim of a parent process, finished in its forked child
             return [Lost(None) for _ in ends]
+        if len(ends) == 1 and self._finish_new(opened, ends[0]):
+            return [Recorded(ends[0].task_id)]
 
         def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
             answers: list[Recorded | Lost | Unsure] = [self._finish_one(connection, opened, end) for end in ends]
@@ -125,6 +159,28 @@ class SqliteStore:
         self._settle_dropped()
         return answers
 
+    def _finish_new(self, opened: Opened, end: End) -> bool:
+        """The hot path: the success of a first attempt is one statement. False where it takes more, or did nothing."""
+        if end.owner != opened.owners.own_id or not tasks.is_one_statement(end):
+            return False
+
+        def finish(connection: Connection) -> bool:
+            faults.point("finish.in-transaction")
+            return tasks.finish(connection, self._schema.version, end, self._stamp(opened))
+
+        try:
+            finished = opened.database.write_one(finish, synchronous=FULL if end.durable else NORMAL)
+        except CommitUnsureError as error:
+            finished = isinstance(self._read_again(end, error), Recorded)
+            if not finished:
+                raise
+        if finished:
+            faults.point("finish.committed")
+            self._let_go(opened, end)
+            if self._unsettled:
+                self._settle_dropped()
+        return finished
+
     def _finish_one(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if self._finish_in(connection, opened, end):
             return Recorded(end.task_id)
@@ -132,7 +188,7 @@ class SqliteStore:
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> bool:
         tasks.floor(connection, self._schema.version)
-        if not tasks.finish(connection, end, self._stamp(opened)):
+        if not tasks.finish(connection, self._schema.version, end, self._stamp(opened)):
             return False
         opened.owners.ended(connection, end.owner)
         return True
@@ -162,6 +218,8 @@ class SqliteStore:
         A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
         when it is done.
         """
+        if not self._unsettled:
+            return
         with contextlib.suppress(StoreError, IndexError):
             while self._unsettled:
                 end = self._unsettled.popleft()
@@ -210,8 +268,8 @@ class SqliteStore:
         opened = self._opening.opened()
 
         def add(connection: Connection) -> Task:
-            tasks.floor(connection, self._schema.version)
-            tasks.insert(connection, wanted, Status.PENDING, 0, None, self._stamp(opened))
+            ground = tasks.Ground(self._schema.version, tasks.floor(connection, self._schema.version))
+            tasks.insert(connection, wanted, ground, None, self._stamp(opened))
             return self._reread(connection, wanted.task_id)
 
         return opened.database.write(add, synchronous=_synchronous([wanted]))
@@ -240,9 +298,12 @@ class SqliteStore:
     def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """The rows, in order."""
         version = self._schema.version
-        return self._opening.opened().database.read(
-            lambda connection: [tasks.read(connection, version, task_id) for task_id in task_ids]
-        )
+
+        def get(connection: Connection) -> list[Task | None]:
+            tasks.floor(connection, version)
+            return [tasks.read(connection, version, task_id) for task_id in task_ids]
+
+        return self._opening.opened().database.read(get)
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""
@@ -339,7 +400,12 @@ class SqliteStore:
         self._opening.close()
 
     def _stamp(self, opened: Opened) -> tasks.Stamp:
-        return self._clock.wall_us(), (opened.epoch << upkeep.EPOCH_BITS) | self._clock.boot_ms()
+        return self._clock.wall_us(), opened.epoch_bits | self._clock.boot_ms()
+
+
+def _plain(error: BaseException) -> BaseException:
+    """Of a claim it does not matter whether the commit was stored: the job does not start. So its cause tells more."""
+    return error.__cause__ or error if isinstance(error, CommitUnsureError) else error
 
 
 def _synchronous(requests: Sequence[Wanted] | Sequence[End]) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.store import Answer
 
-__all__ = ["Claiming"]
+__all__ = ["Claiming", "changed_under_lock", "look"]
 
 BY_FINDER = "a later claim"
 
@@ -31,24 +31,16 @@ class Claiming(NamedTuple):
     schema_version: int
     owners: Owners
 
-    def look(self, wanted: Wanted) -> Answer | None:
-        """The answer of a plain read; None where a row must be written."""
-        row = tasks.read(self.connection, self.schema_version, wanted.task_id)
-        if row is None:
-            return None
-        decision, owner = self._judge(row, wanted)
-        return _answer(decision, row, owner)
-
     def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
         owner = self.owners.own().id if wanted.owner is None else wanted.owner
-        if tasks.insert(self.connection, wanted, Status.RUNNING, floor + 1, owner, stamp):
+        if tasks.insert(self.connection, wanted, tasks.Ground(self.schema_version, floor), owner, stamp):
             return self._grant(Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy))
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
         if row is None:
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
             raise StoreCorruptError(msg, task_id=wanted.task_id)
-        decision, owner_info = self._judge(row, wanted)
+        decision, owner_info = _judge(self.connection, self.owners, row, wanted)
         if (answer := _answer(decision, row, owner_info)) is not None:
             return answer
         if decision in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
@@ -88,11 +80,21 @@ class Claiming(NamedTuple):
         buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
         return Refused(buried) if failed else Unknown(buried)
 
-    def _judge(self, row: Task, wanted: Wanted) -> tuple[Decision, OwnerInfo | None]:
-        if row.status is not Status.RUNNING:
-            return decide(row, wanted, Liveness.CANNOT_TELL), None
-        owner = self.owners.of(self.connection, row)
-        return decide(row, wanted, owner.liveness), owner
+
+def look(connection: Connection, schema_version: int, owners: Owners, wanted: Wanted) -> Answer | None:
+    """The answer of a plain read; None where a row must be written."""
+    row = tasks.read(connection, schema_version, wanted.task_id)
+    if row is None:
+        return None
+    decision, owner = _judge(connection, owners, row, wanted)
+    return Done(row) if decision is Decision.DONE else _answer(decision, row, owner)
+
+
+def _judge(connection: Connection, owners: Owners, row: Task, wanted: Wanted) -> tuple[Decision, OwnerInfo | None]:
+    if row.status is not Status.RUNNING:
+        return decide(row, wanted, Liveness.CANNOT_TELL), None
+    owner = owners.of(connection, row)
+    return decide(row, wanted, owner.liveness), owner
 
 
 def _answer(decision: Decision, row: Task, owner: OwnerInfo | None) -> Answer | None:

@@ -34,7 +34,8 @@ class Opened:
         self, location: files.Location, lock_file: LockFile, row: upkeep.Registered, clock: Clock, busy_s: float
     ) -> None:
         self.registry_id = row.registry_id
-        self.epoch = row.epoch
+        self.epoch_bits = row.epoch << upkeep.EPOCH_BITS
+        self.floor = row.floor  # as it was at opening; a guess that the statements check
         self.lock_file = lock_file
         self.database = Database(location.database, busy_s=busy_s, clock=clock)
         self.owners = Owners(lock_file, clock)

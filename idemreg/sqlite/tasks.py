@@ -7,11 +7,11 @@ have been lost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import StoreCorruptError, StoreVersionError
 from idemreg.liveness import OwnerRecord
-from idemreg.model import Policy, Status, Task, Verdict
+from idemreg.model import Policy, Status, Task, Verdict, unpack_policy
 
 if TYPE_CHECKING:
     from apsw import Connection
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from idemreg.store import End, Settlement
 
 __all__ = [
+    "Ground",
     "Stamp",
     "claim",
     "finish",
@@ -27,6 +28,7 @@ __all__ = [
     "forget",
     "forget_owner",
     "insert",
+    "is_one_statement",
     "other_owners",
     "owner_record",
     "read",
@@ -36,12 +38,17 @@ __all__ = [
 ]
 
 # Longer results and errors live in a table of their own, so that a page of the tree of tasks holds many tasks.
-INLINE_CHARACTERS: Final = 400
+INLINE_CHARACTERS: Final = 200
 
 COLUMNS: Final = (
     "task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner, policy, keep_ms,"
     " result, error, verdict, settled_by, evidence, is_large"
 )
+
+_RESULT: Final = 11
+_IS_LARGE: Final = 16
+_STATUSES: Final = {int(one): one for one in Status}
+_VERDICTS: Final = {None: None} | {int(one): one for one in Verdict}
 
 _VERSION: Final = "(SELECT floor FROM idempotent_registry WHERE schema_version = ?)"
 
@@ -49,34 +56,34 @@ _VERSION: Final = "(SELECT floor FROM idempotent_registry WHERE schema_version =
 Stamp = tuple[int, int]
 
 
+_READ: Final = f"SELECT {COLUMNS}, {_VERSION} FROM idempotent_log WHERE task_id = ?"  # noqa: S608 - constants
+
+
 def read(connection: Connection, schema_version: int, task_id: str) -> Task | None:
-    """The row, with its large values. Checks in the same statement that this code may read it."""
-    row = connection.execute(
-        f"SELECT {COLUMNS}, {_VERSION} FROM idempotent_log WHERE task_id = ?",  # noqa: S608 - constants of this file
-        (schema_version, task_id),
-    ).fetchone()
+    """The row, with its large values. Checks in the same statement that this code may read it.
+
+    A row that is not there has no version to check: who acts on that (a claim does) checks the version where it acts.
+    """
+    row = connection.execute(_READ, (schema_version, task_id)).fetchone()
     if row is None:
-        floor(connection, schema_version)
         return None
     if row[-1] is None:
         raise _newer_schema()
-    return to_task(connection, row[:-1])
+    return to_task(connection, row)
 
 
 def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
-    """A row of `COLUMNS` as a Task."""
-    *fields, is_large = row
+    """A row that begins with `COLUMNS` as a Task."""
+    result, error = row[_RESULT], row[_RESULT + 1]
+    if row[_IS_LARGE]:
+        result, error = _read_large(connection, row[0])
     try:
-        fields[1] = Status(fields[1])
-        fields[9] = Policy.unpack(fields[9])
-        if fields[13] is not None:
-            fields[13] = Verdict(fields[13])
-    except ValueError as error:
-        msg = f"the row of task {fields[0]!r} holds a value that no idemreg writes: {error}"
-        raise StoreCorruptError(msg, task_id=fields[0]) from error
-    if is_large:
-        fields[11:13] = _read_large(connection, fields[0])
-    return Task._make(fields)
+        # By tables and slices: this is on the path of every duplicate.
+        fields = (row[0], _STATUSES[row[1]], *row[2:9], unpack_policy(row[9]), row[10], result, error)
+        return Task._make((*fields, _VERDICTS[row[13]], row[14], row[15]))
+    except (ValueError, LookupError) as broken:
+        msg = f"the row of task {row[0]!r} holds a value that no idemreg writes: {broken}"
+        raise StoreCorruptError(msg, task_id=row[0]) from broken
 
 
 def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str | None]:
@@ -102,15 +109,27 @@ def _newer_schema() -> StoreVersionError:
 # --- claim ------------------------------------------------------------------------------------------------------
 
 
-def insert(connection: Connection, wanted: Wanted, status: Status, token: int, owner: int | None, stamp: Stamp) -> bool:
-    """none -> running, or none -> pending. False where the task has a row."""
-    attempt = 1 if status is Status.RUNNING else 0
+class Ground(NamedTuple):
+    """What an insert stands on: the schema that this code knows, and the token floor that it was read with."""
+
+    schema_version: int
+    floor: int
+
+
+def insert(connection: Connection, wanted: Wanted, ground: Ground, owner: int | None, stamp: Stamp) -> bool:
+    """none -> running, with the first token above the floor; or none -> pending, where there is no ``owner``.
+
+    False where the task has a row, or the ground has shifted (a migration, a `forget`): the statement checks both
+    itself, so that it may be a transaction of its own.
+    """
+    status, token, attempt = (0, 0, 0) if owner is None else (3, ground.floor + 1, 1)
     connection.execute(
         "INSERT INTO idempotent_log (task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner,"
-        " policy, keep_ms, is_large) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
+        " policy, keep_ms, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0 FROM idempotent_registry"
+        " WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING",
         (
             wanted.task_id,
-            int(status),
+            status,
             wanted.checksum,
             *stamp,
             wanted.name,
@@ -119,6 +138,7 @@ def insert(connection: Connection, wanted: Wanted, status: Status, token: int, o
             owner,
             wanted.policy.pack(),
             wanted.keep_ms,
+            *ground,
         ),
     )
     return connection.changes() == 1
@@ -156,12 +176,21 @@ def claim(
 # --- finish and settle ------------------------------------------------------------------------------------------
 
 
-def finish(connection: Connection, end: End, stamp: Stamp) -> bool:
-    """running -> succeeded, failed, unknown, or back. False where the claim is not this owner's any more."""
+def is_one_statement(end: End) -> bool:
+    """Whether `finish` writes one statement only: the first attempt's success with a small result, the hot path."""
+    return end.status is Status.SUCCEEDED and end.attempt <= 1 and not _is_large(end.result, end.error)
+
+
+def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
+    """running -> succeeded, failed, unknown, or back.
+
+    False where the claim is not this owner's any more, or this code must not write the file's schema.
+    """
     is_large = _is_large(end.result, end.error)
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, attempt = ?, owner = NULL, result = ?,"
-        " error = ?, is_large = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3",
+        " error = ?, is_large = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
+        " AND (SELECT schema_version FROM idempotent_registry) = ?",
         (
             int(end.status),
             *stamp,
@@ -172,11 +201,13 @@ def finish(connection: Connection, end: End, stamp: Stamp) -> bool:
             end.task_id,
             end.token,
             end.owner,
+            schema_version,
         ),
     )
     if connection.changes() != 1:
         return False
-    _write_large(connection, end.task_id, end.result, end.error, is_large=is_large, is_new=end.attempt <= 1)
+    if not is_one_statement(end):
+        _write_large(connection, end.task_id, end.result, end.error, is_large=is_large)
     return True
 
 
@@ -205,7 +236,7 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     )
     if connection.changes() != 1:
         return False
-    _write_large(connection, row.task_id, result, error, is_large=is_large, is_new=False)
+    _write_large(connection, row.task_id, result, error, is_large=is_large)
     return True
 
 
@@ -214,7 +245,7 @@ def _is_large(result: str | None, error: str | None) -> bool:
 
 
 def _write_large(
-    connection: Connection, task_id: str, result: str | None, error: str | None, *, is_large: bool, is_new: bool
+    connection: Connection, task_id: str, result: str | None, error: str | None, *, is_large: bool
 ) -> None:
     if is_large:
         connection.execute(
@@ -222,7 +253,7 @@ def _write_large(
             " ON CONFLICT DO UPDATE SET result = excluded.result, error = excluded.error",
             (task_id, result, error),
         )
-    elif not is_new:  # a first attempt has nothing to remove, and is the hot path
+    else:
         connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task_id,))
 
 

@@ -1,0 +1,268 @@
+"""Arguments are bound as Python binds them, and what does not count is not in the canonical bytes."""
+
+from __future__ import annotations
+
+import functools
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from idemreg.binding import Binder
+from idemreg.errors import ArgumentError
+from idemreg.tagged import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+MISSING = object()
+
+
+def nothing() -> Any:
+    return locals()
+
+
+def plain(a: Any, b: Any = 2) -> Any:
+    return locals()
+
+
+def every(a: Any, b: Any = 2, /, c: Any = 3, *rest: Any, d: Any, e: Any = 5, **more: Any) -> Any:
+    return locals()
+
+
+def keywords(*, a: Any, b: Any = None) -> Any:
+    return locals()
+
+
+def names(self: Any, bind: Any, _defaults: Any = 1, args: Any = 2, kwargs: Any = 3) -> Any:
+    return locals()
+
+
+async def later(a: Any, b: Any = 2) -> None: ...
+
+
+FUNCTIONS: list[Callable[..., Any]] = [nothing, plain, every, keywords, names, lambda x, y=1: locals()]
+
+
+@given(
+    st.sampled_from(FUNCTIONS),
+    st.lists(st.integers(), max_size=5),
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c", "d", "e", "self", "bind", "args", "x", "more"]), st.integers(), max_size=4
+    ),
+)
+def test_binding_is_what_python_does(function: Callable[..., Any], args: list[int], kwargs: dict[str, int]) -> None:
+    """Every call is bound, or refused with a TypeError, exactly as Python itself binds it."""
+    binder = Binder(function)
+    try:
+        expected = function(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(TypeError):
+            binder(*args, **kwargs)
+    else:
+        assert binder(*args, **kwargs) == expected
+
+
+def test_a_coroutine_function_is_bound_and_not_called() -> None:
+    """Binding the arguments of an async job makes no coroutine."""
+    assert Binder(later)(1) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3), {}), ((1,), {"a": 1}), ((1,), {"z": 1})])
+def test_a_bad_call_names_the_function(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The TypeError of a bad call reads as Python's own, with the user's function in it."""
+    with pytest.raises(TypeError) as expected:
+        plain(*args, **kwargs)
+    with pytest.raises(TypeError) as caught:
+        Binder(plain)(*args, **kwargs)
+    assert str(caught.value) == str(expected.value)
+
+
+def test_defaults_are_the_very_objects() -> None:
+    """A default is handed on by identity, as Python does."""
+    shared: list[int] = []
+
+    def job(a: Any = shared, *, b: Any = MISSING) -> None: ...
+
+    assert Binder(job)()["a"] is shared
+    assert Binder(job)()["b"] is MISSING
+
+
+def test_a_wrapped_function_keeps_its_parameters() -> None:
+    """A function behind functools.wraps is bound by the signature that it shows."""
+
+    @functools.wraps(plain)
+    def wrapper(*args: Any, **kwargs: Any) -> None: ...
+
+    assert Binder(wrapper)(1) == {"a": 1, "b": 2}
+
+
+# --- canonical bytes ----------------------------------------------------------------------------------------------
+
+
+def content(
+    function: Callable[..., Any], *args: Any, exclude: tuple[str, ...] = ("self", "cls"), **kwargs: Any
+) -> bytes:
+    binder = Binder(function, exclude)
+    return binder.canonical(binder(*args, **kwargs))
+
+
+def test_the_bytes_are_those_of_a_dict_of_the_arguments() -> None:
+    """Anyone can compute the checksum from the arguments by name."""
+    assert content(plain, 1, 3) == canonical({"a": 1, "b": 3})
+    assert content(every, 1, 9, 8, 7, d=6, x=5) == canonical(
+        {"a": 1, "b": 9, "c": 8, "rest": [7], "d": 6, "more": {"x": 5}}
+    )
+
+
+def test_how_an_argument_is_given_does_not_count() -> None:
+    """Positional or by keyword, a call is the same call."""
+    assert content(plain, 1, 3) == content(plain, b=3, a=1)
+
+
+def test_an_added_optional_parameter_changes_nothing() -> None:
+    """A redelivery to a newer version of the function has the checksum that it had."""
+
+    def newer(a: Any, *rest: Any, b: Any = 2, c: Any = (), **more: Any) -> None: ...
+
+    assert content(newer, 1) == content(plain, 1) == canonical({"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("default", "equal"),
+    [
+        (None, None),
+        (2, 2),
+        ((), []),
+        ([], ()),
+        ((1, "a"), [1, "a"]),
+        ({"a": 1}, {"a": 1}),
+        (frozenset(), set()),
+        (b"", bytearray()),
+    ],
+    ids=repr,
+)
+def test_an_argument_equal_to_its_default_is_left_out(default: object, equal: object) -> None:
+    """Giving the default's value counts as giving nothing; equal means equal canonical bytes."""
+
+    def job(a: object = default) -> None: ...
+
+    assert content(job, equal) == content(job) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("default", "other"),
+    [(1, True), (1, 1.0), (0.0, -0.0), (None, 0), (None, ""), ((), set()), (Decimal(1), Decimal("1.0")), ("a", b"a")],
+    ids=repr,
+)
+def test_an_argument_like_its_default_counts(default: object, other: object) -> None:
+    """What Python calls equal but is written otherwise is another argument."""
+
+    def job(a: object = default) -> None: ...
+
+    assert content(job, other) == canonical({"a": other})
+
+
+def test_a_default_that_was_changed_later_still_counts_as_it_was() -> None:
+    """A mutable default is written down at decoration, so a later change moves no checksum."""
+    shared: list[int] = []
+
+    def job(a: Any = shared) -> None: ...
+
+    binder = Binder(job)
+    shared.append(1)
+    assert binder.canonical(binder()) == b"{}"
+    assert binder.canonical(binder([])) == b"{}"
+    assert binder.canonical(binder([1])) == canonical({"a": [1]})
+
+
+def test_a_sentinel_default_counts_by_identity() -> None:
+    """A default without canonical bytes is left out when it is that object, and refused when it is another."""
+
+    def job(a: Any = MISSING) -> None: ...
+
+    assert content(job) == b"{}"
+    assert content(job, None) == canonical({"a": None})
+    with pytest.raises(ArgumentError):
+        content(job, object())
+
+
+@pytest.mark.parametrize("default", [None, [], [0], MISSING], ids=repr)
+def test_a_refused_argument_is_named(default: object) -> None:
+    """The error leads from the argument's name to the value, whatever the default is."""
+
+    def job(order: object = default) -> None: ...
+
+    with pytest.raises(ArgumentError) as caught:
+        content(job, [object()])
+    assert "order[0]" in caught.value.message
+
+
+# --- exclude ------------------------------------------------------------------------------------------------------
+
+
+def test_self_and_cls_are_left_out() -> None:
+    """A method's object needs no canonical bytes, and another object is no other call."""
+
+    def method(self: Any, a: Any) -> None: ...
+    def class_method(cls: Any, a: Any) -> None: ...
+
+    assert content(method, object(), 1) == content(class_method, int, 1) == canonical({"a": 1})
+
+
+def test_excluded_arguments_do_not_count() -> None:
+    """A connection or a host's own object is named in exclude= and never written."""
+
+    def job(a: Any, connection: Any = None) -> None: ...
+
+    assert content(job, 1, object(), exclude=("connection",)) == canonical({"a": 1})
+
+
+def test_an_injected_keyword_is_left_out_of_the_rest() -> None:
+    """What a queue injects through **kwargs is excluded by its name, and the rest still counts."""
+
+    def job(a: Any, **more: Any) -> None: ...
+
+    assert content(job, 1, task=object(), exclude=("task",)) == canonical({"a": 1})
+    assert content(job, 1, task=object(), b=2, exclude=("task",)) == canonical({"a": 1, "more": {"b": 2}})
+
+
+def test_bound_arguments_are_left_as_they_are() -> None:
+    """Computing the bytes takes nothing out of what the job will see."""
+
+    def job(**more: Any) -> None: ...
+
+    binder = Binder(job, ("task",))
+    bound = binder(task=1, a=2)
+    binder.canonical(bound)
+    assert bound == {"more": {"task": 1, "a": 2}}
+
+
+def test_an_unknown_name_in_exclude_is_refused() -> None:
+    """A slip in exclude= shows at decoration, where the function takes no such keyword."""
+    with pytest.raises(ValueError):
+        Binder(plain, ("conection",))
+
+
+# --- what is no job -----------------------------------------------------------------------------------------------
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+async def async_generator() -> AsyncIterator[int]:
+    yield 1
+
+
+class Class:
+    pass
+
+
+@pytest.mark.parametrize("function", [generator, async_generator, Class, int, type, 7, None], ids=repr)
+def test_what_is_no_job_is_refused(function: Any) -> None:
+    """Generators, classes and what cannot be called are refused at decoration."""
+    with pytest.raises(TypeError):
+        Binder(function)
