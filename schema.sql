@@ -30,7 +30,8 @@ CREATE TABLE idempotent_registry (
 CREATE TABLE idempotent_log (
     task_id    TEXT    NOT NULL PRIMARY KEY,
     status     INTEGER NOT NULL,        -- 0 pending, 1 succeeded, 2 failed, 3 running, 4 unknown, 5 skipped, 6 cancelled
-    checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits
+    checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits; all
+                                        -- zeros = released before anything ran: the next claim says what it belongs to
     updated_at INTEGER NOT NULL,        -- microseconds since the epoch by the wall clock; for people, decides nothing
     boot_stamp INTEGER NOT NULL,        -- (boot epoch << 40) | milliseconds since that boot; the age that `purge` trusts
     name       TEXT    NOT NULL,        -- the job the task belongs to; another job's call is a mismatch

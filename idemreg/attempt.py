@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from idemreg import faults
 from idemreg.claim import Claim, current
 from idemreg.codec import load_result, store_result
-from idemreg.ends import bounded, describe, lost_error, not_recorded, record, success_end
+from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, record, success_end
 from idemreg.errors import (
     ChecksumMismatchError,
     ClaimLostError,
@@ -38,6 +38,9 @@ R = TypeVar("R")
 
 EVIDENCE_CHARACTERS = 4_096
 BY_HOOK = "verify hook"
+
+# What a verify hook may say; the other verdicts are an operator's.
+_BRIEF = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
 
 
 class Attempt(NamedTuple):
@@ -226,19 +229,23 @@ def _verify(this: Attempt, grant: Granted) -> Walk[None]:
     """
     hook = this.options.verify
     failure: BaseException | None = None
-    verified = Verified(Verdict.CANNOT_TELL)
     try:
         args = (grant.prior, *this.verify_args)
         verified = _as_verified((yield Step(_apply, (hook, args, this.verify_kwargs), is_user_code=True)))
+        settlement = _settlement(this, grant, verified)
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
-        verified = Verified(Verdict.CANNOT_TELL, evidence=describe(error))
-    answer = yield Step(this.store.settle, (grant.task_id, _settlement(this, grant, verified)))
+        settlement = _settlement(this, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
+    try:
+        answer = yield Step(this.store.settle, (grant.task_id, settlement))
+    except BaseException as error:  # nor by one whose answer could not be stored
+        yield Step(this.store.abandon, (crash_end(grant, this.options, describe(error)),))
+        raise
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     if isinstance(answer, Lost):
         raise lost_error(grant.task_id)
-    if verified.verdict is Verdict.CANNOT_TELL:
+    if settlement.verdict is Verdict.CANNOT_TELL:
         unknown = _unknown_error(answer)
         unknown.retryable = True  # the next call asks the hook again
         raise unknown from failure
@@ -246,15 +253,14 @@ def _verify(this: Attempt, grant: Granted) -> Walk[None]:
 
 def _as_verified(answer: object) -> Verified:
     """A hook may answer briefly: True for happened, False for did not happen, None for cannot tell, or a Verdict."""
-    if isinstance(answer, Verified):
-        return answer
-    if isinstance(answer, Verdict):
-        return Verified(answer)
-    if answer is None or isinstance(answer, bool):
-        verdicts = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
-        return Verified(verdicts[answer])
-    msg = f"a verify hook answers with Verified, Verdict, True, False or None, not {type(answer).__name__}"
-    raise TypeError(msg)
+    verified = answer if isinstance(answer, Verified) else Verified(cast("Verdict", answer))
+    verdict: object = verified.verdict
+    if verdict is None or isinstance(verdict, bool):
+        return verified._replace(verdict=_BRIEF[verdict])
+    if not isinstance(verdict, Verdict) or verdict not in _BRIEF.values():  # 1 equals HAPPENED
+        msg = f"a verify hook says happened, did-not-happen or cannot-tell, or True, False or None, not {verdict!r}"
+        raise TypeError(msg)
+    return verified
 
 
 def _settlement(this: Attempt, grant: Granted, verified: Verified) -> Settlement:

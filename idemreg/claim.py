@@ -19,7 +19,7 @@ from idemreg.ends import (
     record,
     success_end,
 )
-from idemreg.errors import ResultError, StoreError
+from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
 from idemreg.store import End, Lost, Unsure
 from idemreg.walk import drive
 
@@ -200,8 +200,13 @@ class Claim:
             return
         if error is None:
             self.succeed(self.result)
-        else:
+            return
+        try:
             self.fail(error)
+        except (ClaimLostError, FinishNotRecordedError) as problem:
+            if isinstance(error, Exception):
+                raise
+            error.add_note(f"idemreg: {problem}")  # an interruption goes on its way whatever the store says
 
     def hold(self) -> None:
         """From now on the calling thread holds the claim: it is dropped should that thread end."""

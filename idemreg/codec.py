@@ -7,7 +7,7 @@ import enum
 from typing import Any, Final, Protocol, runtime_checkable
 
 from idemreg.errors import ResultError
-from idemreg.tagged import decode_result, encode_result
+from idemreg.tagged import decode_result, encode_result, is_plain_dataclass
 
 __all__ = ["Codec", "DataclassCodec", "as_codec", "load_result", "store_result"]
 
@@ -33,8 +33,8 @@ class DataclassCodec:
     def __init__(self, *classes: type) -> None:
         for one in classes:
             kind: object = one  # a user's tuple may hold anything
-            if not (isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, enum.Enum))):
-                msg = f"{kind!r} is neither a dataclass nor an Enum class"
+            if not (isinstance(kind, type) and (is_plain_dataclass(kind) or issubclass(kind, enum.Enum))):
+                msg = f"{kind!r} is neither a dataclass, whose fields tell all of it, nor an Enum class"
                 raise TypeError(msg)
         self._classes: Final = {one.__qualname__: one for one in classes}
         if len(self._classes) != len(classes):
@@ -80,8 +80,8 @@ class DataclassCodec:
         fields = {name: self.decode(item) for name, item in stored}
         in_init = {field.name for field in dataclasses.fields(kind) if field.init}
         instance = kind(**{name: item for name, item in fields.items() if name in in_init})
-        for name in fields.keys() - in_init:
-            object.__setattr__(instance, name, fields[name])
+        for name, item in fields.items():  # also what __post_init__ made of them: it has been applied already
+            object.__setattr__(instance, name, item)
         return instance
 
 

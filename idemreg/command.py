@@ -86,7 +86,7 @@ def run_command(
     hook = None if verify is None else _verifier(store, verify)
     checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
     content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
-    request = wanted(task_id, os.path.basename(argv[0]) if name is None else name, content, checked)
+    request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
     owner = store.own_byte()
     try:
         this = Attempt(store, registry.clock, request._replace(owner=owner.id), checked)
@@ -97,6 +97,11 @@ def run_command(
             return _run(this, claim, argv, owner, signals, _Codes(unknown_on, release_on), (stdout, stderr))
     finally:
         owner.close()
+
+
+def _name(command: str) -> str:
+    """The command's base name as text, whatever bytes it has."""
+    return os.fsencode(os.path.basename(command)).decode("utf-8", "backslashreplace")
 
 
 def _storable(word: str) -> str | bytes:

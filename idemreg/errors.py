@@ -116,7 +116,7 @@ class TaskUnknownError(IdemregError):
 
     code = "unknown"
     exit_code = 76
-    hint = "Find out whether it happened, then: idemreg resolve TASK_ID happened | did-not-happen"
+    hint = "Find out whether it happened, then: idemreg resolve TASK_ID happened (or did-not-happen)"
     task: Task | None = None
 
 

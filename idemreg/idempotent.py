@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from idemreg.attempt import run
 from idemreg.binding import Binder
-from idemreg.model import Outcome, Task, Wanted
+from idemreg.errors import ChecksumMismatchError
+from idemreg.model import NO_CHECKSUM, Outcome, Task, Wanted
 from idemreg.tagged import canonical, digest
 from idemreg.template import Template, check_task_id
 
@@ -20,10 +21,22 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Store
 
-__all__ = ["Checksum", "IdempotentFunction", "TaskIdSource", "Templates", "idempotent", "job_name", "wanted"]
+__all__ = [
+    "Checksum",
+    "IdempotentFunction",
+    "TaskIdSource",
+    "Templates",
+    "add_task",
+    "idempotent",
+    "job_name",
+    "wanted",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")  # of a method: what is left behind self
+S = TypeVar("S")
+T = TypeVar("T")
 
 TaskIdSource = str | Callable[..., str]
 Checksum = Callable[..., object]
@@ -38,6 +51,14 @@ class IdempotentFunction(Protocol[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the job once, or return what it returned before."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: IdempotentFunction[Concatenate[S, Q], T], instance: S, owner: type | None = None, /
+    ) -> Callable[Q, T]: ...
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
         """The call with its circumstances."""
@@ -83,6 +104,15 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
     )
 
 
+def add_task(store: Store, request: Wanted) -> Task:
+    """Make sure that the task has a row, `pending` where it is new. `ChecksumMismatchError` where it has another's."""
+    task = store.add(request)
+    if task.checksum != NO_CHECKSUM and (task.name, task.checksum) != (request.name, request.checksum):
+        msg = f"task {request.task_id!r} exists, for another job or other arguments"
+        raise ChecksumMismatchError(msg, task_id=request.task_id)
+    return task
+
+
 def idempotent(
     function: Callable[P, R],
     source: TaskIdSource,
@@ -116,7 +146,7 @@ def idempotent(
         return row
 
     def add(*args: P.args, **kwargs: P.kwargs) -> Task:
-        return store.add(recipe.wanted(args, kwargs))
+        return add_task(store, recipe.wanted(args, kwargs))
 
     # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
     decorated = cast("Any", wrapper)

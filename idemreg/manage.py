@@ -1,4 +1,4 @@
-"""What an operator does to a task without running it: add, skip, cancel, retry, resolve, forget."""
+"""What an operator does to a task without running it: skip, cancel, retry, resolve, forget."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Literal
 
 from idemreg.codec import store_result
 from idemreg.ends import bounded
-from idemreg.errors import ChecksumMismatchError, TransitionError
+from idemreg.errors import TransitionError
 from idemreg.model import Verdict
 from idemreg.store import Lost, Settlement
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Task
     from idemreg.store import Store
 
-__all__ = ["ResolveVerdict", "add", "forget", "resolve", "settle"]
+__all__ = ["ResolveVerdict", "forget", "resolve", "settle"]
 
 ResolveVerdict = Literal["happened", "did-not-happen", "cannot-tell"]
 
@@ -33,15 +33,6 @@ _NEEDS = {
     Verdict.SKIPPED: "only a pending task can be skipped",
     Verdict.CANCELLED: "only a pending, failed or unknown task can be cancelled",
 }
-
-
-def add(store: Store, wanted: Wanted) -> Task:
-    """Make sure that the task has a row, `pending` where it is new. `ChecksumMismatchError` where it has another's."""
-    task = store.add(wanted)
-    if (task.name, task.checksum) != (wanted.name, wanted.checksum):
-        msg = f"task {wanted.task_id!r} exists, for another job or other arguments"
-        raise ChecksumMismatchError(msg, task_id=wanted.task_id)
-    return task
 
 
 def resolve(

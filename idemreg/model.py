@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FINAL",
     "MAX_ATTEMPTS_LIMIT",
+    "NO_CHECKSUM",
     "TRANSITIONS",
     "Decision",
     "Liveness",
@@ -38,6 +39,11 @@ R = TypeVar("R")
 
 # The stored policy keeps max_attempts in the bits above the fourth; a million tries of one task is a bound, not a plan.
 MAX_ATTEMPTS_LIMIT = 1_000_000
+
+
+# Of a row that was claimed and released before anything ran, where there had been no row: it binds nobody, so that a
+# corrected call may follow a mistyped one. It keeps the token, which must not be given again.
+NO_CHECKSUM: Final = "0" * 64
 
 
 class Status(enum.IntEnum):
@@ -64,7 +70,8 @@ TRANSITIONS: Mapping[Status | None, frozenset[Status | None]] = {
     None: frozenset({Status.PENDING, Status.RUNNING}),
     Status.PENDING: frozenset({Status.RUNNING, Status.SKIPPED, Status.CANCELLED, None}),
     Status.RUNNING: frozenset(
-        {Status.SUCCEEDED, Status.FAILED, Status.PENDING, Status.UNKNOWN, Status.RUNNING, None}  # None: by force
+        # The last two only with a dead owner, when the row counts as unknown; none by force.
+        {Status.SUCCEEDED, Status.FAILED, Status.PENDING, Status.UNKNOWN, Status.RUNNING, Status.CANCELLED, None}
     ),
     Status.FAILED: frozenset({Status.RUNNING, Status.CANCELLED, Status.FAILED, None}),  # to itself: retry
     Status.UNKNOWN: frozenset(
@@ -241,7 +248,7 @@ def decide(row: Task | None, wanted: Wanted, liveness: Liveness) -> Decision:
     """Decide a claim. Pure: the row, what is wanted, and whether the row's owner lives (read for running rows only)."""
     if row is None:
         return Decision.INSERT
-    if row.name != wanted.name or row.checksum != wanted.checksum:
+    if row.checksum != NO_CHECKSUM and (row.name != wanted.name or row.checksum != wanted.checksum):
         return Decision.MISMATCH
     match row.status:
         case Status.PENDING:

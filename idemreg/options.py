@@ -69,6 +69,9 @@ class Options(NamedTuple):
     @classmethod
     def of(cls, options: CallOptions, durability: Durability) -> Options:
         """Check what the caller gave; ValueError or TypeError name the option."""
+        if unknown := options.keys() - CallOptions.__annotations__.keys():
+            msg = f"there is no option {', '.join(sorted(unknown))}"
+            raise TypeError(msg)
         verify: object = options.get("verify")
         on_crash = _choice(options, "on_crash", "hold", {one.name.lower(): one for one in OnCrash})
         on_failure = _choice(options, "on_failure", "retry", {one.name.lower(): one for one in OnFailure})

@@ -8,7 +8,16 @@ from idemreg import manage
 from idemreg.attempt import Attempt, acquire, run
 from idemreg.claim import Claim
 from idemreg.clock import Clock, seconds
-from idemreg.idempotent import Checksum, IdempotentFunction, TaskIdSource, Templates, idempotent, job_name, wanted
+from idemreg.idempotent import (
+    Checksum,
+    IdempotentFunction,
+    TaskIdSource,
+    Templates,
+    add_task,
+    idempotent,
+    job_name,
+    wanted,
+)
 from idemreg.model import Verdict
 from idemreg.options import CallOptions, Durability, Options, is_durable
 from idemreg.sqlite.backend import SqliteStore
@@ -92,8 +101,7 @@ class Registry:
         checked = self._options(options)
 
         def decorate(function: Callable[P, R]) -> IdempotentFunction[P, R]:
-            self._templates.claim(task_id, function)
-            return idempotent(
+            job = idempotent(
                 function,
                 task_id,
                 store=self._store,
@@ -103,6 +111,8 @@ class Registry:
                 checksum=checksum,
                 options=checked,
             )
+            self._templates.claim(task_id, function)  # last: a function that was refused keeps none
+            return job
 
         return decorate
 
@@ -159,7 +169,7 @@ class Registry:
 
     def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
         """Make sure that the task has a row, `pending` where it is new."""
-        return manage.add(self._store, wanted(task_id, name, canonical(payload), self._options({})))
+        return add_task(self._store, wanted(task_id, name, canonical(payload), self._options({})))
 
     def resolve(
         self,

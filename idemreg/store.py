@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from idemreg.model import Status
+from idemreg.model import NO_CHECKSUM, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,10 @@ Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Un
 
 
 class End(NamedTuple):
-    """The owner's own end of its claim: what its row becomes. ``attempt`` is what it counts from now on."""
+    """The owner's own end of its claim: what its row becomes. ``attempt`` is what it counts from now on.
+
+    ``was_absent``: there was no row before the claim, so the row that stays binds nobody to a job or to arguments.
+    """
 
     task_id: str
     token: int
@@ -109,17 +112,26 @@ class End(NamedTuple):
     result: str | None = None
     error: str | None = None
     durable: bool = True
+    verdict: Verdict | None = None  # of the row before a claim that is released: a `retry` that was not used
+    was_absent: bool = False
 
     @classmethod
     def release(cls, claim: Granted, *, durable: bool = True) -> End:
-        """Put the task back as it was before ``claim``: failed stays failed, with its error; all else is pending."""
+        """Put the task back as it was before ``claim``: failed stays failed, as it was; all else is pending."""
         prior = claim.prior
         attempt = claim.attempt - 1
         if prior is not None and prior.status is Status.FAILED:
-            return cls(
-                claim.task_id, claim.token, claim.owner, prior.status, attempt, prior.result, prior.error, durable
-            )
-        return cls(claim.task_id, claim.token, claim.owner, Status.PENDING, attempt, durable=durable)
+            end = cls(claim.task_id, claim.token, claim.owner, prior.status, attempt, prior.result, prior.error)
+            return end._replace(durable=durable, verdict=prior.verdict)
+        return cls(
+            claim.task_id,
+            claim.token,
+            claim.owner,
+            Status.PENDING,
+            attempt,
+            durable=durable,
+            was_absent=prior is None or prior.checksum == NO_CHECKSUM,
+        )
 
 
 class Recorded(NamedTuple):

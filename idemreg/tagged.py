@@ -26,6 +26,7 @@ refused, with the way to it and the remedy, before the job starts.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined] # not in the stubs
@@ -44,13 +45,15 @@ __all__ = [
     "decode_result",
     "digest",
     "encode_result",
+    "is_plain_dataclass",
 ]
 
 MAX_CANONICAL_BYTES: Final = 64 * 1_024 * 1_024
 MAX_RESULT_BYTES: Final = 1_024 * 1_024
 
-# Deeper than any payload of people, and far from the interpreter's own limit.
-MAX_DEPTH: Final = 200
+# Deeper than any payload of people. Reading takes up to four frames a level, and a caller deep inside a framework must
+# be able to read what one at the top stored.
+MAX_DEPTH: Final = 100
 
 TAG: Final = "$"
 _TAG_IN_TEXT: Final = '"$"'
@@ -160,9 +163,7 @@ class _Tagger:
         pairs = [
             [self._step(" key", key, depth), self._step(f"[{_short(key)}]", item, depth)] for key, item in value.items()
         ]
-        if self._for_arguments:
-            pairs.sort(key=lambda pair: _canonical_json(pair[0]))
-        return {TAG: ["dict", pairs]}
+        return {TAG: ["dict", _sorted_pairs(pairs) if self._for_arguments else pairs]}
 
     def _items(self, values: Any, depth: int) -> list[Any]:  # noqa: ANN401
         return [self._step(f"[{index}]", item, depth) for index, item in enumerate(values)]
@@ -189,8 +190,9 @@ class _Tagger:
             return {TAG: rich(value)}
         if self._for_arguments:
             return self._class_instance(value, kind, depth)
-        remedy = "give result= its class, or a codec" if _is_class_instance(value) else "give result= a codec"
-        msg = f"{_kind_name(kind)} cannot be stored and come back; {remedy}"
+        msg = (
+            f"{_kind_name(kind)} cannot be stored and come back; give result= a codec, or a dataclass's or Enum's class"
+        )
         raise _RefusedError(msg)
 
     def _class_instance(self, value: Any, kind: type, depth: int) -> Any:  # noqa: ANN401
@@ -202,8 +204,7 @@ class _Tagger:
             if name is None or "|" in name:  # a combination of flags counts by its number
                 return {TAG: ["enum", kind.__qualname__, self.tag(value.value, depth)]}
             return {TAG: ["enum", kind.__qualname__, name]}
-        # A plain subclass of a dataclass may hold attributes that the fields do not tell.
-        if "__dataclass_fields__" in vars(kind) and not issubclass(kind, _VALUES):
+        if is_plain_dataclass(kind):
             try:
                 fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             except AttributeError as error:
@@ -218,11 +219,18 @@ _FOR_ARGUMENTS: Final = _Tagger(for_arguments=True)
 _FOR_RESULTS: Final = _Tagger(for_arguments=False)
 
 
-def _is_class_instance(value: object) -> bool:
-    import dataclasses  # noqa: PLC0415 - errors only
-    import enum  # noqa: PLC0415
+def is_plain_dataclass(kind: type) -> bool:
+    """Whether the fields tell all of an instance: a subclass that is no dataclass may hold attributes besides."""
+    return "__dataclass_fields__" in vars(kind) and not issubclass(kind, _VALUES)
 
-    return isinstance(value, enum.Enum) or dataclasses.is_dataclass(value)
+
+def _sorted_pairs(pairs: list[list[Any]]) -> list[list[Any]]:
+    """The pairs in the order of their keys' bytes. Keys that share theirs (nan twice) have no order but the dict's."""
+    by_key = {_canonical_json(pair[0]): pair for pair in pairs}
+    if len(by_key) < len(pairs):
+        msg = "two keys of one dict have the same canonical bytes"
+        raise _RefusedError(msg)
+    return [by_key[key] for key in sorted(by_key)]
 
 
 def _kind_name(kind: type) -> str:
@@ -241,39 +249,32 @@ def _base64(value: bytes | bytearray) -> str:
 
 # --- rich types -------------------------------------------------------------------------------------------------
 
-_taggers: dict[type, Callable[[Any], list[Any]]] = {}
 
-
+@functools.cache
 def _rich_taggers() -> dict[type, Callable[[Any], list[Any]]]:
     """How types of the standard library are tagged; built at the first value that needs it, for their imports cost."""
-    if _taggers:
-        return _taggers
     from datetime import date, datetime, time, timedelta  # noqa: PLC0415
     from decimal import Context, Decimal  # noqa: PLC0415
     from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath  # noqa: PLC0415
     from uuid import UUID  # noqa: PLC0415
 
     in_capitals = Context(capitals=1).to_sci_string  # str() follows the thread's own context
-    _taggers.update(
-        {
-            Decimal: lambda value: ["decimal", in_capitals(value)],
-            UUID: lambda value: ["uuid", str(value)],
-            date: lambda value: ["date", value.isoformat()],
-            time: lambda value: ["time", value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value)],
-            datetime: lambda value: [
-                "datetime",
-                value.replace(tzinfo=None, fold=0).isoformat(),
-                value.fold,
-                _zone(value),
-            ],
-            timedelta: lambda value: ["timedelta", value.days, value.seconds, value.microseconds],
-            PurePosixPath: lambda value: ["path", "pure-posix", str(value)],
-            PureWindowsPath: lambda value: ["path", "pure-windows", str(value)],
-            PosixPath: lambda value: ["path", "posix", str(value)],
-            WindowsPath: lambda value: ["path", "windows", str(value)],
-        }
-    )
-    return _taggers
+    return {
+        Decimal: lambda value: ["decimal", in_capitals(value)],
+        UUID: lambda value: ["uuid", str(value)],
+        date: lambda value: ["date", value.isoformat()],
+        time: lambda value: ["time", *_wall_time(value)],
+        datetime: lambda value: ["datetime", *_wall_time(value)],
+        timedelta: lambda value: ["timedelta", value.days, value.seconds, value.microseconds],
+        PurePosixPath: lambda value: ["path", "pure-posix", str(value)],
+        PureWindowsPath: lambda value: ["path", "pure-windows", str(value)],
+        PosixPath: lambda value: ["path", "posix", str(value)],
+        WindowsPath: lambda value: ["path", "windows", str(value)],
+    }
+
+
+def _wall_time(value: Any) -> tuple[str, int, str | float | None]:  # noqa: ANN401 - a time or datetime
+    return value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value)
 
 
 def _zone(value: Any) -> str | float | None:  # noqa: ANN401 - a time or datetime
@@ -344,12 +345,8 @@ def _untag(data: Any) -> Any:  # noqa: ANN401
     return _decoders()[name](*rest)
 
 
-_untaggers: dict[str, Callable[..., Any]] = {}
-
-
+@functools.cache
 def _decoders() -> dict[str, Callable[..., Any]]:
-    if _untaggers:
-        return _untaggers
     import binascii  # noqa: PLC0415
     import pathlib  # noqa: PLC0415
     from datetime import date, datetime, time, timedelta  # noqa: PLC0415
@@ -362,27 +359,24 @@ def _decoders() -> dict[str, Callable[..., Any]]:
         "pure-posix": pathlib.PurePosixPath,
         "pure-windows": pathlib.PureWindowsPath,
     }
-    _untaggers.update(
-        {
-            "float": lambda text: {"nan": float("nan"), "inf": _INFINITY, "-inf": -_INFINITY}[text],
-            "bytes": lambda text: binascii.a2b_base64(text, strict_mode=True),
-            "bytearray": lambda text: bytearray(binascii.a2b_base64(text, strict_mode=True)),
-            "tuple": lambda items: tuple(_untag(_checked(items, list))),
-            "set": lambda items: set(_untag(_checked(items, list))),
-            "frozenset": lambda items: frozenset(_untag(_checked(items, list))),
-            "dict": lambda pairs: {
-                _untag(key): _untag(value) for key, value in (_checked(pair, list) for pair in _checked(pairs, list))
-            },
-            "decimal": lambda text: Decimal(_checked(text, str)),
-            "uuid": UUID,
-            "date": date.fromisoformat,
-            "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
-            "datetime": lambda text, fold, zone: datetime.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
-            "timedelta": timedelta,
-            "path": lambda flavour, text: paths[flavour](text),
-        }
-    )
-    return _untaggers
+    return {
+        "float": lambda text: {"nan": float("nan"), "inf": _INFINITY, "-inf": -_INFINITY}[text],
+        "bytes": lambda text: binascii.a2b_base64(text, strict_mode=True),
+        "bytearray": lambda text: bytearray(binascii.a2b_base64(text, strict_mode=True)),
+        "tuple": lambda items: tuple(_untag(_checked(items, list))),
+        "set": lambda items: set(_untag(_checked(items, list))),
+        "frozenset": lambda items: frozenset(_untag(_checked(items, list))),
+        "dict": lambda pairs: {
+            _untag(key): _untag(value) for key, value in (_checked(pair, list) for pair in _checked(pairs, list))
+        },
+        "decimal": lambda text: Decimal(_checked(text, str)),
+        "uuid": UUID,
+        "date": date.fromisoformat,
+        "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
+        "datetime": lambda text, fold, zone: datetime.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
+        "timedelta": timedelta,
+        "path": lambda flavour, text: paths[flavour](text),
+    }
 
 
 def _checked(stored: Any, kind: type) -> Any:  # noqa: ANN401 - damaged text may hold anything

@@ -11,7 +11,7 @@ from collections import OrderedDict, namedtuple
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Context, Decimal, localcontext
 from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,9 @@ from hypothesis import strategies as st
 
 from idemreg.errors import ArgumentError, ResultError
 from idemreg.tagged import MAX_RESULT_BYTES, canonical, decode_result, digest, encode_result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Colour(enum.Enum):
@@ -163,10 +166,36 @@ def merged(value: Any) -> object:
     return (bytes, bytes(value)) if kind is bytearray else shape(value)
 
 
+def test_golden_vectors_cover_every_tag() -> None:
+    """Each tag of canonical bytes has a published vector, and so have the plain types."""
+    tagged = [json.loads(vector["canonical"]) for vector in GOLDEN]
+    tags = {one["$"][0] for one in tagged if type(one) is dict and "$" in one}
+    assert tags == {
+        "float", "bytes", "decimal", "uuid", "date", "time", "datetime", "timedelta", "set", "path", "dict", "enum",
+        "dataclass",
+    }  # fmt: skip
+    assert {type(one) for one in tagged} == {type(None), bool, int, float, str, list, dict}
+
+
 @given(st.dictionaries(st.text(), st.integers()))
 def test_the_order_of_a_dict_does_not_count(value: dict[str, int]) -> None:
     """Two calls whose dicts differ in order only are one call."""
     assert canonical(dict(reversed(value.items()))) == canonical(value)
+
+
+@given(st.dictionaries(hashables, st.integers()))
+def test_the_order_of_pairs_does_not_count(value: dict[object, int]) -> None:
+    """Nor does it where the keys are not text."""
+    assert canonical(dict(reversed(value.items()))) == canonical(value)
+
+
+def test_keys_that_nothing_tells_apart_are_refused() -> None:
+    """Two NaN keys have no order but the dict's, which does not count: refused as an argument; one has its bytes."""
+    one, other = float("nan"), float("nan")
+    with pytest.raises(ArgumentError) as caught:
+        canonical({"rates": {one: 1, other: 2}})
+    assert "rates" in caught.value.message
+    assert canonical({one: 1}) == canonical({other: 1}) == b'{"$":["dict",[[{"$":["float","nan"]},1]]]}'
 
 
 @given(st.sets(hashables))
@@ -278,6 +307,26 @@ def test_too_deep_is_typed(kind: type) -> None:
         encode_result(nested(kind, 600))
 
 
+def at_depth(frames: int, act: Callable[[], object]) -> object:
+    return at_depth(frames - 1, act) if frames else act()
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, frozenset])
+def test_what_was_stored_can_be_read_deep_inside_a_framework(kind: type) -> None:
+    """The deepest result that is taken at the top of a stack comes back under some hundred frames of others."""
+    levels = next(levels for levels in range(1_000) if not is_stored(nested(kind, levels + 1)))
+    text = encode_result(nested(kind, levels))
+    assert at_depth(300, lambda: decode_result(text)) == nested(kind, levels)
+
+
+def is_stored(value: object) -> bool:
+    try:
+        encode_result(value)
+    except ResultError:
+        return False
+    return True
+
+
 def test_a_cycle_is_typed() -> None:
     """A value that contains itself is refused."""
     ring: list[object] = []
@@ -341,6 +390,17 @@ def test_a_result_may_be_just_as_large_as_the_bound() -> None:
 
 GARBAGE = [
     "",
+    '{"$":["posix"]}',
+    '{"$":["path","posix"]}',
+    '{"$":["path","posix",1]}',
+    '{"$":["decimal","1E+99999999999999999999"]}',
+    '{"$":["datetime","2026-01-01T00:00:00",0,"/etc/passwd"]}',
+    '{"$":["datetime","2026-01-01T00:00:00",0,"\\u0000"]}',
+    '{"$":["datetime","2026-01-01T00:00:00",0,1e400]}',
+    '{"$":["timedelta",999999999999]}',
+    '{"$":null}',
+    '{"$":"tuple"}',
+    '{"$":{"tuple":[]}}',
     "{",
     "NaN",
     "[Infinity]",
@@ -410,6 +470,17 @@ junk = st.recursive(
         st.lists(inner), st.builds(lambda tag, rest: {"$": [tag, *rest]}, tags, st.lists(inner, max_size=4))
     ),
 )
+
+
+@given(values, st.data())
+def test_a_flipped_character_is_a_value_or_a_result_error(value: object, data: st.DataObject) -> None:
+    """A stored text with one character changed, lost or cut off behind has a value or is a ResultError."""
+    text = encode_result(value)
+    index = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from(["", "$", '"', "[", "]", "{", "}", ",", ":", "0", "9", "-", "e", "\\", "\0"]))
+    rest = data.draw(st.sampled_from([text[index + 1 :], ""]))
+    with contextlib.suppress(ResultError):
+        decode_result(text[:index] + other + rest)
 
 
 @given(junk)

@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError
-from idemreg.model import Liveness, OwnerInfo, Status, may_forget, settled_status
-from idemreg.sqlite import queries, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, changed_under_lock, look
+from idemreg.model import Liveness, Status, may_forget, settled_status
+from idemreg.sqlite import tasks, upkeep
+from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
 from idemreg.sqlite.effects import Effects
 from idemreg.sqlite.opening import Opened, Opening
+from idemreg.sqlite.reading import Reader
 from idemreg.store import Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
@@ -28,19 +29,14 @@ if TYPE_CHECKING:
     from apsw import Connection
 
     from idemreg.clock import Clock
-    from idemreg.model import Task, Version, Wanted
+    from idemreg.model import Task, Wanted
     from idemreg.sqlite.owners import CommandOwner
-    from idemreg.store import Answer, End, Page, Query, Settlement
+    from idemreg.store import Answer, End, Settlement
 
 __all__ = ["SqliteStore"]
 
-# Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing.
-FIRST_NAP_S: Final = 0.001
-LONGEST_NAP_S: Final = 0.05
-NAP_GROWTH: Final = 1.6
 
-
-class SqliteStore:
+class SqliteStore(Reader):
     """Tasks in one SQLite file. Touches no file before its first use; shared by threads; reopens in a forked child."""
 
     def __init__(
@@ -52,29 +48,23 @@ class SqliteStore:
         clock: Clock,
         schema: upkeep.Schema = upkeep.SCHEMA,
     ) -> None:
-        self._clock = clock
-        self._schema = schema
-        self._opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
+        opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
+        super().__init__(opening, clock, schema.version)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[End] = deque()
 
     # --- claim --------------------------------------------------------------------------------------------------
-
-    def look(self, wanted: Wanted) -> Answer | None:
-        """What a plain read can answer, with no write lock; None where a row must be written."""
-        opened = self._opening.opened()
-        return opened.database.read(look, self._schema.version, opened.owners, wanted)
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         opened = self._opening.opened()
         if len(wanted) == 1 and (grant := self._claim_new(opened, wanted[0])) is not None:
             return [grant]
-        version = self._schema.version
+        version = self._schema_version
         answers: list[Answer] = []
 
         def claim(connection: Connection) -> None:
-            floor = tasks.floor(connection, version)
+            floor = opened.floor = tasks.floor(connection, version)
             stamp = self._stamp(opened)
             claiming = Claiming(connection, version, opened.owners)
             answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
@@ -102,13 +92,13 @@ class SqliteStore:
         owner = owners.own_id
         if wanted.owner is not None or owner is None or not owners.is_recorded:
             return None
-        ground = tasks.Ground(self._schema.version, opened.floor)
-        token = ground.floor + 1
+        ground = tasks.Ground(self._schema_version, opened.floor)
+        grant = Granted(task_id, ground.floor + 1, 1, owner, None, wanted.policy)
 
         def insert(connection: Connection) -> bool:
-            if task_id in owners.live:  # of another thread, whose token must stay noted
+            if task_id in owners.live:  # of another thread, whose note must stay
                 return False
-            owners.live[task_id] = token  # before anybody can see the row
+            owners.live[task_id] = grant  # before anybody can see the row
             faults.point("claim.in-transaction")
             if tasks.insert(connection, wanted, ground, owner, self._stamp(opened)):
                 return True
@@ -118,20 +108,20 @@ class SqliteStore:
         try:
             inserted = opened.database.write_one(insert, synchronous=FULL if wanted.durable else NORMAL)
         except BaseException as error:  # noqa: BLE001 - raised again, after the note is taken back
-            if owners.live.get(task_id) == token:
-                del owners.live[task_id]
+            self._take_back(opened, [grant])
             raise _plain(error) from None
         faults.point("claim.committed")
         if self._unsettled:
             self._settle_dropped()
-        return Granted(task_id, token, 1, owner, None, wanted.policy) if inserted else None
+        return grant if inserted else None
 
     @staticmethod
     def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
         """The claims are not (or not surely) stored: whatever row is found of them counts as dropped."""
         for answer in answers:
-            if isinstance(answer, Granted):
-                opened.owners.live.pop(answer.task_id, None)
+            # By identity: another thread may have claimed the task since, under the very same token.
+            if isinstance(answer, Granted) and opened.owners.live.get(answer.task_id) is answer:
+                del opened.owners.live[answer.task_id]
 
     # --- finish -------------------------------------------------------------------------------------------------
 
@@ -166,7 +156,7 @@ class SqliteStore:
 
         def finish(connection: Connection) -> bool:
             faults.point("finish.in-transaction")
-            return tasks.finish(connection, self._schema.version, end, self._stamp(opened))
+            return tasks.finish(connection, self._schema_version, end, self._stamp(opened))
 
         try:
             finished = opened.database.write_one(finish, synchronous=FULL if end.durable else NORMAL)
@@ -184,11 +174,11 @@ class SqliteStore:
     def _finish_one(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if self._finish_in(connection, opened, end):
             return Recorded(end.task_id)
-        return Lost(tasks.read(connection, self._schema.version, end.task_id))
+        return Lost(tasks.read(connection, self._schema_version, end.task_id))
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> bool:
-        tasks.floor(connection, self._schema.version)
-        if not tasks.finish(connection, self._schema.version, end, self._stamp(opened)):
+        tasks.floor(connection, self._schema_version)
+        if not tasks.finish(connection, self._schema_version, end, self._stamp(opened)):
             return False
         opened.owners.ended(connection, end.owner)
         return True
@@ -202,9 +192,9 @@ class SqliteStore:
         return Unsure(error)
 
     @staticmethod
-    def _let_go(opened: Opened, end: End) -> None:
-        if opened.owners.live.get(end.task_id) == end.token:
-            del opened.owners.live[end.task_id]
+    def _let_go(opened: Opened, end: End | Task) -> None:
+        # Of this token only: another thread may have claimed the task since the commit.
+        opened.owners.let_go(end.task_id, end.token)
         opened.close_if_idle()
 
     def abandon(self, end: End) -> None:
@@ -242,7 +232,7 @@ class SqliteStore:
         opened = self._opening.opened()
 
         def settle(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema.version, task_id)
+            row = tasks.read(connection, self._schema_version, task_id)
             if row is None:
                 return Lost(None)
             verifying = settlement.verifying is not None and self._is_own(opened, row, settlement.verifying)
@@ -258,9 +248,9 @@ class SqliteStore:
             return self._reread(connection, task_id)
 
         answer = opened.database.write(settle, synchronous=FULL)
-        if not isinstance(answer, Lost):
-            opened.owners.live.pop(task_id, None)
         faults.point("settle.committed")
+        if not isinstance(answer, Lost):
+            self._let_go(opened, answer)
         return answer
 
     def add(self, wanted: Wanted) -> Task:
@@ -268,7 +258,7 @@ class SqliteStore:
         opened = self._opening.opened()
 
         def add(connection: Connection) -> Task:
-            ground = tasks.Ground(self._schema.version, tasks.floor(connection, self._schema.version))
+            ground = tasks.Ground(self._schema_version, tasks.floor(connection, self._schema_version))
             tasks.insert(connection, wanted, ground, None, self._stamp(opened))
             return self._reread(connection, wanted.task_id)
 
@@ -279,7 +269,7 @@ class SqliteStore:
         opened = self._opening.opened()
 
         def forget(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema.version, task_id)
+            row = tasks.read(connection, self._schema_version, task_id)
             if row is None or not may_forget(row, self._liveness(connection, opened, row), force=force):
                 return Lost(row)
             if not tasks.forget(connection, row):
@@ -288,54 +278,10 @@ class SqliteStore:
             return row
 
         answer = opened.database.write(forget, synchronous=FULL)
-        if not isinstance(answer, Lost):
-            opened.owners.live.pop(task_id, None)
         faults.point("forget.committed")
+        if not isinstance(answer, Lost):
+            self._let_go(opened, answer)
         return answer
-
-    # --- read ---------------------------------------------------------------------------------------------------
-
-    def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """The rows, in order."""
-        version = self._schema.version
-
-        def get(connection: Connection) -> list[Task | None]:
-            tasks.floor(connection, version)
-            return [tasks.read(connection, version, task_id) for task_id in task_ids]
-
-        return self._opening.opened().database.read(get)
-
-    def page(self, query: Query, after: str | None, limit: int) -> Page:
-        """At most ``limit`` tasks behind the task_id ``after``."""
-        version = self._schema.version
-        return self._opening.opened().database.read(
-            lambda connection: queries.page(connection, version, query, after, limit)
-        )
-
-    def count(self) -> dict[Status, int]:
-        """How many tasks are in each status that occurs."""
-        version = self._schema.version
-        return self._opening.opened().database.read(lambda connection: queries.count(connection, version))
-
-    def owner(self, task: Task) -> OwnerInfo | None:
-        """Who runs the task, and whether it lives; None where nobody does."""
-        if task.status is not Status.RUNNING:
-            return None
-        opened = self._opening.opened()
-        return opened.database.read(lambda connection: opened.owners.of(connection, task))
-
-    def wait(self, task_id: str, seen: Version, deadline: float) -> None:
-        """Return once the row differs from ``seen``, its owner is proven dead, or ``deadline`` has passed."""
-        nap = FIRST_NAP_S
-        while (left := deadline - self._clock.monotonic()) > 0:
-            (row,) = self.get([task_id])
-            if row is None or row.version != seen:
-                return
-            owner = self.owner(row)
-            if owner is not None and owner.liveness is Liveness.DEAD:
-                return
-            self._clock.sleep(min(nap, left))
-            nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
 
     # --- more ---------------------------------------------------------------------------------------------------
 
@@ -348,7 +294,7 @@ class SqliteStore:
             raise ClaimLostError(msg, task_id=claim.task_id)
         try:
             with opened.database.long_write(synchronous=FULL if durable else NORMAL) as connection:
-                row = tasks.read(connection, self._schema.version, claim.task_id)
+                row = tasks.read(connection, self._schema_version, claim.task_id)
                 if row is None or not self._is_own(opened, row, claim.token):
                     msg = "another owner has the task, or it was settled without this claim"
                     raise ClaimLostError(msg, task_id=claim.task_id)
@@ -373,7 +319,7 @@ class SqliteStore:
         return opened.owners.of(connection, row).liveness
 
     def _reread(self, connection: Connection, task_id: str) -> Task:
-        row = tasks.read(connection, self._schema.version, task_id)
+        row = tasks.read(connection, self._schema_version, task_id)
         if row is None:
             raise changed_under_lock(task_id)
         return row

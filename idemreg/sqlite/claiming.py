@@ -60,7 +60,7 @@ class Claiming(NamedTuple):
 
     def _grant(self, grant: Granted) -> Granted:
         self.owners.record(self.connection, grant.owner)
-        self.owners.live[grant.task_id] = grant.token
+        self.owners.live[grant.task_id] = grant
         return grant
 
     def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
@@ -76,7 +76,7 @@ class Claiming(NamedTuple):
         status = Status.FAILED if failed else Status.UNKNOWN
         if not tasks.settle(self.connection, row, status, settlement, stamp):
             raise changed_under_lock(row.task_id)
-        self.owners.live.pop(row.task_id, None)
+        self.owners.let_go(row.task_id, row.token)
         buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
         return Refused(buried) if failed else Unknown(buried)
 

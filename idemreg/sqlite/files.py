@@ -7,6 +7,7 @@ elsewhere in this process (two processes then committed the same primary key, an
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ def _check_file(database: str) -> bool:
 def _check_folder(folder: str) -> None:
     if not os.path.isdir(folder):
         msg = f"there is no folder {folder}"
-        raise StorePathError(msg, hint=f"Create it first: mkdir -p {folder}")
+        raise StorePathError(msg, hint=f"Create it first: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK | os.X_OK):
         msg = f"the folder {folder} may not be written: SQLite keeps its -wal and -shm files beside the database"
         raise StorePathError(msg)

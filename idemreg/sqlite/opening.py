@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import shlex
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -35,7 +36,7 @@ class Opened:
     ) -> None:
         self.registry_id = row.registry_id
         self.epoch_bits = row.epoch << upkeep.EPOCH_BITS
-        self.floor = row.floor  # as it was at opening; a guess that the statements check
+        self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
         self.database = Database(location.database, busy_s=busy_s, clock=clock)
         self.owners = Owners(lock_file, clock)
@@ -127,7 +128,7 @@ class Opening:
             self._check_foreign(location)
         elif not self._create:
             msg = f"there is no registry at {location.database}"
-            raise StorePathError(msg, hint=f"Create it first: idemreg --db {location.database} init")
+            raise StorePathError(msg, hint=f"Create it first: idemreg --db {shlex.quote(location.database)} init")
 
     def _check_foreign(self, location: files.Location) -> None:
         try:

@@ -60,9 +60,9 @@ class Owners:
         self._own: OwnerRecord | None = None
         self.is_recorded = False
         self._commands: dict[int, CommandOwner] = {}
-        # Tokens of the claims that somebody in this process holds, by task. A row of ours that is not in here was
-        # dropped (interrupted right behind the commit, say), and counts as one of a dead owner.
-        self.live: dict[str, int] = {}
+        # The claims that somebody in this process holds, by task. A row of ours that is not in here was dropped
+        # (interrupted right behind the commit, say), and counts as one of a dead owner.
+        self.live: dict[str, Granted] = {}
 
     @property
     def locks_work(self) -> bool:
@@ -117,6 +117,15 @@ class Owners:
             own = self._own.id
             self.is_recorded = any(isinstance(answer, Granted) and answer.owner == own for answer in answers)
 
+    def _holds(self, task_id: str, token: int) -> bool:
+        held = self.live.get(task_id)
+        return held is not None and held.token == token
+
+    def let_go(self, task_id: str, token: int) -> None:
+        """The claim is settled; nobody holds it any more."""
+        if self._holds(task_id, token):
+            del self.live[task_id]
+
     def forget(self) -> None:
         """In a forked child: drop this process's share of the commands' locks."""
         for command in list(self._commands.values()):
@@ -125,11 +134,11 @@ class Owners:
     def of(self, connection: Connection, task: Task) -> OwnerInfo:
         """Who owns a running task, and whether it lives."""
         owner = task.owner or 0
-        if self._own is not None and owner == self._own.id and self.live.get(task.task_id) != task.token:
+        if self._own is not None and owner == self._own.id:
+            if self._holds(task.task_id, task.token):
+                return _info(owner, self._own, Liveness.ALIVE, "it is this process")
             return _info(owner, self._own, Liveness.DEAD, "this process dropped the claim without a finish")
         record = tasks.owner_record(connection, owner)
-        if self._own is not None and owner == self._own.id:
-            return _info(owner, self._own, Liveness.ALIVE, "it is this process")
         return _info(owner, record, *self._examiner.examine(owner, record))
 
 

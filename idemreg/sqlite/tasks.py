@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import StoreCorruptError, StoreVersionError
 from idemreg.liveness import OwnerRecord
-from idemreg.model import Policy, Status, Task, Verdict, unpack_policy
+from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
 
 if TYPE_CHECKING:
     from apsw import Connection
@@ -156,9 +156,12 @@ def claim(
 ) -> bool:
     """pending, failed, unknown or running -> running, with a larger token. False where the row changed."""
     connection.execute(
-        "UPDATE idempotent_log SET status = 3, updated_at = ?, boot_stamp = ?, token = ?, attempt = ?, owner = ?,"
+        "UPDATE idempotent_log SET status = 3, name = ?, checksum = ?, updated_at = ?, boot_stamp = ?, token = ?,"
+        " attempt = ?, owner = ?,"
         " policy = ?, keep_ms = ?, verdict = NULL WHERE task_id = ? AND status = ? AND token = ?",
         (
+            wanted.name,
+            wanted.checksum,
             *stamp,
             token,
             attempt,
@@ -189,7 +192,7 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
     is_large = _is_large(end.result, end.error)
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, attempt = ?, owner = NULL, result = ?,"
-        " error = ?, is_large = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
+        " error = ?, is_large = ?, verdict = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
         " AND (SELECT schema_version FROM idempotent_registry) = ?",
         (
             int(end.status),
@@ -198,6 +201,7 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
             None if is_large else end.result,
             None if is_large else end.error,
             is_large,
+            end.verdict,
             end.task_id,
             end.token,
             end.owner,
@@ -208,6 +212,11 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
         return False
     if not is_one_statement(end):
         _write_large(connection, end.task_id, end.result, end.error, is_large=is_large)
+    if end.was_absent:
+        connection.execute(
+            "UPDATE idempotent_log SET name = '', checksum = ? WHERE task_id = ? AND token = ?",
+            (NO_CHECKSUM, end.task_id, end.token),
+        )
     return True
 
 
@@ -215,7 +224,7 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     """An end decided without the owner. False where the row changed."""
     succeeded = status is Status.SUCCEEDED
     result = settlement.result if succeeded else row.result
-    error = settlement.error if succeeded else row.error or settlement.error
+    error = settlement.error if succeeded else settlement.error or row.error
     is_large = _is_large(result, error)
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"

@@ -117,7 +117,12 @@ def _create_file(path: str) -> None:
 def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
     connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
     try:
-        if check_identity(connection, location.database):
+        is_empty = check_identity(connection, location.database)
+        if is_empty:
+            _create_pages(connection)
+        _set_wal(connection)  # also where somebody took an existing file out of it
+        faults.point("create.journal-set")
+        if is_empty:
             _create(connection, lock_file, schema, clock)
         _migrate(connection, schema)
         return _adopt(connection, lock_file, schema, clock)
@@ -136,13 +141,19 @@ def check_identity(connection: Connection, path: str) -> bool:
     return True
 
 
-def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> None:
+def _create_pages(connection: Connection) -> None:
+    """Set what stands before the first table, or it would need a VACUUM."""
     connection.pragma("page_size", PAGE_BYTES)
-    connection.reserve_bytes(reserve=RESERVED_BYTES)  # before the first table, or it would need a VACUUM
-    if connection.pragma("journal_mode", "wal") != "wal":
+    connection.reserve_bytes(reserve=RESERVED_BYTES)
+
+
+def _set_wal(connection: Connection) -> None:
+    if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
         msg = "this file system does not support SQLite's WAL mode"
         raise StorePathError(msg)
-    faults.point("create.journal-set")
+
+
+def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(schema.read_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-import signal
+import signal  # noqa: TC003 - the name is part of the signature below
 import subprocess
 import sys
 import textwrap

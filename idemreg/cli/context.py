@@ -1,0 +1,220 @@
+"""What every command shares: which file, JSON or not, and a help text with examples and the fields of its JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from idemreg.cli.text import escape
+from idemreg.errors import StorePathError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from idemreg.registry import Registry
+
+__all__ = ["Command", "HintedUsageError", "Settings", "common_options", "login_name", "settings"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+DB_VARIABLE: Final = "IDEMREG_DB"
+FOLDER_MODE: Final = 0o700  # what a job printed may be secret
+
+EXISTING_ONLY: Final = "idemreg init"
+
+
+class HintedUsageError(click.UsageError):
+    """A usage error that knows what to write instead."""
+
+    def __init__(self, message: str, hint: str, ctx: click.Context | None = None) -> None:
+        super().__init__(message, ctx)
+        self.hint: Final = hint
+
+
+class Settings:
+    """What the options that every command shares have said so far; the same object for the group and its command."""
+
+    def __init__(self) -> None:
+        self.db: str | None = None
+        self.create = True
+        self.json = False
+
+    def path(self) -> str:
+        """The registry's file: --db, else IDEMREG_DB, else the user's state folder."""
+        return self.db or os.environ.get(DB_VARIABLE) or os.path.join(_state_folder(), "idemreg", "jobs.db")
+
+    def existing(self) -> Registry:
+        """The registry, opened; `StorePathError` where there is none yet. For the commands that only look or settle."""
+        path = self.path()
+        if _is_missing(path):
+            msg = f"there is no registry at {path}"
+            raise StorePathError(msg, hint=f"Create it first: `{EXISTING_ONLY}`, or name another file with --db.")
+        return self._open(path, create=False)
+
+    def creating(self) -> tuple[Registry, bool]:
+        """The registry, opened, and whether this call created it; that is said on stderr."""
+        path = self.path()
+        is_new = not _has_content(path)
+        if is_new and not self.create:
+            return self.existing(), False
+        if is_new and path != self.db and path != os.environ.get(DB_VARIABLE):
+            _make_folder(os.path.dirname(path))
+        registry = self._open(path, create=self.create)
+        return registry, is_new
+
+    def announce(self) -> None:
+        """Say that a file has come into being: a typing error in --db would otherwise look like a success."""
+        with contextlib.suppress(OSError):  # a full disk behind stderr must not keep the job from running
+            sys.stderr.write(f"idemreg: created {escape(os.path.abspath(self.path()))}\n")
+
+    def command_prefix(self) -> str:
+        """How a command of a hint begins, so that it looks into the same file."""
+        return "idemreg" if self.db is None else f"idemreg --db {shlex.quote(self.db)}"
+
+    @staticmethod
+    def _open(path: str, *, create: bool) -> Registry:
+        from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
+
+        return Registry(path, create=create).open()
+
+
+def settings() -> Settings:
+    """The settings of the command that runs."""
+    found = click.get_current_context().find_object(Settings)
+    assert found is not None  # noqa: S101 - the group made it
+    return found
+
+
+def login_name() -> str:
+    """Who is at the keyboard, for people to read later."""
+    return os.environ.get("LOGNAME") or os.environ.get("USER") or f"uid {os.getuid()}"
+
+
+# --- the user's state folder ------------------------------------------------------------------------------------
+
+
+def _state_folder() -> str:
+    folder = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(folder):  # the specification has relative ones ignored
+        return folder
+    home = os.path.expanduser("~")  # HOME, else the user database; "/" where HOME is empty
+    if home == "/" or not os.path.isabs(home) or not os.path.isdir(home):
+        msg = "no registry was named, and this user has no home folder to keep one in"
+        raise HintedUsageError(msg, f"Name the file: idemreg --db /path/to/jobs.db ..., or set {DB_VARIABLE}.")
+    return os.path.join(home, ".local", "state")
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # opening it tells why
+    return False
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
+
+
+def _make_folder(folder: str) -> None:
+    """Make the folder and what leads to it, for this user alone."""
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for one in reversed(missing):
+        try:
+            os.mkdir(one, FOLDER_MODE)
+        except FileExistsError:
+            continue  # another process was faster, or a file is in the way: opening the registry tells
+        except OSError as error:
+            msg = f"cannot create the folder {one}: {error.strerror}"
+            raise StorePathError(msg) from error
+
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+
+def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:  # noqa: ANN401 - of any option
+        if value is not None:
+            setattr(ctx.ensure_object(Settings), name, value)
+
+    return callback
+
+
+_DB: Final = click.option(
+    "--db",
+    metavar="PATH",
+    default=None,
+    expose_value=False,
+    callback=_remember("db"),
+    help="The registry's file; also IDEMREG_DB. Default: ~/.local/state/idemreg/jobs.db",
+)
+_JSON: Final = click.option(
+    "--json",
+    is_flag=True,
+    default=None,
+    expose_value=False,
+    callback=_remember("json"),
+    help="JSON, one object a line.",
+)
+_NO_CREATE: Final = click.option(
+    "--no-create",
+    is_flag=True,
+    flag_value=False,
+    default=None,
+    expose_value=False,
+    callback=_remember("create"),
+    help="Fail where the registry's file does not exist yet.",
+)
+
+
+def common_options(*, creates: bool = False) -> Callable[[F], F]:
+    """The options that every command takes; the group takes them as well, before the command's name."""
+
+    def decorate(function: F) -> F:
+        if creates:
+            function = _NO_CREATE(function)
+        return _JSON(_DB(function))
+
+    return decorate
+
+
+# --- help -------------------------------------------------------------------------------------------------------
+
+
+class Command(click.Command):
+    """A command whose help ends with examples, and with what its JSON says."""
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's own
+        examples: Sequence[str] = (),
+        fields: Mapping[str, str] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples: Final = examples
+        self.fields: Final = fields or {}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples as they are typed, one a line, and the fields."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"  {example}\n")
+        if self.fields:
+            with formatter.section("Fields of --json"):
+                formatter.write_dl(list(self.fields.items()))
+        super().format_epilog(ctx, formatter)

@@ -1,0 +1,231 @@
+"""`idemreg run`: any command, once. The walk itself is `idemreg.command`; here are its words and its last line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from idemreg.cli.context import Command, HintedUsageError, common_options, settings
+from idemreg.cli.failures import concrete
+from idemreg.cli.render import local_time, write_json
+from idemreg.cli.task import next_step
+from idemreg.cli.text import escape
+from idemreg.cli.values import DURATION, EXIT_CODES, LINE
+from idemreg.errors import StoreError
+from idemreg.model import MAX_ATTEMPTS_LIMIT, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from idemreg.command import CommandEnd
+    from idemreg.model import Task
+    from idemreg.registry import Registry
+
+__all__ = ["RUN_FIELDS", "run"]
+
+FORM: Final = "idemreg run [OPTIONS] TASK_ID -- COMMAND [ARGS]..."
+
+RUN_FIELDS: Final = {
+    "task_id": "the task's name",
+    "status": "the task's status now, or null where it was forgotten meanwhile",
+    "exit_code": "the command's own, or 128+n where signal n killed it; also of this call",
+    "replayed": "true where the command did not run now",
+    "attempt": "which attempt this was",
+    "token": "the fencing token of that attempt",
+    "path": "the registry's file",
+}
+
+
+class RunCommand(Command):
+    """Splits the line at the first ``--``: options and TASK_ID before it, the command, untouched, behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what is before ``--``; leave what is behind it in ``ctx.args``."""
+        at = args.index("--") if "--" in args else len(args)
+        head, command = args[:at], args[at + 1 :]
+        extra = super().parse_args(ctx, head)
+        if extra:
+            words = " ".join(map(shlex.quote, [ctx.params["task_id"], "--", *extra, *command]))
+            msg = "the command goes behind --"
+            raise HintedUsageError(msg, f"idemreg run {words}", ctx)
+        if ctx.params["task_id"] is None and len(command) > 1 and command[0].startswith("-") and command[1] == "--":
+            ctx.params["task_id"], command = command[0], command[2:]
+        if not ctx.resilient_parsing:
+            self._check(ctx, command)
+        ctx.args = command
+        return ctx.args
+
+    @staticmethod
+    def _check(ctx: click.Context, command: Sequence[str]) -> None:
+        task_id = ctx.params["task_id"]
+        if task_id is None:
+            msg = "the TASK_ID is missing: it goes before --"
+            raise HintedUsageError(msg, FORM, ctx)
+        if not command:
+            msg = "the command is missing"
+            raise HintedUsageError(msg, f"idemreg run {shlex.quote(task_id)} -- COMMAND [ARGS]...", ctx)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """As it is typed."""
+        return ["[OPTIONS]", "TASK_ID", "--", "COMMAND [ARGS]..."]
+
+
+@click.command(
+    cls=RunCommand,
+    context_settings={"allow_extra_args": True},
+    examples=[
+        "idemreg run backup:2026-11-23 -- pg_dump -f /backup/shop.sql shop",
+        "idemreg run --on-crash verify --verify 'test -f /backup/ok' backup -- backup.sh",
+        "idemreg run --unknown-on 75,111 --wait 30 order:42 -- charge --order 42",
+        "idemreg run -- -odd-id -- true",
+    ],
+    fields=RUN_FIELDS,
+)
+@click.argument("task_id", metavar="TASK_ID", required=False)
+@click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
+@click.option("--payload", metavar="TEXT", default=None, help="Counts for the checksum, beside the command's words.")
+@click.option(
+    "--on-duplicate",
+    type=click.Choice(["return", "raise"]),
+    default="return",
+    help="Where it has succeeded: write its output again, or exit 73.",
+)
+@click.option("--wait", type=DURATION, default=0.0, help="How long to wait for a running twin. Default: 0.")
+@click.option(
+    "--on-failure",
+    type=click.Choice(["retry", "hold"]),
+    default="retry",
+    help="Whether a failed task runs again by itself.",
+)
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1, MAX_ATTEMPTS_LIMIT),
+    default=10,
+    metavar="N",
+    help="How many attempts a task has. Default: 10.",
+)
+@click.option(
+    "--on-crash",
+    type=click.Choice(["hold", "rerun", "verify"]),
+    default="hold",
+    help="What becomes of a task whose owner died.",
+)
+@click.option(
+    "--verify",
+    metavar="CMD",
+    default=None,
+    help="Shell command that tells whether it happened: exit 0 yes, 1 no, else cannot tell.",
+)
+@click.option("--unknown-on", type=EXIT_CODES, multiple=True, help="Exit codes that leave open whether it happened.")
+@click.option(
+    "--release-on", type=EXIT_CODES, multiple=True, help="Exit codes that put the task back, as if it had not run."
+)
+@click.option(
+    "--keep-for", type=DURATION, default=None, help="From when `purge` may take the ended row. Default: never."
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "normal"]),
+    default="full",
+    help="normal: survives a process crash, not a power cut.",
+)
+@common_options(creates=True)
+@click.pass_context
+def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: ANN401 - the flags above
+    """Run a command once for a task; a duplicate writes the stored output again and exits with the stored code.
+
+    The checksum covers the command's words, and --payload, which is plain text and is not parsed: the same TASK_ID
+    with other words exits with 65. Output streams through live, its last 64 KiB are kept. The command finds
+    IDEMREG_TASK_ID, IDEMREG_ATTEMPT, IDEMREG_TOKEN and IDEMREG_DOWNSTREAM_KEY in its environment, and gets our
+    standard input and signals. Killed by a signal, it was interrupted, and --on-crash decides.
+
+    Options go before `--`. A DURATION is a number of seconds, or has a unit: 90s, 15m, 12h, 30d, 2w. CODES are
+    separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since
+    stdout is the command's.
+    """
+    from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
+
+    _check_policy(options)
+    argv = list(ctx.args)
+    for name in ("unknown_on", "release_on"):
+        options[name] = frozenset().union(*options[name])
+    options["payload"] = _payload(options["payload"])
+    registry, is_new = settings().creating()
+    with registry:
+        if is_new:
+            settings().announce()
+        end = run_command(registry, task_id, argv, **options)
+        with contextlib.suppress(OSError, StoreError):  # the command's own exit code matters more than our last line
+            _tell(registry, end)
+    return end.exit_code
+
+
+def _check_policy(options: dict[str, Any]) -> None:
+    if (options["verify"] is not None) != (options["on_crash"] == "verify"):
+        msg = "--verify CMD and --on-crash verify go together"
+        raise HintedUsageError(msg, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
+
+
+def _payload(text: str | None) -> str | bytes | None:
+    """The text; a word of the command line that is no UTF-8 counts by its bytes."""
+    if text is None:
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text)
+    return text
+
+
+# --- the last line ----------------------------------------------------------------------------------------------
+
+
+def _tell(registry: Registry, end: CommandEnd) -> None:
+    """What the command's own output does not say, on stderr: that it was replayed, or that somebody must look."""
+    if not (settings().json or end.replayed or end.exit_code):
+        return
+    task = registry.get(end.task_id)
+    if settings().json:
+        status = None if task is None else task.status.word
+        path = os.path.abspath(settings().path())
+        write_json({"task_id": end.task_id, "status": status} | _facts(end) | {"path": path}, to_stderr=True)
+    elif task is not None and end.replayed:
+        _say(f"{escape(end.task_id)} {_before(task, end)}")
+        _hint(task)
+    elif task is not None and task.token == end.token and next_step(task, None) is not None:
+        what = (
+            "nobody knows whether it happened" if task.status is Status.UNKNOWN else "it will not run again by itself"
+        )
+        _say(f"{escape(end.task_id)} is {task.status.word}: {escape(task.error or '')}; {what}")
+        _hint(task)
+
+
+def _facts(end: CommandEnd) -> dict[str, Any]:
+    return {name: getattr(end, name) for name in ("exit_code", "replayed", "attempt", "token")}
+
+
+def _before(task: Task, end: CommandEnd) -> str:
+    what = task.status.word if not end.exit_code else f"{task.status.word} with exit code {end.exit_code}"
+    return f"{what} before (attempt {end.attempt}, {local_time(task.updated_at)}); {_output(task)}"
+
+
+def _output(task: Task) -> str:
+    stored = json.loads(task.result or "null")
+    if not isinstance(stored, dict) or not stored.get("output"):
+        return "it left no output"
+    return "the end of its output is above" if stored.get("truncated") else "its output is above"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"idemreg: {text}\n")
+
+
+def _hint(task: Task) -> None:
+    if (step := next_step(task, None)) is not None:
+        sys.stderr.write(f"  hint: {escape(concrete(step, task.task_id, settings()))}\n")

@@ -1,0 +1,235 @@
+"""One task told: as JSON fields, as words, and what may be done about it next."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg.cli.render import Cell, age, local_time, utc_time
+from idemreg.cli.text import escape, escape_lines
+from idemreg.errors import ResultError
+from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from idemreg.model import OwnerInfo, Task
+
+__all__ = ["COLOURS", "FIELDS", "SUMMARIES", "meaning", "next_step", "pairs", "state", "task_fields"]
+
+RESULT_LINES: Final = 20
+RESULT_CHARACTERS: Final = 4_000
+LINE_CHARACTERS: Final = 500
+
+MS_A_SECOND: Final = 1_000
+
+FIELDS: Final = {
+    "task_id": "the task's name",
+    "status": "pending, succeeded, failed, running, unknown, skipped or cancelled",
+    "checksum": "SHA-256 of the arguments, 64 hexadecimal digits",
+    "updated_at": "last change, microseconds since the epoch by the wall clock",
+    "updated_at_utc": "the same as ISO 8601 in UTC",
+    "boot_stamp": "last change, (boot epoch << 40) | milliseconds since that boot",
+    "name": "the job's name",
+    "token": "fencing token of the last claim, 0 before the first",
+    "attempt": "claims so far",
+    "owner": "number of the owner that runs it (up to 62 bits), or null",
+    "owner_liveness": "alive, dead or cannot tell; null where nobody runs it",
+    "owner_reason": "who that is, and how it is known; or null",
+    "policy": "on_crash, on_failure and max_attempts of the last claim",
+    "keep_ms": "how long `purge` leaves the ended row alone, in milliseconds; null: for ever",
+    "result": "what the job returned, as tagged JSON; of a command exit_code, output and truncated",
+    "error": "of the last failure or loss: type and message, then where; or null",
+    "verdict": "of the last settlement: happened, did-not-happen, cannot-tell, retry, skipped, cancelled; or null",
+    "settled_by": "who settled it last, or null",
+    "evidence": "what the verdict rests on, or null",
+    "is_final": "whether it can never run again (unless it is forgotten)",
+    "is_dead_letter": "failed with its attempts used up",
+}
+
+COLOURS: Final = {
+    Status.PENDING: None,
+    Status.SUCCEEDED: "green",
+    Status.FAILED: "red",
+    Status.RUNNING: "cyan",
+    Status.UNKNOWN: "yellow",
+    Status.SKIPPED: "grey",
+    Status.CANCELLED: "grey",
+}
+
+# For a count of tasks.
+SUMMARIES: Final = {
+    Status.PENDING: "not run yet",
+    Status.SUCCEEDED: "ran, and will not run again",
+    Status.FAILED: "to run again, or held",
+    Status.RUNNING: "claimed by an owner now",
+    Status.UNKNOWN: "nobody knows whether they happened",
+    Status.SKIPPED: "skipped for good",
+    Status.CANCELLED: "cancelled for good",
+}
+
+# What a status means for one task, where the next call's decision says no more.
+_MEANINGS: Final = {
+    Status.PENDING: "the next call runs it",
+    Status.SUCCEEDED: "it ran, and will not run again",
+    Status.FAILED: "the next call runs it again",
+    Status.RUNNING: "its owner is at work",
+    Status.UNKNOWN: "nobody knows whether it happened",
+    Status.SKIPPED: "it was skipped for good, and will not run",
+    Status.CANCELLED: "it was cancelled, and will not run",
+}
+_DEAD_MEANINGS: Final = {
+    Decision.TAKE_OVER: "its owner is dead; the next call runs it again",
+    Decision.BECOMES_FAILED: "its owner is dead, and its attempts are used up",
+    Decision.BECOMES_UNKNOWN: "its owner is dead; nobody knows whether it happened",
+}
+
+
+# --- for programs -----------------------------------------------------------------------------------------------
+
+
+def task_fields(task: Task, owner: OwnerInfo | None) -> dict[str, Any]:
+    """The row as JSON fields: `FIELDS`, in their order."""
+    policy = task.policy
+    own: dict[str, Any] = task._asdict() | {
+        "status": task.status.word,
+        "updated_at_utc": utc_time(task.updated_at),
+        "owner_liveness": None if owner is None else owner.liveness.value,
+        "owner_reason": None if owner is None else owner.describe(),
+        "policy": {
+            "on_crash": policy.on_crash.name.lower(),
+            "on_failure": policy.on_failure.name.lower(),
+            "max_attempts": policy.max_attempts,
+        },
+        "result": _result_json(task.result),
+        "verdict": None if task.verdict is None else task.verdict.word,
+        "is_final": task.is_final,
+        "is_dead_letter": task.is_dead_letter,
+    }
+    return {name: own[name] for name in FIELDS}
+
+
+def _result_json(stored: str | None) -> Any:  # noqa: ANN401 - any JSON
+    """The stored text as JSON, or as text where it is none."""
+    try:
+        return None if stored is None else json.loads(stored)
+    except (ValueError, RecursionError):
+        return stored
+
+
+# --- for people -------------------------------------------------------------------------------------------------
+
+
+def state(task: Task, owner: OwnerInfo | None) -> Cell:
+    """The status for a table. A dead owner is told: the row alone would go on saying `running`."""
+    is_dead = owner is not None and owner.liveness is Liveness.DEAD
+    return Cell(f"{task.status.word} (dead)" if is_dead else task.status.word, COLOURS[task.status])
+
+
+def pairs(task: Task, owner: OwnerInfo | None, now_us: int) -> Iterator[tuple[str, Cell | list[str]]]:
+    """Everything about the task, as labels and escaped values."""
+    yield "task", Cell(escape(task.task_id), "bold")
+    yield "status", Cell(f"{task.status.word}: {meaning(task, owner)}", COLOURS[task.status])
+    yield "job", Cell(escape(task.name) or "(no name)")
+    yield "attempt", Cell(f"{task.attempt} of {task.policy.max_attempts}" if task.attempt else "none yet")
+    if owner is not None:
+        yield "owner", Cell(escape(f"{owner.liveness.value}; {owner.describe()}"))
+    yield "updated", Cell(f"{local_time(task.updated_at)}, {_ago(task.updated_at, now_us)}")
+    yield "policy", Cell(_policy(task))
+    if task.verdict is not None or task.settled_by is not None:
+        verdict = "earlier" if task.verdict is None else task.verdict.word
+        yield "settled", Cell(f"{verdict}, by {escape(task.settled_by or 'nobody known')}")
+    if task.evidence:
+        yield "evidence", _bounded(escape_lines(task.evidence))
+    yield "token", Cell(str(task.token))
+    yield "checksum", Cell(task.checksum)
+    if task.error:
+        first, *rest = escape_lines(task.error.rstrip())
+        yield "error", [first, *(f"  {line}" for line in rest)]
+    if task.result is not None:
+        yield "result", _result_lines(task.result)
+
+
+def next_step(task: Task, owner: OwnerInfo | None) -> str | None:
+    """What an operator can do about it, or None where there is nothing to do."""
+    decision = _decision(task, owner)
+    if decision in {Decision.UNKNOWN, Decision.BECOMES_UNKNOWN}:
+        return "find out whether it happened, then `idemreg resolve TASK_ID happened` or `... did-not-happen`"
+    if decision in {Decision.REFUSED, Decision.BECOMES_FAILED}:
+        return "`idemreg retry TASK_ID` allows one more attempt"
+    if decision is Decision.RUNNING and owner is not None and owner.liveness is Liveness.CANNOT_TELL:
+        return "find out whether its owner still works; nothing takes the task over meanwhile"
+    return None
+
+
+def _decision(task: Task, owner: OwnerInfo | None) -> Decision:
+    """What a call with the same arguments and policy would be answered now."""
+    wanted = Wanted(task.task_id, task.name, task.checksum, task.policy)
+    return decide(task, wanted, Liveness.ALIVE if owner is None else owner.liveness)
+
+
+def meaning(task: Task, owner: OwnerInfo | None) -> str:
+    """What the status means for this task, as it stands."""
+    decision = _decision(task, owner)
+    if decision is Decision.REFUSED:
+        return "its attempts are used up" if task.is_dead_letter else "it is held, and does not run again by itself"
+    if decision is Decision.RUNNING and owner is not None and owner.liveness is Liveness.CANNOT_TELL:
+        return "nobody can tell whether its owner lives"
+    if task.status is Status.SUCCEEDED and task.result is None:
+        return "it ran, and will not run again; its result is lost"
+    return _DEAD_MEANINGS.get(decision) or _MEANINGS[task.status]
+
+
+def _ago(time_us: int, now_us: int) -> str:
+    passed = age(time_us, now_us)
+    return f"{passed.removeprefix('-')} ahead of this clock" if passed.startswith("-") else f"{passed} ago"
+
+
+def _policy(task: Task) -> str:
+    policy = task.policy
+    crash = {
+        OnCrash.RERUN: "run again after a crash",
+        OnCrash.VERIFY: "verify after a crash",
+        OnCrash.HOLD: "hold after a crash",
+    }
+    keep = "for ever" if task.keep_ms is None else f"for {task.keep_ms // MS_A_SECOND} s once it ended"
+    return f"{crash[policy.on_crash]}, {policy.on_failure.name.lower()} after a failure, kept {keep}"
+
+
+# --- a result ---------------------------------------------------------------------------------------------------
+
+
+def _result_lines(stored: str) -> list[str]:
+    from idemreg.codec import load_result  # noqa: PLC0415 - where there is a result
+
+    try:
+        result = load_result(stored, None)
+    except (ResultError, RecursionError):
+        return _bounded(escape_lines(stored[:RESULT_CHARACTERS]))
+    if isinstance(result, dict) and result.keys() == {"exit_code", "output", "truncated"}:
+        return _command_lines(result)
+    text = json.dumps(json.loads(stored), indent=2, ensure_ascii=False)
+    return _bounded(escape_lines(text[:RESULT_CHARACTERS]), is_cut=len(text) > RESULT_CHARACTERS)
+
+
+def _command_lines(result: dict[str, Any]) -> list[str]:
+    """A command's exit code, and the last lines of what it wrote."""
+    text = "".join(_text(data) for _, data in result["output"])
+    lines = escape_lines(text.rstrip("\n")) if text else []
+    head = f"exit code {result['exit_code']}, " + ("no output" if not lines else "and its output ends with:")
+    kept = [shortened(line) for line in lines[-RESULT_LINES:]]
+    return [head, *([f"(the last {RESULT_LINES} lines)"] if len(lines) > RESULT_LINES else []), *kept]
+
+
+def _text(data: str | bytes) -> str:
+    return data if isinstance(data, str) else data.decode("utf-8", "backslashreplace")
+
+
+def shortened(line: str) -> str:
+    """A line of at most so many characters: what a job printed may have no line ends at all."""
+    return line if len(line) <= LINE_CHARACTERS else line[:LINE_CHARACTERS] + "…"
+
+
+def _bounded(lines: list[str], *, is_cut: bool = False) -> list[str]:
+    kept = [shortened(line) for line in lines[:RESULT_LINES]]
+    return [*kept, "… (--json tells all of it)"] if is_cut or len(lines) > RESULT_LINES else kept

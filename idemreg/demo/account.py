@@ -1,0 +1,110 @@
+"""The account of a demonstration: does the witness agree with the registry, and what is there to tell."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from idemreg.demo.worker import BEFORE, BEHIND, RUNNING
+from idemreg.model import Status, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from idemreg.model import Task
+
+__all__ = ["Run", "disagreements", "failure", "tell"]
+
+BY_HOOK: Final = "verify hook"
+BY_HAND: Final = "the demo's operator"
+
+# More findings than this are counted, not listed.
+LISTED: Final = 20
+
+
+class Run(NamedTuple):
+    """What happened, as far as the parent saw it. The rest stands in the rows."""
+
+    database: str
+    witness: str
+    seed: int
+    workers: int
+    delivered: int
+    duplicates: int
+    killed: Mapping[str, int]
+    left_unknown: Collection[str]
+    seconds: float
+
+
+def disagreements(task_ids: Iterable[str], effects: Mapping[str, int], rows: Mapping[str, Task]) -> list[str]:
+    """Every task that did not happen exactly once by the witness, or that did not end as succeeded by the registry."""
+    wanted = set(task_ids)
+    found = []
+    for task_id in sorted(wanted | effects.keys() | rows.keys()):
+        count = effects.get(task_id, 0)
+        row = rows.get(task_id)
+        if task_id not in wanted:
+            found.append(f"{task_id}: nobody delivered it, but there is a row or an effect of it")
+        elif count != 1:
+            found.append(f"{task_id}: {count} effects, not exactly one")
+        if task_id in wanted and (row is None or row.status is not Status.SUCCEEDED):
+            found.append(f"{task_id}: {'no row' if row is None else row.status.word}, not succeeded")
+    return found
+
+
+def failure(found: list[str], run: Run) -> str:
+    """The loud end: what disagrees, and where to look."""
+    more = [f"  ... and {len(found) - LISTED} more"] if len(found) > LISTED else []
+    lines = ["DEMO FAILED: the witness and the registry disagree", *(f"  {one}" for one in found[:LISTED]), *more]
+    return "\n".join([*lines, f"seed {run.seed}; registry {run.database}; witness {run.witness}"])
+
+
+def tell(run: Run, rows: Mapping[str, Task]) -> str:
+    """The account, to be read by people."""
+    tasks, settled = len(rows), [row for row in rows.values() if row.settled_by is not None]
+    by_hook = [row for row in settled if row.settled_by == BY_HOOK]
+    by_hand = [row for row in settled if row.settled_by == BY_HAND]
+    lines = [
+        f"{tasks:,} tasks, delivered {run.delivered:,} times in shuffled order to {run.workers} worker processes.",
+        f"{sum(run.killed.values())} workers killed with SIGKILL in mid-job: {_moments(run.killed)}.",
+        "",
+        f"  effects a task      exactly 1, for all {tasks:,}; counted in a file that the registry never sees",
+        f"  duplicates          {run.duplicates:,} suppressed, answered with the stored result",
+        f"  left in doubt       {len(settled)} tasks, whose worker died between claim and finish{_late(run, settled)}",
+        f"    by verify hook    {_verdicts(by_hook)}",
+        f"    left unknown      {len(run.left_unknown)}: nobody ran them again by himself",
+        f"    resolved by hand  {_verdicts(by_hand)}",
+        "",
+        f"In {run.seconds:.1f} s, with every claim on the disk before its job began. Seed {run.seed}.",
+        "",
+        "Look at the rows, and at the witness:",
+        *_commands(run, [*by_hand, *by_hook]),
+    ]
+    return "\n".join(lines)
+
+
+def _moments(killed: Mapping[str, int]) -> str:
+    words = {BEFORE: "before the effect", BEHIND: "behind it", RUNNING: "at a random point"}
+    return ", ".join(f"{killed.get(moment, 0)} {word}" for moment, word in words.items())
+
+
+def _late(run: Run, settled: list[Task]) -> str:
+    late = sum(run.killed.values()) - len(settled)
+    return f" ({late} more died behind it)" if late > 0 else ""
+
+
+def _verdicts(settled: list[Task]) -> str:
+    # The next claim clears the verdict; author and evidence stay. So a row without one has run again since.
+    happened = sum(row.verdict is Verdict.HAPPENED for row in settled)
+    return f"{len(settled)}: {happened} had happened, {len(settled) - happened} had not, and ran then"
+
+
+def _commands(run: Run, settled: list[Task]) -> list[str]:
+    registry = f"idemreg --db {shlex.quote(run.database)}"
+    example = settled[0].task_id if settled else "coupon:1"
+    return [
+        f"  {registry} stats",
+        f"  {registry} list",
+        f"  {registry} show {example}",
+        f"  grep '^{example} ' {shlex.quote(run.witness)}",
+    ]

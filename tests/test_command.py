@@ -1,0 +1,263 @@
+"""`run_command` and `idemreg run`: real commands, real signals, real orphans."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idemreg import ChecksumMismatchError, Registry, Status, TaskRunningError, TaskUnknownError
+from idemreg.command import run_command
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
+from tests.support.processes import PATIENCE_S, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SH = "/bin/sh"
+
+
+def idemreg(path: Path, *args: str, **options: object) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)}
+    command = [sys.executable, "-m", "idemreg", *args]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def streams(tmp_path: Path) -> tuple[int, int]:
+    """Two files in place of the terminal."""
+    return os.open(tmp_path / "out", os.O_RDWR | os.O_CREAT), os.open(tmp_path / "err", os.O_RDWR | os.O_CREAT)
+
+
+def read(fd: int) -> bytes:
+    return os.pread(fd, 1_000_000, 0)
+
+
+def sh(registry: Registry, streams: tuple[int, int], task_id: str, script: str, **options: object) -> tuple[int, bool]:
+    out, err = streams
+    end = run_command(registry, task_id, [SH, "-c", script], stdout=out, stderr=err, **options)  # type: ignore[arg-type]
+    return end.exit_code, end.replayed
+
+
+def test_a_command_runs_once_and_its_output_is_replayed(registry: Registry, streams: tuple[int, int]) -> None:
+    """The second run starts nothing, writes the stored output to the same streams again, and exits with 0."""
+    script = "echo to-out; echo to-err >&2; echo again"
+    assert sh(registry, streams, "t", script) == (0, False)
+    assert sh(registry, streams, "t", script) == (0, True)
+    assert read(streams[0]) == b"to-out\nagain\n" * 2
+    assert read(streams[1]) == b"to-err\n" * 2
+
+
+def test_other_arguments_are_a_mismatch(registry: Registry, streams: tuple[int, int]) -> None:
+    """The checksum covers the command line and the payload."""
+    sh(registry, streams, "t", "true")
+    with pytest.raises(ChecksumMismatchError):
+        sh(registry, streams, "t", "false")
+    with pytest.raises(ChecksumMismatchError):
+        sh(registry, streams, "t", "true", payload={"day": 1})
+
+
+def test_a_failure_is_kept_and_replayed(registry: Registry, streams: tuple[int, int]) -> None:
+    """A held failure is not run again: its output and its exit code come back."""
+    assert sh(registry, streams, "t", "echo broken; exit 3", on_failure="hold") == (3, False)
+    assert sh(registry, streams, "t", "echo broken; exit 3", on_failure="hold") == (3, True)
+    assert read(streams[0]) == b"broken\n" * 2
+    registry.retry("t")
+    assert sh(registry, streams, "t", "echo broken; exit 3", on_failure="hold") == (3, False)
+
+
+def test_exit_codes_with_a_meaning(registry: Registry, streams: tuple[int, int]) -> None:
+    """--release-on puts the task back without counting the attempt; --unknown-on leaves it unknown."""
+    sh(registry, streams, "released", "exit 75", release_on=[75])
+    task = registry.get("released")
+    assert task is not None
+    assert (task.status, task.attempt) == (Status.PENDING, 0)
+    sh(registry, streams, "open", "exit 9", unknown_on=[9])
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "open", "exit 9", unknown_on=[9])
+
+
+def test_the_command_is_told_who_it_is(registry: Registry, streams: tuple[int, int]) -> None:
+    """Task, attempt, token and downstream key are in its environment."""
+    sh(registry, streams, "t", 'echo "$IDEMREG_TASK_ID $IDEMREG_ATTEMPT $IDEMREG_TOKEN $IDEMREG_DOWNSTREAM_KEY"')
+    task = registry.get("t")
+    assert task is not None
+    assert read(streams[0]).decode().split() == ["t", "1", str(task.token), registry.store.downstream_key("t")]
+
+
+def test_only_the_last_64_kib_are_kept(registry: Registry, streams: tuple[int, int]) -> None:
+    """All of the output passes through; its end is the result."""
+    script = "i=0; while [ $i -lt 3000 ]; do echo line-$i-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; i=$((i+1)); done"
+    sh(registry, streams, "t", script)
+    passed = read(streams[0])
+    os.truncate(streams[0], 0)
+    os.lseek(streams[0], 0, os.SEEK_SET)
+    assert sh(registry, streams, "t", script) == (0, True)
+    kept = read(streams[0])
+    assert len(passed) > 100_000
+    assert len(kept) == 64 * 1024
+    assert passed.endswith(kept)
+
+
+def test_bytes_that_are_no_text_come_back(registry: Registry, streams: tuple[int, int]) -> None:
+    """Output is bytes; what is no UTF-8 is kept as it is."""
+    script = r"printf '\377\000\001'"
+    sh(registry, streams, "t", script)
+    sh(registry, streams, "t", script)
+    assert read(streams[0]) == b"\xff\x00\x01" * 2
+
+
+def test_what_stays_in_the_background_is_not_waited_for(
+    registry: Registry, streams: tuple[int, int], tmp_path: Path
+) -> None:
+    """The end of the command is the end, though a grandchild holds its output open until after that."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    assert sh(registry, streams, "t", f"cat <{gate} & echo started") == (0, False)
+    assert read(streams[0]) == b"started\n"
+    gate.write_text("the grandchild was still there to read this")
+
+
+def test_nothing_to_run_puts_the_task_back(registry: Registry, streams: tuple[int, int], tmp_path: Path) -> None:
+    """A command that is missing, or may not be executed, leaves the task pending, its attempt uncounted."""
+    with pytest.raises(CommandNotFoundError) as missing:
+        run_command(registry, "t", ["/nowhere/command"])
+    assert missing.value.exit_code == 127
+    (tmp_path / "plain").write_text("no program")
+    with pytest.raises(CommandNotExecutableError) as plain:
+        run_command(registry, "u", [str(tmp_path / "plain")])
+    assert plain.value.exit_code == 126
+    for task_id in "tu":
+        task = registry.get(task_id)
+        assert task is not None
+        assert (task.status, task.attempt) == (Status.PENDING, 0)
+
+
+def test_a_corrected_command_follows_a_mistyped_one(registry: Registry, streams: tuple[int, int]) -> None:
+    """What did not start binds nobody: the same task_id may then run another command, under a larger token."""
+    with pytest.raises(CommandNotFoundError):
+        run_command(registry, "t", ["/nowhere/comand"])
+    before = registry.get("t")
+    assert sh(registry, streams, "t", "true") == (0, False)
+    after = registry.get("t")
+    assert before is not None
+    assert after is not None
+    assert after.token > before.token
+    with pytest.raises(ChecksumMismatchError):
+        sh(registry, streams, "t", "false")
+
+
+def test_a_command_whose_name_is_no_text_is_run(registry: Registry, tmp_path: Path) -> None:
+    """A path is bytes; those that are no UTF-8 are escaped in the job's name."""
+    command = os.fsencode(tmp_path) + b"/odd-\xff"
+    with open(command, "w") as file:
+        file.write("#!/bin/sh\nexit 0\n")
+    os.chmod(command, 0o700)
+    assert run_command(registry, "t", [os.fsdecode(command)]).exit_code == 0
+    task = registry.get("t")
+    assert task is not None
+    assert task.name == "odd-\\xff"
+
+
+def test_a_command_killed_by_a_signal_was_interrupted(registry: Registry, streams: tuple[int, int]) -> None:
+    """Its crash policy decides: unknown under hold, and run again under rerun."""
+    assert sh(registry, streams, "held", "kill -9 $$") == (137, False)
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "held", "kill -9 $$")
+    script = '[ "$IDEMREG_ATTEMPT" = 2 ] || kill -TERM $$'
+    assert sh(registry, streams, "rerun", script, on_crash="rerun") == (143, False)
+    assert sh(registry, streams, "rerun", script, on_crash="rerun") == (0, False)
+
+
+def test_the_verify_command_settles_what_a_crash_left(registry: Registry, streams: tuple[int, int]) -> None:
+    """Exit code 0 means that it happened, 1 that it did not; what it wrote is the evidence."""
+    for task_id, verify in (("yes", "echo found $IDEMREG_TASK_ID"), ("no", "exit 1"), ("perhaps", "exit 2")):
+        script = '[ "$IDEMREG_ATTEMPT" = 2 ] || kill -9 $$'
+        sh(registry, streams, task_id, script, on_crash="verify", verify=verify)
+        if task_id == "perhaps":
+            with pytest.raises(TaskUnknownError) as unknown:
+                sh(registry, streams, task_id, script, on_crash="verify", verify=verify)
+            assert unknown.value.retryable
+            continue
+        replayed = task_id == "yes"
+        assert sh(registry, streams, task_id, script, on_crash="verify", verify=verify) == (0, replayed)
+    task = registry.get("yes")
+    assert task is not None
+    assert (task.status, task.evidence) == (Status.SUCCEEDED, "found yes")
+
+
+def test_standard_input_reaches_the_command(path: Path) -> None:
+    """`idemreg run` hands its own standard input on."""
+    process = idemreg(path, "run", "t", "--", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, _ = process.communicate(b"through", PATIENCE_S)
+    assert (process.returncode, out) == (0, b"through")
+
+
+def test_output_comes_while_the_command_runs(path: Path, tmp_path: Path) -> None:
+    """The first line is there although the command has not ended."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    process = idemreg(path, "run", "t", "--", SH, "-c", f"echo first; read x <{gate}", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"first\n"
+    gate.write_text("go\n")
+    assert process.wait(PATIENCE_S) == 0
+    process.stdout.close()
+
+
+ANSWERING = """
+import signal, sys
+number = int(sys.argv[1])
+signal.pthread_sigmask(signal.SIG_BLOCK, [number])  # so that it is not lost before it is waited for
+print("ready", flush=True)
+print("got", signal.sigwait([number]) == number, flush=True)
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_reach_the_command(path: Path, number: signal.Signals) -> None:
+    """A signal sent to the wrapper is the command's to answer, and its exit code is the command's."""
+    command = [sys.executable, "-c", ANSWERING, str(int(number))]
+    with idemreg(
+        path, "run", "t", "--", *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.stdout.readline() == b"got True\n"
+        assert process.wait(PATIENCE_S) == 5
+
+
+def test_an_orphan_keeps_its_task_owned(path: Path, tmp_path: Path, open_registry: Callable[..., Registry]) -> None:
+    """kill -9 of the wrapper: nobody runs the task while the command lives; then it is unknown, never run again."""
+    gate, witness = tmp_path / "gate", tmp_path / "witness"
+    os.mkfifo(gate)
+    script = f"echo $$; echo ran >>{witness}; exec 3>{tmp_path}/x 9>{tmp_path}/y; read x <{gate}; echo done >>{witness}"
+    argv = [SH, "-c", script]
+    wrapper = idemreg(path, "run", "t", "--on-crash", "rerun", "--", *argv, stdout=subprocess.PIPE)
+    assert wrapper.stdout is not None
+    command = int(wrapper.stdout.readline())
+    wrapper.kill()
+    wrapper.wait(PATIENCE_S)
+    registry = open_registry()
+    with pytest.raises(TaskRunningError) as running:
+        run_command(registry, "t", argv, on_crash="rerun")
+    assert running.value.owner is not None
+    assert running.value.owner.reason == "its lock is held"
+
+    ended = os.pidfd_open(command)
+    gate.write_text("go\n")
+    assert select.select([ended], [], [], PATIENCE_S)[0]
+    os.close(ended)
+    assert witness.read_text() == "ran\ndone\n"
+    with pytest.raises(TaskUnknownError):
+        run_command(registry, "t", argv, on_crash="hold")
+    wrapper.stdout.close()

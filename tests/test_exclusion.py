@@ -1,0 +1,43 @@
+"""One live execution of a task: defects that once broke it, and what keeps them out."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idemreg import Registry, Status, StoreBusyError
+from idemreg.idempotent import wanted
+from idemreg.options import Options
+from idemreg.store import End, Granted, Running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_an_interrupted_claim_takes_no_note_of_another_away(open_registry: Callable[..., Registry]) -> None:
+    """A thread that gives up its claim leaves another thread's claim of the same task alive."""
+    registry = open_registry(busy_timeout=0.05)
+    with registry.claim("first"):
+        pass  # from now on a claim is one statement
+    request = wanted("task", "job", b"{}", Options.of({"on_crash": "rerun"}, "normal"))
+    (first,) = registry.store.claim([request])
+    assert isinstance(first, Granted)
+    held, done = threading.Event(), threading.Event()
+
+    def write_long() -> None:
+        with registry.claim("long") as claim, claim.transaction():
+            held.set()
+            done.wait()
+
+    writer = threading.Thread(target=write_long)
+    writer.start()
+    held.wait()
+    with pytest.raises(StoreBusyError):  # looked before the first claim, and waits for the turn in vain
+        registry.store.claim([request])
+    done.set()
+    writer.join()
+    (again,) = registry.store.claim([request])
+    assert isinstance(again, Running)
+    registry.store.finish([End("task", first.token, first.owner, Status.SUCCEEDED, 1, "null", durable=False)])

@@ -1,0 +1,526 @@
+"""The conformance suite of a Store: requests and answers as values. Any Store must pass it; a subclass names one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, Verdict, faults
+from idemreg.model import OnCrash, OnFailure, Policy, Wanted
+from idemreg.sqlite.backend import SqliteStore
+from idemreg.store import (
+    Done,
+    End,
+    Granted,
+    Lost,
+    Mismatch,
+    Query,
+    Recorded,
+    Refused,
+    Running,
+    Settlement,
+    Unknown,
+)
+from idemreg.testing import ManualClock
+from tests.support.processes import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from idemreg.store import Store
+
+SUM = "a" * 64
+LARGE = '"' + "x" * 5_000 + '"'
+
+
+def want(task_id: str = "t", **fields: Any) -> Wanted:
+    return Wanted(task_id, **{"name": "job", "checksum": SUM, "policy": Policy(), **fields})
+
+
+def end_of(grant: Granted, status: Status = Status.SUCCEEDED, **fields: Any) -> End:
+    return End(grant.task_id, grant.token, grant.owner, status, **{"attempt": grant.attempt, **fields})
+
+
+def granted(store: Store, wanted: Wanted | None = None) -> Granted:
+    (answer,) = store.claim([wanted or want()])
+    assert isinstance(answer, Granted)
+    return answer
+
+
+def row_of(store: Store, task_id: str = "t") -> Task:
+    (row,) = store.get([task_id])
+    assert row is not None
+    return row
+
+
+class StoreContract:
+    """What every Store promises. ``open_store`` gives handles on one and the same place."""
+
+    @pytest.fixture
+    def open_store(self) -> Callable[..., Store]:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, open_store: Callable[..., Store]) -> Store:
+        return open_store()
+
+    # --- claim --------------------------------------------------------------------------------------------------
+
+    def test_a_first_claim_is_granted(self, store: Store) -> None:
+        """A task without a row is granted: attempt 1, a token above 0, no prior row, the policy that was asked for."""
+        policy = Policy(OnCrash.RERUN, OnFailure.HOLD, 3)
+        grant = granted(store, want(policy=policy, keep_ms=5))
+        assert (grant.task_id, grant.attempt, grant.prior, grant.policy) == ("t", 1, None, policy)
+        assert not grant.to_verify
+        row = row_of(store)
+        assert (row.status, row.token, row.attempt, row.owner) == (Status.RUNNING, grant.token, 1, grant.owner)
+        assert (row.policy, row.keep_ms, row.name, row.checksum) == (policy, 5, "job", SUM)
+        assert row.token > 0
+
+    def test_every_state_has_its_answer(self, store: Store) -> None:
+        """Running, Done, Mismatch, Refused and Unknown are values with the row in them, and change nothing."""
+        grants = {name: granted(store, want(name)) for name in ("running", "done", "refused", "unknown")}
+        store.finish([end_of(grants["done"], result="1")])
+        store.finish([end_of(grants["refused"], Status.FAILED, error="E")])
+        store.finish([end_of(grants["unknown"], Status.UNKNOWN, error="E")])
+        wishes = [
+            want("running"),
+            want("done"),
+            want("refused", policy=Policy(on_failure=OnFailure.HOLD)),
+            want("unknown"),
+            want("done", checksum="b" * 64),
+            want("running", name="other"),
+        ]
+        before = store.get([wish.task_id for wish in wishes])
+        answers = store.claim(wishes)
+        assert [type(answer) for answer in answers] == [Running, Done, Refused, Unknown, Mismatch, Mismatch]
+        assert [answer.task for answer in answers if not isinstance(answer, Granted)] == before  # type: ignore[union-attr]
+        assert [store.look(wish) for wish in wishes] == answers
+        assert isinstance(answers[0], Running)
+        assert answers[0].owner.liveness is Liveness.ALIVE
+        assert store.get([wish.task_id for wish in wishes]) == before
+
+    def test_looking_leaves_to_write_what_needs_a_write(self, store: Store) -> None:
+        """None where a claim would write: no row, pending, failed and claimable. A look itself writes nothing."""
+        store.add(want("pending"))
+        store.finish([end_of(granted(store, want("failed")), Status.FAILED)])
+        before = store.page(Query(), None, 10)
+        assert [store.look(want(name)) for name in ("none", "pending", "failed")] == [None] * 3
+        assert store.page(Query(), None, 10) == before
+
+    def test_several_wishes_are_answered_in_order(self, store: Store) -> None:
+        """Each item has its answer at its place; a task named twice is granted once, and running to the second."""
+        store.finish([end_of(granted(store, want("b")))])
+        answers = store.claim([want("c"), want("b"), want("a"), want("c"), want("a", checksum="b" * 64)])
+        assert [type(answer) for answer in answers] == [Granted, Done, Granted, Running, Mismatch]
+        assert [row_of(store, name).status for name in "abc"] == [Status.RUNNING, Status.SUCCEEDED, Status.RUNNING]
+        recorded = store.finish([end_of(one, result="2") for one in answers if isinstance(one, Granted)])
+        assert recorded == [Recorded("c"), Recorded("a")]
+
+    def test_two_handles_never_both_own_a_task(self, open_store: Callable[..., Store]) -> None:
+        """Threads that race through two handles for the same tasks get each of them granted once."""
+        stores = [open_store(), open_store()]
+        barrier = threading.Barrier(4)
+        answers: list[Any] = []
+
+        def race(store: Store) -> None:
+            barrier.wait(PATIENCE_S)
+            for number in range(20):
+                answers.extend(store.claim([want(f"t{number}")]))
+
+        threads = [threading.Thread(target=race, args=(stores[number % 2],)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        got = sorted(answer.task_id for answer in answers if isinstance(answer, Granted))
+        assert got == sorted(f"t{number}" for number in range(20))
+        assert len(answers) == 80
+        for grant in answers:
+            if isinstance(grant, Granted):
+                assert any(store.finish([end_of(grant)]) == [Recorded(grant.task_id)] for store in stores)
+
+    def test_tokens_of_a_task_grow(self, store: Store) -> None:
+        """Over failure, release, resolve and forget every claim has a larger token than all before it."""
+        tokens = []
+
+        def claim() -> Granted:
+            grant = granted(store)
+            tokens.append(grant.token)
+            return grant
+
+        store.finish([end_of(claim(), Status.FAILED)])
+        store.finish([End.release(claim())])
+        store.finish([end_of(claim(), Status.UNKNOWN)])
+        store.settle("t", Settlement(Verdict.DID_NOT_HAPPEN, "me"))
+        store.finish([end_of(claim())])
+        for _ in range(3):
+            store.forget("t", force=False)
+            store.finish([end_of(claim())])
+        assert tokens == sorted(set(tokens))
+
+    # --- finish -------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("wrong", ["token", "owner", "task", "status"])
+    def test_a_finish_compares_token_owner_and_running(self, store: Store, wrong: str) -> None:
+        """Whoever does not hold the claim is `Lost`, with the row as it is, and changes nothing."""
+        grant = granted(store)
+        granted(store, want("other"))
+        end = end_of(grant, result="1")
+        if wrong == "token":
+            end = end._replace(token=end.token + 1)
+        elif wrong == "owner":
+            end = end._replace(owner=end.owner + 1)
+        elif wrong == "task":
+            end = end._replace(task_id="none")
+        else:
+            assert store.finish([end]) == [Recorded("t")]
+        before = store.page(Query(), None, 10)
+        (answer,) = store.finish([end._replace(result="2")])
+        assert isinstance(answer, Lost)
+        assert answer.task in (None, row_of(store))
+        assert store.page(Query(), None, 10) == before
+
+    def test_a_lost_end_does_not_hold_up_the_others(self, store: Store) -> None:
+        """Several ends in one call: each has its own answer, in order."""
+        first, second = granted(store, want("a")), granted(store, want("b"))
+        answers = store.finish([end_of(first), end_of(first), end_of(second, Status.FAILED, error="E")])
+        assert [type(answer) for answer in answers] == [Recorded, Lost, Recorded]
+        assert (row_of(store, "a").status, row_of(store, "b").error) == (Status.SUCCEEDED, "E")
+
+    @pytest.mark.parametrize("size", [0, 1, 199, 200, 201, 100_000])
+    def test_results_and_errors_of_any_size_come_back(self, store: Store, size: int) -> None:
+        """Small or large, result and error are as they were stored, and are replaced as one by the next end."""
+        text = "é" * size
+        store.finish([end_of(granted(store), Status.FAILED, error=text)])
+        assert row_of(store).error == text
+        store.finish([end_of(granted(store), result=text)])
+        assert (row_of(store).result, row_of(store).error) == (text, None)
+        assert store.page(Query(), None, 1).tasks == [row_of(store)]
+
+    def test_a_release_puts_back_what_was(self, store: Store) -> None:
+        """Pending where it was new; where it had failed, failed with the same error, attempt and verdict."""
+        store.finish([End.release(granted(store))])
+        assert (row_of(store).status, row_of(store).attempt) == (Status.PENDING, 0)
+        store.finish([end_of(granted(store), Status.FAILED, error=LARGE)])
+        store.settle("t", Settlement(Verdict.RETRY, "me", "why"))
+        before = row_of(store)
+        store.finish([End.release(granted(store))])
+        after = row_of(store)
+        assert after == before._replace(token=after.token, updated_at=after.updated_at, boot_stamp=after.boot_stamp)
+
+    # --- dropped ------------------------------------------------------------------------------------------------
+
+    def test_an_abandoned_claim_ends_without_a_word(self, store: Store) -> None:
+        """`abandon` stores the end when it can, and raises nothing, not even for a claim that is lost."""
+        grant = granted(store)
+        store.abandon(end_of(grant, Status.UNKNOWN, error="dropped"))
+        assert (row_of(store).status, row_of(store).error) == (Status.UNKNOWN, "dropped")
+        store.abandon(end_of(grant))
+        assert row_of(store).status is Status.UNKNOWN
+
+    # --- settle, add, forget ------------------------------------------------------------------------------------
+
+    def test_a_settlement_is_stored_with_who_and_why(self, store: Store) -> None:
+        """The row that comes back is the row that is stored."""
+        store.finish([end_of(granted(store), Status.UNKNOWN, error="E")])
+        task = store.settle("t", Settlement(Verdict.HAPPENED, "ann", "seen", LARGE))
+        assert isinstance(task, Task)
+        assert task == row_of(store)
+        assert (task.status, task.verdict, task.settled_by) == (Status.SUCCEEDED, Verdict.HAPPENED, "ann")
+        assert (task.evidence, task.result, task.error) == ("seen", LARGE, None)
+
+    def test_a_settlement_that_is_not_allowed_is_lost(self, store: Store) -> None:
+        """No row, a status that does not allow the verdict, a foreign claim for a hook: `Lost`, nothing changes."""
+        assert store.settle("none", Settlement(Verdict.CANCELLED, "me")) == Lost(None)
+        grant = granted(store)
+        before = row_of(store)
+        for verdict in Verdict:
+            assert store.settle("t", Settlement(verdict, "me")) == Lost(before)
+        for token in (grant.token - 1, grant.token + 1):
+            assert store.settle("t", Settlement(Verdict.HAPPENED, "me", verifying=token)) == Lost(before)
+        assert row_of(store) == before
+
+    def test_a_hook_claims_before_it_settles(self, store: Store) -> None:
+        """Claimed to verify: a larger token, the same attempt; the settlement needs just that token."""
+        verify = want(policy=Policy(OnCrash.VERIFY), can_verify=True)
+        first = granted(store, verify)
+        store.finish([end_of(first, Status.UNKNOWN)])
+        before = row_of(store)
+        grant = granted(store, verify)
+        assert (grant.to_verify, grant.attempt, grant.prior) == (True, 1, before)
+        assert grant.token > first.token
+        assert isinstance(store.settle("t", Settlement(Verdict.HAPPENED, "hook", verifying=first.token)), Lost)
+        task = store.settle("t", Settlement(Verdict.HAPPENED, "hook", verifying=grant.token))
+        assert isinstance(task, Task)
+        assert task.status is Status.SUCCEEDED
+
+    def test_adding_is_done_once(self, store: Store) -> None:
+        """A new row is pending, with token and attempt 0; an old one is given back as it is, whatever was asked."""
+        first = store.add(want(keep_ms=7))
+        assert (first.status, first.token, first.attempt, first.keep_ms) == (Status.PENDING, 0, 0, 7)
+        assert store.add(want(name="other", checksum="b" * 64)) == first
+        grant = granted(store)
+        assert grant.prior == first
+        assert store.add(want()).status is Status.RUNNING
+
+    def test_forgetting_gives_the_row_back_and_removes_it(self, store: Store) -> None:
+        """The row goes with its large result; unknown rows only by force, running ones of the living never."""
+        store.finish([end_of(granted(store), result=LARGE)])
+        before = row_of(store)
+        assert store.forget("t", force=False) == before
+        assert store.get(["t"]) == [None]
+        assert store.forget("t", force=True) == Lost(None)
+        grant = granted(store)
+        assert store.forget("t", force=True) == Lost(row_of(store))
+        store.finish([end_of(grant, Status.UNKNOWN)])
+        assert store.forget("t", force=False) == Lost(row_of(store))
+        assert isinstance(store.forget("t", force=True), Task)
+
+    # --- read ---------------------------------------------------------------------------------------------------
+
+    def test_rows_come_in_the_order_asked(self, store: Store) -> None:
+        """One row a place, also for a task that is asked for twice or that there is not."""
+        store.add(want("a"))
+        store.add(want("b"))
+        rows = store.get(["b", "none", "a", "b"])
+        assert [row and row.task_id for row in rows] == ["b", None, "a", "b"]
+        assert store.get([]) == []
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 7, 100])
+    def test_pages_hold_every_task_once_in_order(self, store: Store, limit: int) -> None:
+        """Pages of any size add up to all tasks, by code points, and the last one says that it is."""
+        names = ["a", "a b", "aa", "b", "ä", "é", "z", "\uffff", "\U0001f600"]
+        for name in reversed(names):
+            store.add(want(name))
+        assert list(pages(store, Query(), limit)) == sorted(names)
+
+    def test_pages_are_stable_under_inserts(self, store: Store) -> None:
+        """What was there before the first page comes exactly once, whatever is added or forgotten in between."""
+        old = [f"k{number:02}" for number in range(0, 40, 4)]
+        for name in old:
+            store.add(want(name))
+        seen: list[str] = []
+        fresh = itertools.count()
+        for name in pages(store, Query(), 3):
+            seen.append(name)
+            store.add(want(f"k{next(fresh):02}x"))  # before and behind the place that was reached
+            if name in old:
+                store.forget(name, force=False)
+        assert [name for name in seen if name in old] == old
+        assert len(seen) == len(set(seen))
+        assert seen == sorted(seen)
+
+    @pytest.mark.parametrize(
+        ("prefix", "found"),
+        [
+            ("", ["%", "%a", "A", "[a]", "_", "a", "a%b", "a*", "a_b", "ab", "ä", "äb", "\ud7ff1", "\U0010ffff1"]),
+            ("a", ["a", "a%b", "a*", "a_b", "ab"]),
+            ("%", ["%", "%a"]),
+            ("_", ["_"]),
+            ("a%", ["a%b"]),
+            ("a_", ["a_b"]),
+            ("a*", ["a*"]),
+            ("[", ["[a]"]),
+            ("[a]", ["[a]"]),
+            ("ä", ["ä", "äb"]),
+            ("A", ["A"]),
+            ("\ud7ff", ["\ud7ff1"]),
+            ("\U0010ffff", ["\U0010ffff1"]),
+            ("none", []),
+            ("'; DROP TABLE idempotent_log; --", []),
+        ],
+        ids=ascii,
+    )
+    def test_a_prefix_is_text_and_no_pattern(self, store: Store, prefix: str, found: list[str]) -> None:
+        """Signs that some query language gives a meaning to, capitals and the last code points are plain text."""
+        for name in ("%", "%a", "A", "[a]", "_", "a", "a%b", "a*", "a_b", "ab", "ä", "äb", "\ud7ff1", "\U0010ffff1"):
+            store.add(want(name))
+        assert list(pages(store, Query(prefix=prefix), 2)) == sorted(found)
+
+    def test_queries_by_status(self, store: Store) -> None:
+        """Each status lists its own tasks, in combination with a prefix too, and the counts agree with the lists."""
+        for name, status in (("a1", Status.SUCCEEDED), ("a2", Status.FAILED), ("b1", Status.FAILED)):
+            store.finish([end_of(granted(store, want(name)), status)])
+        granted(store, want("a3"))
+        store.add(want("b2"))
+        counts = {status: len(list(pages(store, Query(status), 2))) for status in Status}
+        assert {status: number for status, number in counts.items() if number} == store.count()
+        assert list(pages(store, Query(Status.FAILED), 1)) == ["a2", "b1"]
+        assert list(pages(store, Query(Status.FAILED, "b"), 1)) == ["b1"]
+        assert list(pages(store, Query(Status.RUNNING, "a"), 5)) == ["a3"]
+
+    # --- wait ---------------------------------------------------------------------------------------------------
+
+    def test_a_wait_ends_with_the_deadline(self, open_store: Callable[..., Store]) -> None:
+        """A row that does not change is waited for up to the deadline of the store's own clock, and no longer."""
+        clock = ManualClock()
+        store = open_store(clock=clock)
+        granted(store)
+        store.wait("t", row_of(store).version, clock.monotonic() + 3)
+        assert clock.monotonic() == pytest.approx(3)
+
+    def test_a_wait_ends_with_a_change(self, open_store: Callable[..., Store]) -> None:
+        """A row that is another, or none, by now is not waited for at all."""
+        clock = ManualClock()
+        store = open_store(clock=clock)
+        store.wait("none", row_of(*added(store)).version, 100)
+        version = row_of(store).version
+        grant = granted(store)
+        store.wait("t", version, 100)
+        version = row_of(store).version
+        store.finish([end_of(grant)])
+        store.wait("t", version, 100)
+        assert clock.monotonic() == 0
+
+    # --- effects ------------------------------------------------------------------------------------------------
+
+    def test_a_transaction_commits_effects_with_the_finish(self, store: Store) -> None:
+        """Both are there behind `finish`; without it, the block rolls back and the claim goes on."""
+        grant = granted(store)
+        with store.transaction(grant, durable=False) as tx:
+            tx.execute("CREATE TABLE mine (n INTEGER)")
+            tx.execute("INSERT INTO mine VALUES (?)", (1,))
+        assert row_of(store).status is Status.RUNNING
+        with store.transaction(grant, durable=False) as tx:
+            with pytest.raises(StoreError):
+                tx.execute("SELECT * FROM mine")
+            tx.execute("CREATE TABLE mine (n INTEGER)")
+            tx.execute("INSERT INTO mine VALUES (:n)", {"n": 2})
+            assert tx.finish(end_of(grant, result="1")) == Recorded("t")
+        assert row_of(store).status is Status.SUCCEEDED
+        second = granted(store, want("u"))
+        with store.transaction(second, durable=False) as tx:
+            assert tx.execute("SELECT n FROM mine") == [(2,)]
+            assert isinstance(tx.finish(end_of(grant, result="2")), Lost)
+        store.finish([end_of(second)])
+
+    def test_a_transaction_needs_the_claim(self, store: Store) -> None:
+        """A claim that ended, or was never this owner's, opens none."""
+        grant = granted(store)
+        stranger = grant._replace(token=grant.token + 1)
+        for claim in (stranger, grant):
+            if claim is grant:
+                store.finish([end_of(grant)])
+            with pytest.raises(ClaimLostError), store.transaction(claim, durable=False):
+                pytest.fail("it opened")
+
+    # --- owners -------------------------------------------------------------------------------------------------
+
+    def test_a_command_is_an_owner_of_its_own(self, open_store: Callable[..., Store]) -> None:
+        """own_byte gives an owner that claims under its own number, finishes by it, and is alive until it is closed."""
+        store, other = open_store(), open_store()
+        command = store.own_byte()
+        grant = granted(store, want(owner=command.id))
+        assert (grant.owner, row_of(store).owner) == (command.id, command.id)
+        assert os.fstat(command.fd)
+        seen = other.owner(row_of(other))
+        assert seen is not None
+        assert (seen.owner, seen.liveness) == (command.id, Liveness.ALIVE)
+        assert store.finish([end_of(grant)]) == [Recorded("t")]
+        assert other.owner(row_of(other)) is None
+        command.close()
+        command.close()
+
+    def test_a_downstream_key_is_of_the_place_and_the_task(
+        self, open_store: Callable[..., Store], tmp_path: Path
+    ) -> None:
+        """The same through every handle, another for every task."""
+        keys = {open_store().downstream_key("t") for _ in range(2)}
+        assert len(keys) == 1
+        assert open_store().downstream_key("u") not in keys
+
+    def test_a_closed_handle_still_owns_its_claim(self, open_store: Callable[..., Store]) -> None:
+        """Between close and the end of the last claim nobody takes the task over, and its end is recorded."""
+        store, other = open_store(), open_store()
+        grant = granted(store, want(policy=Policy(OnCrash.RERUN)))
+        store.close()
+        (answer,) = other.claim([want(policy=Policy(OnCrash.RERUN))])
+        assert isinstance(answer, Running)
+        assert store.finish([end_of(grant)]) == [Recorded("t")]
+        assert isinstance(other.look(want()), Done)
+
+
+def pages(store: Store, query: Query, limit: int) -> Iterator[str]:
+    after: str | None = None
+    while True:
+        page = store.page(query, after, limit)
+        assert len(page.tasks) <= limit
+        yield from [task.task_id for task in page.tasks]
+        if (after := page.after) is None:
+            return
+
+
+def added(store: Store) -> tuple[Store]:
+    store.add(want())
+    return (store,)
+
+
+class TestSqliteStore(StoreContract):
+    @pytest.fixture
+    def open_store(self, path: Path) -> Iterator[Callable[..., Store]]:
+        opened: list[SqliteStore] = []
+
+        def make(clock: ManualClock | None = None) -> SqliteStore:
+            opened.append(SqliteStore(path, create=True, busy_s=10, clock=clock or Clock()))
+            return opened[-1]
+
+        yield make
+        for store in opened:
+            for live in list(page_of_running(store)):
+                store.abandon(End(live.task_id, live.token, live.owner or 0, Status.UNKNOWN, live.attempt))
+            store.close()
+
+    def test_large_values_live_beside_the_tree_and_go_with_their_row(self, store: Store, path: Path) -> None:
+        """idempotent_large holds a row just as long as the task's own result or error is large."""
+
+        def large() -> list[str]:
+            connection = apsw.Connection(str(path))
+            rows: list[Any] = connection.execute("SELECT task_id FROM idempotent_large ORDER BY task_id").fetchall()
+            connection.close()
+            return [task_id for (task_id,) in rows]
+
+        store.finish([end_of(granted(store), Status.FAILED, error=LARGE)])
+        assert large() == ["t"]
+        store.finish([End.release(granted(store))])
+        assert (large(), row_of(store).error) == (["t"], LARGE)
+        store.finish([end_of(granted(store), result="1")])
+        assert large() == []
+        store.forget("t", force=False)
+        store.finish([end_of(granted(store), Status.UNKNOWN, error=LARGE)])
+        store.settle("t", Settlement(Verdict.HAPPENED, "me", result="1"))
+        assert large() == []
+        store.finish([end_of(granted(store, want("u")), result=LARGE)])
+        assert large() == ["u"]
+        store.forget("u", force=False)
+        assert large() == []
+
+    def test_several_wishes_are_one_commit(self, store: Store, path: Path) -> None:
+        """A batch is in the file as a whole: another connection sees all of it or nothing, also of its ends."""
+        granted(store, want("first"))
+        reader = apsw.Connection(str(path))
+        seen: list[Any] = []
+
+        def look() -> None:
+            sql = "SELECT count(*), sum(status = 1) FROM idempotent_log WHERE task_id <> 'first'"
+            seen.extend(reader.execute(sql).fetchall())
+
+        faults.arm("claim.in-transaction", look)
+        faults.arm("claim.committed", look)
+        faults.arm("finish.in-transaction", look)
+        faults.arm("finish.committed", look)
+        answers = store.claim([want(f"t{number}") for number in range(50)])
+        store.finish([end_of(answer) for answer in answers if isinstance(answer, Granted)])
+        faults.disarm()
+        assert seen == [(0, None), (50, 0), (50, 0), (50, 50)]
+        reader.close()
+
+
+def page_of_running(store: Store) -> list[Task]:
+    return store.page(Query(Status.RUNNING), None, 1_000).tasks
