@@ -1,0 +1,30 @@
+"""A schema that only the tests know: one column more than the first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from idemreg import Clock
+from idemreg.sqlite import upkeep
+from idemreg.sqlite.backend import SqliteStore
+
+if TYPE_CHECKING:
+    from apsw import Connection
+
+
+def _add_column(connection: Connection) -> None:
+    connection.execute("ALTER TABLE idempotent_log ADD COLUMN note TEXT")
+
+
+def _text() -> str:
+    return upkeep.SCHEMA.read_text() + "ALTER TABLE idempotent_log ADD COLUMN note TEXT;\n"
+
+
+SECOND = upkeep.Schema(version=2, read_text=_text, migrations={1: _add_column})
+
+
+def open_second(path: str) -> SqliteStore:
+    """Open the file with the second schema, which migrates an older one."""
+    store = SqliteStore(path, create=True, busy_s=5, clock=Clock(), schema=SECOND)
+    store.open()
+    return store

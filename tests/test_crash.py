@@ -1,0 +1,221 @@
+"""SIGKILL at every named fault point, then reopen: what began is never repeated by itself, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import Registry, Status, StoreVersionError, TaskUnknownError, faults
+from idemreg.command import run_command
+from tests.support.processes import Script
+from tests.support.second_schema import open_second
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# What every script begins with. `job` leaves a line in the witness each time that its body is entered.
+HEAD = """
+from idemreg import Registry, faults
+path, witness, point = sys.argv[1:4]
+def job():
+    with open(witness, "a") as file: file.write("entered\\n")
+    return {"n": 1}
+def effect(registry, **options):
+    with registry.claim("t", name="effect", on_crash="rerun") as claim, claim.transaction() as tx:
+        tx.execute("create table if not exists effect (n)")
+        tx.execute("insert into effect values (1)")
+registry = Registry(path)
+"""
+
+OPEN = "faults.arm(point, faults.kill); registry.open()"
+RUN_HOLD = 'faults.arm(point, faults.kill); registry.run("t", job, name="j")'
+RUN_HOLD_AGAIN = 'registry.run("first", lambda: 1); faults.arm(point, faults.kill); registry.run("t", job, name="j")'
+RUN_RERUN = 'faults.arm(point, faults.kill); registry.run("t", job, name="j", on_crash="rerun")'
+EFFECT = "faults.arm(point, faults.kill); effect(registry)"
+RESOLVE = 'faults.arm(point, faults.kill); registry.resolve("left", "happened", result=7, evidence="seen")'
+FORGET = 'faults.arm(point, faults.kill); registry.forget("left", force=True)'
+COMMAND = """
+from idemreg.command import run_command
+faults.arm(point, faults.kill)
+run_command(registry, "t", ["/bin/sh", "-c", f"echo entered >>{witness}"])
+"""
+SECOND = "from tests.support.second_schema import open_second; faults.arm(point, faults.kill); open_second(path)"
+OTHER_BOOT = """
+from idemreg import Clock
+class Later(Clock):
+    def boot_id(self): return "a later boot"
+faults.arm(point, faults.kill)
+Registry(path, clock=Later()).open()
+"""
+
+
+class World:
+    """The registry after the kill, and the witness of every body entered."""
+
+    def __init__(self, registry: Registry, path: Path, witness: Path) -> None:
+        self.registry, self.path, self.witness = registry, path, witness
+
+    def entered(self) -> int:
+        return self.witness.read_text().count("entered") if self.witness.exists() else 0
+
+    def job(self) -> dict[str, int]:
+        with self.witness.open("a") as file:
+            file.write("entered\n")
+        return {"n": 1}
+
+    def run(self, **options: Any) -> Any:
+        return self.registry.run("t", self.job, name="j", **options)
+
+    def effects(self) -> int:
+        with self.registry.claim("count", on_crash="rerun") as claim, claim.transaction() as tx:
+            tx.execute("create table if not exists effect (n)")
+            ((number,),) = tx.execute("select count(*) from effect")
+        return int(number)
+
+
+# --- what must hold after the kill ------------------------------------------------------------------------------
+
+
+def starts_as_if_nothing_was(world: World) -> None:
+    assert world.registry.get("t") is None
+    assert world.run().attempt == 1
+    assert world.entered() == 1
+
+
+def is_unknown(entered: int) -> Callable[[World], None]:
+    def check(world: World) -> None:
+        for _ in range(2):
+            with pytest.raises(TaskUnknownError):
+                world.run()
+        assert world.entered() == entered
+        world.registry.resolve("t", "did-not-happen")
+        assert world.run().attempt == 2
+
+    return check
+
+
+def is_run_again(world: World) -> None:
+    before = world.entered()
+    outcome = world.run(on_crash="rerun")
+    assert (outcome.attempt, outcome.replayed) == (2, False)
+    assert world.entered() == before + 1
+
+
+def is_replayed(world: World) -> None:
+    outcome = world.run()
+    assert (outcome.result, outcome.replayed, world.entered()) == ({"n": 1}, True, 1)
+
+
+def has_no_effect_yet(world: World) -> None:
+    assert world.effects() == 0
+    with world.registry.claim("t", name="effect", on_crash="rerun") as claim, claim.transaction() as tx:
+        assert claim.attempt == 2
+        tx.execute("insert into effect values (1)")
+    ((number,),) = [(world.registry.get("t"),)]
+    assert number is not None
+    assert number.status is Status.SUCCEEDED
+
+
+def command_is_unknown(world: World) -> None:
+    argv = ["/bin/sh", "-c", f"echo entered >>{world.witness}"]
+    task = world.registry.get("t")
+    assert task is not None
+    world.registry.store.wait("t", task.version, world.registry.clock.monotonic() + 60)  # for the orphan's end
+    with pytest.raises(TaskUnknownError):
+        run_command(world.registry, "t", argv)
+    assert world.entered() == 1
+
+
+def left_is(status: Status | None) -> Callable[[World], None]:
+    def check(world: World) -> None:
+        task = world.registry.get("left")
+        assert (None if task is None else task.status) is status
+        starts_as_if_nothing_was(world)
+
+    return check
+
+
+def old_schema_serves(world: World) -> None:
+    starts_as_if_nothing_was(world)
+    open_second(str(world.path)).close()
+    with pytest.raises(StoreVersionError):
+        world.registry.get("t")
+
+
+def new_schema_serves(world: World) -> None:
+    with pytest.raises(StoreVersionError):
+        world.registry.get("t")
+    store = open_second(str(world.path))
+    assert store.get(["left"])[0] is not None
+    store.close()
+
+
+CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
+    "create.lock-file-written": [(OPEN, starts_as_if_nothing_was)],
+    "create.journal-set": [(OPEN, starts_as_if_nothing_was)],
+    "create.in-transaction": [(OPEN, starts_as_if_nothing_was)],
+    "create.committed": [(OPEN, starts_as_if_nothing_was)],
+    "migrate.in-transaction": [(SECOND, old_schema_serves)],
+    "migrate.committed": [(SECOND, new_schema_serves)],
+    "boot.before-commit": [(OTHER_BOOT, starts_as_if_nothing_was)],
+    "owner.byte-held": [(RUN_HOLD, starts_as_if_nothing_was)],
+    "claim.in-transaction": [(RUN_HOLD, starts_as_if_nothing_was), (RUN_HOLD_AGAIN, starts_as_if_nothing_was)],
+    "claim.committed": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_run_again)],
+    "claim.granted": [(RUN_HOLD, is_unknown(0)), (RUN_RERUN, is_run_again)],
+    "job.returned": [(RUN_HOLD, is_unknown(1)), (RUN_RERUN, is_run_again)],
+    "finish.in-transaction": [(RUN_HOLD, is_unknown(1)), (RUN_RERUN, is_run_again)],
+    "finish.committed": [(RUN_HOLD, is_replayed)],
+    "settle.in-transaction": [(RESOLVE, left_is(Status.UNKNOWN))],
+    "settle.committed": [(RESOLVE, left_is(Status.SUCCEEDED))],
+    "forget.in-transaction": [(FORGET, left_is(Status.UNKNOWN))],
+    "forget.committed": [(FORGET, left_is(None))],
+    "transaction.open": [(EFFECT, has_no_effect_yet)],
+    "transaction.finished": [(EFFECT, has_no_effect_yet)],
+    "command.spawned": [(COMMAND, command_is_unknown)],
+    "command.ended": [(COMMAND, command_is_unknown)],
+}
+
+# These happen in a file that is there already; the others begin with no file at all.
+NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.")
+
+
+def test_every_fault_point_has_a_case() -> None:
+    """A new point cannot come without its proof."""
+    assert set(CASES) == set(faults.POINTS)
+
+
+def leave_unknown(path: Path) -> None:
+    """A file with one unknown task in it."""
+    with Registry(path) as registry, pytest.raises(ZeroDivisionError):
+        registry.run("left", lambda: 1 / 0, unknown_on=ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("point", "script", "holds"),
+    [(point, *case) for point, cases in CASES.items() for case in cases],
+    ids=[f"{point}-{number}" for point, cases in CASES.items() for number in range(len(cases))],
+)
+def test_killed_there(
+    point: str,
+    script: str,
+    holds: Callable[[World], None],
+    path: Path,
+    tmp_path: Path,
+    open_registry: Callable[..., Registry],
+) -> None:
+    """After SIGKILL at the point the file is sound, nobody is blocked, and the task is what its policy says."""
+    witness = tmp_path / "witness"
+    if point.startswith(NEEDS_FILE):
+        leave_unknown(path)
+    with Script(HEAD + script, path, witness, point) as killed:
+        assert killed.end() == -signal.SIGKILL
+    holds(World(open_registry(busy_timeout=5), path, witness))
+    check = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    assert check.pragma("integrity_check") == "ok"
+    check.close()
+    assert not [name for name in os.listdir(path.parent) if name.endswith("-journal")]
