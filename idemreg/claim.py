@@ -59,11 +59,11 @@ class Claim:
         "_before",
         "_holder",
         "_is_open",
-        "_options",
         "_pid",
         "_store",
         "_store_error",
         "grant",
+        "options",
         "result",
     )
 
@@ -71,7 +71,7 @@ class Claim:
         self.result: Any = None
         self.grant = grant
         self._store = store
-        self._options = options
+        self.options = options
         self._is_open = True
         self._pid = os.getpid()
         self._before: Token[Claim | None] | None = None
@@ -112,7 +112,7 @@ class Claim:
         write, `ResultError` where the result cannot be stored (the task has succeeded all the same).
         """
         self.result = result
-        end, problem = success_end(self.grant, self._options, result)
+        end, problem = success_end(self.grant, self.options, result)
         self.end(end, result)
         if problem is not None:
             raise problem
@@ -123,7 +123,7 @@ class Claim:
 
     def release(self) -> None:
         """Put the task back as it was before this claim; the attempt does not count."""
-        self.end(End.release(self.grant, durable=self._options.durable))
+        self.end(End.release(self.grant, durable=self.options.durable))
 
     def end(self, end: End, result: object = None) -> None:
         """Store an end; whatever comes of it, this claim is over."""
@@ -149,7 +149,7 @@ class Claim:
             raise lost_error(self.task_id)
         with contextlib.ExitStack() as stack:
             try:
-                opening = self._store.transaction(self.grant, durable=self._options.durable)
+                opening = self._store.transaction(self.grant, durable=self.options.durable)
                 transaction = stack.enter_context(opening)
             except StoreError as error:
                 self._store_error = error
@@ -160,7 +160,7 @@ class Claim:
             raise problem
 
     def _finish_in(self, transaction: Transaction) -> ResultError | None:
-        end, problem = success_end(self.grant, self._options, self.result)
+        end, problem = success_end(self.grant, self.options, self.result)
         self._is_open = False
         cause: Exception
         try:
@@ -174,14 +174,14 @@ class Claim:
                 return problem
             cause = answer.cause
         # The effects are rolled back with the finish, so the crash policy may decide: rerun repeats nothing.
-        self._store.abandon(crash_end(self.grant, self._options, describe(cause)))
+        self._store.abandon(crash_end(self.grant, self.options, describe(cause)))
         raise not_recorded_error(end, self.result) from cause
 
     def end_for(self, error: BaseException) -> End:
         """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
         if error is self._store_error:
-            return End.release(self.grant, durable=self._options.durable)
-        return error_end(self.grant, self._options, error)
+            return End.release(self.grant, durable=self.options.durable)
+        return error_end(self.grant, self.options, error)
 
     # --- as a context manager -------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Claim:
         if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
             return
         self._is_open = False
-        self._store.abandon(crash_end(self.grant, self._options, f"ClaimDropped: {why}"))
+        self._store.abandon(crash_end(self.grant, self.options, f"ClaimDropped: {why}"))
         import warnings  # noqa: PLC0415 - only mistakes need it
 
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)

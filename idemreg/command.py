@@ -168,7 +168,7 @@ def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner) -> subprocess
     try:
         return spawn(argv, environment, owner.fd)
     except BaseException as error:
-        claim.release()
+        claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
         if isinstance(error, FileNotFoundError):
             msg = f"no such command: {argv[0]}"
             raise CommandNotFoundError(msg, task_id=claim.task_id) from error

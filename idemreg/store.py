@@ -101,7 +101,7 @@ Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Un
 class End(NamedTuple):
     """The owner's own end of its claim: what its row becomes. ``attempt`` is what it counts from now on.
 
-    ``was_absent``: there was no row before the claim, so the row that stays binds nobody to a job or to arguments.
+    ``was_absent``: there was no row before the claim, and nothing ran under it, so the row that stays binds nobody.
     """
 
     task_id: str
@@ -116,8 +116,11 @@ class End(NamedTuple):
     was_absent: bool = False
 
     @classmethod
-    def release(cls, claim: Granted, *, durable: bool = True) -> End:
-        """Put the task back as it was before ``claim``: failed stays failed, as it was; all else is pending."""
+    def release(cls, claim: Granted, *, durable: bool = True, nothing_ran: bool = False) -> End:
+        """Put the task back as it was before ``claim``: failed stays failed, as it was; all else is pending.
+
+        ``nothing_ran``: the job was not entered, so a row that was new stays unbound; see `NO_CHECKSUM`.
+        """
         prior = claim.prior
         attempt = claim.attempt - 1
         if prior is not None and prior.status is Status.FAILED:
@@ -130,7 +133,7 @@ class End(NamedTuple):
             Status.PENDING,
             attempt,
             durable=durable,
-            was_absent=prior is None or prior.checksum == NO_CHECKSUM,
+            was_absent=nothing_ran and (prior is None or prior.checksum == NO_CHECKSUM),
         )
 
 

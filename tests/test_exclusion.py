@@ -11,6 +11,7 @@ from idemreg import Registry, Status, StoreBusyError
 from idemreg.idempotent import wanted
 from idemreg.options import Options
 from idemreg.store import End, Granted, Running
+from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def test_an_interrupted_claim_takes_no_note_of_another_away(open_registry: Callable[..., Registry]) -> None:
     """A thread that gives up its claim leaves another thread's claim of the same task alive."""
-    registry = open_registry(busy_timeout=0.05)
+    registry = open_registry(busy_timeout=0.5)
     with registry.claim("first"):
         pass  # from now on a claim is one statement
     request = wanted("task", "job", b"{}", Options.of({"on_crash": "rerun"}, "normal"))
@@ -29,11 +30,11 @@ def test_an_interrupted_claim_takes_no_note_of_another_away(open_registry: Calla
     def write_long() -> None:
         with registry.claim("long") as claim, claim.transaction():
             held.set()
-            done.wait()
+            done.wait(PATIENCE_S)
 
     writer = threading.Thread(target=write_long)
     writer.start()
-    held.wait()
+    assert held.wait(PATIENCE_S)
     with pytest.raises(StoreBusyError):  # looked before the first claim, and waits for the turn in vain
         registry.store.claim([request])
     done.set()

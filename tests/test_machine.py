@@ -141,8 +141,6 @@ class Model:
             row.status = "failed" if failed else "pending"
             row.verdict = before.verdict if before is not None and failed else None
             row.attempt -= 1
-            if before is None or before.payload is None:
-                row.payload = None
         elif row.crash == "hold":
             row.status = "unknown"
         else:
