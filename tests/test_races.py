@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import ClaimLostError, Clock, Liveness, Registry, Status, TaskFailedError, TaskRunningError, TaskUnknownError
+from idemreg import (
+    ClaimLostError,
+    Clock,
+    Liveness,
+    Registry,
+    Status,
+    TaskFailedError,
+    TaskRunningError,
+    TaskUnknownError,
+)
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -34,11 +43,11 @@ except IdemregError as error: say("got", error.code)
 
 OWNER = """
 from idemreg import Registry
-registry = Registry(sys.argv[1], durability="normal")
+registry = Registry(sys.argv[1], durability="normal", busy_timeout=0.2)
 claim = registry.claim("task", name="job", on_crash="rerun")
 say("claimed")
 while word := wait():
-    if word == "drop-locks": os.closerange(3, 1000); say("dropped")
+    if word == "drop-lock": os.close(registry.store._opening.opened().lock_file.fd); say("dropped")
     if word == "finish":
         try: claim.succeed("mine"); say("finished")
         except Exception as error: say(type(error).__name__)
@@ -53,7 +62,7 @@ def owner(path: Path) -> Iterator[Script]:
         yield script
 
 
-def run(registry: Registry, **options: Any) -> Any:  # noqa: ANN401 - whatever the job returns
+def run(registry: Registry, **options: Any) -> Any:
     return registry.run("task", lambda: "other", name="job", **{"on_crash": "rerun", **options})
 
 
@@ -99,7 +108,7 @@ def test_a_zombie_is_dead(owner: Script, registry: Registry) -> None:
 
 def test_a_live_process_without_its_lock_is_not_replaced(owner: Script, registry: Registry) -> None:
     """The second condition: the lock is free, but the process is still there, so nobody can tell."""
-    owner.go("drop-locks")
+    owner.go("drop-lock")
     owner.expect("dropped")
     with pytest.raises(TaskRunningError) as running:
         run(registry)
@@ -124,7 +133,7 @@ class LaterBoot(Clock):
 
 def test_a_late_owner_changes_nothing(owner: Script, path: Path, open_registry: Callable[..., Registry]) -> None:
     """Taken over under a larger token (here by a later boot, where its lock was lost), it can no longer finish."""
-    owner.go("drop-locks")
+    owner.go("drop-lock")
     owner.expect("dropped")
     before = open_registry().get("task")
     after_boot = open_registry(clock=LaterBoot())
@@ -133,7 +142,7 @@ def test_a_late_owner_changes_nothing(owner: Script, path: Path, open_registry: 
     assert outcome.token > before.token
     assert outcome.token >> 40 == (before.token >> 40) + 1
     owner.go("finish")
-    assert owner.line() in {"ClaimLostError", "StoreError", "StorePathError", "OSError"}
+    owner.expect("ClaimLostError")
     task = after_boot.get("task")
     assert task is not None
     assert (task.status, task.result) == (Status.SUCCEEDED, '"other"')
@@ -177,8 +186,7 @@ def test_of_many_threads_one_enters_the_body(switching: None, registry: Registry
 
     def work() -> None:
         barrier.wait(PATIENCE_S)
-        for n in range(40):
-            results.append((n, job(n)))
+        results.extend((n, job(n)) for n in range(40))
 
     threads = [threading.Thread(target=work) for _ in range(16)]
     for thread in threads:

@@ -210,7 +210,7 @@ class SqliteStore(Reader):
         """
         if not self._unsettled:
             return
-        with contextlib.suppress(StoreError, IndexError):
+        with contextlib.suppress(IndexError):  # another thread took the last one
             while self._unsettled:
                 end = self._unsettled.popleft()
                 opened = self._opening.of_owner(end.owner)
@@ -219,11 +219,16 @@ class SqliteStore(Reader):
                 if opened.database.is_writing:
                     self._unsettled.append(end)
                     return
-                try:
-                    self.finish([end])
-                except StoreError:
+                if not self._try_to_settle(end):
                     self._unsettled.append(end)
-                    raise
+                    return
+
+    def _try_to_settle(self, end: End) -> bool:
+        try:
+            (answer,) = self.finish([end])
+        except StoreError:
+            return False
+        return not isinstance(answer, Unsure)
 
     # --- settle, add, forget ------------------------------------------------------------------------------------
 

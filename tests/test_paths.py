@@ -1,0 +1,244 @@
+"""Bad paths, full disks, files of other versions: a typed error with a hint, before any job starts."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import (
+    Registry,
+    Status,
+    StoreCorruptError,
+    StorePathError,
+    StoreVersionError,
+    TaskUnknownError,
+)
+from idemreg.sqlite import files
+from tests.support.processes import Script
+from tests.support.second_schema import open_second
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def refuse(path: Any, error: type[Exception] = StorePathError, **options: Any) -> Exception:
+    """The error of the first call, whose job must not start."""
+    with pytest.raises(error) as caught, Registry(path, **options) as registry:
+        registry.run("task", lambda: pytest.fail("the job started"))
+    assert getattr(caught.value, "hint", "")
+    return caught.value
+
+
+@pytest.mark.parametrize("path", ["", ":memory:", "nul\0", b"bytes.db"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    """Nothing that would not outlive the process, and nothing that the system cannot name."""
+    refuse(path)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A folder, a FIFO, a device, and a file in a folder that is not there."""
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path, tmp_path / "fifo", "/dev/null", tmp_path / "missing" / "jobs.db"):
+        refuse(path)
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    """It is left as it was, and no lock file is put beside it."""
+    path = tmp_path / "other.db"
+    connection = apsw.Connection(str(path))
+    connection.execute("create table t (x)")
+    connection.close()
+    before = path.read_bytes()
+    refuse(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["other.db"]
+
+
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
+    """What is no database is left as it was."""
+    path = tmp_path / "notes.txt"
+    path.write_text("my notes\n" * 1_000)
+    refuse(path)
+    assert path.read_text() == "my notes\n" * 1_000
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_a_missing_registry_is_not_made_where_it_must_exist(path: Path) -> None:
+    """create=False never leaves a file behind."""
+    assert "init" in refuse(path, create=False).hint  # type: ignore[attr-defined]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    """Code that does not know the schema touches nothing of it."""
+    open_second(str(path)).close()
+    refuse(path, StoreVersionError)
+
+
+def test_running_code_notices_a_migration(path: Path, registry: Registry) -> None:
+    """A process that still runs the older code is told at its next call, whatever the call is."""
+    registry.run("task", lambda: 1, name="job")
+    open_second(str(path)).close()
+    for call in (
+        lambda: registry.run("task", lambda: 1, name="job"),
+        lambda: registry.run("new", lambda: pytest.fail("the job started")),
+        lambda: registry.get("missing"),
+        lambda: registry.add("added"),
+        lambda: list(registry.tasks()),
+        registry.count,
+    ):
+        with pytest.raises(StoreVersionError):
+            call()
+
+
+def test_a_finish_after_a_migration_is_not_recorded(path: Path) -> None:
+    """The older code must not write the row; the caller gets its result back."""
+    source = """
+        from idemreg import FinishNotRecordedError, Registry
+        claim = Registry(sys.argv[1]).claim("task")
+        say("claimed")
+        wait()
+        try: claim.succeed(7)
+        except FinishNotRecordedError as error: say(error.result, error.__cause__.code)
+    """
+    with Script(source, path) as script:
+        script.expect("claimed")
+        open_second(str(path)).close()
+        script.go()
+        script.expect("7 store-version")
+
+
+def test_a_vanished_database_is_not_made_anew(path: Path, registry: Registry) -> None:
+    """Beside a surviving lock file an empty registry would run everything again."""
+    registry.run("task", lambda: 1)
+    registry.close()
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(f"{path}{suffix}"):
+            os.unlink(f"{path}{suffix}")
+    refuse(path, StoreCorruptError)
+
+
+def test_a_damaged_header_is_an_error(path: Path, registry: Registry) -> None:
+    """A registry whose first page is gone is damaged, not foreign."""
+    registry.run("task", lambda: 1)
+    registry.close()
+    with path.open("r+b") as file:
+        file.write(b"\xff" * 100)
+    refuse(path, StoreCorruptError)
+
+
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+    """Seen by a user without rights: SQLite needs its -wal and -shm beside the database."""
+    tmp_path.chmod(0o755)
+    source = """
+        from idemreg import Registry, StorePathError
+        os.setuid(65534)
+        try: Registry(sys.argv[1]).run("task", lambda: say("started"))
+        except StorePathError as error: say("refused", bool(error.hint))
+    """
+    if os.getuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & stat.S_IXOTH == 0:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    with Script(source, tmp_path / "jobs.db") as script:
+        script.expect("refused True")
+        assert script.end() == 0
+
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+40 22 0:35 / /mnt/nfs rw,relatime shared:2 - nfs4 server:/export rw,vers=4.2
+41 22 0:36 / /mnt/my\\040share rw,relatime shared:3 - cifs //server/share rw
+42 40 254:1 / /mnt/nfs/local rw,relatime shared:4 - xfs /dev/vdb rw
+43 22 0:37 / /mnt/nine rw,relatime - 9p host rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/jobs.db", "ext4"),
+        ("/mnt/nfs/jobs.db", "nfs4"),
+        ("/mnt/my share/jobs.db", "cifs"),
+        ("/mnt/nfs/local/jobs.db", "xfs"),
+        ("/mnt/nfsx/jobs.db", "ext4"),
+        ("/mnt/nine/a/jobs.db", "9p"),
+    ],
+)
+def test_the_file_system_is_that_of_the_longest_mount_point(tmp_path: Path, path: str, kind: str) -> None:
+    """Read from mountinfo as the kernel writes it, escapes included."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    assert files.filesystem_type(path, mounts_path=str(mounts)) == kind
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    """Its locks and its shared memory do not reach the other clients."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 0:35 / {tmp_path} rw - nfs4 server:/export rw\n")
+    with pytest.raises(StorePathError):
+        files.locate(str(tmp_path / "jobs.db"), mounts_path=str(mounts))
+
+
+@pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.52.0", "3.52.3"])
+def test_an_old_sqlite_is_refused(version: str) -> None:
+    """Those that can corrupt a WAL, and the withdrawn release."""
+    with pytest.raises(StoreVersionError):
+        files.check_sqlite_version(version)
+    files.check_sqlite_version("3.51.3")
+    files.check_sqlite_version("3.54.1")
+
+
+def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
+    """WAL, eight reserved bytes a page, our application id and version, and nobody else's to read."""
+    registry.open()
+    connection = apsw.Connection(str(path))
+    assert connection.pragma("journal_mode") == "wal"
+    assert connection.reserve_bytes() == 8
+    assert connection.pragma("application_id") == 0x1DE34E61
+    assert connection.pragma("user_version") == 1
+    connection.close()
+    for name in (path, f"{path}-lock"):
+        assert stat.S_IMODE(os.stat(name).st_mode) == 0o600
+
+
+def test_a_full_disk_starts_nothing_and_loses_nothing(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """A claim that cannot be stored does not start; a finish that cannot be stored raises with the result attached."""
+    source = """
+        import resource, signal
+        from idemreg import FinishNotRecordedError, Registry, StoreError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        registry = Registry(sys.argv[1])
+        registry.run("before", lambda: 1)
+        def fill():
+            size = os.path.getsize(sys.argv[1] + "-wal")
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        def job():
+            fill()
+            return "done"
+        try: registry.run("task", job, name="job")
+        except FinishNotRecordedError as error: say("not recorded", error.result)
+        try: registry.run("next", lambda: say("started"))
+        except StoreError as error: say("refused", error.exit_code)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        registry.run("after", lambda: 1)
+        say(registry.get("task").status.word)
+    """
+    with Script(source, path) as script:
+        script.expect("not recorded done")
+        script.expect("refused 74")
+        script.expect("unknown")  # stored as soon as something could be
+        assert script.end() == 0
+    registry = open_registry()
+    with pytest.raises(TaskUnknownError):
+        registry.run("task", lambda: pytest.fail("the job started"), name="job")
+    before = registry.get("before")
+    assert before is not None
+    assert before.status is Status.SUCCEEDED
+    assert registry.get("next") is None
