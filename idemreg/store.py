@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from idemreg.model import OwnerInfo, Policy, Task, Verdict, Version, Wanted
 
 __all__ = [
+    "Absent",
     "Answer",
     "CommandOwner",
     "Done",
@@ -31,6 +32,7 @@ __all__ = [
     "Running",
     "Settlement",
     "Store",
+    "Stored",
     "Transaction",
     "Unknown",
     "Unsure",
@@ -90,6 +92,18 @@ class Unsure(NamedTuple):
     """The commit reported an error, and reading again did not show the row: it may or may not be stored."""
 
     cause: Exception
+
+
+class Stored(NamedTuple):
+    """The stored success of the very task that is wanted: all that a duplicate's answer takes."""
+
+    token: int
+    attempt: int
+    result: str
+
+
+class Absent(NamedTuple):
+    """There is no row: a claim will most likely insert one."""
 
 
 Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Unsure
@@ -202,6 +216,9 @@ class CommandOwner(Protocol):
 
 class Store(Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
+
+    def glance(self, wanted: Wanted) -> Stored | Absent | None:
+        """The two common cases by one narrow read; None where it takes a `look`."""
 
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer to a claim; None where only a write can. Takes no lock: duplicates are quick."""

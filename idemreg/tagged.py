@@ -33,6 +33,7 @@ from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from idemreg.errors import ArgumentError, ResultError
+from idemreg.rich import RefusedError, kind_name, rich_taggers, unzone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,19 +80,6 @@ _canonical_json = _encoder(sort_keys=True)
 _result_json = _encoder(sort_keys=False)
 
 
-class _RefusedError(Exception):
-    """A value that has no tagged form; ``path`` leads to it, innermost step first."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.path: list[str] = []
-
-    def tell(self) -> str:
-        """The reason, and where in the value."""
-        where = "".join(reversed(self.path)).removeprefix(".")
-        return f"{where}: {self}" if where else str(self)
-
-
 # --- canonical bytes --------------------------------------------------------------------------------------------
 
 
@@ -102,7 +90,7 @@ def canonical(value: object, *, is_plain: bool = False) -> bytes:
     """
     try:
         content = _canonical_json(value if is_plain or _is_plain(value) else _FOR_ARGUMENTS.tag(value, 0)).encode()
-    except _RefusedError as refused:
+    except RefusedError as refused:
         raise ArgumentError(refused.tell()) from None
     except (ValueError, RecursionError) as error:  # a lone surrogate; an int beyond the interpreter's digit limit
         msg = f"a value has no canonical text: {error}"
@@ -150,7 +138,7 @@ class _Tagger:
             return value if -_INFINITY < value < _INFINITY else {TAG: ["float", str(value)]}
         if depth > MAX_DEPTH:
             msg = f"it is nested more than {MAX_DEPTH} deep, or contains itself"
-            raise _RefusedError(msg)
+            raise RefusedError(msg)
         if kind is dict:
             return self._dict(value, depth + 1)
         if kind is list:
@@ -171,7 +159,7 @@ class _Tagger:
     def _step(self, step: str, value: Any, depth: int) -> Any:  # noqa: ANN401
         try:
             return self.tag(value, depth)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             refused.path.append(step)
             raise
 
@@ -186,14 +174,14 @@ class _Tagger:
         if kind in (bytes, bytearray):
             name = "bytes" if self._for_arguments or kind is bytes else "bytearray"
             return {TAG: [name, _base64(value)]}
-        if (rich := _rich_taggers().get(kind)) is not None:
+        if (rich := rich_taggers().get(kind)) is not None:
             return {TAG: rich(value)}
         if self._for_arguments:
             return self._class_instance(value, kind, depth)
         msg = (
-            f"{_kind_name(kind)} cannot be stored and come back; give result= a codec, or a dataclass's or Enum's class"
+            f"{kind_name(kind)} cannot be stored and come back; give result= a codec, or a dataclass's or Enum's class"
         )
-        raise _RefusedError(msg)
+        raise RefusedError(msg)
 
     def _class_instance(self, value: Any, kind: type, depth: int) -> Any:  # noqa: ANN401
         import dataclasses  # noqa: PLC0415 - rare types only
@@ -208,11 +196,11 @@ class _Tagger:
             try:
                 fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
             except AttributeError as error:
-                msg = f"a field of {_kind_name(kind)} was never set: {error}"
-                raise _RefusedError(msg) from error
+                msg = f"a field of {kind_name(kind)} was never set: {error}"
+                raise RefusedError(msg) from error
             return {TAG: ["dataclass", kind.__qualname__, self._dict(fields, depth)]}
-        msg = f"{_kind_name(kind)} has no canonical bytes"
-        raise _RefusedError(msg)
+        msg = f"{kind_name(kind)} has no canonical bytes"
+        raise RefusedError(msg)
 
 
 _FOR_ARGUMENTS: Final = _Tagger(for_arguments=True)
@@ -229,12 +217,8 @@ def _sorted_pairs(pairs: list[list[Any]]) -> list[list[Any]]:
     by_key = {_canonical_json(pair[0]): pair for pair in pairs}
     if len(by_key) < len(pairs):
         msg = "two keys of one dict have the same canonical bytes"
-        raise _RefusedError(msg)
+        raise RefusedError(msg)
     return [by_key[key] for key in sorted(by_key)]
-
-
-def _kind_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _short(key: object) -> str:
@@ -247,52 +231,6 @@ def _base64(value: bytes | bytearray) -> str:
     return binascii.b2a_base64(value, newline=False).decode()
 
 
-# --- rich types -------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _rich_taggers() -> dict[type, Callable[[Any], list[Any]]]:
-    """How types of the standard library are tagged; built at the first value that needs it, for their imports cost."""
-    from datetime import date, datetime, time, timedelta  # noqa: PLC0415
-    from decimal import Context, Decimal  # noqa: PLC0415
-    from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath  # noqa: PLC0415
-    from uuid import UUID  # noqa: PLC0415
-
-    in_capitals = Context(capitals=1).to_sci_string  # str() follows the thread's own context
-    return {
-        Decimal: lambda value: ["decimal", in_capitals(value)],
-        UUID: lambda value: ["uuid", str(value)],
-        date: lambda value: ["date", value.isoformat()],
-        time: lambda value: ["time", *_wall_time(value)],
-        datetime: lambda value: ["datetime", *_wall_time(value)],
-        timedelta: lambda value: ["timedelta", value.days, value.seconds, value.microseconds],
-        PurePosixPath: lambda value: ["path", "pure-posix", str(value)],
-        PureWindowsPath: lambda value: ["path", "pure-windows", str(value)],
-        PosixPath: lambda value: ["path", "posix", str(value)],
-        WindowsPath: lambda value: ["path", "windows", str(value)],
-    }
-
-
-def _wall_time(value: Any) -> tuple[str, int, str | float | None]:  # noqa: ANN401 - a time or datetime
-    return value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value)
-
-
-def _zone(value: Any) -> str | float | None:  # noqa: ANN401 - a time or datetime
-    from datetime import timezone  # noqa: PLC0415
-
-    zone: Any = value.tzinfo
-    if zone is None:
-        return None
-    if type(zone) is timezone:
-        seconds = zone.utcoffset(None).total_seconds()
-        return int(seconds) if seconds.is_integer() else seconds
-    key = getattr(zone, "key", None)
-    if type(zone).__name__ == "ZoneInfo" and type(key) is str:
-        return key
-    msg = f"the time zone {_kind_name(type(zone))} has no canonical form; use datetime.timezone or zoneinfo.ZoneInfo"
-    raise _RefusedError(msg)
-
-
 # --- results ----------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +239,7 @@ def encode_result(value: object) -> str:
     try:
         text = _result_json(value if _is_plain(value) else _FOR_RESULTS.tag(value, 0))
         size = len(text) if text.isascii() else len(text.encode())
-    except _RefusedError as refused:
+    except RefusedError as refused:
         msg = f"the result cannot be stored: {refused.tell()}"
         raise ResultError(msg) from None
     except (ValueError, RecursionError) as error:
@@ -316,7 +254,7 @@ def encode_result(value: object) -> str:
 def decode_result(text: str) -> Any:  # noqa: ANN401 - whatever was stored
     """The value of a stored text; `ResultError` where it is not one. Imports and executes nothing by a stored name."""
     try:
-        data = _decode_json(text)
+        data = _parse(text)
         return _untag(data) if _TAG_IN_TEXT in text else data
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RuntimeError) as error:
         # OSError: zoneinfo reads a file; RuntimeError: too deep, or a WindowsPath where there are none.
@@ -330,7 +268,15 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 # One decoder for all calls: json.loads makes a new one for each call with an option.
-_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401
+    data, end = _decode_json(text)
+    if end != len(text):
+        msg = "something follows the value"
+        raise ValueError(msg)
+    return data
 
 
 def _untag(data: Any) -> Any:  # noqa: ANN401
@@ -372,8 +318,8 @@ def _decoders() -> dict[str, Callable[..., Any]]:
         "decimal": lambda text: Decimal(_checked(text, str)),
         "uuid": UUID,
         "date": date.fromisoformat,
-        "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
-        "datetime": lambda text, fold, zone: datetime.fromisoformat(text).replace(fold=fold, tzinfo=_unzone(zone)),
+        "time": lambda text, fold, zone: time.fromisoformat(text).replace(fold=fold, tzinfo=unzone(zone)),
+        "datetime": lambda text, fold, zone: datetime.fromisoformat(text).replace(fold=fold, tzinfo=unzone(zone)),
         "timedelta": timedelta,
         "path": lambda flavour, text: paths[flavour](text),
     }
@@ -385,15 +331,3 @@ def _checked(stored: Any, kind: type) -> Any:  # noqa: ANN401 - damaged text may
         msg = f"{kind.__name__} expected, not {type(stored).__name__}"
         raise TypeError(msg)
     return stored
-
-
-def _unzone(zone: Any) -> Any:  # noqa: ANN401 - a tzinfo or None
-    from datetime import timedelta, timezone  # noqa: PLC0415
-
-    if zone is None:
-        return None
-    if isinstance(zone, str):
-        from zoneinfo import ZoneInfo  # noqa: PLC0415
-
-        return ZoneInfo(zone)  # its errors are ValueErrors and KeyErrors; the key is checked against escapes there
-    return timezone(timedelta(seconds=zone))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.model import OwnerInfo, Task, Version, Wanted
     from idemreg.sqlite.opening import Opening
-    from idemreg.store import Answer, Page, Query
+    from idemreg.store import Absent, Answer, Page, Query, Stored
 
 __all__ = ["Reader"]
 
@@ -33,6 +33,10 @@ class Reader:
         self._opening = opening
         self._clock = clock
         self._schema_version = schema_version
+
+    def glance(self, wanted: Wanted) -> Stored | Absent | None:
+        """The two common cases by one narrow read; None where it takes a `look`."""
+        return self._opening.opened().database.read(tasks.glance, self._schema_version, wanted)
 
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer, with no write lock; None where a row must be written."""
