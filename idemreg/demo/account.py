@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg.demo.worker import BEFORE, BEHIND, RUNNING
@@ -99,8 +102,14 @@ def _verdicts(settled: list[Task]) -> str:
     return f"{len(settled)}: {happened} had happened, {len(settled) - happened} had not, and ran then"
 
 
+def _program() -> str:
+    """How to call the command line from here: `make demo` runs it in an environment that is on nobody's PATH."""
+    here = os.path.join(os.path.dirname(sys.executable), "idemreg")
+    return "idemreg" if shutil.which("idemreg") or not os.path.exists(here) else shlex.quote(os.path.relpath(here))
+
+
 def _commands(run: Run, settled: list[Task]) -> list[str]:
-    registry = f"idemreg --db {shlex.quote(run.database)}"
+    registry = f"{_program()} --db {shlex.quote(run.database)}"
     example = settled[0].task_id if settled else "coupon:1"
     return [
         f"  {registry} stats",
