@@ -183,7 +183,8 @@ class Registry:
         """End an unknown task by what you know.
 
         It "happened" (then ``result`` is what callers get), "did-not-happen" (it may run again, if attempts are left),
-        or "cannot-tell" (noted, and it stays unknown). `TransitionError` where the task is not unknown.
+        or "cannot-tell" (noted, and it stays unknown). `TransitionError` where the task is not unknown. ``result`` is
+        plain data: of a job with a codec (``result=``), give what the codec's ``encode`` returns.
         """
         return manage.resolve(self._store, task_id, verdict, result, evidence, by)
 
