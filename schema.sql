@@ -47,9 +47,9 @@ CREATE TABLE idempotent_log (
                                         -- 3 cannot tell, 4 retry, 5 skipped, 6 cancelled
     settled_by TEXT,                    -- who settled it; stays as history
     evidence   TEXT,                    -- what the verdict rests on; stays as history
-    CHECK (length(CAST(task_id AS BLOB)) BETWEEN 1 AND 512),
+    CHECK (octet_length(task_id) BETWEEN 1 AND 512),
     CHECK (status BETWEEN 0 AND 6),
-    CHECK (length(checksum) = 64 AND checksum NOT GLOB '*[^0-9a-f]*'),
+    CHECK (octet_length(unhex(checksum)) = 32),
     CHECK (token >= 0 AND attempt >= 0),
     CHECK ((status = 3) = (owner IS NOT NULL)),
     CHECK (is_large IN (0, 1)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from idemreg import faults
 from idemreg.claim import Claim, current
@@ -35,7 +35,7 @@ from idemreg.store import (
     Unknown,
     Unsure,
 )
-from idemreg.walk import Step, Walk, drive
+from idemreg.walk import Walk, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Answer, Store
 
-__all__ = ["Attempt", "acquire", "attempt", "run"]
+__all__ = ["Terms", "acquire", "attempt", "run"]
 
 R = TypeVar("R")
+
+_NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 
 EVIDENCE_CHARACTERS = 4_096
 BY_HOOK = "verify hook"
@@ -56,40 +58,29 @@ BY_HOOK = "verify hook"
 _BRIEF = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
 
 
-class Attempt(NamedTuple):
-    """What one attempt needs: where, what, and how."""
+class Terms(NamedTuple):
+    """Where and how: the same for every attempt of a decorated function."""
 
     store: Store
     clock: Clock
-    wanted: Wanted
     options: Options
-    verify_args: Sequence[Any] = ()
-    verify_kwargs: Mapping[str, Any] = {}
 
 
 def run(
-    store: Store,
-    clock: Clock,
-    wanted: Wanted,
-    options: Options,
-    job: Callable[..., R],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    terms: Terms, wanted: Wanted, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Outcome[R]:
     """Run the job once under a claim, or replay what an earlier call of the task stored.
 
-    The common duplicate is answered by a glance, and needs no walk.
+    The common duplicate is answered by the first look at the task, and needs no walk.
     """
-    found = store.glance(wanted)
-    if type(found) is Stored and not options.raise_on_duplicate:
-        return _replay_stored(wanted, found, options)
-    seen = None if type(found) is Absent else store.look(wanted)
-    if type(seen) is Done:
-        return replay(seen.task, options)
-    return drive(attempt(Attempt(store, clock, wanted, options, args, kwargs), seen, job, args, kwargs))
+    seen = terms.store.begin(wanted)
+    if type(seen) is Stored and not terms.options.raise_on_duplicate:
+        return replay_stored(wanted, seen, terms.options)
+    return drive(attempt(terms, wanted, seen, job, args, kwargs))
 
 
-def _replay_stored(wanted: Wanted, found: Stored, options: Options) -> Outcome[Any]:
+def replay_stored(wanted: Wanted, found: Stored, options: Options) -> Outcome[Any]:
+    """The outcome of a stored success."""
     try:
         result = load_result(found.result, options.codec)
     except ResultError as error:
@@ -99,78 +90,88 @@ def _replay_stored(wanted: Wanted, found: Stored, options: Options) -> Outcome[A
 
 
 def attempt(
-    this: Attempt, seen: Answer | None, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
+    terms: Terms,
+    wanted: Wanted,
+    seen: Stored | Granted | Absent | None,
+    job: Callable[..., R],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
 ) -> Walk[Outcome[R]]:
-    """The walk of an attempt, from what a first look has ``seen``."""
-    answer = seen
-    if answer is None:
-        (answer,) = yield Step(this.store.claim, ([this.wanted],))
-    if type(answer) is Granted and not answer.to_verify:  # the hot path has no walk within the walk
-        claim = Claim(this.store, answer, this.options)
+    """The walk of an attempt, from what `Store.begin` gave."""
+    store, _, options = terms
+    if type(seen) is Granted:
+        claim = Claim(store, seen, options)
     else:
-        got = yield from acquire(this, answer)
+        got = yield from acquire(terms, wanted, args, kwargs, is_absent=type(seen) is Absent)
         if isinstance(got, Outcome):
             return got
         claim = got
     before = current.set(claim)
     try:
         faults.point("claim.granted")
-        result = yield Step(_apply, (job, args, kwargs), True)  # noqa: FBT003 - keywords cost on the hot path
+        result = yield (job, args, kwargs)
         faults.point("job.returned")
     except BaseException as error:
-        yield from _end_by_error(this, claim, error)
+        yield from _end_by_error(store, claim, error)
         raise
     finally:
         current.reset(before)
     if not claim.is_open:
         return _ended_in_job(claim, result)
-    end, problem = success_end(claim.grant, this.options, result)
+    end, problem = success_end(claim.grant, options, result)
     claim.settled()
     try:
-        (recorded,) = yield Step(this.store.finish, ([end],))
+        recorded = yield store.finish_one, (end,), None
     except StoreError as error:
         recorded = Unsure(error)
     if type(recorded) is not Recorded:
-        yield from not_recorded(this.store, end, recorded, result)
+        yield from not_recorded(store, end, recorded, result)
     if problem is not None:
         raise problem
     return _outcome(claim, result)
 
 
-def _apply(job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]) -> R:
-    return job(*args, **kwargs)
-
-
 # --- claim ------------------------------------------------------------------------------------------------------
 
 
-def acquire(this: Attempt, seen: Answer | None) -> Walk[Claim | Outcome[Any]]:
+def acquire(
+    terms: Terms,
+    wanted: Wanted,
+    verify_args: Sequence[Any] = (),
+    verify_kwargs: Mapping[str, Any] = _NO_KEYWORDS,
+    *,
+    is_absent: bool = False,
+) -> Walk[Claim | Outcome[Any]]:
     """Claim the task, or give the outcome of its earlier success. Everything else is an error.
 
     A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
-    deadline, or follows a verdict that ended the row's uncertainty.
+    deadline, or follows a verdict that ended the row's uncertainty. ``is_absent``: there was no row a moment ago.
     """
+    store, clock, options = terms
     deadline: float | None = None
+    seen: Answer | None = None
+    if not is_absent:
+        seen = yield store.look, (wanted,), None
     while True:
         answer, seen = seen, None
         if answer is None:
-            (answer,) = yield Step(this.store.claim, ([this.wanted],))
+            (answer,) = yield store.claim, ([wanted],), None
         match answer:
             case Granted(to_verify=False):
-                return Claim(this.store, answer, this.options)
+                return Claim(store, answer, options)
             case Granted():
-                yield from _verify(this, answer)
+                yield from _verify(terms, answer, verify_args, verify_kwargs)
             case Done():
-                return replay(answer.task, this.options)
+                return replay(answer.task, options)
             case Running():
                 if deadline is None:
-                    deadline = this.clock.monotonic() + this.options.wait_s
-                if this.clock.monotonic() >= deadline:
+                    deadline = clock.monotonic() + options.wait_s
+                if clock.monotonic() >= deadline:
                     raise _running_error(answer)
-                yield Step(this.store.wait, (answer.task.task_id, answer.task.version, deadline))
-                seen = yield Step(this.store.look, (this.wanted,))
+                yield store.wait, (answer.task.task_id, answer.task.version, deadline), None
+                seen = yield store.look, (wanted,), None
             case _:
-                raise _refusal(answer, this.wanted)
+                raise _refusal(answer, wanted)
 
 
 def replay(task: Task, options: Options) -> Outcome[Any]:
@@ -247,24 +248,24 @@ def first_line(error: str | None) -> str:
 # --- verify -----------------------------------------------------------------------------------------------------
 
 
-def _verify(this: Attempt, grant: Granted) -> Walk[None]:
+def _verify(terms: Terms, grant: Granted, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[None]:
     """Ask the verify hook what became of the task, and settle it so. No transaction is open while the hook runs.
 
     Returns where its answer settled the question; the caller claims anew, and finds the task done or claimable.
     """
-    hook = this.options.verify
+    store, _, options = terms
     failure: BaseException | None = None
     try:
-        args = (grant.prior, *this.verify_args)
-        verified = _as_verified((yield Step(_apply, (hook, args, this.verify_kwargs), is_user_code=True)))
-        settlement = _settlement(this, grant, verified)
+        hook = cast("Callable[..., Any]", options.verify)  # only who has a hook is granted a claim for it
+        verified = _as_verified((yield hook, (grant.prior, *args), kwargs))
+        settlement = _settlement(options, grant, verified)
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
-        settlement = _settlement(this, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
+        settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
     try:
-        answer = yield Step(this.store.settle, (grant.task_id, settlement))
+        answer = yield store.settle, (grant.task_id, settlement), None
     except BaseException as error:  # nor by one whose answer could not be stored
-        yield Step(this.store.abandon, (crash_end(grant, this.options, describe(error)),))
+        yield store.abandon, (crash_end(grant, options, describe(error)),), None
         raise
     if failure is not None and not isinstance(failure, Exception):
         raise failure
@@ -288,11 +289,11 @@ def _as_verified(answer: object) -> Verified:
     return verified
 
 
-def _settlement(this: Attempt, grant: Granted, verified: Verified) -> Settlement:
+def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:
     result, lost = None, None
     if verified.verdict is Verdict.HAPPENED:
         try:
-            result = store_result(verified.result, this.options.codec)
+            result = store_result(verified.result, options.codec)
         except ResultError as error:
             lost = f"ResultError: {error.message}"
     evidence = bounded(verified.evidence, EVIDENCE_CHARACTERS)
@@ -315,14 +316,14 @@ def _ended_in_job(claim: Claim, result: R) -> Outcome[R]:
     return _outcome(claim, claim.result)
 
 
-def _end_by_error(this: Attempt, claim: Claim, error: BaseException) -> Walk[None]:
+def _end_by_error(store: Store, claim: Claim, error: BaseException) -> Walk[None]:
     """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
     if not claim.is_open:
         return
     end = claim.end_for(error)
     claim.settled()
     try:
-        yield from record(this.store, end)
+        yield from record(store, end)
     except (ClaimLostError, FinishNotRecordedError) as problem:
         if not isinstance(error, Exception):
             error.add_note(f"idemreg: {problem}")

@@ -30,7 +30,7 @@ _ALWAYS_EXCLUDABLE: Final = frozenset({"self", "cls"})
 
 
 class Binder:
-    """Called with the arguments of a call, gives them by name, defaults included."""
+    """``bind`` is called with the arguments of a call and gives them by name, defaults included."""
 
     def __init__(self, function: Callable[..., Any], exclude: Iterable[str] = ("self", "cls")) -> None:
         parameters = _parameters(function)
@@ -48,11 +48,8 @@ class Binder:
         }
         stars = {name for name, one in parameters.items() if one.kind in (_VAR_POSITIONAL, _VAR_KEYWORD)}
         self._special: Final = self._exclude | self._defaults.keys() | stars
-        self._bind: Final = _compile(function, parameters)
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> dict[str, object]:  # noqa: ANN401 - any job's arguments
-        """The arguments by parameter name; TypeError, as Python raises it, where they do not fit."""
-        return self._bind(*args, **kwargs)
+        # The arguments by parameter name; TypeError, as Python raises it, where they do not fit.
+        self.bind: Final = _compile(function, parameters)
 
     def canonical(self, bound: dict[str, object]) -> bytes:
         """The canonical bytes of bound arguments.

@@ -230,7 +230,8 @@ class Claim:
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
 
     def __del__(self) -> None:
-        self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
+        if self._is_open:
+            self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
 
 
 class _ThreadClaims:

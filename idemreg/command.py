@@ -16,7 +16,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
-from idemreg.attempt import Attempt, acquire
+from idemreg.attempt import Terms, acquire
 from idemreg.child import Output, Signals, pump, replay_output, spawn
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from idemreg.claim import Claim
-    from idemreg.model import Task
+    from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
     from idemreg.store import CommandOwner, Store
 
@@ -89,12 +89,12 @@ def run_command(
     request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
     owner = store.own_byte()
     try:
-        this = Attempt(store, registry.clock, request._replace(owner=owner.id), checked)
+        terms = Terms(store, registry.clock, checked)
         with Signals() as signals:
-            claim = _acquire(this)
+            claim = _acquire(terms, request._replace(owner=owner.id))
             if isinstance(claim, Outcome):
                 return _replay(claim, stdout, stderr)
-            return _run(this, claim, argv, owner, signals, _Codes(unknown_on, release_on), (stdout, stderr))
+            return _run(claim, argv, owner, signals, _Codes(unknown_on, release_on), (stdout, stderr))
     finally:
         owner.close()
 
@@ -113,10 +113,10 @@ def _storable(word: str) -> str | bytes:
     return word
 
 
-def _acquire(this: Attempt) -> Claim | Outcome[Any]:
+def _acquire(terms: Terms, request: Wanted) -> Claim | Outcome[Any]:
     """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
     try:
-        return drive(acquire(this, this.store.look(this.wanted)))
+        return drive(acquire(terms, request))
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:
@@ -134,7 +134,6 @@ def _replay(outcome: Outcome[Any], stdout: int, stderr: int) -> CommandEnd:
 
 
 def _run(
-    this: Attempt,
     claim: Claim,
     argv: Sequence[str],
     owner: CommandOwner,
@@ -158,7 +157,7 @@ def _run(
     if code == 0:
         claim.succeed(result)
     else:
-        claim.end(_bad_end(this, claim, code, codes, result), result)
+        claim.end(_bad_end(claim, code, codes, result), result)
     return CommandEnd(exit_code, replayed=False, task_id=claim.task_id, attempt=claim.attempt, token=claim.token)
 
 
@@ -187,18 +186,18 @@ def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> d
     }
 
 
-def _bad_end(this: Attempt, claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> End:
+def _bad_end(claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> End:
     """The end of a command that did not succeed; its output is kept for people."""
     if code in codes.release_on:
-        return End.release(claim.grant, durable=this.options.durable)
+        return End.release(claim.grant, durable=claim.options.durable)
     if code < 0:
-        end = crash_end(claim.grant, this.options, f"killed by signal {-code}")
+        end = crash_end(claim.grant, claim.options, f"killed by signal {-code}")
     else:
         status = Status.UNKNOWN if code in codes.unknown_on else Status.FAILED
         grant = claim.grant
         error = f"exit code {code}"
         end = End(
-            grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=this.options.durable
+            grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=claim.options.durable
         )
     return end._replace(result=store_result(result, None))
 

@@ -8,11 +8,11 @@ from idemreg.codec import store_result
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
 from idemreg.model import OnCrash, Status
 from idemreg.store import End, Granted, Lost, Recorded, Unsure
-from idemreg.walk import Step, Walk
 
 if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Store
+    from idemreg.walk import Walk
 
 __all__ = ["bounded", "crash_end", "describe", "error_end", "lost_error", "not_recorded", "record", "success_end"]
 
@@ -22,15 +22,13 @@ MESSAGE_CHARACTERS: Final = 1_000
 
 def success_end(claim: Granted, options: Options, result: object) -> tuple[End, ResultError | None]:
     """succeeded. A result that cannot be stored is lost, and said: the job did run, and must not run again."""
+    text, lost, problem = None, None, None
     try:
-        text, problem = store_result(result, options.codec), None
+        text = store_result(result, options.codec)
     except ResultError as error:
-        text, problem = None, error
-        problem.task_id = claim.task_id
-    lost = None if problem is None else f"ResultError: {problem.message}"
-    end = End(
-        claim.task_id, claim.token, claim.owner, Status.SUCCEEDED, claim.attempt, text, lost, durable=options.durable
-    )
+        error.task_id = claim.task_id
+        lost, problem = f"ResultError: {error.message}", error
+    end = End(claim.task_id, claim.token, claim.owner, Status.SUCCEEDED, claim.attempt, text, lost, options.durable)
     return end, problem
 
 
@@ -64,7 +62,7 @@ def record(store: Store, end: End, result: object = None) -> Walk[None]:
     task then becomes `unknown` as soon as it can.
     """
     try:
-        (answer,) = yield Step(store.finish, ([end],))
+        answer = yield store.finish_one, (end,), None
     except StoreError as error:
         answer = Unsure(error)
     if not isinstance(answer, Recorded):
@@ -75,7 +73,7 @@ def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) 
     """Raise what an end that is not stored means to the owner; see `record`."""
     if isinstance(answer, Lost):
         raise lost_error(end.task_id)
-    yield Step(store.abandon, (not_recorded_end(end, answer.cause),))
+    yield store.abandon, (not_recorded_end(end, answer.cause),), None
     raise not_recorded_error(end, result) from answer.cause
 
 

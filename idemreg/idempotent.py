@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from idemreg.attempt import run
+from idemreg.attempt import Terms, run
 from idemreg.binding import Binder
 from idemreg.errors import ChecksumMismatchError
 from idemreg.model import NO_CHECKSUM, Outcome, Task, Wanted
@@ -17,7 +17,6 @@ from idemreg.template import Template, check_task_id
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from idemreg.clock import Clock
     from idemreg.options import Options
     from idemreg.store import Store
 
@@ -84,7 +83,7 @@ class Recipe(NamedTuple):
 
     def wanted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
         """The claim that a call with these arguments asks for. Raises before anything is stored."""
-        bound = self.binder(*args, **kwargs)
+        bound = self.binder.bind(*args, **kwargs)
         task_id = self.task_id(args, kwargs, bound)
         if self.checksum is not None:
             return wanted(task_id, self.name, canonical(self.checksum(*args, **kwargs)), self.options)
@@ -116,37 +115,35 @@ def add_task(store: Store, request: Wanted) -> Task:
 def idempotent(
     function: Callable[P, R],
     source: TaskIdSource,
+    terms: Terms,
     *,
-    store: Store,
-    clock: Clock,
     name: str | None,
     exclude: Iterable[str],
     checksum: Checksum | None,
-    options: Options,
 ) -> IdempotentFunction[P, R]:
     """Make the function a job. Everything that can be wrong with it is refused here, not at the first call."""
     if inspect.iscoroutinefunction(function):
         msg = f"{function.__qualname__} is a coroutine function; this version decorates plain functions"
         raise TypeError(msg)
     binder = Binder(function, exclude)
-    recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, options)
+    recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, terms.options)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        return run(store, clock, recipe.wanted(args, kwargs), options, function, args, kwargs)
+        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs)
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        return call(*args, **kwargs).result
+        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs).result
 
     def task_id(*args: P.args, **kwargs: P.kwargs) -> str:
-        return check_task_id(recipe.task_id(args, kwargs, binder(*args, **kwargs)))
+        return check_task_id(recipe.task_id(args, kwargs, binder.bind(*args, **kwargs)))
 
     def task(*args: P.args, **kwargs: P.kwargs) -> Task | None:
-        (row,) = store.get([task_id(*args, **kwargs)])
+        (row,) = terms.store.get([task_id(*args, **kwargs)])
         return row
 
     def add(*args: P.args, **kwargs: P.kwargs) -> Task:
-        return add_task(store, recipe.wanted(args, kwargs))
+        return add_task(terms.store, recipe.wanted(args, kwargs))
 
     # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
     decorated = cast("Any", wrapper)

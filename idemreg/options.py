@@ -57,7 +57,7 @@ class Options(NamedTuple):
     policy: Policy
     raise_on_duplicate: bool
     wait_s: float
-    verify: Callable[..., Verified | Verdict | bool | None] | None
+    verify: Callable[..., Verified | Verdict | bool | None] | None  # there where on_crash is "verify"
     unknown_on: tuple[type[BaseException], ...]
     release_on: tuple[type[BaseException], ...]
     codec: Codec | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar, Unpack
 
 from idemreg import manage
-from idemreg.attempt import Attempt, acquire, run
+from idemreg.attempt import Terms, acquire, run
 from idemreg.claim import Claim
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import (
@@ -104,12 +104,10 @@ class Registry:
             job = idempotent(
                 function,
                 task_id,
-                store=self._store,
-                clock=self.clock,
+                self._terms(checked),
                 name=name,
                 exclude=exclude,
                 checksum=checksum,
-                options=checked,
             )
             self._templates.claim(task_id, function)  # last: a function that was refused keeps none
             return job
@@ -131,13 +129,13 @@ class Registry:
         """
         checked = self._options(options)
         request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
-        return run(self._store, self.clock, request, checked, job, (), {})
+        return run(self._terms(checked), request, job, (), {})
 
     def claim(self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]) -> Claim:
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
         checked = self._options({**options, "on_duplicate": "raise"})
         request = wanted(task_id, name, canonical(payload), checked)
-        claim = drive(acquire(Attempt(self._store, self.clock, request, checked), self._store.look(request)))
+        claim = drive(acquire(self._terms(checked), request))
         assert isinstance(claim, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
         claim.hold()
         return claim
@@ -232,6 +230,9 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry({str(self.path)!r})"
+
+    def _terms(self, options: Options) -> Terms:
+        return Terms(self._store, self.clock, options)
 
     def _options(self, options: CallOptions) -> Options:
         return Options.of(options, self.durability)

@@ -217,8 +217,11 @@ class CommandOwner(Protocol):
 class Store(Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
 
-    def glance(self, wanted: Wanted) -> Stored | Absent | None:
-        """The two common cases by one narrow read; None where it takes a `look`."""
+    def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
+        """The two common cases, in few steps: the stored success of the very task, or the claim of a new one.
+
+        `Absent` where there is no row and it takes a `claim`, None where it takes a `look`.
+        """
 
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer to a claim; None where only a write can. Takes no lock: duplicates are quick."""
@@ -228,6 +231,9 @@ class Store(Protocol):
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order: a compare-and-set on task, token, owner and `running`."""
+
+    def finish_one(self, end: End) -> Recorded | Lost | Unsure:
+        """End one claim likewise; the common success in few steps."""
 
     def abandon(self, end: End) -> None:
         """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""

@@ -7,21 +7,17 @@ them serves asynchronous callers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar, cast
 
 __all__ = ["Step", "Walk", "drive"]
 
 R = TypeVar("R")
 
 
-class Step(NamedTuple):
-    """Something to do. ``is_user_code``: the job or a hook of the user, and no call of the store."""
-
-    call: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-    is_user_code: bool = False
-
+# Something to do: what to call, and with what. Keyword arguments mark the user's code, a job or a hook; None in their
+# place marks a call of the store. A bare tuple, since two of them are made for every job.
+Step: TypeAlias = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any] | None]
 
 Walk: TypeAlias = Generator[Step, Any, R]
 
@@ -32,7 +28,8 @@ def drive(walk: Walk[R]) -> R:
         step = next(walk)
         while True:
             try:
-                value = step.call(*step.args)
+                call, args, kwargs = step
+                value = call(*args) if kwargs is None else call(*args, **kwargs)
             except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
                 step = walk.throw(error)
             else:

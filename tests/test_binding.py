@@ -63,9 +63,9 @@ def test_binding_is_what_python_does(function: Callable[..., Any], args: list[in
         expected = function(*args, **kwargs)
     except TypeError:
         with pytest.raises(TypeError):
-            binder(*args, **kwargs)
+            binder.bind(*args, **kwargs)
     else:
-        assert binder(*args, **kwargs) == expected
+        assert binder.bind(*args, **kwargs) == expected
 
 
 # What a parameter may be, in the order in which Python takes them.
@@ -112,10 +112,10 @@ def test_every_signature_is_bound_as_python_does(head: str, args: list[int], kwa
         expected = job(*args, **kwargs)
     except TypeError as error:
         with pytest.raises(TypeError, match=f"^{re.escape(str(error))}$"):
-            binder(*args, **kwargs)
+            binder.bind(*args, **kwargs)
         return
-    assert binder(*args, **kwargs) == expected
-    assert list(binder(*args, **kwargs)) == list(inspect.signature(job).parameters)
+    assert binder.bind(*args, **kwargs) == expected
+    assert list(binder.bind(*args, **kwargs)) == list(inspect.signature(job).parameters)
     with contextlib.suppress(TypeError):
         arguments = inspect.signature(job).bind(*args, **kwargs)
         arguments.apply_defaults()
@@ -124,7 +124,7 @@ def test_every_signature_is_bound_as_python_does(head: str, args: list[int], kwa
 
 def test_a_coroutine_function_is_bound_and_not_called() -> None:
     """Binding the arguments of an async job makes no coroutine."""
-    assert Binder(later)(1) == {"a": 1, "b": 2}
+    assert Binder(later).bind(1) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3), {}), ((1,), {"a": 1}), ((1,), {"z": 1})])
@@ -133,7 +133,7 @@ def test_a_bad_call_names_the_function(args: tuple[Any, ...], kwargs: dict[str, 
     with pytest.raises(TypeError) as expected:
         plain(*args, **kwargs)
     with pytest.raises(TypeError) as caught:
-        Binder(plain)(*args, **kwargs)
+        Binder(plain).bind(*args, **kwargs)
     assert str(caught.value) == str(expected.value)
 
 
@@ -143,8 +143,8 @@ def test_defaults_are_the_very_objects() -> None:
 
     def job(a: Any = shared, *, b: Any = MISSING) -> None: ...
 
-    assert Binder(job)()["a"] is shared
-    assert Binder(job)()["b"] is MISSING
+    assert Binder(job).bind()["a"] is shared
+    assert Binder(job).bind()["b"] is MISSING
 
 
 def test_a_wrapped_function_keeps_its_parameters() -> None:
@@ -153,7 +153,7 @@ def test_a_wrapped_function_keeps_its_parameters() -> None:
     @functools.wraps(plain)
     def wrapper(*args: Any, **kwargs: Any) -> None: ...
 
-    assert Binder(wrapper)(1) == {"a": 1, "b": 2}
+    assert Binder(wrapper).bind(1) == {"a": 1, "b": 2}
 
 
 # --- canonical bytes ----------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def content(
     function: Callable[..., Any], *args: Any, exclude: tuple[str, ...] = ("self", "cls"), **kwargs: Any
 ) -> bytes:
     binder = Binder(function, exclude)
-    return binder.canonical(binder(*args, **kwargs))
+    return binder.canonical(binder.bind(*args, **kwargs))
 
 
 def test_the_bytes_are_those_of_a_dict_of_the_arguments() -> None:
@@ -230,9 +230,9 @@ def test_a_default_that_was_changed_later_still_counts_as_it_was() -> None:
 
     binder = Binder(job)
     shared.append(1)
-    assert binder.canonical(binder()) == b"{}"
-    assert binder.canonical(binder([])) == b"{}"
-    assert binder.canonical(binder([1])) == canonical({"a": [1]})
+    assert binder.canonical(binder.bind()) == b"{}"
+    assert binder.canonical(binder.bind([])) == b"{}"
+    assert binder.canonical(binder.bind([1])) == canonical({"a": [1]})
 
 
 def test_a_sentinel_default_counts_by_identity() -> None:
@@ -292,7 +292,7 @@ def test_bound_arguments_are_left_as_they_are() -> None:
     def job(**more: Any) -> None: ...
 
     binder = Binder(job, ("task",))
-    bound = binder(task=1, a=2)
+    bound = binder.bind(task=1, a=2)
     binder.canonical(bound)
     assert bound == {"more": {"task": 1, "a": 2}}
 

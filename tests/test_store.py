@@ -14,6 +14,7 @@ from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, V
 from idemreg.model import OnCrash, OnFailure, Policy, Wanted
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.store import (
+    Absent,
     Done,
     End,
     Granted,
@@ -24,6 +25,7 @@ from idemreg.store import (
     Refused,
     Running,
     Settlement,
+    Stored,
     Unknown,
 )
 from idemreg.testing import ManualClock
@@ -113,6 +115,37 @@ class StoreContract:
         before = store.page(Query(), None, 10)
         assert [store.look(want(name)) for name in ("none", "pending", "failed")] == [None] * 3
         assert store.page(Query(), None, 10) == before
+
+    def test_beginning_replays_or_claims_and_leaves_the_rest(self, store: Store) -> None:
+        """The very task's success is told, a new task claimed as by `claim`; every other row is left to a look."""
+        assert isinstance(store.begin(want("first")), Absent)  # it takes a claim to bring the owner's record
+        first = granted(store, want("first"))
+        grant = store.begin(want())
+        assert isinstance(grant, Granted)
+        assert (grant.token, grant.attempt, grant.prior, grant.owner) == (first.token, 1, None, first.owner)
+        row = row_of(store)
+        assert (row.status, row.token, row.attempt, row.owner) == (Status.RUNNING, grant.token, 1, grant.owner)
+        assert store.begin(want()) is None  # running
+        assert store.finish_one(end_of(grant, result="7")) == Recorded("t")
+        assert store.begin(want()) == Stored(grant.token, 1, "7")
+        assert store.begin(want(checksum="b" * 64)) is None
+        assert store.begin(want(name="other")) is None
+        store.finish_one(end_of(first, error="ResultError: lost"))
+        assert store.begin(want("first")) is None  # its result was lost
+
+    def test_finishing_one_is_a_compare_and_set(self, store: Store) -> None:
+        """Whatever the end, it is stored once and by the claim's own token and owner only."""
+        granted(store, want("first"))
+        for status, result in [(Status.SUCCEEDED, "1"), (Status.SUCCEEDED, LARGE), (Status.FAILED, None)]:
+            grant = store.begin(want(f"{status}-{len(result or '')}"))
+            assert isinstance(grant, Granted)
+            end = end_of(grant, status, result=result)
+            for wrong in (end._replace(token=end.token + 1), end._replace(owner=end.owner + 1)):
+                assert isinstance(store.finish_one(wrong), Lost)
+            assert store.finish_one(end) == Recorded(grant.task_id)
+            assert isinstance(store.finish_one(end), Lost)
+            row = row_of(store, grant.task_id)
+            assert (row.status, row.result, row.attempt, row.owner) == (status, result, 1, None)
 
     def test_several_wishes_are_answered_in_order(self, store: Store) -> None:
         """Each item has its answer at its place; a task named twice is granted once, and running to the second."""

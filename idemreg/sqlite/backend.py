@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError
 from idemreg.model import Liveness, Status, may_forget, settled_status
-from idemreg.sqlite import tasks, upkeep
+from idemreg.sqlite import hot, tasks, upkeep
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
 from idemreg.sqlite.effects import Effects
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
-    from apsw import Connection
-
     from idemreg.clock import Clock
     from idemreg.model import Task, Wanted
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import CommandOwner
-    from idemreg.store import Answer, End, Settlement
+    from idemreg.store import Absent, Answer, End, Settlement, Stored
 
 __all__ = ["SqliteStore"]
 
@@ -55,17 +54,22 @@ class SqliteStore(Reader):
 
     # --- claim --------------------------------------------------------------------------------------------------
 
+    def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
+        """Replay the task's stored success, or claim it where it has no row; see `hot.begin`."""
+        answer = hot.begin(self._opening.opened(), self._schema_version, wanted)
+        if self._unsettled:
+            self._settle_dropped()
+        return answer
+
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         opened = self._opening.opened()
-        if len(wanted) == 1 and (grant := self._claim_new(opened, wanted[0])) is not None:
-            return [grant]
         version = self._schema_version
         answers: list[Answer] = []
 
         def claim(connection: Connection) -> None:
             floor = opened.floor = tasks.floor(connection, version)
-            stamp = self._stamp(opened)
+            stamp = opened.stamp()
             claiming = Claiming(connection, version, opened.owners)
             answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
             faults.point("claim.in-transaction")
@@ -73,65 +77,40 @@ class SqliteStore(Reader):
         try:
             opened.database.write(claim, synchronous=_synchronous(wanted))
         except CommitUnsureError as error:
-            self._take_back(opened, answers)
+            _take_back(opened, answers)
             return [Unsure(error)] * len(wanted)
         except BaseException:
-            self._take_back(opened, answers)
+            _take_back(opened, answers)
             raise
         opened.owners.note_recorded(answers)
         faults.point("claim.committed")
         self._settle_dropped()
         return answers
 
-    def _claim_new(self, opened: Opened, wanted: Wanted) -> Granted | None:
-        """The hot path: a task without a row is claimed by one statement. None where it takes a decision.
+    # --- finish -------------------------------------------------------------------------------------------------
 
-        Only where this process's record is stored already, since that would be a second statement.
-        """
-        owners, task_id = opened.owners, wanted.task_id
-        owner = owners.own_id
-        if wanted.owner is not None or owner is None or not owners.is_recorded:
-            return None
-        ground = tasks.Ground(self._schema_version, opened.floor)
-        grant = Granted(task_id, ground.floor + 1, 1, owner, None, wanted.policy)
-
-        def insert(connection: Connection) -> bool:
-            if task_id in owners.live:  # of another thread, whose note must stay
-                return False
-            owners.live[task_id] = grant  # before anybody can see the row
-            faults.point("claim.in-transaction")
-            if tasks.insert(connection, wanted, ground, owner, self._stamp(opened)):
-                return True
-            del owners.live[task_id]
-            return False
-
+    def finish_one(self, end: End) -> Recorded | Lost | Unsure:
+        """End a claim."""
+        opened = self._opening.current
+        if opened is None or end.owner != opened.owners.recorded or not tasks.is_plain_success(end):
+            return self.finish([end])[0]
         try:
-            inserted = opened.database.write_one(insert, synchronous=FULL if wanted.durable else NORMAL)
-        except BaseException as error:  # noqa: BLE001 - raised again, after the note is taken back
-            self._take_back(opened, [grant])
-            raise _plain(error) from None
-        faults.point("claim.committed")
+            if not hot.succeed(opened, self._schema_version, end):
+                return self.finish([end])[0]
+        except CommitUnsureError as error:
+            if not isinstance(self._read_again(end, error), Recorded):
+                raise
+        faults.point("finish.committed")
+        self._let_go(opened, end)
         if self._unsettled:
             self._settle_dropped()
-        return grant if inserted else None
-
-    @staticmethod
-    def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
-        """The claims are not (or not surely) stored: whatever row is found of them counts as dropped."""
-        for answer in answers:
-            # By identity: another thread may have claimed the task since, under the very same token.
-            if isinstance(answer, Granted) and opened.owners.live.get(answer.task_id) is answer:
-                del opened.owners.live[answer.task_id]
-
-    # --- finish -------------------------------------------------------------------------------------------------
+        return Recorded(end.task_id)
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order, in one transaction."""
         opened = self._opening.of_owner(ends[0].owner)
         if opened is None:  # the claim of a parent process, finished in its forked child
             return [Lost(None) for _ in ends]
-        if len(ends) == 1 and self._finish_new(opened, ends[0]):
-            return [Recorded(ends[0].task_id)]
 
         def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
             answers: list[Recorded | Lost | Unsure] = [self._finish_one(connection, opened, end) for end in ends]
@@ -149,28 +128,6 @@ class SqliteStore(Reader):
         self._settle_dropped()
         return answers
 
-    def _finish_new(self, opened: Opened, end: End) -> bool:
-        """The hot path: the success of a first attempt is one statement. False where it takes more, or did nothing."""
-        if end.owner != opened.owners.own_id or not tasks.is_one_statement(end):
-            return False
-
-        def finish(connection: Connection) -> bool:
-            faults.point("finish.in-transaction")
-            return tasks.finish(connection, self._schema_version, end, self._stamp(opened))
-
-        try:
-            finished = opened.database.write_one(finish, synchronous=FULL if end.durable else NORMAL)
-        except CommitUnsureError as error:
-            finished = isinstance(self._read_again(end, error), Recorded)
-            if not finished:
-                raise
-        if finished:
-            faults.point("finish.committed")
-            self._let_go(opened, end)
-            if self._unsettled:
-                self._settle_dropped()
-        return finished
-
     def _finish_one(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if self._finish_in(connection, opened, end):
             return Recorded(end.task_id)
@@ -178,7 +135,7 @@ class SqliteStore(Reader):
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> bool:
         tasks.floor(connection, self._schema_version)
-        if not tasks.finish(connection, self._schema_version, end, self._stamp(opened)):
+        if not tasks.finish(connection, self._schema_version, end, opened.stamp()):
             return False
         opened.owners.ended(connection, end.owner)
         return True
@@ -195,7 +152,8 @@ class SqliteStore(Reader):
     def _let_go(opened: Opened, end: End | Task) -> None:
         # Of this token only: another thread may have claimed the task since the commit.
         opened.owners.let_go(end.task_id, end.token)
-        opened.close_if_idle()
+        if opened.wants_close:
+            opened.close_if_idle()
 
     def abandon(self, end: End) -> None:
         """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
@@ -225,7 +183,7 @@ class SqliteStore(Reader):
 
     def _try_to_settle(self, end: End) -> bool:
         try:
-            (answer,) = self.finish([end])
+            answer = self.finish_one(end)
         except StoreError:
             return False
         return not isinstance(answer, Unsure)
@@ -245,7 +203,7 @@ class SqliteStore(Reader):
             status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
             if status is None or (settlement.verifying is not None and not verifying):
                 return Lost(row)
-            if not tasks.settle(connection, row, status, settlement, self._stamp(opened)):
+            if not tasks.settle(connection, row, status, settlement, opened.stamp()):
                 raise changed_under_lock(task_id)
             if row.owner is not None:
                 opened.owners.ended(connection, row.owner)
@@ -263,8 +221,8 @@ class SqliteStore(Reader):
         opened = self._opening.opened()
 
         def add(connection: Connection) -> Task:
-            ground = tasks.Ground(self._schema_version, tasks.floor(connection, self._schema_version))
-            tasks.insert(connection, wanted, ground, None, self._stamp(opened))
+            floor = tasks.floor(connection, self._schema_version)
+            tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
             return self._reread(connection, wanted.task_id)
 
         return opened.database.write(add, synchronous=_synchronous([wanted]))
@@ -350,13 +308,11 @@ class SqliteStore(Reader):
         """Close what is open. Claims that are not finished keep their owner's lock until they are."""
         self._opening.close()
 
-    def _stamp(self, opened: Opened) -> tasks.Stamp:
-        return self._clock.wall_us(), opened.epoch_bits | self._clock.boot_ms()
 
-
-def _plain(error: BaseException) -> BaseException:
-    """Of a claim it does not matter whether the commit was stored: the job does not start. So its cause tells more."""
-    return error.__cause__ or error if isinstance(error, CommitUnsureError) else error
+def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
+    for answer in answers:
+        if isinstance(answer, Granted):
+            opened.owners.take_back(answer)
 
 
 def _synchronous(requests: Sequence[Wanted] | Sequence[End]) -> int:

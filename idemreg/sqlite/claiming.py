@@ -13,9 +13,8 @@ from idemreg.sqlite import tasks
 from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
-    from apsw import Connection
-
     from idemreg.model import OwnerInfo, Policy, Task, Wanted
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import Owners
     from idemreg.store import Answer
 
@@ -34,7 +33,7 @@ class Claiming(NamedTuple):
     def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
         owner = self.owners.own().id if wanted.owner is None else wanted.owner
-        if tasks.insert(self.connection, wanted, tasks.Ground(self.schema_version, floor), owner, stamp):
+        if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp):
             return self._grant(Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy))
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
         if row is None:

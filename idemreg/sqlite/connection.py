@@ -34,9 +34,8 @@ from idemreg.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from apsw import Connection
 
-__all__ = ["FULL", "NORMAL", "CommitUnsureError", "Database", "commit", "connect", "translate"]
+__all__ = ["FULL", "NORMAL", "CommitUnsureError", "Connection", "Database", "commit", "connect", "translate", "unsure"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,15 +65,25 @@ class CommitUnsureError(StoreError):
     code = "commit-unsure"
 
 
+class Connection(apsw.Connection):
+    """A connection with a cursor for the hot path: a new cursor for each statement costs a quarter of a microsecond.
+
+    What the cursor gives must be fetched whole at once: a statement left in the middle keeps its read transaction open.
+    """
+
+    hot: apsw.Cursor
+
+
 def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, create: bool = False) -> Connection:
     """Open a connection with our settings, each of them read back."""
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
-    connection = apsw.Connection(path, flags=flags)
+    connection = Connection(path, flags=flags)
     try:
         connection.set_busy_handler(_busy_handler(busy_s, clock))  # before the first statement
         _set(connection, "synchronous", synchronous)
         _set(connection, "wal_autocheckpoint", AUTOCHECKPOINT_PAGES)
         _set(connection, "trusted_schema", 0)
+        connection.hot = connection.cursor()
     except BaseException:
         connection.close()
         raise
@@ -140,13 +149,13 @@ class Database:
 
     def read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``body`` on a connection, outside any transaction. It must fetch fully: an open read blocks the WAL."""
-        connection = self._take(NORMAL)
+        connection = self.take(NORMAL)
         try:
             return body(connection, *args, **kwargs)
         except apsw.Error as error:
             raise translate(error) from error
         finally:
-            self._give_back(connection, NORMAL)
+            self.give_back(connection, NORMAL)
 
     def write(self, body: Callable[[Connection], T], *, synchronous: int) -> T:
         """Run ``body`` in one write transaction, and commit. With `FULL` the commit is on disk when this returns.
@@ -156,7 +165,7 @@ class Database:
         """
         turn = self._enter_turn()
         try:
-            connection = self._take(synchronous)
+            connection = self.take(synchronous)
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 answer = body(connection)
@@ -165,45 +174,25 @@ class Database:
             except apsw.Error as error:
                 raise translate(error) from error
             finally:
-                self._give_back(connection, synchronous)
+                self.give_back(connection, synchronous)
         finally:
-            self._leave_turn(turn)
-
-    def write_one(self, body: Callable[[Connection], T], *, synchronous: int) -> T:
-        """Run a ``body`` of one writing statement, which is a transaction of its own: BEGIN and COMMIT cost 3 µs.
-
-        Such a statement takes the write lock before it reads, as BEGIN IMMEDIATE does. Its errors come from anywhere up
-        to its commit, so all but busy ones are a `CommitUnsureError`.
-        """
-        turn = self._enter_turn()
-        try:
-            connection = self._take(synchronous)
-            try:
-                return body(connection)
-            except apsw.BusyError as error:
-                raise translate(error) from error
-            except apsw.Error as error:
-                raise _unsure(error) from translate(error)
-            finally:
-                self._give_back(connection, synchronous)
-        finally:
-            self._leave_turn(turn)
+            self.leave_turn(turn)
 
     @contextlib.contextmanager
     def long_write(self, *, synchronous: int) -> Iterator[Connection]:
         """A write transaction around user code, which commits by `commit`; rolled back where it did not."""
         turn = self._enter_turn()
         try:
-            connection = self._take(synchronous)
+            connection = self.take(synchronous)
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
             except apsw.Error as error:
                 raise translate(error) from error
             finally:
-                self._give_back(connection, synchronous)
+                self.give_back(connection, synchronous)
         finally:
-            self._leave_turn(turn)
+            self.leave_turn(turn)
 
     @property
     def is_writing(self) -> bool:
@@ -225,14 +214,24 @@ class Database:
         self._writer = me
         return turn
 
-    def _leave_turn(self, turn: threading.Lock) -> None:
+    def try_turn(self) -> threading.Lock | None:
+        """The turn to write if nobody has it. Give it back by `leave_turn`."""
+        turn = self._write_lock
+        if not turn.acquire(False):  # noqa: FBT003 - a keyword costs on the hot path
+            return None
+        self._writer = threading.get_ident()
+        return turn
+
+    def leave_turn(self, turn: threading.Lock) -> None:
+        """Let the next thread write."""
         if self._write_lock is turn:  # a forked child has a turn of its own by now
             self._writer = 0
         turn.release()
 
     # --- the pool -----------------------------------------------------------------------------------------------
 
-    def _take(self, synchronous: int) -> Connection:
+    def take(self, synchronous: int) -> Connection:
+        """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
         me = threading.get_ident()
         idle = self._idle[synchronous]
         while True:
@@ -258,7 +257,7 @@ class Database:
         finally:
             _inside.pop(ticket, None)
 
-    def _give_back(self, connection: Connection, synchronous: int) -> None:
+    def give_back(self, connection: Connection, synchronous: int) -> None:
         """Put the connection back, rolling back what it did not commit."""
         if _inside.pop(connection, None) is None:
             return  # taken before a fork: it is the parent's
@@ -294,10 +293,11 @@ def commit(connection: Connection) -> None:
     try:
         connection.execute("COMMIT")
     except apsw.Error as error:
-        raise _unsure(error) from translate(error)
+        raise unsure(error) from translate(error)
 
 
-def _unsure(error: apsw.Error) -> CommitUnsureError:
+def unsure(error: apsw.Error) -> CommitUnsureError:
+    """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
     return CommitUnsureError(f"the commit reported an error: {error}")
 
 

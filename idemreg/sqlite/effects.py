@@ -15,8 +15,7 @@ from idemreg.store import Lost, Recorded, Unsure
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from apsw import Connection
-
+    from idemreg.sqlite.connection import Connection
     from idemreg.store import End
 
 __all__ = ["Effects"]

@@ -35,24 +35,29 @@ class Opened:
         self, location: files.Location, lock_file: LockFile, row: upkeep.Registered, clock: Clock, busy_s: float
     ) -> None:
         self.registry_id = row.registry_id
-        self.epoch_bits = row.epoch << upkeep.EPOCH_BITS
+        self._epoch_bits = row.epoch << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
         self.database = Database(location.database, busy_s=busy_s, clock=clock)
         self.owners = Owners(lock_file, clock)
         self._clock = clock
-        self._wants_close = False
+        self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        self.wants_close = False
         self.is_closed = False
+
+    def stamp(self) -> tasks.Stamp:
+        """What a row that is written now is stamped with."""
+        return self._wall_us(), self._epoch_bits | self._boot_ms()
 
     def close(self) -> None:
         """Close now, or when the last claim is settled: until then the owner's byte speaks for it."""
-        self._wants_close = True
+        self.wants_close = True
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
         """Close what `close` had to leave open, if nothing needs it any more."""
-        if self._wants_close and not self.owners.live:
-            self._wants_close = False
+        if self.wants_close and not self.owners.live:
+            self.wants_close = False
             self._farewell()
             self.database.close()
             self.lock_file.close()
@@ -60,8 +65,8 @@ class Opened:
 
     def _farewell(self) -> None:
         """Take this process's record away: it has no claim left. If that fails, whoever finds it dead will."""
-        owner = self.owners.own_id
-        if owner is None or not self.owners.is_recorded:
+        owner = self.owners.recorded
+        if owner is None:
             return
         database = Database(self.database.path, busy_s=FAREWELL_S, clock=self._clock)
         with contextlib.suppress(StoreError):
@@ -85,24 +90,24 @@ class Opening:
         self._busy_s = busy_s
         self._clock = clock
         self._schema = schema
-        self._opened: Opened | None = None
+        self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
         _openings.add(self)
 
     def opened(self) -> Opened:
         """The open files; opens them where they are not."""
-        opened = self._opened
+        opened = self.current
         if opened is None:
             with self._lock:
-                opened = self._opened
+                opened = self.current
                 if opened is None:
-                    opened = self._opened = self._open()
+                    opened = self.current = self._open()
         return opened
 
     def of_owner(self, owner: int) -> Opened | None:
         """The open files that an owner of this process claimed in; None where the owner is not of this process."""
-        opened = self._opened
+        opened = self.current
         if opened is not None and opened.owners.is_ours(owner):
             return opened
         return next((closing for closing in self._closing if closing.owners.is_ours(owner)), None)
@@ -149,7 +154,7 @@ class Opening:
     def close(self) -> None:
         """Close what is open. A later use opens anew, as another owner."""
         with self._lock:
-            opened, self._opened = self._opened, None
+            opened, self.current = self.current, None
             self._closing = [closing for closing in self._closing if not closing.is_closed]
             if opened is not None:
                 self._closing.append(opened)
@@ -159,9 +164,9 @@ class Opening:
     def forget(self) -> None:
         """In a forked child: the parent's files are not ours."""
         self._lock = threading.Lock()
-        for opened in [*self._closing, *([self._opened] if self._opened else [])]:
+        for opened in [*self._closing, *([self.current] if self.current else [])]:
             opened.forget()
-        self._opened, self._closing = None, []
+        self.current, self._closing = None, []
 
 
 _openings: weakref.WeakSet[Opening] = weakref.WeakSet()

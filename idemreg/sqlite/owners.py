@@ -19,10 +19,9 @@ from idemreg.store import Granted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from apsw import Connection
-
     from idemreg.clock import Clock
     from idemreg.model import Task
+    from idemreg.sqlite.connection import Connection
     from idemreg.store import Answer
 
 __all__ = ["CommandOwner", "Owners"]
@@ -58,7 +57,8 @@ class Owners:
         self._clock = clock
         self._examiner = Examiner(lock_file, clock)
         self._own: OwnerRecord | None = None
-        self.is_recorded = False
+        # The number of this process as an owner, once its record is stored.
+        self.recorded: int | None = None
         self._commands: dict[int, CommandOwner] = {}
         # The claims that somebody in this process holds, by task. A row of ours that is not in here was dropped
         # (interrupted right behind the commit, say), and counts as one of a dead owner.
@@ -92,7 +92,7 @@ class Owners:
         command = self._commands.get(owner)
         if command is not None:
             tasks.record_owner(connection, command.record)
-        elif not self.is_recorded:
+        elif self.recorded is None:
             self._prune(connection)
             tasks.record_owner(connection, self.own())
 
@@ -113,9 +113,16 @@ class Owners:
 
     def note_recorded(self, answers: Sequence[Answer]) -> None:
         """The transaction that gave these answers is committed, and with it the record of a new owner."""
-        if not self.is_recorded and self._own is not None:
+        if self.recorded is None and self._own is not None:
             own = self._own.id
-            self.is_recorded = any(isinstance(answer, Granted) and answer.owner == own for answer in answers)
+            if any(isinstance(answer, Granted) and answer.owner == own for answer in answers):
+                self.recorded = own
+
+    def take_back(self, grant: Granted) -> None:
+        """The claim is not (or not surely) stored: whatever row is found of it counts as dropped."""
+        # By identity: another thread may have claimed the task since, under the very same token.
+        if self.live.get(grant.task_id) is grant:
+            del self.live[grant.task_id]
 
     def _holds(self, task_id: str, token: int) -> bool:
         held = self.live.get(task_id)
@@ -123,7 +130,8 @@ class Owners:
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
-        if self._holds(task_id, token):
+        held = self.live.get(task_id)
+        if held is not None and held.token == token:
             del self.live[task_id]
 
     def forget(self) -> None:

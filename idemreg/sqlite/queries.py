@@ -9,8 +9,7 @@ from idemreg.sqlite.tasks import COLUMNS, floor, to_task
 from idemreg.store import Page
 
 if TYPE_CHECKING:
-    from apsw import Connection
-
+    from idemreg.sqlite.connection import Connection
     from idemreg.store import Query
 
 __all__ = ["count", "page"]

@@ -11,12 +11,11 @@ from idemreg.sqlite.claiming import look
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from apsw import Connection
-
     from idemreg.clock import Clock
     from idemreg.model import OwnerInfo, Task, Version, Wanted
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opening
-    from idemreg.store import Absent, Answer, Page, Query, Stored
+    from idemreg.store import Answer, Page, Query
 
 __all__ = ["Reader"]
 
@@ -33,10 +32,6 @@ class Reader:
         self._opening = opening
         self._clock = clock
         self._schema_version = schema_version
-
-    def glance(self, wanted: Wanted) -> Stored | Absent | None:
-        """The two common cases by one narrow read; None where it takes a `look`."""
-        return self._opening.opened().database.read(tasks.glance, self._schema_version, wanted)
 
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer, with no write lock; None where a row must be written."""

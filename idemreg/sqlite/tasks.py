@@ -7,7 +7,7 @@ have been lost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import StoreCorruptError, StoreVersionError
 from idemreg.liveness import OwnerRecord
@@ -15,13 +15,11 @@ from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_pol
 from idemreg.store import Absent, Stored
 
 if TYPE_CHECKING:
-    from apsw import Connection
-
     from idemreg.model import Wanted
+    from idemreg.sqlite.connection import Connection
     from idemreg.store import End, Settlement
 
 __all__ = [
-    "Ground",
     "Stamp",
     "claim",
     "finish",
@@ -30,12 +28,13 @@ __all__ = [
     "forget_owner",
     "glance",
     "insert",
-    "is_one_statement",
+    "is_plain_success",
     "other_owners",
     "owner_record",
     "read",
     "record_owner",
     "settle",
+    "succeed",
     "to_task",
 ]
 
@@ -87,10 +86,10 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
     answers need.
     """
     bindings = (wanted.name, wanted.checksum, schema_version, wanted.task_id)
-    row = connection.execute(_GLANCE, bindings).fetchone()
-    if row is None:
+    rows: list[Any] = connection.hot.execute(_GLANCE, bindings).fetchall()
+    if not rows:
         return _ABSENT
-    token, attempt, result, is_it = row
+    token, attempt, result, is_it = rows[0]
     return Stored(token, attempt, result) if is_it else None
 
 
@@ -134,38 +133,25 @@ def _newer_schema() -> StoreVersionError:
 # --- claim ------------------------------------------------------------------------------------------------------
 
 
-class Ground(NamedTuple):
-    """What an insert stands on: the schema that this code knows, and the token floor that it was read with."""
+_INSERT: Final = (
+    "INSERT INTO idempotent_log (task_id, checksum, updated_at, boot_stamp, name, policy, keep_ms, status, token,"
+    " attempt, owner, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0 FROM idempotent_registry"
+    " WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING"
+)
 
-    schema_version: int
-    floor: int
 
-
-def insert(connection: Connection, wanted: Wanted, ground: Ground, owner: int | None, stamp: Stamp) -> bool:
+def insert(
+    connection: Connection, wanted: Wanted, schema_version: int, floor: int, owner: int | None, stamp: Stamp
+) -> bool:
     """none -> running, with the first token above the floor; or none -> pending, where there is no ``owner``.
 
-    False where the task has a row, or the ground has shifted (a migration, a `forget`): the statement checks both
-    itself, so that it may be a transaction of its own.
+    False where the task has a row, or the ground has shifted (a migration, a `forget` that raised the ``floor``): the
+    statement checks both itself, so that it may be a transaction of its own.
     """
-    status, token, attempt = (0, 0, 0) if owner is None else (3, ground.floor + 1, 1)
-    connection.execute(
-        "INSERT INTO idempotent_log (task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner,"
-        " policy, keep_ms, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0 FROM idempotent_registry"
-        " WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING",
-        (
-            wanted.task_id,
-            status,
-            wanted.checksum,
-            *stamp,
-            wanted.name,
-            token,
-            attempt,
-            owner,
-            wanted.policy.pack(),
-            wanted.keep_ms,
-            *ground,
-        ),
-    )
+    task_id, name, checksum, policy, keep_ms, *_ = wanted
+    status, token, attempt = (0, 0, 0) if owner is None else (3, floor + 1, 1)
+    fields = (task_id, checksum, *stamp, name, policy.pack(), keep_ms, status, token, attempt, owner)
+    connection.hot.execute(_INSERT, (*fields, schema_version, floor))
     return connection.changes() == 1
 
 
@@ -204,9 +190,24 @@ def claim(
 # --- finish and settle ------------------------------------------------------------------------------------------
 
 
-def is_one_statement(end: End) -> bool:
-    """Whether `finish` writes one statement only: the first attempt's success with a small result, the hot path."""
-    return end.status is Status.SUCCEEDED and end.attempt <= 1 and not _is_large(end.result, end.error)
+def is_plain_success(end: End) -> bool:
+    """Whether `succeed` does for this end: the success of a first attempt with a small result, the hot path."""
+    return end.attempt <= 1 and end.status is _SUCCEEDED and not _is_large(end.result, end.error)
+
+
+_SUCCEEDED: Final = Status.SUCCEEDED
+_SUCCEED: Final = (
+    "UPDATE idempotent_log SET status = 1, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
+    " verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
+    " AND (SELECT schema_version FROM idempotent_registry) = ?"
+)
+
+
+def succeed(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
+    """running -> succeeded, of a first attempt, which has nothing large from before. False as in `finish`."""
+    bindings = (*stamp, end.result, end.error, end.task_id, end.token, end.owner, schema_version)
+    connection.hot.execute(_SUCCEED, bindings)
+    return connection.changes() == 1
 
 
 def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
@@ -235,8 +236,7 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
     )
     if connection.changes() != 1:
         return False
-    if not is_one_statement(end):
-        _write_large(connection, end.task_id, end.result, end.error, is_large=is_large)
+    _write_large(connection, end.task_id, end.result, end.error, is_large=is_large)
     if end.was_absent:
         connection.execute(
             "UPDATE idempotent_log SET name = '', checksum = ? WHERE task_id = ? AND token = ?",
@@ -275,7 +275,7 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
 
 
 def _is_large(result: str | None, error: str | None) -> bool:
-    return len(result or "") + len(error or "") > INLINE_CHARACTERS
+    return (0 if result is None else len(result)) + (0 if error is None else len(error)) > INLINE_CHARACTERS
 
 
 def _write_large(

@@ -19,10 +19,9 @@ from idemreg.sqlite import connection as connections
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from apsw import Connection
-
     from idemreg.clock import Clock
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
 
 __all__ = ["SCHEMA", "Checkpoint", "Mode", "Schema", "bring_up", "checkpoint"]
