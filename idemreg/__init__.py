@@ -10,6 +10,8 @@ def issue_coupon(user_id: int, day: str, amount: int = 10) -> dict: ...
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from idemreg.claim import Claim, current_claim
 from idemreg.clock import Clock
 from idemreg.codec import Codec, DataclassCodec
@@ -37,10 +39,15 @@ from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
 from idemreg.options import Verified
 from idemreg.registry import Registry
 
+if TYPE_CHECKING:
+    from idemreg.aio import AsyncClaim, AsyncRegistry
+
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "AsyncClaim",
+    "AsyncRegistry",
     "ChecksumMismatchError",
     "Claim",
     "ClaimLostError",
@@ -73,3 +80,13 @@ __all__ = [
     "__version__",
     "current_claim",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a class
+    """What only asynchronous callers need is imported when they ask for it."""
+    if name in {"AsyncClaim", "AsyncRegistry"}:
+        from idemreg import aio  # noqa: PLC0415
+
+        return getattr(aio, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from idemreg import faults
-from idemreg.claim import Claim, current
+from idemreg.claim import Claim, Terms, current
 from idemreg.codec import load_result, store_result
 from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, record, success_end
 from idemreg.errors import (
@@ -19,11 +19,14 @@ from idemreg.errors import (
     TaskRunningError,
     TaskUnknownError,
 )
+from idemreg.events import Failed, Mismatched, Replayed, tell, tell_end, tell_grant
+from idemreg.events import Unknown as BecameUnknown
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import Verified
 from idemreg.store import (
     Absent,
     Done,
+    End,
     Granted,
     Lost,
     Mismatch,
@@ -35,17 +38,17 @@ from idemreg.store import (
     Unknown,
     Unsure,
 )
-from idemreg.walk import Walk, drive
+from idemreg.walk import PAUSE, NotStartedError, Walk, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from idemreg.clock import Clock
+    from idemreg.claim import BaseClaim
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
-    from idemreg.store import Answer, Store
+    from idemreg.store import Answer
 
-__all__ = ["Terms", "acquire", "attempt", "run"]
+__all__ = ["Terms", "acquire", "attempt", "run", "run_walk"]
 
 R = TypeVar("R")
 
@@ -58,12 +61,11 @@ BY_HOOK = "verify hook"
 _BRIEF = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
 
 
-class Terms(NamedTuple):
-    """Where and how: the same for every attempt of a decorated function."""
-
-    store: Store
-    clock: Clock
-    options: Options
+# Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing. Waits are pauses of
+# the walk and no call of the store, which would keep a thread for every coroutine that waits.
+FIRST_NAP_S: Final = 0.001
+LONGEST_NAP_S: Final = 0.05
+NAP_GROWTH: Final = 1.6
 
 
 def run(
@@ -75,17 +77,28 @@ def run(
     """
     seen = terms.store.begin(wanted)
     if type(seen) is Stored and not terms.options.raise_on_duplicate:
-        return replay_stored(wanted, seen, terms.options)
+        return _replay_stored(terms, wanted, seen)
     return drive(attempt(terms, wanted, seen, job, args, kwargs))
 
 
-def replay_stored(wanted: Wanted, found: Stored, options: Options) -> Outcome[Any]:
-    """The outcome of a stored success."""
+def run_walk(
+    terms: Terms, wanted: Wanted, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Walk[Outcome[R]]:
+    """The same as one walk, for callers whose first look is a step as well."""
+    seen = yield terms.store.begin, (wanted,), None
+    if type(seen) is Stored and not terms.options.raise_on_duplicate:
+        return _replay_stored(terms, wanted, seen)
+    return (yield from attempt(terms, wanted, seen, job, args, kwargs))
+
+
+def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     try:
-        result = load_result(found.result, options.codec)
+        result = load_result(found.result, terms.options.codec)
     except ResultError as error:
         error.task_id = wanted.task_id
         raise
+    if terms.on_event is not None:
+        tell(terms.on_event, Replayed(wanted.task_id, wanted.name, found.token, found.attempt))
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
@@ -98,9 +111,8 @@ def attempt(
     kwargs: Mapping[str, Any],
 ) -> Walk[Outcome[R]]:
     """The walk of an attempt, from what `Store.begin` gave."""
-    store, _, options = terms
     if type(seen) is Granted:
-        claim = Claim(store, seen, options)
+        claim = _claim(terms, seen, wanted.name)
     else:
         got = yield from acquire(terms, wanted, args, kwargs, is_absent=type(seen) is Absent)
         if isinstance(got, Outcome):
@@ -112,23 +124,31 @@ def attempt(
         result = yield (job, args, kwargs)
         faults.point("job.returned")
     except BaseException as error:
-        yield from _end_by_error(store, claim, error)
+        yield from _end_by_error(claim, error)
         raise
     finally:
         current.reset(before)
     if not claim.is_open:
         return _ended_in_job(claim, result)
-    end, problem = success_end(claim.grant, options, result)
+    end, problem = success_end(claim.grant, terms.options, result)
     claim.settled()
-    try:
-        recorded = yield store.finish_one, (end,), None
+    try:  # as `record` does, whose walk within the walk costs a microsecond
+        recorded = yield terms.store.finish_one, (end,), None
     except StoreError as error:
         recorded = Unsure(error)
     if type(recorded) is not Recorded:
-        yield from not_recorded(store, end, recorded, result)
+        yield from not_recorded(terms.store, end, recorded, result)
+    if terms.on_event is not None:
+        tell_end(terms.on_event, claim.grant, wanted.name, end)
     if problem is not None:
         raise problem
     return _outcome(claim, result)
+
+
+def _claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
+    if terms.on_event is not None:
+        tell_grant(terms.on_event, grant, name)
+    return Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
 
 
 # --- claim ------------------------------------------------------------------------------------------------------
@@ -141,14 +161,15 @@ def acquire(
     verify_kwargs: Mapping[str, Any] = _NO_KEYWORDS,
     *,
     is_absent: bool = False,
-) -> Walk[Claim | Outcome[Any]]:
-    """Claim the task, or give the outcome of its earlier success. Everything else is an error.
+) -> Walk[Any]:
+    """Claim the task, or give the `Outcome` of its earlier success. Everything else is an error.
 
     A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
     deadline, or follows a verdict that ended the row's uncertainty. ``is_absent``: there was no row a moment ago.
     """
-    store, clock, options = terms
+    store, clock, options = terms.store, terms.clock, terms.options
     deadline: float | None = None
+    nap = FIRST_NAP_S
     seen: Answer | None = None
     if not is_absent:
         seen = yield store.look, (wanted,), None
@@ -158,24 +179,28 @@ def acquire(
             (answer,) = yield store.claim, ([wanted],), None
         match answer:
             case Granted(to_verify=False):
-                return Claim(store, answer, options)
+                return _claim(terms, answer, wanted.name)
             case Granted():
-                yield from _verify(terms, answer, verify_args, verify_kwargs)
+                yield from _verify(terms, answer, wanted.name, verify_args, verify_kwargs)
             case Done():
-                return replay(answer.task, options)
+                return replay(answer.task, terms)
             case Running():
-                if deadline is None:
-                    deadline = clock.monotonic() + options.wait_s
-                if clock.monotonic() >= deadline:
+                now = clock.monotonic()
+                deadline = now + options.wait_s if deadline is None else deadline
+                if now >= deadline:
                     raise _running_error(answer)
-                yield store.wait, (answer.task.task_id, answer.task.version, deadline), None
+                yield clock.sleep, (min(nap, deadline - now),), PAUSE
+                nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
                 seen = yield store.look, (wanted,), None
             case _:
+                _tell_refusal(terms, answer, wanted)
                 raise _refusal(answer, wanted)
 
 
-def replay(task: Task, options: Options) -> Outcome[Any]:
+def replay(task: Task, terms: Terms) -> Outcome[Any]:
     """The outcome of a final task. `TaskDoneError` where it has no result to give, or the caller wants none."""
+    if terms.on_event is not None:
+        tell(terms.on_event, Replayed(task.task_id, task.name, task.token, task.attempt))
     if task.status is not Status.SUCCEEDED:
         reason = f"was {task.status.word}: {task.evidence or 'no reason given'}"
         raise _done_error(reason, _replayed(task, None))
@@ -183,11 +208,11 @@ def replay(task: Task, options: Options) -> Outcome[Any]:
         msg = f"task {task.task_id!r} succeeded, but its result was lost ({task.error})"
         raise ResultError(msg, task_id=task.task_id)
     try:
-        outcome = _replayed(task, load_result(task.result, options.codec))
+        outcome = _replayed(task, load_result(task.result, terms.options.codec))
     except ResultError as error:
         error.task_id = task.task_id
         raise
-    if options.raise_on_duplicate:
+    if terms.options.raise_on_duplicate:
         happened = "has succeeded before"
         raise _done_error(happened, outcome)
     return outcome
@@ -209,6 +234,19 @@ def _running_error(answer: Running) -> TaskRunningError:
     error = TaskRunningError(msg, task_id=task.task_id)
     error.owner, error.since = owner, task.updated_at
     return error
+
+
+def _tell_refusal(terms: Terms, answer: Answer, wanted: Wanted) -> None:
+    """Tell of what this caller has found out; that a known failure is refused again is no event."""
+    if terms.on_event is None:
+        return
+    match answer:
+        case Mismatch():
+            tell(terms.on_event, Mismatched(wanted.task_id, wanted.name))
+        case Unknown(task, is_new=True):
+            tell(terms.on_event, BecameUnknown(task.task_id, task.name, task.token, task.attempt, task.error))
+        case Refused(task, is_new=True):
+            tell(terms.on_event, Failed(task.task_id, task.name, task.token, task.attempt, task.error))
 
 
 def _refusal(answer: Mismatch | Refused | Unknown | Unsure, wanted: Wanted) -> Exception:
@@ -248,22 +286,30 @@ def first_line(error: str | None) -> str:
 # --- verify -----------------------------------------------------------------------------------------------------
 
 
-def _verify(terms: Terms, grant: Granted, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[None]:
+def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[None]:
     """Ask the verify hook what became of the task, and settle it so. No transaction is open while the hook runs.
 
     Returns where its answer settled the question; the caller claims anew, and finds the task done or claimable.
     """
-    store, _, options = terms
+    store, options = terms.store, terms.options
+    if terms.on_event is not None:
+        tell_grant(terms.on_event, grant, name)
     failure: BaseException | None = None
     try:
         hook = cast("Callable[..., Any]", options.verify)  # only who has a hook is granted a claim for it
         verified = _as_verified((yield hook, (grant.prior, *args), kwargs))
         settlement = _settlement(options, grant, verified)
+    except GeneratorExit as error:  # the coroutine was closed: nothing can be awaited
+        store.abandon(crash_end(grant, options, describe(error)))
+        raise
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
         settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
     try:
         answer = yield store.settle, (grant.task_id, settlement), None
+    except GeneratorExit as error:
+        store.abandon(crash_end(grant, options, describe(error)))
+        raise
     except BaseException as error:  # nor by one whose answer could not be stored
         yield store.abandon, (crash_end(grant, options, describe(error)),), None
         raise
@@ -303,12 +349,12 @@ def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlem
 # --- the end ----------------------------------------------------------------------------------------------------
 
 
-def _outcome(claim: Claim, result: R) -> Outcome[R]:
+def _outcome(claim: BaseClaim, result: R) -> Outcome[R]:
     grant = claim.grant
     return Outcome(grant.task_id, Status.SUCCEEDED, result, False, grant.attempt, grant.token)  # noqa: FBT003 - as above
 
 
-def _ended_in_job(claim: Claim, result: R) -> Outcome[R]:
+def _ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:
     """The claim ended inside the job. What was stored then is what every later caller gets."""
     if result is not None and result != claim.result:
         msg = f"task {claim.task_id!r} ended in its job with another result than the job returned"
@@ -316,14 +362,17 @@ def _ended_in_job(claim: Claim, result: R) -> Outcome[R]:
     return _outcome(claim, claim.result)
 
 
-def _end_by_error(store: Store, claim: Claim, error: BaseException) -> Walk[None]:
+def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
     """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
-    if not claim.is_open:
-        return
-    end = claim.end_for(error)
+    if not claim.is_open or isinstance(error, GeneratorExit):
+        return  # a coroutine that is closed can await nothing: its claim is dropped
+    if isinstance(error, NotStartedError):
+        end = End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
+    else:
+        end = claim.end_for(error)
     claim.settled()
     try:
-        yield from record(store, end)
+        yield from record(claim, end)
     except (ClaimLostError, FinishNotRecordedError) as problem:
         if not isinstance(error, Exception):
             error.add_note(f"idemreg: {problem}")

@@ -1,4 +1,8 @@
-"""A claim in the hands of the job: what it is told, how it ends, and what becomes of it when it is dropped."""
+"""A claim in the hands of the job: what it is told, how it ends, and what becomes of it when it is dropped.
+
+`BaseClaim` is what every claim knows and can lose. `Claim` ends by calling the store; `idemreg.async_claim` has the one
+that awaits it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import sys
 import threading
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from idemreg.ends import (
     crash_end,
@@ -20,21 +24,26 @@ from idemreg.ends import (
     success_end,
 )
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
+from idemreg.events import tell_end
 from idemreg.store import End, Lost, Unsure
 from idemreg.walk import drive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextvars import Token
     from types import TracebackType
     from typing import Self
 
+    from idemreg.clock import Clock
+    from idemreg.events import OnEvent
+    from idemreg.offload import Offload
     from idemreg.options import Options
     from idemreg.store import Granted, Store, Transaction
+    from idemreg.walk import Walk
 
-__all__ = ["Claim", "current", "current_claim"]
+__all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim"]
 
-current: ContextVar[Claim | None] = ContextVar("idemreg_claim", default=None)
+current: ContextVar[BaseClaim | None] = ContextVar("idemreg_claim", default=None)
 
 
 def current_claim() -> Claim:
@@ -43,40 +52,39 @@ def current_claim() -> Claim:
     if claim is None:
         msg = "no job of idemreg is running here; current_claim() is for the body of a job"
         raise RuntimeError(msg)
-    return claim
+    return cast("Claim", claim)  # in a coroutine an AsyncClaim; `idemreg.aio.current_claim` says so to type checkers
 
 
-class Claim:
-    """Ownership of a task for one attempt. As a context manager it ends with its block: an error fails it.
+class Terms(NamedTuple):
+    """Where and how: the same for every attempt of a decorated function."""
+
+    store: Store
+    clock: Clock
+    options: Options
+    on_event: OnEvent | None = None
+    claim: Callable[[Terms, Granted, str], Any] | None = None  # the class of the claims; None = `Claim`
+    offload: Offload | None = None  # for asynchronous callers
+
+
+class BaseClaim:
+    """Ownership of a task for one attempt.
 
     ``task_id``, ``token`` (grows with every claim of the task; give it to receivers that fence) and ``attempt`` (the
-    first is 1). ``result`` is what the task is to be remembered by. A claim that is dropped, or left by the thread
-    that took it, without an end is settled as by a crash at once, with a ResourceWarning.
+    first is 1). ``result`` is what the task is to be remembered by. A claim that is dropped without an end is settled
+    as by a crash at once, with a ResourceWarning.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_before",
-        "_holder",
-        "_is_open",
-        "_pid",
-        "_store",
-        "_store_error",
-        "grant",
-        "options",
-        "result",
-    )
+    __slots__ = ("__weakref__", "_before", "_is_open", "_pid", "_store_error", "grant", "name", "result", "terms")
 
-    def __init__(self, store: Store, grant: Granted, options: Options) -> None:
+    def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
         self.result: Any = None
+        self.terms = terms
         self.grant = grant
-        self._store = store
-        self.options = options
+        self.name = name
         self._is_open = True
         self._pid = os.getpid()
-        self._before: Token[Claim | None] | None = None
+        self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
-        self._holder: weakref.ref[_ThreadClaims] | None = None
 
     @property
     def task_id(self) -> str:
@@ -96,60 +104,42 @@ class Claim:
     @property
     def downstream_key(self) -> str:
         """A key for receivers: the same over all attempts of this task, another in every other registry."""
-        return self._store.downstream_key(self.task_id)
+        return self.terms.store.downstream_key(self.task_id)
+
+    @property
+    def options(self) -> Options:
+        """The options that it was claimed with."""
+        return self.terms.options
 
     @property
     def is_open(self) -> bool:
         """Whether the claim has not ended yet."""
         return self._is_open
 
-    # --- the end ------------------------------------------------------------------------------------------------
-
-    def succeed(self, result: object = None) -> None:
-        """End as succeeded, with ``result``.
-
-        `ClaimLostError` where another owner has the task by now, `FinishNotRecordedError` where the store could not
-        write, `ResultError` where the result cannot be stored (the task has succeeded all the same).
-        """
-        self.result = result
-        end, problem = success_end(self.grant, self.options, result)
-        self.end(end, result)
-        if problem is not None:
-            raise problem
-
-    def fail(self, error: BaseException) -> None:
-        """End as ``error`` says: failed, unknown (``unknown_on``) or released (``release_on``)."""
-        self.end(self.end_for(error))
-
-    def release(self) -> None:
-        """Put the task back as it was before this claim; the attempt does not count."""
-        self.end(End.release(self.grant, durable=self.options.durable))
-
-    def end(self, end: End, result: object = None) -> None:
-        """Store an end; whatever comes of it, this claim is over."""
-        if not self._is_open:
-            raise lost_error(self.task_id)
-        self._is_open = False
-        drive(record(self._store, end, result))
-
     def settled(self) -> None:
         """The walk that holds this claim stores its end itself."""
         self._is_open = False
 
-    # --- effects in the same file ---------------------------------------------------------------------------------
+    def end_for(self, error: BaseException) -> End:
+        """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
+        if error is self._store_error:
+            return End.release(self.grant, durable=self.terms.options.durable)
+        return error_end(self.grant, self.terms.options, error)
+
+    def close_for(self, end: End, result: object) -> Walk[None]:
+        """The walk that stores an end; whatever comes of it, this claim is over."""
+        if not self._is_open:
+            raise lost_error(self.task_id)
+        self._is_open = False
+        return record(self, end, result)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """A transaction of the registry's file, in which the effects of the job commit together with its success.
-
-        While it is open, every other writer of the file waits. Set ``claim.result`` before the block ends. An error in
-        the block rolls the effects back, and so does a claim that was lost: the late owner leaves nothing behind.
-        """
+    def _transaction(self) -> Iterator[Transaction]:
         if not self._is_open:
             raise lost_error(self.task_id)
         with contextlib.ExitStack() as stack:
             try:
-                opening = self._store.transaction(self.grant, durable=self.options.durable)
+                opening = self.terms.store.transaction(self.grant, durable=self.terms.options.durable)
                 transaction = stack.enter_context(opening)
             except StoreError as error:
                 self._store_error = error
@@ -160,7 +150,8 @@ class Claim:
             raise problem
 
     def _finish_in(self, transaction: Transaction) -> ResultError | None:
-        end, problem = success_end(self.grant, self.options, self.result)
+        options = self.terms.options
+        end, problem = success_end(self.grant, options, self.result)
         self._is_open = False
         cause: Exception
         try:
@@ -171,17 +162,80 @@ class Claim:
             if isinstance(answer, Lost):
                 raise lost_error(self.task_id)
             if not isinstance(answer, Unsure):
+                if self.terms.on_event is not None:
+                    tell_end(self.terms.on_event, self.grant, self.name, end)
                 return problem
             cause = answer.cause
         # The effects are rolled back with the finish, so the crash policy may decide: rerun repeats nothing.
-        self._store.abandon(crash_end(self.grant, self.options, describe(cause)))
+        self.terms.store.abandon(crash_end(self.grant, options, describe(cause)))
         raise not_recorded_error(end, self.result) from cause
 
-    def end_for(self, error: BaseException) -> End:
-        """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
-        if error is self._store_error:
-            return End.release(self.grant, durable=self.options.durable)
-        return error_end(self.grant, self.options, error)
+    # --- dropped --------------------------------------------------------------------------------------------------
+
+    def drop(self, why: str) -> None:
+        """Settle an open claim as by a crash, with a ResourceWarning. Nothing happens in a forked child."""
+        if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
+            return
+        self._is_open = False
+        self.terms.store.abandon(crash_end(self.grant, self.terms.options, f"ClaimDropped: {why}"))
+        import warnings  # noqa: PLC0415 - only mistakes need it
+
+        warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
+
+    def __del__(self) -> None:
+        if self._is_open:
+            self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
+
+
+class Claim(BaseClaim):
+    """A claim whose ends are calls. As a context manager it ends with its block: an error fails it.
+
+    A claim left by the thread that took it, without an end, counts as dropped.
+    """
+
+    __slots__ = ("_holder",)
+
+    def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
+        super().__init__(terms, grant, name)
+        self._holder: weakref.ref[_ThreadClaims] | None = None
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def succeed(self, result: object = None) -> None:
+        """End as succeeded, with ``result``.
+
+        `ClaimLostError` where another owner has the task by now, `FinishNotRecordedError` where the store could not
+        write, `ResultError` where the result cannot be stored (the task has succeeded all the same).
+        """
+        self.result = result
+        end, problem = success_end(self.grant, self.terms.options, result)
+        self.end(end, result)
+        if problem is not None:
+            raise problem
+
+    def fail(self, error: BaseException) -> None:
+        """End as ``error`` says: failed, unknown (``unknown_on``) or released (``release_on``)."""
+        self.end(self.end_for(error))
+
+    def release(self) -> None:
+        """Put the task back as it was before this claim; the attempt does not count."""
+        self.end(End.release(self.grant, durable=self.terms.options.durable))
+
+    def end(self, end: End, result: object = None) -> None:
+        """Store an end; whatever comes of it, this claim is over."""
+        drive(self.close_for(end, result))
+
+    # --- effects in the same file ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction of the registry's file, in which the effects of the job commit together with its success.
+
+        While it is open, every other writer of the file waits. Set ``claim.result`` before the block ends. An error in
+        the block rolls the effects back, and so does a claim that was lost: the late owner leaves nothing behind.
+        """
+        with self._transaction() as transaction:
+            yield transaction
 
     # --- as a context manager -------------------------------------------------------------------------------------
 
@@ -216,22 +270,6 @@ class Claim:
         mine = _threads.mine
         mine.claims.add(self)
         self._holder = weakref.ref(mine)
-
-    # --- dropped --------------------------------------------------------------------------------------------------
-
-    def drop(self, why: str) -> None:
-        """Settle an open claim as by a crash, with a ResourceWarning. Nothing happens in a forked child."""
-        if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
-            return
-        self._is_open = False
-        self._store.abandon(crash_end(self.grant, self.options, f"ClaimDropped: {why}"))
-        import warnings  # noqa: PLC0415 - only mistakes need it
-
-        warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
-
-    def __del__(self) -> None:
-        if self._is_open:
-            self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
 
 
 class _ThreadClaims:

@@ -116,7 +116,7 @@ def _storable(word: str) -> str | bytes:
 def _acquire(terms: Terms, request: Wanted) -> Claim | Outcome[Any]:
     """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
     try:
-        return drive(acquire(terms, request))
+        return cast("Claim | Outcome[Any]", drive(acquire(terms, request)))
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:

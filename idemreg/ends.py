@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.codec import store_result
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
+from idemreg.events import tell_end
 from idemreg.model import OnCrash, Status
 from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
+    from idemreg.claim import BaseClaim
     from idemreg.options import Options
     from idemreg.store import Store
     from idemreg.walk import Walk
@@ -55,18 +57,21 @@ def _end(claim: Granted, options: Options, status: Status, error: str) -> End:
     return End(claim.task_id, claim.token, claim.owner, status, claim.attempt, error=error, durable=options.durable)
 
 
-def record(store: Store, end: End, result: object = None) -> Walk[None]:
+def record(claim: BaseClaim, end: End, result: object = None) -> Walk[None]:
     """Store the end.
 
     `ClaimLostError` where the claim is another's by now. `FinishNotRecordedError` where the store could not write: the
     task then becomes `unknown` as soon as it can.
     """
+    store, on_event = claim.terms.store, claim.terms.on_event
     try:
         answer = yield store.finish_one, (end,), None
     except StoreError as error:
         answer = Unsure(error)
-    if not isinstance(answer, Recorded):
+    if type(answer) is not Recorded:
         yield from not_recorded(store, end, answer, result)
+    if on_event is not None:
+        tell_end(on_event, claim.grant, claim.name, end)
 
 
 def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from idemreg.attempt import Terms, run
+from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
 from idemreg.errors import ChecksumMismatchError
 from idemreg.model import NO_CHECKSUM, Outcome, Task, Wanted
 from idemreg.tagged import canonical, digest
 from idemreg.template import Template, check_task_id
+from idemreg.walk import adrive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from idemreg.claim import Terms
+    from idemreg.offload import Offload
     from idemreg.options import Options
     from idemreg.store import Store
 
 __all__ = [
+    "AsyncIdempotentFunction",
     "Checksum",
+    "Decorator",
     "IdempotentFunction",
     "TaskIdSource",
     "Templates",
@@ -72,6 +77,49 @@ class IdempotentFunction(Protocol[P, R]):
         """Make sure that the task of these arguments has a row, `pending` where it is new; never runs."""
 
 
+class AsyncIdempotentFunction(Protocol[P, R]):
+    """A decorated coroutine function; what asks about its tasks is awaited as well."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the job once, or return what it returned before."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+
+    @overload
+    def __get__(
+        self: AsyncIdempotentFunction[Concatenate[S, Q], T], instance: S, owner: type | None = None, /
+    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Outcome[R]]:
+        """The call with its circumstances."""
+
+    def task(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Task | None]:
+        """The row of the task that these arguments name; never runs."""
+
+    def task_id(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The task_id that these arguments name."""
+
+    def add(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Task]:
+        """Make sure that the task of these arguments has a row, `pending` where it is new; never runs."""
+
+
+class Decorator(Protocol):
+    """What `Registry.idempotent` gives: a coroutine function stays one."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap] # any R may be a coroutine; the first one that fits is meant
+        self, function: Callable[P, Coroutine[Any, Any, T]], /
+    ) -> AsyncIdempotentFunction[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> IdempotentFunction[P, R]: ...
+
+
 class Recipe(NamedTuple):
     """How a call's arguments become a claim."""
 
@@ -120,36 +168,65 @@ def idempotent(
     name: str | None,
     exclude: Iterable[str],
     checksum: Checksum | None,
-) -> IdempotentFunction[P, R]:
-    """Make the function a job. Everything that can be wrong with it is refused here, not at the first call."""
-    if inspect.iscoroutinefunction(function):
-        msg = f"{function.__qualname__} is a coroutine function; this version decorates plain functions"
-        raise TypeError(msg)
+) -> Any:  # noqa: ANN401 - what `Decorator` says
+    """Make the function a job. Everything that can be wrong with it is refused here, not at the first call.
+
+    Of a coroutine function the ``terms`` are those of an asynchronous caller.
+    """
     binder = Binder(function, exclude)
     recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, terms.options)
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> Outcome[R]:
-        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs)
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs).result
 
     def task_id(*args: P.args, **kwargs: P.kwargs) -> str:
         return check_task_id(recipe.task_id(args, kwargs, binder.bind(*args, **kwargs)))
 
-    def task(*args: P.args, **kwargs: P.kwargs) -> Task | None:
-        (row,) = terms.store.get([task_id(*args, **kwargs)])
-        return row
+    make = _coroutine_job if inspect.iscoroutinefunction(function) else _plain_job
+    # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
+    decorated = make(terms, recipe, task_id, function)
+    decorated.__signature__ = inspect.signature(function)
+    decorated.task_id = task_id
+    return decorated
 
-    def add(*args: P.args, **kwargs: P.kwargs) -> Task:
+
+def _plain_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], function: Callable[..., Any]) -> Any:  # noqa: ANN401
+    def call(*args: Any, **kwargs: Any) -> Outcome[Any]:  # noqa: ANN401
+        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs)
+
+    @functools.wraps(function)
+    def decorated(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return run(terms, recipe.wanted(args, kwargs), function, args, kwargs).result
+
+    def task(*args: Any, **kwargs: Any) -> Task | None:  # noqa: ANN401
+        return terms.store.get([task_id(*args, **kwargs)])[0]
+
+    def add(*args: Any, **kwargs: Any) -> Task:  # noqa: ANN401
         return add_task(terms.store, recipe.wanted(args, kwargs))
 
-    # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
-    decorated = cast("Any", wrapper)
-    decorated.__signature__ = inspect.signature(function)
-    decorated.call, decorated.task, decorated.task_id, decorated.add = call, task, task_id, add
-    return cast("IdempotentFunction[P, R]", decorated)
+    job = cast("Any", decorated)
+    job.call, job.task, job.add = call, task, add
+    return job
+
+
+def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], function: Callable[..., Any]) -> Any:  # noqa: ANN401
+    offload = cast("Offload", terms.offload)
+
+    async def call(*args: Any, **kwargs: Any) -> Outcome[Any]:  # noqa: ANN401
+        walk = run_walk(terms, recipe.wanted(args, kwargs), function, args, kwargs)
+        return await adrive(walk, offload.host())
+
+    @functools.wraps(function)
+    async def decorated(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        return (await call(*args, **kwargs)).result
+
+    async def task(*args: Any, **kwargs: Any) -> Task | None:  # noqa: ANN401
+        rows: list[Task | None] = await offload.call(terms.store.get, [task_id(*args, **kwargs)])
+        return rows[0]
+
+    async def add(*args: Any, **kwargs: Any) -> Task:  # noqa: ANN401
+        return cast("Task", await offload.call(add_task, terms.store, recipe.wanted(args, kwargs)))
+
+    job = cast("Any", decorated)
+    job.call, job.task, job.add = call, task, add
+    return job
 
 
 class Templates:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypedDict
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
 from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import timedelta
 
     from idemreg.codec import Codec
 
-__all__ = ["CallOptions", "CommonOptions", "Durability", "Options", "Verified"]
+__all__ = ["CallOptions", "CommonOptions", "Durability", "Options", "Verified", "VerifyHook"]
 
 Durability = Literal["full", "normal"]
 
@@ -28,6 +28,12 @@ class Verified(NamedTuple):
     verdict: Verdict
     result: Any = None
     evidence: str = ""
+
+
+_Answer: TypeAlias = Verified | Verdict | bool | None
+
+# What tells whether a dead owner's task happened: called with the task and the arguments; of coroutines it is awaited.
+VerifyHook: TypeAlias = Callable[..., _Answer | Awaitable[_Answer]]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -45,7 +51,7 @@ class CommonOptions(TypedDict, total=False):
 class CallOptions(CommonOptions, total=False):
     """The keyword options that the decorator, ``run`` and ``claim`` share."""
 
-    verify: Callable[..., Verified | Verdict | bool | None] | None
+    verify: VerifyHook | None
     unknown_on: type[BaseException] | tuple[type[BaseException], ...]
     release_on: type[BaseException] | tuple[type[BaseException], ...]
     result: Any
@@ -57,7 +63,7 @@ class Options(NamedTuple):
     policy: Policy
     raise_on_duplicate: bool
     wait_s: float
-    verify: Callable[..., Verified | Verdict | bool | None] | None  # there where on_crash is "verify"
+    verify: VerifyHook | None  # there where on_crash is "verify"
     unknown_on: tuple[type[BaseException], ...]
     release_on: tuple[type[BaseException], ...]
     codec: Codec | None

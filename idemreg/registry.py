@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar, Unpack
+import inspect
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 from idemreg import manage
-from idemreg.attempt import Terms, acquire, run
-from idemreg.claim import Claim
+from idemreg.async_claim import AsyncClaim
+from idemreg.attempt import acquire, run
+from idemreg.claim import Claim, Terms
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import (
     Checksum,
-    IdempotentFunction,
+    Decorator,
     TaskIdSource,
     Templates,
     add_task,
@@ -19,6 +21,7 @@ from idemreg.idempotent import (
     wanted,
 )
 from idemreg.model import Verdict
+from idemreg.offload import Offload
 from idemreg.options import CallOptions, Durability, Options, is_durable
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.store import Query
@@ -32,13 +35,13 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.events import OnEvent
     from idemreg.model import Outcome, OwnerInfo, Status, Task
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Store
 
 __all__ = ["Registry"]
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 PAGE_TASKS: Final = 500
@@ -50,6 +53,7 @@ class Registry:
     ``path``: the file; it is touched at the first use, and created then unless ``create=False``.
     ``durability``: "full" (what is acknowledged survives a power cut) or "normal" (survives process crashes only).
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
+    ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Registry:
         durability: Durability = "full",
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         is_durable(durability)
         self.path: Final = path
@@ -68,6 +73,8 @@ class Registry:
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
         self._templates = Templates()
+        self._on_event = on_event
+        self._offload: Offload | None = None
 
     @property
     def store(self) -> Store:
@@ -84,7 +91,7 @@ class Registry:
         exclude: Iterable[str] = ("self", "cls"),
         checksum: Checksum | None = None,
         **options: Unpack[CallOptions],
-    ) -> Callable[[Callable[P, R]], IdempotentFunction[P, R]]:
+    ) -> Decorator:
         """Decorate a function: it runs once for each task, and later calls return what it returned then.
 
         ``task_id``: a template over the arguments (``"coupon:{user_id}:{day}"``), or a callable that is called with
@@ -100,11 +107,12 @@ class Registry:
         """
         checked = self._options(options)
 
-        def decorate(function: Callable[P, R]) -> IdempotentFunction[P, R]:
+        def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
+            is_async = inspect.iscoroutinefunction(function)
             job = idempotent(
                 function,
                 task_id,
-                self._terms(checked),
+                self.async_terms(checked) if is_async else self.terms(checked),
                 name=name,
                 exclude=exclude,
                 checksum=checksum,
@@ -112,7 +120,7 @@ class Registry:
             self._templates.claim(task_id, function)  # last: a function that was refused keeps none
             return job
 
-        return decorate
+        return cast("Decorator", decorate)
 
     def run(
         self,
@@ -129,13 +137,13 @@ class Registry:
         """
         checked = self._options(options)
         request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
-        return run(self._terms(checked), request, job, (), {})
+        return run(self.terms(checked), request, job, (), {})
 
     def claim(self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]) -> Claim:
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
         checked = self._options({**options, "on_duplicate": "raise"})
         request = wanted(task_id, name, canonical(payload), checked)
-        claim = drive(acquire(self._terms(checked), request))
+        claim = drive(acquire(self.terms(checked), request))
         assert isinstance(claim, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
         claim.hold()
         return claim
@@ -219,6 +227,8 @@ class Registry:
     def close(self) -> None:
         """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
         self._store.close()
+        if self._offload is not None:
+            self._offload.close()
 
     def __enter__(self) -> Self:
         return self
@@ -231,8 +241,21 @@ class Registry:
     def __repr__(self) -> str:
         return f"Registry({str(self.path)!r})"
 
-    def _terms(self, options: Options) -> Terms:
-        return Terms(self._store, self.clock, options)
+    def terms(self, options: Options) -> Terms:
+        """What an attempt on this registry stands on; for what is built on a registry."""
+        return Terms(self._store, self.clock, options, self._on_event)
+
+    def async_terms(self, options: Options) -> Terms:
+        """The same for asynchronous callers, whose calls of the store go to threads of the registry's own."""
+        offload = self.offload
+        return Terms(offload.store, self.clock, options, self._on_event, AsyncClaim, offload)
+
+    @property
+    def offload(self) -> Offload:
+        """The threads for asynchronous callers."""
+        if self._offload is None:
+            self._offload = Offload(self._store)
+        return self._offload
 
     def _options(self, options: CallOptions) -> Options:
         return Options.of(options, self.durability)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Version, Wanted
+    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Wanted
 
 __all__ = [
     "Absent",
@@ -77,15 +77,17 @@ class Mismatch(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Failed, and held or with its attempts used up."""
+    """Failed, and held or with its attempts used up; ``is_new``: this claim found its owner dead, and made it so."""
 
     task: Task
+    is_new: bool = False
 
 
 class Unknown(NamedTuple):
-    """Nobody can know whether the effect happened."""
+    """Nobody can know whether the effect happened; ``is_new``: this claim found its owner dead, and made it so."""
 
     task: Task
+    is_new: bool = False
 
 
 class Unsure(NamedTuple):
@@ -261,12 +263,6 @@ class Store(Protocol):
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
-
-    def wait(self, task_id: str, seen: Version, deadline: float) -> None:
-        """Return once the row differs from ``seen``, its owner is not alive any more, or ``deadline`` has passed.
-
-        ``deadline`` is an instant of the store's monotonic clock.
-        """
 
     def transaction(self, claim: Granted, *, durable: bool) -> AbstractContextManager[Transaction]:
         """Open a transaction for the effects of the job; rolled back unless `Transaction.finish` committed it."""

@@ -1,25 +1,29 @@
-"""Steps, and the driver that carries them out.
+"""Steps, and the drivers that carry them out.
 
 A walk is a generator that yields what is to be done next and is sent the answer; it touches nothing itself. So the
-protocol is written once, and a driver of ten lines decides how its steps are done: `drive` calls them; one that awaits
-them serves asynchronous callers.
+protocol is written once, and a driver decides how its steps are done: `drive` calls them, `adrive` awaits them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-__all__ = ["Step", "Walk", "drive"]
+__all__ = ["PAUSE", "Host", "NotStartedError", "Step", "Walk", "adrive", "drive"]
 
 R = TypeVar("R")
 
-
 # Something to do: what to call, and with what. Keyword arguments mark the user's code, a job or a hook; None in their
-# place marks a call of the store. A bare tuple, since two of them are made for every job.
+# place marks a call of the store, and PAUSE a sleep of so many seconds. A bare tuple, since two are made for every job.
 Step: TypeAlias = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any] | None]
 
 Walk: TypeAlias = Generator[Step, Any, R]
+
+PAUSE: Final[Mapping[str, Any]] = {}
+
+
+class NotStartedError(BaseException):
+    """Thrown into a walk in place of a step of user code: the caller was cancelled before it began. See its cause."""
 
 
 def drive(walk: Walk[R]) -> R:
@@ -36,3 +40,60 @@ def drive(walk: Walk[R]) -> R:
                 step = walk.send(value)
     except StopIteration as stop:
         return cast("R", stop.value)
+
+
+class Host(Protocol):
+    """How one caller of an event loop has things done. Made anew for every walk."""
+
+    async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever it returns
+        """Call off the event loop's thread, and wait for the end of it, also where the caller is cancelled."""
+
+    async def sleep(self, pause: float) -> None:
+        """Let ``pause`` seconds pass; ends early, by an error, where the caller is cancelled."""
+
+    async def checkpoint(self) -> None:
+        """Raise if the caller was cancelled."""
+
+    def leave(self) -> None:
+        """The walk is over: raise what a `call` held back."""
+
+
+async def adrive(walk: Walk[R], host: Host) -> R:
+    """Carry the steps out from an event loop. A claim or a finish once begun is done whole, whatever is cancelled.
+
+    A coroutine that is closed in the middle of its job awaits no more: its claim is dropped.
+    """
+    try:
+        step = next(walk)
+        while True:
+            try:
+                value = await _do(step, host)
+            except GeneratorExit:
+                walk.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
+                step = walk.throw(error)
+            else:
+                step = walk.send(value)
+    except StopIteration as stop:
+        host.leave()
+        return cast("R", stop.value)
+    except NotStartedError as stop:
+        raise cast("BaseException", stop.__cause__) from None
+    except Exception:
+        host.leave()
+        raise
+
+
+async def _do(step: Step, host: Host) -> Any:  # noqa: ANN401 - whatever the step gives
+    call, args, kwargs = step
+    if kwargs is None:
+        return await host.call(call, args)
+    if kwargs is PAUSE:
+        return await host.sleep(*args)
+    try:
+        await host.checkpoint()
+    except BaseException as cancelled:
+        raise NotStartedError from cancelled
+    value = call(*args, **kwargs)
+    return await value if isinstance(value, Awaitable) else value

@@ -28,7 +28,6 @@ from idemreg.store import (
     Stored,
     Unknown,
 )
-from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.store import Store
+    from idemreg.testing import ManualClock
 
 SUM = "a" * 64
 LARGE = '"' + "x" * 5_000 + '"'
@@ -388,29 +388,6 @@ class StoreContract:
         assert list(pages(store, Query(Status.FAILED), 1)) == ["a2", "b1"]
         assert list(pages(store, Query(Status.FAILED, "b"), 1)) == ["b1"]
         assert list(pages(store, Query(Status.RUNNING, "a"), 5)) == ["a3"]
-
-    # --- wait ---------------------------------------------------------------------------------------------------
-
-    def test_a_wait_ends_with_the_deadline(self, open_store: Callable[..., Store]) -> None:
-        """A row that does not change is waited for up to the deadline of the store's own clock, and no longer."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        granted(store)
-        store.wait("t", row_of(store).version, clock.monotonic() + 3)
-        assert clock.monotonic() == pytest.approx(3)
-
-    def test_a_wait_ends_with_a_change(self, open_store: Callable[..., Store]) -> None:
-        """A row that is another, or none, by now is not waited for at all."""
-        clock = ManualClock()
-        store = open_store(clock=clock)
-        store.wait("none", row_of(*added(store)).version, 100)
-        version = row_of(store).version
-        grant = granted(store)
-        store.wait("t", version, 100)
-        version = row_of(store).version
-        store.finish([end_of(grant)])
-        store.wait("t", version, 100)
-        assert clock.monotonic() == 0
 
     # --- effects ------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ class SqliteStore(Reader):
         schema: upkeep.Schema = upkeep.SCHEMA,
     ) -> None:
         opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
-        super().__init__(opening, clock, schema.version)
+        super().__init__(opening, schema.version)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[End] = deque()
 

@@ -77,7 +77,7 @@ class Claiming(NamedTuple):
             raise changed_under_lock(row.task_id)
         self.owners.let_go(row.task_id, row.token)
         buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
-        return Refused(buried) if failed else Unknown(buried)
+        return Refused(buried, is_new=True) if failed else Unknown(buried, is_new=True)
 
 
 def look(connection: Connection, schema_version: int, owners: Owners, wanted: Wanted) -> Answer | None:

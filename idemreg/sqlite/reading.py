@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from idemreg.model import Liveness, Status
+from idemreg.model import Status
 from idemreg.sqlite import queries, tasks
 from idemreg.sqlite.claiming import look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.clock import Clock
-    from idemreg.model import OwnerInfo, Task, Version, Wanted
+    from idemreg.model import OwnerInfo, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opening
     from idemreg.store import Answer, Page, Query
 
 __all__ = ["Reader"]
 
-# Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing.
-FIRST_NAP_S: Final = 0.001
-LONGEST_NAP_S: Final = 0.05
-NAP_GROWTH: Final = 1.6
-
 
 class Reader:
     """Reads tasks. Every read checks that this code knows the file's schema."""
 
-    def __init__(self, opening: Opening, clock: Clock, schema_version: int) -> None:
+    def __init__(self, opening: Opening, schema_version: int) -> None:
         self._opening = opening
-        self._clock = clock
         self._schema_version = schema_version
 
     def look(self, wanted: Wanted) -> Answer | None:
@@ -66,16 +59,3 @@ class Reader:
             return None
         opened = self._opening.opened()
         return opened.database.read(lambda connection: opened.owners.of(connection, task))
-
-    def wait(self, task_id: str, seen: Version, deadline: float) -> None:
-        """Return once the row differs from ``seen``, its owner is proven dead, or ``deadline`` has passed."""
-        nap = FIRST_NAP_S
-        while (left := deadline - self._clock.monotonic()) > 0:
-            (row,) = self.get([task_id])
-            if row is None or row.version != seen:
-                return
-            owner = self.owner(row)
-            if owner is not None and owner.liveness is Liveness.DEAD:
-                return
-            self._clock.sleep(min(nap, left))
-            nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)

@@ -1,0 +1,261 @@
+"""The registry for asynchronous callers, under asyncio or trio: the names of `Registry`, awaited.
+
+    registry = AsyncRegistry("jobs.db")
+
+    @registry.idempotent("coupon:{user_id}:{day}")
+    async def issue_coupon(user_id: int, day: str) -> dict: ...
+
+    async with registry.claim("order:42", payload=order) as claim:
+        claim.result = await ship(order)
+
+Every call of the store is made on a thread of the registry's own, and waited for to its end: cancelling a caller
+between the claim and the job puts the task back, in the job lets ``on_crash`` decide, in the finish changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
+
+from idemreg.async_claim import AsyncClaim, AsyncTransaction
+from idemreg.attempt import acquire, run_walk
+from idemreg.claim import current_claim as _current_claim
+from idemreg.idempotent import job_name, wanted
+from idemreg.options import CallOptions, Options
+from idemreg.registry import PAGE_TASKS, Registry
+from idemreg.store import Query
+from idemreg.tagged import canonical
+from idemreg.walk import adrive
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+    from datetime import timedelta
+    from types import TracebackType
+
+    from idemreg.claim import Terms
+    from idemreg.clock import Clock
+    from idemreg.events import OnEvent
+    from idemreg.idempotent import Checksum, Decorator, TaskIdSource
+    from idemreg.manage import ResolveVerdict
+    from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict, Wanted
+    from idemreg.options import Durability
+    from idemreg.sqlite.upkeep import Checkpoint, Mode
+
+__all__ = ["AsyncClaim", "AsyncRegistry", "AsyncTransaction", "current_claim"]
+
+R = TypeVar("R")
+
+
+def current_claim() -> AsyncClaim:
+    """The claim under which the calling coroutine runs. RuntimeError outside of any job."""
+    return cast("AsyncClaim", _current_claim())
+
+
+class _Claiming:
+    """A claim to come: await it, or enter it as a context manager at once."""
+
+    def __init__(self, terms: Terms, request: Wanted) -> None:
+        self._terms = terms
+        self._request = request
+        self._claim: AsyncClaim | None = None
+
+    def __await__(self) -> Generator[Any, Any, AsyncClaim]:
+        return self._take().__await__()
+
+    async def _take(self) -> AsyncClaim:
+        offload = self._terms.offload
+        assert offload is not None  # noqa: S101 - asynchronous terms have one
+        return cast("AsyncClaim", await adrive(acquire(self._terms, self._request), offload.host()))
+
+    async def __aenter__(self) -> AsyncClaim:
+        self._claim = await self._take()
+        return await self._claim.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._claim is not None:
+            await self._claim.__aexit__(kind, error, trace)
+
+
+class AsyncRegistry:
+    """A registry of tasks in one SQLite file, for coroutines; the options are those of `Registry`.
+
+    A ``job``, a verify hook or a checksum that is a plain function is called on the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        durability: Durability = "full",
+        busy_timeout: float | timedelta = 10,
+        clock: Clock | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        self._registry = Registry(
+            path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock, on_event=on_event
+        )
+
+    @classmethod
+    def of(cls, registry: Registry) -> Self:
+        """The same registry for coroutines: one pool of connections, and one owner."""
+        self = cls.__new__(cls)
+        self._registry = registry
+        return self
+
+    @property
+    def registry(self) -> Registry:
+        """The registry underneath, for callers in threads."""
+        return self._registry
+
+    async def _call(self, call: Callable[..., R], *args: Any, **kwargs: Any) -> R:  # noqa: ANN401 - any method's
+        return cast("R", await self._registry.offload.call(functools.partial(call, *args, **kwargs)))
+
+    # --- run jobs -----------------------------------------------------------------------------------------------
+
+    def idempotent(
+        self,
+        task_id: TaskIdSource,
+        *,
+        name: str | None = None,
+        exclude: Iterable[str] = ("self", "cls"),
+        checksum: Checksum | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Decorator:
+        """Decorate a coroutine function (or a plain one, whose calls then block); see `Registry.idempotent`."""
+        return self._registry.idempotent(task_id, name=name, exclude=exclude, checksum=checksum, **options)
+
+    @overload
+    async def run(
+        self,
+        task_id: str,
+        job: Callable[[], Awaitable[R]],
+        *,
+        payload: object = None,
+        name: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Outcome[R]: ...
+
+    @overload
+    async def run(
+        self,
+        task_id: str,
+        job: Callable[[], R],
+        *,
+        payload: object = None,
+        name: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Outcome[R]: ...
+
+    async def run(
+        self,
+        task_id: str,
+        job: Callable[[], Any],
+        *,
+        payload: object = None,
+        name: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Outcome[Any]:
+        """Run ``job`` once for the task, and await what it returns; see `Registry.run`."""
+        terms = self._terms(options)
+        called = job_name(job) if name is None else name
+        request = wanted(task_id, called, canonical(payload), terms.options)
+        walk = run_walk(terms, request, job, (), {})
+        return await adrive(walk, self._registry.offload.host())
+
+    def claim(
+        self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]
+    ) -> _Claiming:
+        """Claim the task: ``await`` it, or enter it by ``async with``, which settles it; see `Registry.claim`."""
+        terms = self._terms({**options, "on_duplicate": "raise"})
+        return _Claiming(terms, wanted(task_id, name, canonical(payload), terms.options))
+
+    # --- look ---------------------------------------------------------------------------------------------------
+
+    async def get(self, task_id: str) -> Task | None:
+        """The task's row, or None. What it says is durable."""
+        return await self._call(self._registry.get, task_id)
+
+    async def tasks(self, *, status: Status | None = None, prefix: str = "") -> AsyncIterator[Task]:
+        """All tasks in the order of their task_id, read in pages: no transaction stays open in between."""
+        query, after = Query(status, prefix), None
+        while True:
+            page = await self._call(self._registry.store.page, query, after, PAGE_TASKS)
+            for task in page.tasks:
+                yield task
+            if (after := page.after) is None:
+                return
+
+    async def count(self) -> dict[Status, int]:
+        """How many tasks are in each status that occurs."""
+        return await self._call(self._registry.count)
+
+    async def owner(self, task: Task) -> OwnerInfo | None:
+        """Who runs the task, and whether it lives; None where nobody does."""
+        return await self._call(self._registry.owner, task)
+
+    # --- operate ------------------------------------------------------------------------------------------------
+
+    async def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
+        """Make sure that the task has a row, `pending` where it is new."""
+        return await self._call(self._registry.add, task_id, payload=payload, name=name)
+
+    async def resolve(
+        self,
+        task_id: str,
+        verdict: ResolveVerdict | Verdict,
+        *,
+        result: object = None,
+        evidence: str = "",
+        by: str = "operator",
+    ) -> Task:
+        """End an unknown task by what you know; see `Registry.resolve`."""
+        return await self._call(self._registry.resolve, task_id, verdict, result=result, evidence=evidence, by=by)
+
+    async def retry(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
+        """Allow a failed task one more attempt, also where its failure is held or its attempts are used up."""
+        return await self._call(self._registry.retry, task_id, reason=reason, by=by)
+
+    async def skip(self, task_id: str, reason: str, *, by: str = "operator") -> Task:
+        """End a pending task for good: it will not run."""
+        return await self._call(self._registry.skip, task_id, reason, by=by)
+
+    async def cancel(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
+        """End a pending, failed or unknown task for good: it will not run again."""
+        return await self._call(self._registry.cancel, task_id, reason=reason, by=by)
+
+    async def forget(self, task_id: str, *, force: bool = False) -> Task:
+        """Remove the row, and give it back; see `Registry.forget`."""
+        return await self._call(self._registry.forget, task_id, force=force)
+
+    async def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
+        """Move the -wal into the database; see `Registry.checkpoint`."""
+        return await self._call(self._registry.checkpoint, mode)
+
+    # --- open and close -----------------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Open the file now, and create it where that is allowed; otherwise the first use does."""
+        await self._call(self._registry.open)
+        return self
+
+    async def close(self) -> None:
+        """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
+        await self._call(self._registry.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncRegistry({str(self._registry.path)!r})"
+
+    def _terms(self, options: CallOptions) -> Terms:
+        return self._registry.async_terms(Options.of(options, self._registry.durability))

@@ -1,0 +1,121 @@
+"""The claim of an asynchronous caller: the same ends as `Claim`, awaited."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, cast
+
+from idemreg.claim import BaseClaim, current
+from idemreg.ends import success_end
+from idemreg.errors import ClaimLostError, FinishNotRecordedError
+from idemreg.store import End
+from idemreg.walk import adrive
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from concurrent.futures import Executor
+    from types import TracebackType
+    from typing import Self
+
+    from idemreg.offload import Offload
+    from idemreg.store import Transaction
+
+__all__ = ["AsyncClaim", "AsyncTransaction"]
+
+
+class AsyncTransaction:
+    """An open transaction in which the effects of a job commit together with its success."""
+
+    def __init__(self, offload: Offload, lane: Executor, transaction: Transaction) -> None:
+        self._offload = offload
+        self._lane = lane
+        self._transaction = transaction
+
+    async def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Carry out one statement and give all of its rows."""
+        host = self._offload.host(self._lane)
+        rows = await host.call(self._transaction.execute, (sql, bindings))
+        host.leave()
+        return cast("list[tuple[Any, ...]]", rows)
+
+
+class AsyncClaim(BaseClaim):
+    """A claim whose ends are awaited. As an asynchronous context manager it ends with its block: an error fails it."""
+
+    __slots__ = ()
+
+    async def succeed(self, result: object = None) -> None:
+        """End as succeeded, with ``result``; see `Claim.succeed`."""
+        self.result = result
+        end, problem = success_end(self.grant, self.options, result)
+        await self.end(end, result)
+        if problem is not None:
+            raise problem
+
+    async def fail(self, error: BaseException) -> None:
+        """End as ``error`` says: failed, unknown (``unknown_on``) or released (``release_on``)."""
+        await self.end(self.end_for(error))
+
+    async def release(self) -> None:
+        """Put the task back as it was before this claim; the attempt does not count."""
+        await self.end(End.release(self.grant, durable=self.options.durable))
+
+    async def end(self, end: End, result: object = None) -> None:
+        """Store an end; whatever comes of it, this claim is over."""
+        await adrive(self.close_for(end, result), self._offload.host())
+
+    @property
+    def _offload(self) -> Offload:
+        return cast("Offload", self.terms.offload)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+        """A transaction of the registry's file, in which the effects of the job commit together with its success.
+
+        See `Claim.transaction`. It has a thread of its own while it is open, and every other writer of the file waits.
+        """
+        offload, lane = self._offload, self._offload.lane()
+        block = self._transaction()
+        try:
+            host = offload.host(lane)
+            transaction = await host.call(block.__enter__, ())
+            try:
+                host.leave()
+                yield AsyncTransaction(offload, lane, transaction)
+            except GeneratorExit as error:  # the coroutine was closed, and cannot await
+                lane.submit(block.__exit__, type(error), error, error.__traceback__)
+                raise
+            except BaseException as error:
+                await offload.host(lane).call(block.__exit__, (type(error), error, error.__traceback__))
+                raise
+            await self._leave(block, offload, lane)
+        finally:
+            lane.shutdown(wait=False)
+
+    @staticmethod
+    async def _leave(block: Any, offload: Offload, lane: Executor) -> None:  # noqa: ANN401 - a context manager
+        host = offload.host(lane)
+        await host.call(block.__exit__, (None, None, None))
+        host.leave()
+
+    async def __aenter__(self) -> Self:
+        self._before = current.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            current.reset(self._before)
+            self._before = None
+        if not self._is_open or isinstance(error, GeneratorExit):  # a closed coroutine cannot await: dropped
+            return
+        if error is None:
+            await self.succeed(self.result)
+            return
+        try:
+            await self.fail(error)
+        except (ClaimLostError, FinishNotRecordedError) as problem:
+            if isinstance(error, Exception):
+                raise
+            error.add_note(f"idemreg: {problem}")  # an interruption goes on its way whatever the store says

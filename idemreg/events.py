@@ -1,0 +1,176 @@
+"""What a registry tells a callback: typed values, one class an event, told after the commit that they speak of.
+
+    registry = Registry("jobs.db", on_event=log_events(logging.getLogger("jobs")))
+
+Nobody listening costs one comparison a call. A callback runs in the thread (or on the event loop) of the caller, who
+waits for it; an exception in it goes to `threading.excepthook` and never touches the task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from idemreg.model import Status
+
+if TYPE_CHECKING:
+    import logging
+
+    from idemreg.store import End, Granted
+
+__all__ = [
+    "Checkpointed",
+    "Claimed",
+    "Event",
+    "Failed",
+    "Mismatched",
+    "OnEvent",
+    "Released",
+    "Replayed",
+    "Succeeded",
+    "TakenOver",
+    "Unknown",
+    "log_events",
+    "tell",
+    "tell_end",
+    "tell_grant",
+]
+
+
+class Claimed(NamedTuple):
+    """The caller owns the task; its job is about to start (or the verify hook to be asked)."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+
+
+class TakenOver(NamedTuple):
+    """As `Claimed`, from an owner that is proven dead: ``owner`` is its number."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+    owner: int | None
+
+
+class Replayed(NamedTuple):
+    """A duplicate call: the task has succeeded (or was skipped or cancelled) before, and nothing ran."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+
+
+class Mismatched(NamedTuple):
+    """The call was refused: the task belongs to another job, or to other arguments."""
+
+    task_id: str
+    name: str
+
+
+class Succeeded(NamedTuple):
+    """The job has run, and its result is stored."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+
+
+class Failed(NamedTuple):
+    """The attempt failed; ``error`` is what was stored of it."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+    error: str | None
+
+
+class Unknown(NamedTuple):
+    """Nobody knows whether the task happened: since now, by this caller's end or by a dead owner's."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+    error: str | None
+
+
+class Released(NamedTuple):
+    """The task was put back: what ran counts as no attempt, or its policy lets it run again."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+
+
+class Checkpointed(NamedTuple):
+    """The -wal was moved into the database; the fields are those of `Checkpoint`."""
+
+    mode: str
+    wal_pages: int
+    moved_pages: int
+    busy: bool
+
+
+Event: TypeAlias = Claimed | TakenOver | Replayed | Mismatched | Succeeded | Failed | Unknown | Released | Checkpointed
+OnEvent: TypeAlias = Callable[[Event], object]
+
+_QUIET = (Claimed, Replayed, Succeeded, Released, Checkpointed)
+
+
+def log_events(logger: logging.Logger) -> OnEvent:
+    """A callback that logs: what needs a person (failed, unknown, taken over, mismatch) as warnings, the rest as debug.
+
+    The event itself is in the record's ``idemreg`` attribute, for structured logging.
+    """
+
+    def log(event: Event) -> None:
+        level = 10 if isinstance(event, _QUIET) else 30  # logging.DEBUG, logging.WARNING
+        kind = type(event).__name__.lower()
+        if isinstance(event, Checkpointed):
+            logger.log(level, "idemreg: %s %s of %s pages", kind, event.moved_pages, event.wal_pages)
+        else:
+            logger.log(level, "idemreg: %s %s (%s)", kind, event.task_id, event.name, extra={"idemreg": event})
+
+    return log
+
+
+def tell(on_event: OnEvent, event: Event) -> None:
+    """Call the callback, whatever it does."""
+    try:
+        on_event(event)
+    except Exception as error:  # noqa: BLE001 - no listener may change what becomes of a task
+        with contextlib.suppress(Exception):
+            hook_args = (type(error), error, error.__traceback__, threading.current_thread())
+            threading.excepthook(threading.ExceptHookArgs(hook_args))
+
+
+def tell_grant(on_event: OnEvent, grant: Granted, name: str) -> None:
+    """Tell of a claim."""
+    prior = grant.prior
+    if prior is not None and prior.status is Status.RUNNING:
+        tell(on_event, TakenOver(grant.task_id, name, grant.token, grant.attempt, prior.owner))
+    else:
+        tell(on_event, Claimed(grant.task_id, name, grant.token, grant.attempt))
+
+
+def tell_end(on_event: OnEvent, grant: Granted, name: str, end: End) -> None:
+    """Tell of the end of a claim."""
+    task = (grant.task_id, name, grant.token, grant.attempt)
+    if end.status is Status.SUCCEEDED:
+        tell(on_event, Succeeded(*task))
+    elif end.status is Status.PENDING or end.attempt < grant.attempt:
+        tell(on_event, Released(*task))
+    elif end.status is Status.FAILED:
+        tell(on_event, Failed(*task, end.error))
+    else:
+        tell(on_event, Unknown(*task, end.error))

@@ -1,0 +1,569 @@
+"""Asynchronous callers: the same walk, awaited; no call of the store on the event loop; each done whole."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import random
+import threading
+import types
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+import trio
+
+from idemreg import (
+    AsyncRegistry,
+    ChecksumMismatchError,
+    ClaimLostError,
+    Registry,
+    ResultError,
+    Status,
+    StoreError,
+    TaskDoneError,
+    TaskFailedError,
+    TaskUnknownError,
+    Verdict,
+    aio,
+    faults,
+)
+from idemreg.sqlite.backend import SqliteStore
+from tests.support.processes import PATIENCE_S, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from idemreg import Task
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of the store, in every test of this file, is made on a thread that runs no event loop."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            assert asyncio._get_running_loop() is None, f"{method.__name__} on the event loop"
+            assert not trio.lowlevel.in_trio_run(), f"{method.__name__} on the event loop"
+            return method(*args, **kwargs)
+
+        return call
+
+    for name, method in inspect.getmembers(SqliteStore, inspect.isfunction):
+        if not name.startswith("_") and name != "downstream_key":  # which reads what is in memory
+            monkeypatch.setattr(SqliteStore, name, guarded(method))
+
+
+@pytest.fixture
+def areg(path: Path) -> Iterator[AsyncRegistry]:
+    registry = AsyncRegistry(path, durability="normal")
+    yield registry
+    registry.registry.close()
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
+
+
+def row(areg: AsyncRegistry, task_id: str = "t") -> Task:
+    task = areg.registry.get(task_id)
+    assert task is not None
+    return task
+
+
+async def never() -> None:
+    pytest.fail("the job was entered")
+
+
+async def pause() -> None:
+    if trio.lowlevel.in_trio_run():
+        await trio.lowlevel.checkpoint()
+    else:
+        await asyncio.sleep(0)
+
+
+async def together(callers: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Run them at once, under whichever library this is."""
+    if trio.lowlevel.in_trio_run():
+        async with trio.open_nursery() as nursery:
+            for caller in callers:
+                nursery.start_soon(caller)
+    else:
+        await asyncio.gather(*(caller() for caller in callers))
+
+
+# --- the same as Registry -------------------------------------------------------------------------------------------
+
+
+def test_the_names_and_signatures_are_those_of_registry() -> None:
+    """Whatever a Registry can do, an AsyncRegistry can by the same call; only what comes of it is awaited."""
+    of_loops = {"of", "registry"}
+    not_for_users = {"store", "terms", "async_terms", "offload", "path", "durability", "clock"}
+    plain = {name for name in dir(Registry) if not name.startswith("_")} - not_for_users
+    loops = {name for name in dir(AsyncRegistry) if not name.startswith("_")} - of_loops
+    assert plain == loops
+    for name in sorted(plain | {"__init__"}):
+        here, there = (inspect.signature(getattr(one, name)).parameters.values() for one in (Registry, AsyncRegistry))
+        assert [(one.name, one.kind, one.default) for one in here] == [
+            (one.name, one.kind, one.default) for one in there
+        ], name
+
+
+def test_a_coroutine_job_runs_once(areg: AsyncRegistry, loop: Any) -> None:
+    """A decorated coroutine function runs, replays, refuses other arguments, and tells of its tasks; all awaited."""
+    entered = []
+
+    @areg.idempotent("coupon:{user}")
+    async def issue(user: int, amount: int = 10) -> dict[str, int]:
+        entered.append((user, aio.current_claim().attempt))
+        await pause()
+        return {"user": user, "amount": amount}
+
+    async def main() -> None:
+        assert issue.task_id(7) == "coupon:7"
+        assert await issue.task(7) is None
+        assert (await issue.add(7)).status is Status.PENDING
+        assert await issue(7) == {"user": 7, "amount": 10}
+        assert await issue(7) == {"user": 7, "amount": 10}
+        with pytest.raises(ChecksumMismatchError):
+            await issue(7, amount=99)
+        outcome = await issue.call(7)
+        assert (outcome.replayed, outcome.attempt, outcome.result) == (True, 1, {"user": 7, "amount": 10})
+        task = await issue.task(7)
+        assert task is not None
+        assert task.status is Status.SUCCEEDED
+
+    loop(main)
+    assert entered == [(7, 1)]
+    assert inspect.iscoroutinefunction(issue)
+
+
+def test_a_plain_registry_decorates_coroutine_functions(registry: Registry) -> None:
+    """`Registry.idempotent` on an `async def` gives an asynchronous job; both kinds share the file."""
+
+    @registry.idempotent("a:{n}")
+    async def slow(n: int) -> int:
+        return n * 2
+
+    assert asyncio.run(slow(4)) == 8
+    assert registry.run("a:4", lambda: pytest.fail("entered"), name=slow.__qualname__, payload={"n": 4}).result == 8
+
+
+def test_run_and_claim(areg: AsyncRegistry, loop: Any) -> None:
+    """`run` awaits what the job returns, also from a plain function; `claim` is awaited or entered at once."""
+
+    async def handle() -> str:
+        assert aio.current_claim().task_id == "a"
+        return "done"
+
+    async def main() -> None:
+        assert (await areg.run("a", handle, payload=[1])).result == "done"
+        assert (await areg.run("a", never, payload=[1], name=handle.__qualname__)).replayed
+        assert (await areg.run("plain", lambda: 3)).result == 3
+        async with areg.claim("b") as claim:
+            claim.result = {"n": 1}
+            assert aio.current_claim() is claim
+        with pytest.raises(TaskDoneError):
+            await areg.claim("b")
+        async with await areg.claim("c") as claim:
+            await claim.succeed("early")
+        with pytest.raises(ClaimLostError):
+            await claim.succeed("again")
+        with pytest.raises(ZeroDivisionError):
+            async with areg.claim("d"):
+                raise ZeroDivisionError
+        released = await areg.claim("e")
+        await released.release()
+
+    loop(main)
+    states = {name: row(areg, name).status.word for name in "abcde"}
+    assert states == dict(zip("abcde", ("succeeded", "succeeded", "succeeded", "failed", "pending"), strict=True))
+    assert row(areg, "b").result == '{"n":1}'
+
+
+def test_operators_and_lists(areg: AsyncRegistry, loop: Any) -> None:
+    """What an operator does is there as well, awaited; tasks come page by page."""
+
+    async def main() -> None:
+        async with await areg.open() as opened:
+            for n in range(3):
+                await opened.add(f"p{n}")
+            assert [task.task_id async for task in opened.tasks(prefix="p")] == ["p0", "p1", "p2"]
+            await opened.skip("p0", "not today")
+            await opened.cancel("p1")
+            await opened.forget("p2")
+            assert await opened.count() == {Status.SKIPPED: 1, Status.CANCELLED: 1}
+            with pytest.raises(ZeroDivisionError):
+                await opened.run("f", lambda: 1 / 0, name="f", on_failure="hold")
+            with pytest.raises(TaskFailedError):
+                await opened.run("f", never, name="f")
+            await opened.retry("f")
+            assert (await opened.run("f", lambda: 5, name="f")).result == 5
+            assert await opened.owner(row_of(await opened.get("f"))) is None
+            assert (await opened.checkpoint()).mode == "PASSIVE"
+
+    def row_of(task: Task | None) -> Task:
+        assert task is not None
+        return task
+
+    loop(main)
+
+
+def test_every_kind_of_end(areg: AsyncRegistry, loop: Any) -> None:
+    """Failures, unknown_on, release_on, results that cannot be stored: as for plain functions."""
+
+    async def raises(error: BaseException) -> None:
+        raise error
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="x"):
+            await areg.run("failed", lambda: raises(ValueError("x")))
+        with pytest.raises(OSError, match="x"):
+            await areg.run("unknown", lambda: raises(OSError("x")), unknown_on=OSError)
+        with pytest.raises(KeyError):
+            await areg.run("pending", lambda: raises(KeyError("x")), release_on=KeyError)
+        with pytest.raises(ResultError):
+            await areg.run("succeeded", object)
+
+    loop(main)
+    for name in ("failed", "unknown", "pending", "succeeded"):
+        assert row(areg, name).status.word == name
+
+
+def test_the_verify_hook_may_be_a_coroutine_function(areg: AsyncRegistry, loop: Any) -> None:
+    """A hook is awaited where it is one; its verdict settles the task, and what did not happen runs now."""
+
+    async def job() -> str:
+        return "ran"
+
+    async def crash() -> None:
+        raise KeyboardInterrupt
+
+    async def verify(task: Task) -> bool:
+        assert task.status is Status.UNKNOWN
+        return task.task_id == "happened"
+
+    async def main() -> None:
+        for name in ("happened", "did-not"):
+            with pytest.raises(KeyboardInterrupt):
+                await areg.run(name, crash, name="job")
+            outcome = await areg.run(name, job, name="job", on_crash="verify", verify=verify)
+            assert outcome.replayed is (name == "happened")
+
+    with pytest.raises(TaskUnknownError):  # the stored policy is the stricter
+        loop(main)
+    areg.registry.forget("happened", force=True)
+
+    async def policy() -> None:
+        for name in ("happened", "did-not"):
+            with pytest.raises(KeyboardInterrupt):
+                await areg.run(name, crash, name="job", on_crash="verify", verify=verify)
+            outcome = await areg.run(name, job, name="job", on_crash="verify", verify=verify)
+            assert outcome.replayed is (name == "happened")
+
+    loop(policy)
+    assert row(areg, "happened").verdict is Verdict.HAPPENED
+
+
+def test_effects_commit_with_the_finish(areg: AsyncRegistry, loop: Any) -> None:
+    """Effects and finish are one commit; an error rolls both back, and the file is free for others afterwards."""
+
+    async def effect(task_id: str, sql: str, error: BaseException | None = None) -> None:
+        async with areg.claim(task_id, on_crash="rerun") as claim, claim.transaction() as tx:
+            await tx.execute(sql)
+            if error is not None:
+                raise error
+
+    async def main() -> None:
+        async with areg.claim("make") as claim, claim.transaction() as tx:
+            await tx.execute("create table effect (n integer)")
+        async with areg.claim("t", on_crash="rerun") as claim, claim.transaction() as tx:
+            await tx.execute("insert into effect values (?)", (1,))
+            claim.result = 1
+            assert await tx.execute("select n from effect") == [(1,)]
+        with pytest.raises(ZeroDivisionError):
+            await effect("u", "insert into effect values (2)", ZeroDivisionError())
+        with pytest.raises(StoreError):
+            await effect("v", "insert into nowhere values (2)")
+        async with areg.claim("w", on_crash="rerun") as claim, claim.transaction() as tx:
+            assert await tx.execute("select n from effect") == [(1,)]
+
+    loop(main)
+    assert [row(areg, name).status.word for name in "tuvw"] == ["succeeded", "failed", "failed", "succeeded"]
+
+
+# --- many at once ---------------------------------------------------------------------------------------------------
+
+
+def test_more_waiters_than_threads_do_not_keep_the_finish_from_a_thread(areg: AsyncRegistry, loop: Any) -> None:
+    """Callers that wait for a running twin hold no thread: its finish gets one, and all have its result."""
+    twins = 50
+
+    async def main() -> None:
+        async with areg.claim("t", name="job") as claim:
+            waiting = 0
+
+            async def twin() -> None:
+                nonlocal waiting
+                waiting += 1
+                outcome = await areg.run("t", never, name="job", wait=PATIENCE_S)
+                assert outcome.result == "first"
+
+            async def settle() -> None:
+                while waiting < twins:
+                    await pause()
+                await claim.succeed("first")
+
+            await together([twin] * twins + [settle])
+
+    loop(main)
+
+
+def test_a_thousand_coroutines_each_task_twice_with_random_cancellation(path: Path) -> None:
+    """1,000 tasks, 2,000 callers, 600 of them cancelled: one body a task, no stuck row, no open transaction.
+
+    A task whose body was cancelled is unknown; one that nobody entered can still run.
+    """
+    chance = random.Random(20261123)  # noqa: S311 - a shuffle
+    areg = AsyncRegistry(path, durability="normal")
+    entered: dict[int, int] = {}
+
+    @areg.idempotent("task:{n}", wait=PATIENCE_S)
+    async def job(n: int) -> int:
+        entered[n] = entered.get(n, 0) + 1
+        for _ in range(n % 7):
+            await asyncio.sleep(0)
+        return n
+
+    async def main() -> None:
+        calls = [asyncio.ensure_future(job(n % 1_000)) for n in range(2_000)]
+        chance.shuffle(calls)
+        for call in calls[:600]:
+            for _ in range(chance.randrange(30)):
+                await asyncio.sleep(0)
+            call.cancel()
+        done = await asyncio.gather(*calls, return_exceptions=True)
+        odd = [one for one in done if isinstance(one, BaseException) and not isinstance(one, asyncio.CancelledError)]
+        assert all(isinstance(one, TaskUnknownError) for one in odd), odd[:3]
+
+    asyncio.run(main())
+    counts = areg.registry.count()
+    assert set(counts) <= {Status.SUCCEEDED, Status.UNKNOWN, Status.PENDING}
+    assert not any(connection.in_transaction for connection in apsw.connections())
+    assert set(entered.values()) == {1}
+    for task in areg.registry.tasks():
+        assert (task.status is Status.PENDING) is (int(task.task_id[5:]) not in entered)
+    assert counts[Status.SUCCEEDED] > 500
+    areg.registry.close()
+
+
+# --- cancellation ---------------------------------------------------------------------------------------------------
+
+
+def cancel_at(point: str) -> Callable[[], None]:
+    """Cancel the current task once the store's thread comes past the point, and go on only when that was done."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def action() -> None:
+        done = threading.Event()
+
+        def cancel() -> None:
+            task.cancel()
+            loop.call_soon(done.set)
+
+        faults.disarm()
+        loop.call_soon_threadsafe(cancel)
+        assert done.wait(PATIENCE_S)
+
+    faults.arm(point, action)
+    return action
+
+
+@pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed"])
+def test_cancelled_between_claim_and_job_the_task_is_put_back(areg: AsyncRegistry, point: str) -> None:
+    """A claim that was begun is done whole; the job is not entered, and the task is as if never claimed."""
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        for name in ("first", "again"):
+            cancel_at(point)
+            with pytest.raises(asyncio.CancelledError):
+                await areg.run(name, never, name="job", payload={"wrong": True})
+            assert (await areg.run(name, lambda: 2, name="job")).attempt == 1
+
+    asyncio.run(main())
+    assert {row(areg, name).status for name in ("first", "again")} == {Status.SUCCEEDED}
+
+
+@pytest.mark.parametrize("point", ["finish.in-transaction", "finish.committed"])
+def test_cancelled_in_the_finish_the_end_is_stored(areg: AsyncRegistry, point: str) -> None:
+    """The caller is told of its cancellation, and the task has succeeded: the next call replays it."""
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        cancel_at(point)
+        with pytest.raises(asyncio.CancelledError):
+            await areg.run("t", lambda: 2, name="job")
+        assert (await areg.run("t", never, name="job")).result == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("on_crash", "status"), [("hold", Status.UNKNOWN), ("rerun", Status.PENDING)])
+def test_cancelled_in_the_job_the_crash_policy_decides(
+    areg: AsyncRegistry, loop: Any, on_crash: Any, status: Status
+) -> None:
+    """A cancellation of the job is an interruption: unknown under hold, claimable under rerun; never stuck."""
+
+    async def asyncio_main() -> None:
+        inside = asyncio.Event()
+
+        async def job() -> None:
+            inside.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(areg.run("t", job, on_crash=on_crash))
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def trio_main() -> None:
+        with trio.CancelScope() as scope:
+
+            async def job() -> None:
+                scope.cancel()
+                await trio.sleep_forever()
+
+            await areg.run("t", job, on_crash=on_crash)
+        assert scope.cancelled_caught
+
+    loop(trio_main if loop is trio.run else asyncio_main)
+    assert row(areg).status is status
+
+
+def test_trio_cancels_before_the_job(areg: AsyncRegistry) -> None:
+    """Under trio a cancelled scope enters no job, and the claim that was made meanwhile is put back."""
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await areg.run("t", never)
+        assert scope.cancelled_caught
+
+    trio.run(main)
+    assert row(areg).status is Status.PENDING
+
+
+def test_a_timeout_in_a_transaction_leaves_none_open(areg: AsyncRegistry) -> None:
+    """A caller cancelled inside `claim.transaction()` rolls back, and the file is free at once."""
+
+    async def main() -> None:
+        async with areg.claim("make") as claim, claim.transaction() as tx:
+            await tx.execute("create table effect (n integer)")
+        inside = asyncio.Event()
+
+        async def effect() -> None:
+            async with areg.claim("t", on_crash="rerun") as claim, claim.transaction() as tx:
+                await tx.execute("insert into effect values (1)")
+                inside.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(effect())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with areg.claim("t", on_crash="rerun") as claim, claim.transaction() as tx:
+            assert await tx.execute("select count(*) from effect") == [(0,)]
+
+    asyncio.run(main())
+    assert not any(connection.in_transaction for connection in apsw.connections())
+
+
+def test_a_closed_coroutine_drops_its_claim(areg: AsyncRegistry) -> None:
+    """A coroutine that is thrown away in its job settles the task as by a crash, on another thread, with a warning."""
+    inside = []
+
+    @types.coroutine
+    def once() -> Iterator[None]:
+        yield
+
+    async def hang() -> None:
+        inside.append(1)
+        await once()
+
+    async def main() -> None:
+        coroutine = areg.run("t", hang, name="job")
+        while not inside:  # step by hand, as a loop would
+            future: Any = coroutine.send(None)
+            if future is not None:
+                future._asyncio_future_blocking = False
+                await asyncio.wait((future,))
+        with pytest.warns(ResourceWarning):  # noqa: PT031 - close and collect are one act
+            coroutine.close()
+            gc.collect()
+
+    asyncio.run(main())
+    with pytest.raises(TaskUnknownError):
+        areg.registry.run("t", lambda: pytest.fail("entered"), name="job", wait=PATIENCE_S)
+
+
+def test_a_coroutine_closed_in_its_claim_puts_the_task_back(areg: AsyncRegistry) -> None:
+    """Thrown away while a thread makes the claim: what was granted to nobody is released."""
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        reached, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            reached.set()
+            assert go_on.wait(PATIENCE_S)
+
+        faults.arm("claim.committed", hold)
+        coroutine = areg.run("t", never, name="job")
+        coroutine.send(None)
+        await asyncio.to_thread(reached.wait, PATIENCE_S)
+        coroutine.close()
+        go_on.set()
+        faults.disarm()
+
+    asyncio.run(main())
+    assert areg.registry.run("t", lambda: 3, name="job", wait=PATIENCE_S).result == 3
+
+
+def test_an_exception_of_the_loop_thread_is_not_a_store_call(areg: AsyncRegistry) -> None:
+    """The guard of this file works: a plain call on the event loop is noticed."""
+
+    async def main() -> None:
+        with pytest.raises(AssertionError, match="on the event loop"):
+            areg.registry.get("t")
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_starts_threads_of_its_own(path: Path) -> None:
+    """After a fork the child's asynchronous calls work, as another owner."""
+    with Script(
+        """
+        import asyncio, os
+        from idemreg import AsyncRegistry
+        registry = AsyncRegistry(sys.argv[1], durability="normal")
+        async def call(name): return (await registry.run(name, lambda: name)).result
+        say(asyncio.run(call("parent")))
+        if (child := os.fork()) == 0:
+            say(asyncio.run(call("child")))
+            asyncio.run(registry.close())
+            os._exit(0)
+        os.waitpid(child, 0)
+        say(asyncio.run(call("after")))
+        """,
+        path,
+    ) as script:
+        for name in ("parent", "child", "after"):
+            script.expect(name)
+        assert script.process.wait(PATIENCE_S) == 0
