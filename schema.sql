@@ -43,6 +43,8 @@ CREATE TABLE idempotent_log (
     result     TEXT,                    -- tagged JSON; NULL in a succeeded row = the result was lost (error says why)
     error      TEXT,                    -- of the last failure or loss: type and message, then the traceback, bounded
     is_large   INTEGER NOT NULL,        -- 1 = result and error are in idempotent_large
+    note       INTEGER,                 -- of a task claimed in a batch: which of its owner's notes says that its job was
+                                        -- entered; NULL = the claim itself says so
     verdict    INTEGER,                 -- of the last settlement, until the next claim: 1 happened, 2 did not happen,
                                         -- 3 cannot tell, 4 retry, 5 skipped, 6 cancelled
     settled_by TEXT,                    -- who settled it; stays as history
@@ -77,5 +79,9 @@ CREATE TABLE idempotent_owner (
     time_ns    INTEGER NOT NULL,        -- inode of /proc/self/ns/time; start times compare only within one of them
     started    INTEGER NOT NULL,        -- start time of the process in clock ticks since boot; 0 = cannot be told
     host       TEXT    NOT NULL,        -- for people
-    command    TEXT    NOT NULL         -- for people
+    command    TEXT    NOT NULL,        -- for people
+    notes_at   INTEGER,                 -- of a batch: where in the lock file its notes begin,
+    notes      INTEGER,                 -- and how many there are, a byte a task
+    claims     INTEGER,                 -- of a batch: its claims that have not ended; the record goes with the last
+    CHECK ((notes_at IS NULL) = (notes IS NULL) AND (notes_at IS NULL) = (claims IS NULL))
 ) STRICT;

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from idemreg.async_claim import AsyncClaim, AsyncTransaction
 from idemreg.attempt import acquire, run_walk
+from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.idempotent import job_name, wanted
 from idemreg.options import CallOptions, Options
@@ -29,12 +30,14 @@ from idemreg.walk import adrive
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.batch import Handled
     from idemreg.claim import Terms
     from idemreg.clock import Clock
+    from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.manage import ResolveVerdict
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClaim", "AsyncRegistry", "AsyncTransaction", "current_claim"]
 
+M = TypeVar("M")
 R = TypeVar("R")
 
 
@@ -172,6 +176,36 @@ class AsyncRegistry:
         """Claim the task: ``await`` it, or enter it by ``async with``, which settles it; see `Registry.claim`."""
         terms = self._terms({**options, "on_duplicate": "raise"})
         return _Claiming(terms, wanted(task_id, name, canonical(payload), terms.options))
+
+    async def claim_many(
+        self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]
+    ) -> list[AsyncClaim | Outcome[Any] | IdemregError]:
+        """Claim tasks, each (task_id, payload), by one commit; see `Registry.claim_many`."""
+        terms = self._terms(options)
+        walk = claim_many(terms, requests(items, name, terms.options))
+        return await adrive(walk, self._registry.offload.host())
+
+    async def finish_many(self, ended: Iterable[tuple[AsyncClaim, object]]) -> list[Outcome[Any] | IdemregError]:
+        """End claims, each (claim, result), as succeeded by one commit; see `Registry.finish_many`."""
+        return await adrive(finish_many(list(ended)), self._registry.offload.host())
+
+    async def consume(
+        self,
+        messages: AsyncIterable[M | None] | Iterable[M | None],
+        job: Callable[[M], Awaitable[R]],
+        *,
+        task_id: Callable[[M], str],
+        payload: Callable[[M], object] | None = None,
+        batch: int = 100,
+        name: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[Handled[M, R]]:
+        """Run ``job`` once for each message's task, one after the other, in batches; see `Registry.consume`."""
+        terms, called = self._terms(options), job_name(job) if name is None else name
+        async for some in abatches(messages, batch):
+            walk = handle(terms, messages_of(some, task_id, payload, called, terms.options), job)
+            for handled in await adrive(walk, self._registry.offload.host()):
+                yield handled
 
     # --- look ---------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,10 @@ class AsyncClaim(BaseClaim):
 
     __slots__ = ()
 
+    async def enter(self) -> None:
+        """Of `claim_many`: note that its job begins now. Until then the task is put back if this process dies."""
+        await adrive(self.entering(), self._offload.host())
+
     async def succeed(self, result: object = None) -> None:
         """End as succeeded, with ``result``; see `Claim.succeed`."""
         self.result = result
@@ -99,6 +103,7 @@ class AsyncClaim(BaseClaim):
         host.leave()
 
     async def __aenter__(self) -> Self:
+        await self.enter()
         self._before = current.set(self)
         return self
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Answer
 
-__all__ = ["Terms", "acquire", "attempt", "run", "run_walk"]
+__all__ = ["Terms", "acquire", "attempt", "ended_in_job", "make_claim", "outcome_of", "run", "run_walk"]
 
 R = TypeVar("R")
 
@@ -112,7 +112,7 @@ def attempt(
 ) -> Walk[Outcome[R]]:
     """The walk of an attempt, from what `Store.begin` gave."""
     if type(seen) is Granted:
-        claim = _claim(terms, seen, wanted.name)
+        claim = make_claim(terms, seen, wanted.name)
     else:
         got = yield from acquire(terms, wanted, args, kwargs, is_absent=type(seen) is Absent)
         if isinstance(got, Outcome):
@@ -129,7 +129,7 @@ def attempt(
     finally:
         current.reset(before)
     if not claim.is_open:
-        return _ended_in_job(claim, result)
+        return ended_in_job(claim, result)
     end, problem = success_end(claim.grant, terms.options, result)
     claim.settled()
     try:  # as `record` does, whose walk within the walk costs a microsecond
@@ -142,10 +142,11 @@ def attempt(
         tell_end(terms.on_event, claim.grant, wanted.name, end)
     if problem is not None:
         raise problem
-    return _outcome(claim, result)
+    return outcome_of(claim, result)
 
 
-def _claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
+def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
+    """The claim of what the store granted."""
     if terms.on_event is not None:
         tell_grant(terms.on_event, grant, name)
     return Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
@@ -161,17 +162,19 @@ def acquire(
     verify_kwargs: Mapping[str, Any] = _NO_KEYWORDS,
     *,
     is_absent: bool = False,
+    answer: Answer | None = None,
 ) -> Walk[Any]:
     """Claim the task, or give the `Outcome` of its earlier success. Everything else is an error.
 
     A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
     deadline, or follows a verdict that ended the row's uncertainty. ``is_absent``: there was no row a moment ago.
+    ``answer``: what a claim of several has answered.
     """
     store, clock, options = terms.store, terms.clock, terms.options
     deadline: float | None = None
     nap = FIRST_NAP_S
-    seen: Answer | None = None
-    if not is_absent:
+    seen = answer
+    if seen is None and not is_absent:
         seen = yield store.look, (wanted,), None
     while True:
         answer, seen = seen, None
@@ -179,7 +182,7 @@ def acquire(
             (answer,) = yield store.claim, ([wanted],), None
         match answer:
             case Granted(to_verify=False):
-                return _claim(terms, answer, wanted.name)
+                return make_claim(terms, answer, wanted.name)
             case Granted():
                 yield from _verify(terms, answer, wanted.name, verify_args, verify_kwargs)
             case Done():
@@ -349,17 +352,18 @@ def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlem
 # --- the end ----------------------------------------------------------------------------------------------------
 
 
-def _outcome(claim: BaseClaim, result: R) -> Outcome[R]:
+def outcome_of(claim: BaseClaim, result: R) -> Outcome[R]:
+    """The outcome of a claim that has succeeded."""
     grant = claim.grant
     return Outcome(grant.task_id, Status.SUCCEEDED, result, False, grant.attempt, grant.token)  # noqa: FBT003 - as above
 
 
-def _ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:
+def ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:
     """The claim ended inside the job. What was stored then is what every later caller gets."""
     if result is not None and result != claim.result:
         msg = f"task {claim.task_id!r} ended in its job with another result than the job returned"
         raise ResultError(msg, task_id=claim.task_id, hint="Set claim.result in the block of claim.transaction().")
-    return _outcome(claim, claim.result)
+    return outcome_of(claim, claim.result)
 
 
 def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:

@@ -74,7 +74,18 @@ class BaseClaim:
     as by a crash at once, with a ResourceWarning.
     """
 
-    __slots__ = ("__weakref__", "_before", "_is_open", "_pid", "_store_error", "grant", "name", "result", "terms")
+    __slots__ = (
+        "__weakref__",
+        "_before",
+        "_is_open",
+        "_pid",
+        "_store_error",
+        "grant",
+        "is_entered",
+        "name",
+        "result",
+        "terms",
+    )
 
     def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
         self.result: Any = None
@@ -85,6 +96,7 @@ class BaseClaim:
         self._pid = os.getpid()
         self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
+        self.is_entered = grant.note is None
 
     @property
     def task_id(self) -> str:
@@ -116,6 +128,14 @@ class BaseClaim:
         """Whether the claim has not ended yet."""
         return self._is_open
 
+    def entering(self) -> Walk[None]:
+        """The walk that notes that the job begins; nothing but for a claim of a batch."""
+        if not self._is_open:
+            raise lost_error(self.task_id)
+        if not self.is_entered:
+            yield self.terms.store.enter, (self.grant,), None
+            self.is_entered = True
+
     def settled(self) -> None:
         """The walk that holds this claim stores its end itself."""
         self._is_open = False
@@ -128,15 +148,24 @@ class BaseClaim:
 
     def close_for(self, end: End, result: object) -> Walk[None]:
         """The walk that stores an end; whatever comes of it, this claim is over."""
-        if not self._is_open:
+        if end.attempt == self.grant.attempt:  # no release
+            self.check_entered()
+        elif not self._is_open:
             raise lost_error(self.task_id)
         self._is_open = False
         return record(self, end, result)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Transaction]:
+    def check_entered(self) -> None:
+        """`ClaimLostError` where the claim has ended. RuntimeError where its job has not begun: see `enter`."""
         if not self._is_open:
             raise lost_error(self.task_id)
+        if not self.is_entered:
+            msg = f"the claim of task {self.task_id!r} was not entered: call enter() before its job, or use `with`"
+            raise RuntimeError(msg)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        self.check_entered()
         with contextlib.ExitStack() as stack:
             try:
                 opening = self.terms.store.transaction(self.grant, durable=self.terms.options.durable)
@@ -177,7 +206,11 @@ class BaseClaim:
         if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
             return
         self._is_open = False
-        self.terms.store.abandon(crash_end(self.grant, self.terms.options, f"ClaimDropped: {why}"))
+        if self.is_entered:
+            end = crash_end(self.grant, self.terms.options, f"ClaimDropped: {why}")
+        else:
+            end = End.release(self.grant, durable=self.terms.options.durable, nothing_ran=True)
+        self.terms.store.abandon(end)
         import warnings  # noqa: PLC0415 - only mistakes need it
 
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
@@ -198,6 +231,10 @@ class Claim(BaseClaim):
     def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
         super().__init__(terms, grant, name)
         self._holder: weakref.ref[_ThreadClaims] | None = None
+
+    def enter(self) -> None:
+        """Of `claim_many`: note that its job begins now. Until then the task is put back if this process dies."""
+        drive(self.entering())
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -240,6 +277,7 @@ class Claim(BaseClaim):
     # --- as a context manager -------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        self.enter()
         self._before = current.set(self)
         self.hold()
         return self

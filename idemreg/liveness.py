@@ -49,6 +49,9 @@ class OwnerRecord(NamedTuple):
     started: int
     host: str
     command: str
+    notes_at: int | None = None  # of a batch; see schema.sql
+    notes: int | None = None
+    claims: int | None = None
 
     @classmethod
     def of_this_process(cls, lock_id: str, clock: Clock) -> OwnerRecord:
@@ -81,6 +84,14 @@ class Examiner:
             oslock.self_test(lock_file.path, owner_byte(random_owner()))
             for _ in range(3)
         )
+
+    def has_entered(self, record: OwnerRecord | None, note: int | None) -> bool:
+        """Whether a dead owner has entered the job of a claim. Yes unless a note that can be trusted says no."""
+        if record is None or record.notes_at is None or note is None:
+            return True
+        if (record.boot_id, record.lock_id) != (self._boot_id, self._lock_file.lock_id):
+            return True
+        return self._lock_file.read_note(record.notes_at + note)
 
     def examine(self, owner: int, record: OwnerRecord | None) -> tuple[Liveness, str]:
         """Whether the owner lives, and the reason in words.

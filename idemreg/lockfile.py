@@ -1,4 +1,4 @@
-"""The lock file beside the database: 4,096 bytes, never truncated or replaced.
+"""The lock file beside the database: 4,096 bytes and the notes of batches, never truncated or replaced.
 
 Its content is a magic word and a random id; its meaning is in the locks on bytes far beyond its end, which the kernel
 keeps. The same id stands in the database and in each owner's record: a lock file that was deleted and made anew has
@@ -8,6 +8,9 @@ another id, so its free bytes prove nobody dead.
     offset 16  lock id, 16 bytes
     offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
     the rest   zeros, for the bookkeeping of later versions
+
+    offset 4096 and on: the notes of batches, a byte a task: 1 once its job was entered. They survive the death of the
+    process and not that of the machine, which is all that is asked of them: nobody trusts those of an earlier boot.
 
     byte 2^62           write turn      (later)
     byte 2^62 + 1       sync turn       (later)
@@ -19,6 +22,7 @@ another id, so its free bytes prove nobody dead.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from typing import TYPE_CHECKING
@@ -31,10 +35,11 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
 
-__all__ = ["LockFile", "owner_byte", "random_owner"]
+__all__ = ["FIRST_NOTE", "LockFile", "owner_byte", "random_owner"]
 
 MAGIC = b"idemreg lock 1\0\0"
 SIZE = 4_096  # one page: it is written in one piece
+FIRST_NOTE = SIZE
 ID_BYTES = 16
 DATABASE_OFFSET = len(MAGIC) + ID_BYTES
 HEAD_BYTES = DATABASE_OFFSET + 1
@@ -108,6 +113,21 @@ class LockFile:
             os.pwrite(self.fd, b"\x01", DATABASE_OFFSET)
             os.fsync(self.fd)
             self.has_database = True
+
+    def clear_notes(self, at: int, number: int) -> None:
+        """Take a place for notes. Raises where the disk is full, so that entering a task never does."""
+        written = os.pwrite(self.fd, bytes(number), at)
+        if written != number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+
+    def write_note(self, at: int) -> None:
+        """Note that a job is about to be entered. In the page cache at once, where every process sees it."""
+        if os.pwrite(self.fd, b"\x01", at) != 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+
+    def read_note(self, at: int) -> bool:
+        """Whether the job was entered; also where the place is not there, since somebody must have removed it."""
+        return os.pread(self.fd, 1, at) != b"\0"
 
     def is_at_path(self) -> bool:
         """Whether the path still names the file that is open here."""

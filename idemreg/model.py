@@ -197,6 +197,7 @@ class OwnerInfo(NamedTuple):
     host: str = ""
     command: str = ""
     reason: str = ""
+    entered: bool = True  # False: dead, and the job of this task was not begun
 
     def describe(self) -> str:
         """The owner in words: who, then why it counts as alive or dead."""
@@ -234,6 +235,7 @@ class Decision(enum.Enum):
     INSERT = "insert"  # no row: the first claim
     CLAIM = "claim"  # pending, or failed and claimable
     TAKE_OVER = "take over"  # running, owner proven dead, rerun
+    PUT_BACK = "put back"  # running, owner proven dead before the job was entered: claimed as if released
     VERIFY = "verify"  # claim for the verify hook: the body is not entered
     DONE = "done"  # final: replay
     RUNNING = "running"  # a live owner, or one that nobody can tell about
@@ -244,8 +246,11 @@ class Decision(enum.Enum):
     BECOMES_FAILED = "becomes failed"  # running, owner proven dead, rerun, attempts used up
 
 
-def decide(row: Task | None, wanted: Wanted, liveness: Liveness) -> Decision:
-    """Decide a claim. Pure: the row, what is wanted, and whether the row's owner lives (read for running rows only)."""
+def decide(row: Task | None, wanted: Wanted, liveness: Liveness, *, entered: bool = True) -> Decision:
+    """Decide a claim. Pure: the row, what is wanted, and of running rows, whether the owner lives.
+
+    ``entered``: whether a dead owner had entered the job; only of a batch can that be known to be false.
+    """
     if row is None:
         return Decision.INSERT
     if row.checksum != NO_CHECKSUM and (row.name != wanted.name or row.checksum != wanted.checksum):
@@ -262,7 +267,7 @@ def decide(row: Task | None, wanted: Wanted, liveness: Liveness) -> Decision:
         case Status.RUNNING:
             if liveness is not Liveness.DEAD:
                 return Decision.RUNNING
-            return _decide_dead(row, wanted)
+            return _decide_dead(row, wanted) if entered else Decision.PUT_BACK
 
 
 def _decide_dead(row: Task, wanted: Wanted) -> Decision:

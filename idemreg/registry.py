@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 from idemreg import manage
 from idemreg.async_claim import AsyncClaim
 from idemreg.attempt import acquire, run
+from idemreg.batch import batches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import Claim, Terms
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import (
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.batch import Handled
+    from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
     from idemreg.model import Outcome, OwnerInfo, Status, Task
     from idemreg.sqlite.upkeep import Checkpoint, Mode
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Registry"]
 
+M = TypeVar("M")
 R = TypeVar("R")
 
 PAGE_TASKS: Final = 500
@@ -147,6 +151,42 @@ class Registry:
         assert isinstance(claim, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
         claim.hold()
         return claim
+
+    def claim_many(
+        self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]
+    ) -> list[Claim | Outcome[Any] | IdemregError]:
+        """Claim tasks, each (task_id, payload), by one commit. One answer an item, in order; none is raised.
+
+        A claim; or the `Outcome` of an earlier success; or the error that a single claim would raise. Call ``enter`` on
+        a claim (or use it by ``with``) when its job begins: those not entered are put back when this process dies.
+        """
+        checked = self._options(options)
+        return drive(claim_many(self.terms(checked), requests(items, name, checked)))
+
+    def finish_many(self, ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
+        """End claims, each (claim, result), as succeeded by one commit. One answer an item, in order; none raised."""
+        return drive(finish_many(list(ended)))
+
+    def consume(
+        self,
+        messages: Iterable[M | None],
+        job: Callable[[M], R],
+        *,
+        task_id: Callable[[M], str],
+        payload: Callable[[M], object] | None = None,
+        batch: int = 100,
+        name: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[Handled[M, R]]:
+        """Run ``job`` once for each message's task, in batches of two commits, and say what became of each message.
+
+        Acknowledge a message when it comes out: then its end is stored. A None among the messages ends a batch early,
+        for a source that has none at the moment. ``payload``: what counts of a message (all of it).
+        """
+        checked = self._options(options)
+        terms, called = self.terms(checked), job_name(job) if name is None else name
+        for some in batches(messages, batch):
+            yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
 
     # --- look ---------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Granted(NamedTuple):
 
     ``prior`` is the row as it was before (None: there was none), ``policy`` what is stored with the claim: of the
     stored and the asked the stricter. ``to_verify``: granted for the verify hook; the body must not be entered.
+    ``note``: of a batch; `Store.enter` must be called before the job, for a task that was not entered is put back.
     """
 
     task_id: str
@@ -55,6 +56,7 @@ class Granted(NamedTuple):
     prior: Task | None
     policy: Policy
     to_verify: bool = False
+    note: int | None = None
 
 
 class Done(NamedTuple):
@@ -230,6 +232,12 @@ class Store(Protocol):
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order. What is `Granted` with ``durable`` is on disk when this returns."""
+
+    def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """The same for jobs that are entered one after the other: each by `enter`, before it begins."""
+
+    def enter(self, claim: Granted) -> None:
+        """Note that the job of a claim is entered. `StoreError` where that cannot be noted: it must not begin."""
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order: a compare-and-set on task, token, owner and `running`."""

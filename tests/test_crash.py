@@ -44,6 +44,14 @@ from idemreg.command import run_command
 faults.arm(point, faults.kill)
 run_command(registry, "t", ["/bin/sh", "-c", f"echo entered >>{witness}"])
 """
+# Armed by the job of the second of three messages, so the first has run, and has not ended: they all end at once.
+BATCH = """
+def handle(message):
+    job()
+    if message == "b": faults.arm(point, faults.kill)
+for handled in registry.consume(["a", "b", "c"], handle, task_id=str, name="j"): pass
+"""
+BATCH_CLAIM = "faults.arm(point, faults.kill)" + BATCH
 SECOND = "from tests.support.second_schema import open_second; faults.arm(point, faults.kill); open_second(path)"
 OTHER_BOOT = """
 from idemreg import Clock
@@ -121,6 +129,29 @@ def has_no_effect_yet(world: World) -> None:
     assert number.status is Status.SUCCEEDED
 
 
+def batch_is(**expected: str) -> Callable[[World], None]:
+    """After a kill in mid-batch the entered tasks are unknown, and the rest of the batch runs as if never claimed."""
+
+    def check(world: World) -> None:
+        before = world.entered()
+        handled = list(world.registry.consume(["a", "b", "c"], lambda _: world.job(), task_id=str, name="j"))
+        assert {
+            one.message: "unknown" if isinstance(one.error, TaskUnknownError) else one.outcome and one.outcome.attempt
+            for one in handled
+        } == {name: "unknown" if state == "unknown" else 1 for name, state in expected.items()}
+        assert world.entered() == before + sum(state == "runs" for state in expected.values())
+        assert not _owners_of_batches(world.path)
+
+    return check
+
+
+def _owners_of_batches(path: Path) -> list[Any]:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    rows = connection.execute("SELECT id FROM idempotent_owner WHERE claims IS NOT NULL").fetchall()
+    connection.close()
+    return rows
+
+
 def command_is_unknown(world: World) -> None:
     argv = ["/bin/sh", "-c", f"echo entered >>{world.witness}"]
     task = world.registry.get("t")
@@ -166,9 +197,23 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "claim.in-transaction": [(RUN_HOLD, starts_as_if_nothing_was), (RUN_HOLD_AGAIN, starts_as_if_nothing_was)],
     "claim.committed": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_run_again)],
     "claim.granted": [(RUN_HOLD, is_unknown(0)), (RUN_RERUN, is_run_again)],
-    "job.returned": [(RUN_HOLD, is_unknown(1)), (RUN_RERUN, is_run_again)],
-    "finish.in-transaction": [(RUN_HOLD, is_unknown(1)), (RUN_RERUN, is_run_again)],
-    "finish.committed": [(RUN_HOLD, is_replayed)],
+    "job.returned": [
+        (RUN_HOLD, is_unknown(1)),
+        (RUN_RERUN, is_run_again),
+        (BATCH, batch_is(a="unknown", b="unknown", c="runs")),
+    ],
+    "finish.in-transaction": [
+        (RUN_HOLD, is_unknown(1)),
+        (RUN_RERUN, is_run_again),
+        (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
+    ],
+    "finish.committed": [(RUN_HOLD, is_replayed), (BATCH, batch_is(a="replayed", b="replayed", c="replayed"))],
+    "batch.in-transaction": [(BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs"))],
+    "batch.committed": [(BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs"))],
+    "batch.entered": [
+        (BATCH_CLAIM, batch_is(a="unknown", b="runs", c="runs")),
+        (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
+    ],
     "settle.in-transaction": [(RESOLVE, left_is(Status.UNKNOWN))],
     "settle.committed": [(RESOLVE, left_is(Status.SUCCEEDED))],
     "forget.in-transaction": [(FORGET, left_is(Status.UNKNOWN))],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from idemreg import faults
@@ -87,6 +87,47 @@ class SqliteStore(Reader):
         self._settle_dropped()
         return answers
 
+    def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
+        opened = self._opening.opened()
+        version = self._schema_version
+        batch = opened.owners.batch(len(wanted))
+        answers: list[Answer] = []
+
+        def claim(connection: Connection) -> None:
+            floor = opened.floor = tasks.floor(connection, version)
+            stamp = opened.stamp()
+            batch.place(connection)
+            claiming = Claiming(connection, version, opened.owners, batch)
+            answers.extend(claiming.claim(one, floor, stamp, note) for note, one in enumerate(wanted))
+            if batch.open:
+                batch.store(connection)
+            faults.point("batch.in-transaction")
+
+        try:
+            opened.database.write(claim, synchronous=_synchronous(wanted))
+        except CommitUnsureError as error:
+            _take_back(opened, answers)
+            answers = [Unsure(error)] * len(wanted)
+        except BaseException:
+            _take_back(opened, answers)
+            raise
+        finally:
+            opened.owners.close_batch(batch.id)
+        faults.point("batch.committed")
+        self._settle_dropped()
+        return answers
+
+    def enter(self, claim: Granted) -> None:
+        """Note that the job of a claim is entered."""
+        opened = self._opening.of_owner(claim.owner)
+        if opened is None:
+            msg = "the claim belongs to the parent of this process, or has ended"
+            raise ClaimLostError(msg, task_id=claim.task_id)
+        if claim.note is not None:
+            opened.owners.enter(claim.owner, claim.note)
+        faults.point("batch.entered")
+
     # --- finish -------------------------------------------------------------------------------------------------
 
     def finish_one(self, end: End) -> Recorded | Lost | Unsure:
@@ -113,7 +154,12 @@ class SqliteStore(Reader):
             return [Lost(None) for _ in ends]
 
         def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
-            answers: list[Recorded | Lost | Unsure] = [self._finish_one(connection, opened, end) for end in ends]
+            tasks.floor(connection, self._schema_version)
+            answers: list[Recorded | Lost | Unsure] = [self._finish_in(connection, opened, end) for end in ends]
+            recorded = zip(ends, answers, strict=True)
+            owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
+            for owner, claims in owners.items():
+                opened.owners.ended(connection, owner, claims)
             faults.point("finish.in-transaction")
             return answers
 
@@ -128,17 +174,10 @@ class SqliteStore(Reader):
         self._settle_dropped()
         return answers
 
-    def _finish_one(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
-        if self._finish_in(connection, opened, end):
+    def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
+        if tasks.finish(connection, self._schema_version, end, opened.stamp()):
             return Recorded(end.task_id)
         return Lost(tasks.read(connection, self._schema_version, end.task_id))
-
-    def _finish_in(self, connection: Connection, opened: Opened, end: End) -> bool:
-        tasks.floor(connection, self._schema_version)
-        if not tasks.finish(connection, self._schema_version, end, opened.stamp()):
-            return False
-        opened.owners.ended(connection, end.owner)
-        return True
 
     def _read_again(self, end: End, error: CommitUnsureError) -> Recorded | Unsure:
         """After an error at COMMIT: at FULL, what is visible was synced before it became so."""
@@ -205,7 +244,7 @@ class SqliteStore(Reader):
                 return Lost(row)
             if not tasks.settle(connection, row, status, settlement, opened.stamp()):
                 raise changed_under_lock(task_id)
-            if row.owner is not None:
+            if row.status is Status.RUNNING and row.owner is not None:
                 opened.owners.ended(connection, row.owner)
             faults.point("settle.in-transaction")
             return self._reread(connection, task_id)
@@ -237,6 +276,8 @@ class SqliteStore(Reader):
                 return Lost(row)
             if not tasks.forget(connection, row):
                 raise changed_under_lock(task_id)
+            if row.owner is not None:
+                opened.owners.ended(connection, row.owner)
             faults.point("forget.in-transaction")
             return row
 
@@ -264,12 +305,19 @@ class SqliteStore(Reader):
                 faults.point("transaction.open")
                 yield Effects(
                     connection,
-                    lambda connection, end: self._finish_in(connection, opened, end),
+                    lambda connection, end: self._finish_with_effects(connection, opened, end),
                     lambda end: self._let_go(opened, end),
                     claim.task_id,
                 )
         finally:
             self._settle_dropped()
+
+    def _finish_with_effects(self, connection: Connection, opened: Opened, end: End) -> bool:
+        tasks.floor(connection, self._schema_version)
+        if isinstance(self._finish_in(connection, opened, end), Lost):
+            return False
+        opened.owners.ended(connection, end.owner)
+        return True
 
     @staticmethod
     def _is_own(opened: Opened, row: Task, token: int) -> bool:

@@ -15,7 +15,7 @@ from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement,
 if TYPE_CHECKING:
     from idemreg.model import OwnerInfo, Policy, Task, Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.owners import Owners
+    from idemreg.sqlite.owners import Batch, Owners
     from idemreg.store import Answer
 
 __all__ = ["Claiming", "changed_under_lock", "look"]
@@ -29,12 +29,25 @@ class Claiming(NamedTuple):
     connection: Connection
     schema_version: int
     owners: Owners
+    batch: Batch | None = None
 
-    def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
+    def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None = None) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
-        owner = self.owners.own().id if wanted.owner is None else wanted.owner
+        answer = self._claim(wanted, floor, stamp)
+        if not isinstance(answer, Granted):
+            return answer
+        self.owners.record(self.connection, answer.owner)
+        if self.batch is not None:
+            tasks.note(self.connection, wanted.task_id, note)
+            answer = answer._replace(note=note)
+            self.batch.open.add(wanted.task_id)
+        self.owners.live[wanted.task_id] = answer
+        return answer
+
+    def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
+        owner = self._owner(wanted)
         if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp):
-            return self._grant(Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy))
+            return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy)
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
         if row is None:
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
@@ -42,25 +55,33 @@ class Claiming(NamedTuple):
         decision, owner_info = _judge(self.connection, self.owners, row, wanted)
         if (answer := _answer(decision, row, owner_info)) is not None:
             return answer
+        if decision is Decision.VERIFY and self.batch is not None:
+            return Unknown(row)  # a hook is asked under a claim of its own
         if decision in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
             return self._bury(row, decision, owner_info, stamp)
         return self._claim_again(row, wanted, decision, floor, owner, stamp)
+
+    def _owner(self, wanted: Wanted) -> int:
+        if self.batch is not None:
+            return self.batch.id
+        return self.owners.own().id if wanted.owner is None else wanted.owner
 
     def _claim_again(
         self, row: Task, wanted: Wanted, decision: Decision, floor: int, owner: int, stamp: tasks.Stamp
     ) -> Granted:
         to_verify = decision is Decision.VERIFY
-        attempt = row.attempt if to_verify else row.attempt + 1
+        attempt = row.attempt if to_verify or decision is Decision.PUT_BACK else row.attempt + 1
         token = max(row.token, floor) + 1
         policy = _policy(row, wanted)
         if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp):
             raise changed_under_lock(row.task_id)
-        return self._grant(Granted(row.task_id, token, attempt, owner, row, policy, to_verify))
+        self._leave_owner(row)
+        return Granted(row.task_id, token, attempt, owner, row, policy, to_verify)
 
-    def _grant(self, grant: Granted) -> Granted:
-        self.owners.record(self.connection, grant.owner)
-        self.owners.live[grant.task_id] = grant
-        return grant
+    def _leave_owner(self, row: Task) -> None:
+        """A dead owner has one claim less, which counts where it is a batch."""
+        if row.status is Status.RUNNING and row.owner is not None:
+            tasks.leave_batch(self.connection, row.owner)
 
     def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
         """The owner is proven dead, and nobody may run the task by himself."""
@@ -75,6 +96,7 @@ class Claiming(NamedTuple):
         status = Status.FAILED if failed else Status.UNKNOWN
         if not tasks.settle(self.connection, row, status, settlement, stamp):
             raise changed_under_lock(row.task_id)
+        self._leave_owner(row)
         self.owners.let_go(row.task_id, row.token)
         buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
         return Refused(buried, is_new=True) if failed else Unknown(buried, is_new=True)
@@ -93,7 +115,7 @@ def _judge(connection: Connection, owners: Owners, row: Task, wanted: Wanted) ->
     if row.status is not Status.RUNNING:
         return decide(row, wanted, Liveness.CANNOT_TELL), None
     owner = owners.of(connection, row)
-    return decide(row, wanted, owner.liveness), owner
+    return decide(row, wanted, owner.liveness, entered=owner.entered), owner
 
 
 def _answer(decision: Decision, row: Task, owner: OwnerInfo | None) -> Answer | None:

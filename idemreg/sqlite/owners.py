@@ -5,13 +5,14 @@ An owner's byte of the lock file is held before its first claim is stored, and u
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
-from idemreg.errors import StoreError
+from idemreg.errors import StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
-from idemreg.lockfile import LockFile, owner_byte
+from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
 from idemreg.model import Liveness, OwnerInfo
 from idemreg.sqlite import tasks
 from idemreg.store import Granted
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Answer
 
-__all__ = ["CommandOwner", "Owners"]
+__all__ = ["Batch", "CommandOwner", "Owners"]
 
 # Dead owners are looked for when a new one is recorded, a bounded number at a time: a probe costs a microsecond.
 PRUNED_AT_ONCE: Final = 256
@@ -49,6 +50,45 @@ class CommandOwner:
             self._registered.pop(self.id, None)
 
 
+class Batch:
+    """The owner of the claims of one batch: a byte of this process's own lock, and a note for each task."""
+
+    def __init__(self, lock_file: LockFile, clock: Clock, size: int) -> None:
+        self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
+        self.id = self.record.id
+        self.size = size
+        self.open: set[str] = set()  # the tasks whose claims have not ended
+        self._lock_file = lock_file
+        _hold(lock_file.fd, self.id)
+
+    def place(self, connection: Connection) -> None:
+        """Take a place for the notes, in the transaction of the claims: nobody else takes one meanwhile."""
+        at = tasks.place_notes(connection, FIRST_NOTE, self.size)
+        try:
+            self._lock_file.clear_notes(at, self.size)
+        except OSError as error:
+            msg = f"cannot write to the lock file: {error.strerror}"
+            raise (StoreFullError if error.errno == errno.ENOSPC else StoreError)(msg) from error
+        self.record = self.record._replace(notes_at=at, notes=self.size)
+
+    def store(self, connection: Connection) -> None:
+        """Store the record, behind the claims."""
+        tasks.record_owner(connection, self.record._replace(claims=len(self.open)))
+
+    def enter(self, note: int) -> None:
+        """Note that a task is entered."""
+        try:
+            self._lock_file.write_note(cast("int", self.record.notes_at) + note)
+        except OSError as error:
+            msg = f"cannot note in the lock file that the job begins: {error.strerror}"
+            raise StoreError(msg) from error
+
+    def release(self) -> None:
+        """Give the byte back: every claim has ended, or none was stored."""
+        if self._lock_file.fd >= 0:
+            oslock.unlock(self._lock_file.fd, owner_byte(self.id))
+
+
 class Owners:
     """Who owns claims in this process, and whether strangers live."""
 
@@ -60,6 +100,7 @@ class Owners:
         # The number of this process as an owner, once its record is stored.
         self.recorded: int | None = None
         self._commands: dict[int, CommandOwner] = {}
+        self._batches: dict[int, Batch] = {}
         # The claims that somebody in this process holds, by task. A row of ours that is not in here was dropped
         # (interrupted right behind the commit, say), and counts as one of a dead owner.
         self.live: dict[str, Granted] = {}
@@ -87,8 +128,30 @@ class Owners:
         """A new owner for a command."""
         return CommandOwner(self._lock_file, self._clock, self._commands)
 
+    def batch(self, size: int) -> Batch:
+        """A new owner for the claims of a batch, registered until they have ended."""
+        batch = Batch(self._lock_file, self._clock, size)
+        self._batches[batch.id] = batch
+        return batch
+
+    def enter(self, owner: int, note: int) -> None:
+        """Note that a task of a batch is entered."""
+        self._batches[owner].enter(note)
+
+    def close_batch(self, owner: int) -> None:
+        """Let the batch go if its last claim has ended."""
+        batch = self._batches.get(owner)
+        if batch is not None and not batch.open:
+            del self._batches[owner]
+            batch.release()
+
     def record(self, connection: Connection, owner: int) -> None:
-        """Store the owner's record in the transaction of its first claim, and take dead owners' records away."""
+        """Store the owner's record in the transaction of its first claim, and take dead owners' records away.
+
+        A batch stores its own, once its claims can be counted.
+        """
+        if owner in self._batches:
+            return
         command = self._commands.get(owner)
         if command is not None:
             tasks.record_owner(connection, command.record)
@@ -102,14 +165,20 @@ class Owners:
             if liveness is Liveness.DEAD:
                 tasks.forget_owner(connection, record.id)
 
-    def ended(self, connection: Connection, owner: int) -> None:
-        """In the transaction that finishes a command's claim: its owner has no other."""
-        if owner != self.own_id:
+    def ended(self, connection: Connection, owner: int, claims: int = 1) -> None:
+        """In the transaction that ends a claim: a command's owner has no other, and a batch has one less."""
+        if owner in self._commands:
             tasks.forget_owner(connection, owner)
+        elif owner != self.own_id:
+            tasks.leave_batch(connection, owner, claims)
 
     def is_ours(self, owner: int) -> bool:
         """Whether the owner lives in this process."""
-        return (self._own is not None and owner == self._own.id) or owner in self._commands
+        return self._is_here(owner) or owner in self._commands
+
+    def _is_here(self, owner: int) -> bool:
+        """Whether its byte is held through this process's own lock, which does not see itself."""
+        return (self._own is not None and owner == self._own.id) or owner in self._batches
 
     def note_recorded(self, answers: Sequence[Answer]) -> None:
         """The transaction that gave these answers is committed, and with it the record of a new owner."""
@@ -122,7 +191,7 @@ class Owners:
         """The claim is not (or not surely) stored: whatever row is found of it counts as dropped."""
         # By identity: another thread may have claimed the task since, under the very same token.
         if self.live.get(grant.task_id) is grant:
-            del self.live[grant.task_id]
+            self._forget_live(grant)
 
     def _holds(self, task_id: str, token: int) -> bool:
         held = self.live.get(task_id)
@@ -132,7 +201,13 @@ class Owners:
         """The claim is settled; nobody holds it any more."""
         held = self.live.get(task_id)
         if held is not None and held.token == token:
-            del self.live[task_id]
+            self._forget_live(held)
+
+    def _forget_live(self, grant: Granted) -> None:
+        del self.live[grant.task_id]
+        if grant.note is not None and (batch := self._batches.get(grant.owner)) is not None:
+            batch.open.discard(grant.task_id)
+            self.close_batch(grant.owner)
 
     def forget(self) -> None:
         """In a forked child: drop this process's share of the commands' locks."""
@@ -142,12 +217,17 @@ class Owners:
     def of(self, connection: Connection, task: Task) -> OwnerInfo:
         """Who owns a running task, and whether it lives."""
         owner = task.owner or 0
-        if self._own is not None and owner == self._own.id:
+        if self._is_here(owner):
             if self._holds(task.task_id, task.token):
                 return _info(owner, self._own, Liveness.ALIVE, "it is this process")
-            return _info(owner, self._own, Liveness.DEAD, "this process dropped the claim without a finish")
-        record = tasks.owner_record(connection, owner)
-        return _info(owner, record, *self._examiner.examine(owner, record))
+            record = tasks.owner_record(connection, owner)
+            info = _info(owner, record or self._own, Liveness.DEAD, "this process dropped the claim without a finish")
+        else:
+            record = tasks.owner_record(connection, owner)
+            info = _info(owner, record, *self._examiner.examine(owner, record))
+        if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
+            return info
+        return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

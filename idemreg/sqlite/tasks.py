@@ -29,8 +29,12 @@ __all__ = [
     "glance",
     "insert",
     "is_plain_success",
+    "leave_batch",
+    "note",
+    "note_of",
     "other_owners",
     "owner_record",
+    "place_notes",
     "read",
     "record_owner",
     "settle",
@@ -138,6 +142,7 @@ _INSERT: Final = (
     " attempt, owner, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0 FROM idempotent_registry"
     " WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING"
 )
+_NOTE: Final = "UPDATE idempotent_log SET note = ? WHERE task_id = ?"
 
 
 def insert(
@@ -155,6 +160,17 @@ def insert(
     return connection.changes() == 1
 
 
+def note(connection: Connection, task_id: str, place: int | None) -> None:
+    """Say which note of its owner tells whether the job of a claim was entered; None: the claim itself does."""
+    connection.execute(_NOTE, (place, task_id))
+
+
+def note_of(connection: Connection, task_id: str) -> int | None:
+    """Which note tells of the task."""
+    row: Any = connection.execute("SELECT note FROM idempotent_log WHERE task_id = ?", (task_id,)).fetchone()
+    return None if row is None else row[0]
+
+
 def claim(
     connection: Connection,
     row: Task,
@@ -169,7 +185,7 @@ def claim(
     connection.execute(
         "UPDATE idempotent_log SET status = 3, name = ?, checksum = ?, updated_at = ?, boot_stamp = ?, token = ?,"
         " attempt = ?, owner = ?,"
-        " policy = ?, keep_ms = ?, verdict = NULL WHERE task_id = ? AND status = ? AND token = ?",
+        " policy = ?, keep_ms = ?, verdict = NULL, note = NULL WHERE task_id = ? AND status = ? AND token = ?",
         (
             wanted.name,
             wanted.checksum,
@@ -312,7 +328,7 @@ def forget(connection: Connection, row: Task) -> bool:
 
 def record_owner(connection: Connection, record: OwnerRecord) -> None:
     """Write the owner's record, before or with its first claim."""
-    connection.execute("INSERT OR REPLACE INTO idempotent_owner VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
+    connection.execute("INSERT OR REPLACE INTO idempotent_owner VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
 
 
 def owner_record(connection: Connection, owner: int) -> OwnerRecord | None:
@@ -322,9 +338,31 @@ def owner_record(connection: Connection, owner: int) -> OwnerRecord | None:
 
 
 def other_owners(connection: Connection, limit: int) -> list[OwnerRecord]:
-    """Some of the recorded owners."""
-    rows = connection.execute("SELECT * FROM idempotent_owner ORDER BY id LIMIT ?", (limit,))
+    """Some of the recorded owners; not those of batches, whose records others still need."""
+    rows = connection.execute("SELECT * FROM idempotent_owner WHERE claims IS NULL ORDER BY id LIMIT ?", (limit,))
     return [OwnerRecord._make(row) for row in rows]
+
+
+def leave_batch(connection: Connection, owner: int, claims: int = 1) -> None:
+    """That many claims of a batch have ended; the record goes with the last. Nothing where it is no batch's."""
+    connection.execute(
+        "UPDATE idempotent_owner SET claims = claims - ? WHERE id = ? AND claims IS NOT NULL", (claims, owner)
+    )
+    if connection.changes():
+        connection.execute("DELETE FROM idempotent_owner WHERE id = ? AND claims <= 0", (owner,))
+
+
+def place_notes(connection: Connection, first: int, size: int) -> int:
+    """The first gap of the lock file that takes so many notes, between those of the batches that have claims."""
+    rows: Any = connection.execute(
+        "SELECT notes_at, notes_at + notes FROM idempotent_owner WHERE notes_at IS NOT NULL ORDER BY notes_at"
+    )
+    at = first
+    for begin, end in rows.fetchall():
+        if begin - at >= size:
+            break
+        at = max(at, end)
+    return at
 
 
 def forget_owner(connection: Connection, owner: int) -> None:

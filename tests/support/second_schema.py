@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def _add_column(connection: Connection) -> None:
-    connection.execute("ALTER TABLE idempotent_log ADD COLUMN note TEXT")
+    connection.execute("ALTER TABLE idempotent_log ADD COLUMN remark TEXT")
 
 
 def _text() -> str:
-    return upkeep.SCHEMA.read_text() + "ALTER TABLE idempotent_log ADD COLUMN note TEXT;\n"
+    return upkeep.SCHEMA.read_text() + "ALTER TABLE idempotent_log ADD COLUMN remark TEXT;\n"
 
 
 SECOND = upkeep.Schema(version=2, read_text=_text, migrations={1: _add_column})

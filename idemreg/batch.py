@@ -1,0 +1,329 @@
+"""Many tasks at once: claimed by one commit, entered one after the other, ended by one commit.
+
+The items stay atomic one by one: each has an answer of its own, and none waits for or fails with another. What the
+process's death finds of a batch is told apart by its notes: a task that was entered is unknown (or runs again), as
+after any crash; one that was not is put back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
+
+from idemreg import faults
+from idemreg.attempt import acquire, ended_in_job, make_claim, outcome_of
+from idemreg.claim import BaseClaim, current
+from idemreg.ends import lost_error, not_recorded_end, not_recorded_error, success_end
+from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
+from idemreg.events import tell_end
+from idemreg.idempotent import wanted as make_wanted
+from idemreg.model import Outcome
+from idemreg.store import End, Granted, Lost, Recorded, Unknown, Unsure
+from idemreg.tagged import canonical
+from idemreg.walk import NotStartedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+    from idemreg.claim import Terms
+    from idemreg.model import Wanted
+    from idemreg.options import Options
+    from idemreg.store import Answer
+    from idemreg.walk import Walk
+
+__all__ = [
+    "BATCH_LIMIT",
+    "Handled",
+    "Message",
+    "abatches",
+    "batches",
+    "claim_many",
+    "finish_many",
+    "handle",
+    "messages_of",
+    "requests",
+]
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+# Tasks of one batch. A commit of more holds the write lock for a tenth of a second and longer.
+BATCH_LIMIT: Final = 10_000
+
+
+class Handled(NamedTuple, Generic[M, R]):
+    """What became of a message: an outcome (acknowledge it), or an error (``retryable`` says whether to have it again).
+
+    An exception of the job comes as it was raised.
+    """
+
+    message: M
+    outcome: Outcome[R] | None
+    error: Exception | None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same message may succeed later with nobody doing anything."""
+        return self.error is not None and bool(getattr(self.error, "retryable", True))
+
+
+class Message(NamedTuple):
+    """A message and the claim that it asks for, or why it can ask for none."""
+
+    content: Any
+    wanted: Wanted | Exception
+
+
+class _Ended(NamedTuple):
+    claim: BaseClaim
+    end: End
+    result: Any
+    problem: Exception | None  # what the caller is told where the end is stored
+
+
+def requests(items: Iterable[tuple[str, object]], name: str, options: Options) -> list[Wanted | Exception]:
+    """What the items ask for; of one that can ask for nothing, why."""
+    return [_request(task_id, payload, name, options) for task_id, payload in items]
+
+
+def messages_of(
+    contents: Iterable[M],
+    task_id: Callable[[M], str],
+    payload: Callable[[M], object] | None,
+    name: str,
+    options: Options,
+) -> list[Message]:
+    """The messages with what they ask for. An error of the caller's own functions is one of that message."""
+    messages = []
+    for content in contents:
+        wanted: Wanted | Exception
+        try:
+            what = content if payload is None else payload(content)
+            wanted = _request(task_id(content), what, name, options)
+        except Exception as error:  # noqa: BLE001 - one bad message must not stop the others
+            wanted = error
+        messages.append(Message(content, wanted))
+    return messages
+
+
+def _request(task_id: str, payload: object, name: str, options: Options) -> Wanted | Exception:
+    try:
+        return make_wanted(task_id, name, canonical(payload), options)
+    except IdemregError as error:
+        return error
+
+
+def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[list[Any]]:
+    """Claim them in one commit. One answer an item, in order: a claim, an `Outcome`, or an error (not raised)."""
+    wanted = [one for one in requests if not isinstance(one, Exception)]
+    if len(wanted) > BATCH_LIMIT:
+        msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
+        raise ValueError(msg)
+    granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
+    # All claims first: from here on each is settled when it is dropped.
+    claims = [make_claim(terms, a, w.name) if type(a) is Granted else a for a, w in zip(granted, wanted, strict=True)]
+    answers: list[Any] = []
+    remaining = zip(claims, wanted, strict=True)
+    for request in requests:
+        if isinstance(request, Exception):
+            answers.append(request)
+            continue
+        claim, one = next(remaining)
+        answers.append(claim if isinstance(claim, BaseClaim) else (yield from _answer(terms, one, claim)))
+    return answers
+
+
+def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
+    """What a single claim would have given, as a value."""
+    if isinstance(answer, Unknown) and terms.options.verify is not None:
+        again = acquire(terms, wanted, is_absent=True)  # the hook is asked under a claim of its own
+    else:
+        again = acquire(terms, wanted, answer=answer)
+    try:
+        return (yield from again)
+    except IdemregError as error:
+        return error
+
+
+def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
+    """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised)."""
+    ended: list[_Ended | Exception] = []
+    for claim, result in pairs:
+        try:
+            ended.append(_success(claim, result))
+        except IdemregError as error:
+            ended.append(error)
+    recorded = iter((yield from _store([one for one in ended if isinstance(one, _Ended)])))
+    return [next(recorded) if isinstance(one, _Ended) else one for one in ended]
+
+
+def _success(claim: BaseClaim, result: object) -> _Ended:
+    claim.check_entered()
+    end, problem = success_end(claim.grant, claim.options, result)
+    claim.settled()
+    return _Ended(claim, end, result, problem)
+
+
+def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
+    """Store the ends in one commit; of each an `Outcome`, or the error that its owner is to be told."""
+    if not ended:
+        return []
+    terms = ended[0].claim.terms
+    if any(one.claim.terms.store is not terms.store for one in ended):
+        msg = "the claims are of several registries; each ends its own"
+        raise ValueError(msg)
+    try:
+        recorded: list[Any] = yield terms.store.finish, ([one.end for one in ended],), None
+    except StoreError as error:
+        recorded = [Unsure(error)] * len(ended)
+    answers: list[Any] = []
+    for (claim, end, result, problem), answer in zip(ended, recorded, strict=True):
+        if isinstance(answer, Recorded):
+            if terms.on_event is not None:
+                tell_end(terms.on_event, claim.grant, claim.name, end)
+            answers.append(problem or outcome_of(claim, result))
+        elif isinstance(answer, Lost):
+            answers.append(lost_error(end.task_id))
+        else:
+            yield terms.store.abandon, (not_recorded_end(end, answer.cause),), None
+            failed = not_recorded_error(end, result)
+            failed.__cause__ = answer.cause
+            answers.append(failed)
+    return answers
+
+
+def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any]) -> Walk[list[Handled[Any, Any]]]:
+    """Claim the messages' tasks, run the job for each, and end them: two commits in all.
+
+    Interrupted in the middle, what has run is stored, what was entered is settled by ``on_crash``, and the rest is put
+    back; then the interruption goes on its way.
+    """
+    answers = yield from claim_many(terms, [message.wanted for message in messages])
+    try:
+        for place, message in enumerate(messages):
+            if isinstance(answers[place], BaseClaim):
+                answers[place] = yield from _run(answers[place], job, message.content)
+    except GeneratorExit as error:  # nothing can be awaited
+        for one in _interrupted(answers, error):
+            terms.store.abandon(one.end)
+        raise
+    except BaseException as error:
+        yield from _store(_interrupted(answers, error))
+        raise
+    recorded = iter((yield from _store([one for one in answers if isinstance(one, _Ended)])))
+    answers = [next(recorded) if isinstance(one, _Ended) else one for one in answers]
+    for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
+        if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
+            answers[place] = yield from _again(terms, message, job)
+    return [_handled(message.content, answer) for message, answer in zip(messages, answers, strict=True)]
+
+
+def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[Any]:
+    """Run the job under a claim; the end that it leads to, or where the claim ended in the job, its `Outcome`."""
+    try:
+        yield from claim.entering()
+    except StoreError as error:  # it cannot be noted, so it must not begin
+        return _Ended(claim, _release(claim), None, error)
+    before = current.set(claim)
+    try:
+        result = yield job, (content,), {}
+    except Exception as error:  # noqa: BLE001 - any failure of a job
+        return error if not claim.is_open else _by_error(claim, error)
+    finally:
+        current.reset(before)
+    faults.point("job.returned")
+    if claim.is_open:
+        return _success(claim, result)
+    try:
+        return ended_in_job(claim, result)
+    except ResultError as error:
+        return error
+
+
+def _by_error(claim: BaseClaim, error: Exception) -> _Ended:
+    end = claim.end_for(error)
+    claim.settled()
+    return _Ended(claim, end, None, error)
+
+
+def _release(claim: BaseClaim) -> End:
+    claim.settled()
+    return End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
+
+
+def _interrupted(answers: Iterable[Any], error: BaseException) -> list[_Ended]:
+    """The ends of a batch that an error left: those that there are, the interrupted job's, and the rest put back."""
+    ended = []
+    for one in answers:
+        if isinstance(one, _Ended):
+            ended.append(one)
+        elif isinstance(one, BaseClaim) and one.is_open:
+            runs = one.is_entered and not isinstance(error, NotStartedError)
+            end = one.end_for(error) if runs else End.release(one.grant, durable=one.options.durable, nothing_ran=True)
+            one.settled()
+            ended.append(_Ended(one, end, None, None))
+    return ended
+
+
+def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[Any]:
+    """The message of a twin: by now its task has ended, or runs elsewhere."""
+    wanted = cast("Wanted", message.wanted)
+    try:
+        got = yield from acquire(terms, wanted)
+    except IdemregError as error:
+        return error
+    if isinstance(got, Outcome):
+        return got
+    ended = yield from _run(got, job, message.content)
+    return (yield from _store([ended]))[0] if isinstance(ended, _Ended) else ended
+
+
+def _handled(content: object, answer: Any) -> Handled[Any, Any]:  # noqa: ANN401 - an Outcome or an Exception
+    if isinstance(answer, Outcome):
+        return Handled(content, answer, None)
+    return Handled(content, None, answer)
+
+
+class _Batching(Generic[M]):
+    """Messages into lists of at most ``size``; a None ends a list early."""
+
+    def __init__(self, size: int) -> None:
+        if type(size) is not int or not 1 <= size <= BATCH_LIMIT:
+            msg = f"batch is a whole number from 1 to {BATCH_LIMIT:,}, not {size!r}"
+            raise ValueError(msg)
+        self._size = size
+        self._batch: list[M] = []
+
+    def add(self, message: M | None) -> list[M]:
+        """The list that is full now; empty as long as none is."""
+        if message is not None:
+            self._batch.append(message)
+        return self.take() if message is None or len(self._batch) == self._size else []
+
+    def take(self) -> list[M]:
+        """What is there."""
+        batch, self._batch = self._batch, []
+        return batch
+
+
+def batches(messages: Iterable[M | None], size: int) -> Iterator[list[M]]:
+    """The messages in lists of at most ``size``; a None ends a list early, for a source that has none at the moment."""
+    batching = _Batching[M](size)
+    for message in messages:
+        if batch := batching.add(message):
+            yield batch
+    if batch := batching.take():
+        yield batch
+
+
+async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncIterator[list[M]]:
+    """The same of an asynchronous source, or of a plain one."""
+    if not hasattr(messages, "__aiter__"):
+        for batch in batches(messages, size):
+            yield batch
+        return
+    batching = _Batching[M](size)
+    async for message in cast("AsyncIterable[M | None]", messages):
+        if batch := batching.add(message):
+            yield batch
+    if batch := batching.take():
+        yield batch
