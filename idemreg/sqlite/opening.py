@@ -34,7 +34,6 @@ class Opened:
     def __init__(
         self, location: files.Location, lock_file: LockFile, row: upkeep.Registered, clock: Clock, busy_s: float
     ) -> None:
-        self.registry_id = row.registry_id
         self.epoch_bits = row.epoch << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file

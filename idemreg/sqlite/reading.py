@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from idemreg.model import Liveness, Status
 from idemreg.sqlite import queries, tasks
 from idemreg.sqlite.claiming import look
+from idemreg.store import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,10 +56,22 @@ class Reader:
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""
-        version = self._schema_version
+        version, at = self._schema_version, self.instant()
         return self._opening.opened().database.read(
-            lambda connection: queries.page(connection, version, query, after, limit)
+            lambda connection: queries.page(connection, version, query, at, after, limit)
         )
+
+    def instant(self) -> Instant:
+        """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""
+        return Instant(self._clock.wall_us(), self._clock.boot_ms(), self._opening.opened().epoch_bits)
+
+    def floor(self) -> int:
+        """The token floor: every token given from now on is above it."""
+        return self._opening.opened().database.read(tasks.floor, self._schema_version)
+
+    def registry_id(self) -> str:
+        """The random id of the place. Read anew each time: an import into an empty place changes it."""
+        return self._opening.opened().database.read(queries.registry_id, self._schema_version)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
