@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,29 @@ def test_an_interruption_leaves_nothing(registry: Registry, out: Path, point: st
     faults.disarm()
     registry.run("u", lambda: 1)
     registry.backup(out)
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(
+    registry: Registry, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is synced, then the name given, then the folder synced: after a power cut it is whole or absent."""
+    registry.open()
+    registry.backup(out.with_name("first.db"))  # what follows is the backup's own
+    steps: list[str] = []
+    sync, link = os.fsync, os.link
+
+    def note_sync(fd: int) -> None:
+        steps.append("sync of " + ("the folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "the file"))
+        sync(fd)
+
+    def note_link(source: str, target: str) -> None:
+        steps.append("name")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "link", note_link)
+    registry.backup(out)
+    assert steps == ["sync of the file", "name", "sync of the folder"]
 
 
 def test_a_disk_that_takes_no_more(registry: Registry, path: Path, out: Path) -> None:
