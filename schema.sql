@@ -7,11 +7,13 @@
 -- Who writes what. A claim inserts the row, or takes over one that may run again, and sets status `running`, the owner,
 -- attempt + 1 and a larger token. A finish is the owner's own end of its claim: a compare-and-set on (task_id, token,
 -- running), so that a late owner changes nothing. A settlement is an end decided without the owner (an operator, a
--- verify hook, or whoever found the owner dead); its verdict, its author and its evidence stay in the row.
+-- verify hook, or whoever found the owner dead); its verdict, its author and its evidence stay in the row. An import
+-- inserts rows as another registry had them, one that was running as unknown.
 --
 -- What never happens. A final row (succeeded, skipped, cancelled) never changes; it only goes by `forget` or `purge`.
 -- A token never decreases, and none is ever given twice: the row that goes raises the floor of idempotent_registry in
--- the same transaction. No decision reads updated_at, which is for people. Arguments are not stored, only their checksum.
+-- the same transaction. Whether a task may run never depends on updated_at: it is for people, and for `purge` where a
+-- row is of an earlier boot. Arguments are not stored, only their checksum.
 --
 -- What is where. idempotent_registry: one row about this file. idempotent_owner: the owners that may be alive, for the
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
@@ -32,8 +34,9 @@ CREATE TABLE idempotent_log (
     status     INTEGER NOT NULL,        -- 0 pending, 1 succeeded, 2 failed, 3 running, 4 unknown, 5 skipped, 6 cancelled
     checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits; all
                                         -- zeros = released before anything ran: the next claim says what it belongs to
-    updated_at INTEGER NOT NULL,        -- microseconds since the epoch by the wall clock; for people, decides nothing
-    boot_stamp INTEGER NOT NULL,        -- (boot epoch << 40) | milliseconds since that boot; the age that `purge` trusts
+    updated_at INTEGER NOT NULL,        -- microseconds since the epoch by the wall clock; for people, runs nothing
+    boot_stamp INTEGER NOT NULL,        -- (boot epoch << 40) | milliseconds since that boot, the age that `purge` trusts;
+                                        -- 0 = imported
     name       TEXT    NOT NULL,        -- the job the task belongs to; another job's call is a mismatch
     token      INTEGER NOT NULL,        -- fencing token: grows with every claim; 0 = never claimed
     attempt    INTEGER NOT NULL,        -- claims that entered, or may have entered, the job; 0 = none

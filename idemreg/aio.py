@@ -15,6 +15,7 @@ between the claim and the job puts the task back, in the job lets ``on_crash`` d
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from idemreg.async_claim import AsyncClaim, AsyncTransaction
@@ -22,15 +23,15 @@ from idemreg.attempt import acquire, run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.idempotent import job_name, wanted
+from idemreg.listing import PAGE_TASKS
 from idemreg.options import CallOptions, Options
-from idemreg.registry import PAGE_TASKS, Registry
-from idemreg.store import Query
+from idemreg.registry import Registry
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
 
@@ -39,16 +40,20 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
+    from idemreg.exchange import Imported
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.manage import ResolveVerdict
     from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict, Wanted
     from idemreg.options import Durability
+    from idemreg.purge import Purge
     from idemreg.sqlite.upkeep import Checkpoint, Mode
+    from idemreg.store import Backup
 
 __all__ = ["AsyncClaim", "AsyncRegistry", "AsyncTransaction", "current_claim"]
 
 M = TypeVar("M")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def current_claim() -> AsyncClaim:
@@ -213,15 +218,22 @@ class AsyncRegistry:
         """The task's row, or None. What it says is durable."""
         return await self._call(self._registry.get, task_id)
 
-    async def tasks(self, *, status: Status | None = None, prefix: str = "") -> AsyncIterator[Task]:
-        """All tasks in the order of their task_id, read in pages: no transaction stays open in between."""
-        query, after = Query(status, prefix), None
-        while True:
-            page = await self._call(self._registry.store.page, query, after, PAGE_TASKS)
-            for task in page.tasks:
-                yield task
-            if (after := page.after) is None:
-                return
+    async def tasks(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+        dead: bool = False,
+    ) -> AsyncIterator[Task]:
+        """All tasks in the order of their task_id, read in pages; see `Registry.tasks`."""
+        found = self._registry.tasks(
+            status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
+        )
+        async for task in self._each(found):
+            yield task
 
     async def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
@@ -268,6 +280,68 @@ class AsyncRegistry:
     async def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
         """Move the -wal into the database; see `Registry.checkpoint`."""
         return await self._call(self._registry.checkpoint, mode)
+
+    # --- keep ---------------------------------------------------------------------------------------------------
+
+    async def purge(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        dry_run: bool = False,
+        approve: Callable[[Purge], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Purge:
+        """Remove ended tasks whose ``keep_for`` has passed; see `Registry.purge`. Callbacks run on its thread."""
+        return await self._call(
+            self._registry.purge,
+            status=status,
+            prefix=prefix,
+            name=name,
+            older_than=older_than,
+            dry_run=dry_run,
+            approve=approve,
+            progress=progress,
+        )
+
+    async def backup(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> Backup:
+        """Copy the registry, as it is at one instant, to ``path``; see `Registry.backup`."""
+        return await self._call(self._registry.backup, path, progress=progress)
+
+    async def export_lines(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+    ) -> AsyncIterator[str]:
+        """All tasks as lines of JSON, for `import_lines`; see `Registry.export_lines`."""
+        lines = self._registry.export_lines(
+            status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than
+        )
+        async for line in self._each(lines):
+            yield line
+
+    async def import_lines(
+        self, lines: Iterable[str | bytes], *, progress: Callable[[Imported], None] | None = None
+    ) -> Imported:
+        """Insert the tasks of an export that have no row here; see `Registry.import_lines`."""
+        return await self._call(self._registry.import_lines, lines, progress=progress)
+
+    async def _each(self, found: Iterator[T]) -> AsyncIterator[T]:
+        """What the iterator finds on another thread, a page at a time."""
+        while True:
+            page: list[T] = await self._call(list, itertools.islice(found, PAGE_TASKS))
+            for one in page:
+                yield one
+            if not page:
+                return
 
     # --- open and close -----------------------------------------------------------------------------------------
 

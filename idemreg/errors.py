@@ -18,10 +18,12 @@ __all__ = [
     "ArgumentError",
     "ChecksumMismatchError",
     "ClaimLostError",
+    "ClockError",
     "CommandNotExecutableError",
     "CommandNotFoundError",
     "FinishNotRecordedError",
     "IdemregError",
+    "ImportLineError",
     "ResultError",
     "StoreBusyError",
     "StoreCorruptError",
@@ -170,6 +172,29 @@ class ResultError(IdemregError):
     code = "result"
     exit_code = 1
     hint = "Return plain data under 1 MiB, or give result= a codec. The task counts as succeeded."
+
+
+# --- upkeep -----------------------------------------------------------------------------------------------------
+
+
+class ClockError(IdemregError):
+    """The wall clock is behind a stored time, so no age by date can be trusted. Nothing was removed."""
+
+    code = "clock"
+    exit_code = 78
+    hint = "Set the clock right, then call again."
+
+
+class ImportLineError(IdemregError):
+    """A line of an import is not what an export writes; ``line`` is its number, from 1.
+
+    What came before it in full transactions is imported, and it and all behind it is not.
+    """
+
+    code = "import-line"
+    exit_code = 65
+    hint = "Mend or export the file anew, and import it again: what is there already is left alone."
+    line: int = 0
 
 
 # --- commands -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from idemreg.attempt import acquire, run
 from idemreg.batch import batches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import Claim, Terms
 from idemreg.clock import Clock, seconds
+from idemreg.exchange import export_lines, import_lines
 from idemreg.idempotent import (
     Checksum,
     Decorator,
@@ -21,11 +22,12 @@ from idemreg.idempotent import (
     job_name,
     wanted,
 )
+from idemreg.listing import every, query_of
 from idemreg.model import Verdict
 from idemreg.offload import Offload
 from idemreg.options import CallOptions, Durability, Options, is_durable
+from idemreg.purge import purge
 from idemreg.sqlite.backend import SqliteStore
-from idemreg.store import Query
 from idemreg.tagged import canonical
 from idemreg.template import check_task_id
 from idemreg.walk import drive
@@ -39,16 +41,16 @@ if TYPE_CHECKING:
     from idemreg.batch import Handled
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
+    from idemreg.exchange import Imported
     from idemreg.model import Outcome, OwnerInfo, Status, Task
+    from idemreg.purge import Purge
     from idemreg.sqlite.upkeep import Checkpoint, Mode
-    from idemreg.store import Store
+    from idemreg.store import Backup, Store
 
 __all__ = ["Registry"]
 
 M = TypeVar("M")
 R = TypeVar("R")
-
-PAGE_TASKS: Final = 500
 
 
 class Registry:
@@ -194,14 +196,25 @@ class Registry:
         """The task's row, or None. What it says is durable."""
         return self._store.get([check_task_id(task_id)])[0]
 
-    def tasks(self, *, status: Status | None = None, prefix: str = "") -> Iterator[Task]:
-        """All tasks in the order of their task_id, read in pages: no transaction stays open in between."""
-        query, after = Query(status, prefix), None
-        while True:
-            page = self._store.page(query, after, PAGE_TASKS)
-            yield from page.tasks
-            if (after := page.after) is None:
-                return
+    def tasks(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+        dead: bool = False,
+    ) -> Iterator[Task]:
+        """All tasks in the order of their task_id, read in pages: no transaction stays open in between.
+
+        ``status``: one or several. ``prefix``: the beginning of the task_id. ``name``: of the job. ``older_than``,
+        ``newer_than``: since the last change. ``dead``: dead letters only, failed with their attempts used up.
+        """
+        query = query_of(
+            status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
+        )
+        return every(self._store, query)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
@@ -256,6 +269,64 @@ class Registry:
     def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
         """Move the -wal into the database. PASSIVE waits for nobody; FULL, RESTART and TRUNCATE wait for others."""
         return self._store.checkpoint(mode)
+
+    # --- keep ---------------------------------------------------------------------------------------------------
+
+    def purge(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        dry_run: bool = False,
+        approve: Callable[[Purge], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Purge:
+        """Remove ended tasks (succeeded, skipped, cancelled) whose ``keep_for`` has passed; they may then run anew.
+
+        Tasks that are kept for ever stay, unless ``older_than`` is given; then they go as well, and nothing that
+        changed since. Ages count by time since boot, and by date only for rows of earlier boots: `ClockError` where any
+        task has a date that is still to come. ``approve`` is asked with what was found; ``dry_run`` removes nothing.
+        Goes in small transactions, each of which raises the token floor; ``progress`` gets the number removed so far.
+        """
+        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than)
+        return purge(self._store, self.clock, query, dry_run=dry_run, approve=approve, progress=progress)
+
+    def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Backup:
+        """Copy the registry, as it is at one instant and while others work, to ``path``, which must not exist.
+
+        The copy opens as a registry; its running tasks stay running there, for nobody can tell about their owners.
+        ``path`` appears complete and synced, or not at all. ``progress`` gets the pages copied and the pages in all.
+        """
+        return self._store.backup(path, progress)
+
+    def export_lines(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+    ) -> Iterator[str]:
+        """All tasks as lines of JSON, for `import_lines`: a header, one line a task, an end.
+
+        Read in pages, so a task that changes meanwhile is exported as it was before or after; `backup` is one instant.
+        """
+        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than)
+        return export_lines(self._store, query)
+
+    def import_lines(
+        self, lines: Iterable[str | bytes], *, progress: Callable[[Imported], None] | None = None
+    ) -> Imported:
+        """Insert the tasks of an export that have no row here; what has one stays as it is.
+
+        A task that was running becomes unknown. Tokens stay, and those given from now on are above all of them; a
+        registry without tasks takes over the export's id, and so the downstream keys. `ImportLineError` names the line
+        that is none; what came before it is imported. Goes in small transactions; importing again goes on.
+        """
+        return import_lines(self._store, lines, progress)
 
     # --- open and close -----------------------------------------------------------------------------------------
 

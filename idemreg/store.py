@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 __all__ = [
     "Absent",
     "Answer",
+    "Backup",
     "CommandOwner",
     "Done",
     "End",
     "Granted",
+    "Group",
+    "Instant",
     "Lost",
     "Mismatch",
     "Page",
+    "Present",
     "Query",
     "Recorded",
     "Refused",
+    "Removed",
     "Running",
     "Settlement",
     "Store",
     "Stored",
+    "Survey",
     "Transaction",
     "Unknown",
     "Unsure",
@@ -182,17 +188,88 @@ class Settlement(NamedTuple):
 
 
 class Query(NamedTuple):
-    """Which tasks: by status, by the beginning of the task_id; all by default."""
+    """Which tasks; all by default. What is given must all hold.
 
-    status: Status | None = None
+    ``status``: one, or several. ``prefix``: the beginning of the task_id. ``name``: of the job. ``older_ms``: not
+    changed for at least so long; ``newer_ms``: changed within so long (see `Instant`). ``dead``: dead letters only.
+    """
+
+    status: Status | frozenset[Status] | None = None
     prefix: str = ""
+    name: str | None = None
+    older_ms: int | None = None
+    newer_ms: int | None = None
+    dead: bool = False
+
+    @property
+    def statuses(self) -> frozenset[Status] | None:
+        """The statuses as a set; None: all."""
+        return frozenset({self.status}) if isinstance(self.status, Status) else self.status
+
+
+class Instant(NamedTuple):
+    """The instant from which ages are counted.
+
+    A row whose stamp is ``boot_start`` or above was written in this boot, and its age is counted by time since boot,
+    whatever the wall clock did; only of earlier rows the date decides.
+    """
+
+    wall_us: int
+    boot_ms: int
+    boot_start: int
 
 
 class Page(NamedTuple):
-    """Some tasks in the order of their task_id. ``after`` continues behind the last; None: there are no more."""
+    """Some tasks in the order of their task_id. ``after`` goes on from there, also where none was found so far.
+
+    None: there are no more.
+    """
 
     tasks: list[Task]
     after: str | None
+
+
+# --- upkeep -----------------------------------------------------------------------------------------------------
+
+
+class Group(NamedTuple):
+    """Rows of one status and one job: how many, and when the first and the last of them changed (wall clock, µs)."""
+
+    status: Status
+    name: str
+    tasks: int
+    oldest: int
+    newest: int
+
+
+class Survey(NamedTuple):
+    """What a bounded piece of the tasks holds that may be removed, and its newest row of all (None: it is empty)."""
+
+    groups: list[Group]
+    newest: int | None
+    newest_task_id: str | None
+    after: str | None
+
+
+class Removed(NamedTuple):
+    """What one bounded transaction removed. ``after`` continues; None: there is no more."""
+
+    tasks: int
+    after: str | None
+
+
+class Backup(NamedTuple):
+    """A copy of the file: where, and how large."""
+
+    path: str
+    pages: int
+    bytes: int
+
+
+class Present(NamedTuple):
+    """A task of an import that has a row already, which stays as it is."""
+
+    task: Task
 
 
 # --- the store --------------------------------------------------------------------------------------------------
@@ -268,6 +345,32 @@ class Store(Protocol):
 
     def forget(self, task_id: str, *, force: bool) -> Task | Lost:
         """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
+
+    def instant(self) -> Instant:
+        """Now, as ages are counted."""
+
+    def survey(self, query: Query, at: Instant, after: str | None) -> Survey:
+        """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
+
+    def remove(self, query: Query, at: Instant, after: str | None) -> Removed:
+        """Remove a bounded number of final rows behind ``after`` whose ``keep_for`` has passed, in one transaction.
+
+        With ``older_ms`` also rows that are kept for ever, and none that is younger. The same transaction raises the
+        token floor past every token that it removes.
+        """
+
+    def floor(self) -> int:
+        """The token floor: every token given from now on is above it."""
+
+    def registry_id(self) -> str:
+        """The random id of the place, part of every downstream key."""
+
+    def put(self, tasks: Sequence[Task], floor: int, registry_id: str) -> list[Present | None]:
+        """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order.
+
+        Raises the token floor to ``floor`` and past all of their tokens. A place without any row takes over
+        ``registry_id``, so that the downstream keys of the tasks stay what they are.
+        """
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""

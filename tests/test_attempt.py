@@ -1268,6 +1268,8 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "ArgumentError": (2, False),
     "ChecksumMismatchError": (65, False),
     "ClaimLostError": (75, True),
+    "ClockError": (78, False),
+    "ImportLineError": (65, False),
     "CommandNotExecutableError": (126, False),
     "CommandNotFoundError": (127, False),
     "FinishNotRecordedError": (74, False),

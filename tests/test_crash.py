@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from idemreg import Registry, Status, StoreVersionError, TaskUnknownError, faults
+from idemreg import Registry, Status, StoreVersionError, Task, TaskUnknownError, faults
 from idemreg.command import run_command
+from idemreg.lines import end_line, header_line, task_line
+from idemreg.model import Policy
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
 
@@ -39,6 +41,13 @@ RUN_RERUN = 'faults.arm(point, faults.kill); registry.run("t", job, name="j", on
 EFFECT = "faults.arm(point, faults.kill); effect(registry)"
 RESOLVE = 'faults.arm(point, faults.kill); registry.resolve("left", "happened", result=7, evidence="seen")'
 FORGET = 'faults.arm(point, faults.kill); registry.forget("left", force=True)'
+PURGE = "faults.arm(point, faults.kill); registry.purge(older_than=0)"
+IMPORT = """
+with open(path + ".jsonl") as file: lines = file.readlines()
+faults.arm(point, faults.kill)
+registry.import_lines(lines)
+"""
+BACKUP = 'faults.arm(point, faults.kill); registry.backup(path + ".copy")'
 COMMAND = """
 from idemreg.command import run_command
 faults.arm(point, faults.kill)
@@ -170,6 +179,41 @@ def left_is(status: Status | None) -> Callable[[World], None]:
     return check
 
 
+def ended_are(count: int) -> Callable[[World], None]:
+    """All or none of a chunk; and whoever is claimed anew has a larger token than before."""
+
+    def check(world: World) -> None:
+        assert len(list(world.registry.tasks(prefix="ended"))) == count
+        world.registry.purge(older_than=0)
+        for number in range(ENDED):
+            with world.registry.claim(f"ended:{number}") as claim:
+                assert claim.token > (1 << 40) + 1
+        starts_as_if_nothing_was(world)
+
+    return check
+
+
+def imported_are(count: int) -> Callable[[World], None]:
+    def check(world: World) -> None:
+        assert len(list(world.registry.tasks(prefix="moved"))) == count
+        done = world.registry.import_lines(EXPORT)
+        assert (done.imported, done.skipped) == (2 - count, count)
+        with world.registry.claim("moved:2") as claim:
+            assert claim.token == EXPORT_FLOOR + 1
+        starts_as_if_nothing_was(world)
+
+    return check
+
+
+def no_half_copy(world: World) -> None:
+    copy = f"{world.path}.copy"
+    assert not os.path.exists(copy)
+    world.registry.backup(copy)
+    with Registry(copy, create=False) as registry:
+        assert registry.get("left") is not None
+    starts_as_if_nothing_was(world)
+
+
 def old_schema_serves(world: World) -> None:
     starts_as_if_nothing_was(world)
     open_second(str(world.path)).close()
@@ -218,6 +262,12 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "settle.committed": [(RESOLVE, left_is(Status.SUCCEEDED))],
     "forget.in-transaction": [(FORGET, left_is(Status.UNKNOWN))],
     "forget.committed": [(FORGET, left_is(None))],
+    "purge.in-transaction": [(PURGE, ended_are(5))],
+    "purge.committed": [(PURGE, ended_are(0))],
+    "import.in-transaction": [(IMPORT, imported_are(0))],
+    "import.committed": [(IMPORT, imported_are(2))],
+    "backup.copied": [(BACKUP, no_half_copy)],
+    "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
     "transaction.finished": [(EFFECT, has_no_effect_yet)],
     "command.spawned": [(COMMAND, command_is_unknown)],
@@ -225,7 +275,21 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
 }
 
 # These happen in a file that is there already; the others begin with no file at all.
-NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.")
+NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.", "purge.", "import.", "backup.", "place.")
+
+# What a `purge.` and an `import.` are about.
+ENDED = 5
+EXPORT_FLOOR = (7 << 40) + 3
+EXPORT = [
+    header_line("0" * 32),
+    *(
+        task_line(
+            Task(f"moved:{n}", Status.FAILED, "a" * 64, 1, 0, "", EXPORT_FLOOR - n, 1, None, Policy(), *[None] * 6)
+        )
+        for n in range(2)
+    ),
+    end_line(2, EXPORT_FLOOR),
+]
 
 
 def test_every_fault_point_has_a_case() -> None:
@@ -237,6 +301,14 @@ def leave_unknown(path: Path) -> None:
     """A file with one unknown task in it."""
     with Registry(path) as registry, pytest.raises(ZeroDivisionError):
         registry.run("left", lambda: 1 / 0, unknown_on=ZeroDivisionError)
+
+
+def leave_ended(path: Path) -> None:
+    """Ended tasks in the file, and the lines of an import beside it."""
+    with Registry(path, durability="normal") as registry:
+        for number in range(ENDED):
+            registry.run(f"ended:{number}", lambda: None)
+    path.with_name(f"{path.name}.jsonl").write_text("".join(EXPORT))
 
 
 @pytest.mark.parametrize(
@@ -256,6 +328,8 @@ def test_killed_there(
     witness = tmp_path / "witness"
     if point.startswith(NEEDS_FILE):
         leave_unknown(path)
+    if point.startswith(("purge.", "import.")):
+        leave_ended(path)
     with Script(HEAD + script, path, witness, point) as killed:
         assert killed.end() == -signal.SIGKILL
     holds(World(open_registry(busy_timeout=5), path, witness))

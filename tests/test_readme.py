@@ -28,7 +28,10 @@ README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 BIN = os.path.dirname(sys.executable)
 
-COMMANDS = ("run", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo")
+COMMANDS = (
+    *("run", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
+    *("purge", "backup", "export", "import"),
+)
 ARCHITECTURE_LINES = 200
 
 

@@ -20,6 +20,7 @@ from idemreg.store import (
     Granted,
     Lost,
     Mismatch,
+    Present,
     Query,
     Recorded,
     Refused,
@@ -388,6 +389,37 @@ class StoreContract:
         assert list(pages(store, Query(Status.FAILED), 1)) == ["a2", "b1"]
         assert list(pages(store, Query(Status.FAILED, "b"), 1)) == ["b1"]
         assert list(pages(store, Query(Status.RUNNING, "a"), 5)) == ["a3"]
+
+    # --- upkeep -------------------------------------------------------------------------------------------------
+
+    def test_remove_takes_what_its_survey_counts(self, store: Store) -> None:
+        """Final rows whose time has passed go, and the floor is above their tokens; all else is left as it was."""
+        grants = {name: granted(store, want(name, keep_ms=keep)) for name, keep in (("a", 0), ("b", None), ("c", 0))}
+        store.finish([end_of(grants["a"]), end_of(grants["b"]), end_of(grants["c"], Status.FAILED)])
+        at = store.instant()
+        survey = store.survey(Query(), at, None)
+        assert [(group.status, group.name, group.tasks) for group in survey.groups] == [(Status.SUCCEEDED, "job", 1)]
+        assert survey.newest == max(row_of(store, name).updated_at for name in grants)
+        removed, after = 0, None
+        while True:
+            chunk = store.remove(Query(), at, after)
+            removed += chunk.tasks
+            if (after := chunk.after) is None:
+                break
+        assert removed == 1
+        assert [row is None for row in store.get(["a", "b", "c"])] == [True, False, False]
+        assert store.floor() >= grants["a"].token
+        assert granted(store, want("a")).token > grants["a"].token
+
+    def test_put_inserts_and_never_overwrites(self, store: Store) -> None:
+        """A row that is put is there as given; one that is there is answered, and the floor is above all of them."""
+        present = row_of(store, granted(store, want("there")).task_id)
+        new = present._replace(task_id="new", status=Status.FAILED, owner=None, token=1 << 50, error="e" * 900)
+        answers = store.put([new, new._replace(task_id="there", token=1 << 51)], 5, "f" * 32)
+        assert answers == [None, Present(present)]
+        assert store.get(["new", "there"]) == [new, present]
+        assert store.floor() == 1 << 51
+        assert store.registry_id() != "f" * 32
 
     # --- effects ------------------------------------------------------------------------------------------------
 

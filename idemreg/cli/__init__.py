@@ -14,7 +14,7 @@ from idemreg.cli.failures import guarded
 from idemreg.cli.text import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["COMMANDS", "main"]
 
@@ -27,6 +27,10 @@ COMMANDS: Final = {
     "resolve": ("idemreg.cli.operate:resolve", "Settle an unknown task: it happened, or it did not."),
     "retry": ("idemreg.cli.operate:retry", "Allow a failed task one more attempt."),
     "forget": ("idemreg.cli.operate:forget", "Remove a task's row: the task may run again."),
+    "purge": ("idemreg.cli.keep:purge", "Remove ended tasks whose time has passed."),
+    "backup": ("idemreg.cli.keep:backup", "Copy the registry to a new file, while others work."),
+    "export": ("idemreg.cli.exchange:export", "Write tasks as lines of JSON."),
+    "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }
@@ -79,7 +83,9 @@ class LazyGroup(click.Group):
         **extra: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         """Run the command line and exit."""
-        if not standalone_mode or os.environ.get(COMPLETION_VARIABLE):
+        if os.environ.get(COMPLETION_VARIABLE):
+            return _complete(lambda: super(LazyGroup, self).main(args, prog_name, COMPLETION_VARIABLE, **extra))
+        if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode, **extra)
         _replace_closed_streams()
         words = list(sys.argv[1:] if args is None else args)
@@ -93,6 +99,17 @@ class LazyGroup(click.Group):
     def _run(self, words: list[str], extra: dict[str, Any]) -> Any:  # noqa: ANN401
         with self.make_context("idemreg", words, **extra) as ctx:
             return self.invoke(ctx)
+
+
+def _complete(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - click's
+    """Answer a shell that completes a line. It is never told of an error, which would land in that line."""
+    from idemreg.cli.complete import register_bash  # noqa: PLC0415 - completion only
+
+    try:
+        register_bash()
+        return work()
+    except Exception:  # noqa: BLE001
+        sys.exit(1)
 
 
 def _replace_closed_streams() -> None:
@@ -134,6 +151,6 @@ def main() -> None:
     """Run any job once: never twice, and never silently lost.
 
     Exit codes: 0 success or a replayed one, 1 failed, 2 usage, 65 other arguments, 73 ended otherwise, 74 the file,
-    75 running elsewhere, 76 unknown, 124 time-out, 126 not executable, 127 not found, 128+n killed by signal n,
-    else the command's own.
+    75 running elsewhere, 76 unknown, 78 the clock, 124 time-out, 126 not executable, 127 not found, 128+n killed by
+    signal n, else the command's own.
     """

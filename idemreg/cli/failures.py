@@ -47,7 +47,7 @@ _HINTS: Final = {
 }
 
 # The commands that hints name. Each is made to look into the file that this call looked into.
-_NAMED: Final = ("show", "list", "stats", "resolve", "retry", "forget", "init")
+_NAMED: Final = ("show", "list", "stats", "resolve", "retry", "forget", "init", "purge", "backup", "export", "import")
 
 
 def guarded(work: Callable[[], Any], settings: Settings) -> int:
@@ -92,7 +92,7 @@ def describe(error: BaseException, settings: Settings) -> dict[str, Any]:
     if isinstance(error, click.ClickException):
         return _report("usage", error.format_message().rstrip("."), _usage_hint(error), USAGE)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _report("interrupted", "interrupted", "", INTERRUPTED, retryable=True)
+        return _report("interrupted", str(error) or "interrupted", "", INTERRUPTED, retryable=True)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
         return _report("os", f"{error.strerror or error}{where}", "Check the disk and the permissions.", OS_ERROR)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from idemreg.cli import task as rows
+from idemreg.cli.choosing import choosing, statuses
+from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, common_options, settings
 from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, Column, age, facts, local_time, table, write, write_json
@@ -30,7 +32,6 @@ FULL_TIME_COLUMNS: Final = 60
 NAME_COLUMNS: Final = 80
 JOB_COLUMNS: Final = 24
 
-STATUSES: Final = [status.word for status in Status]
 
 STATS_FIELDS: Final = {
     "path": "the registry's file",
@@ -45,7 +46,7 @@ STATS_FIELDS: Final = {
 @click.command(
     cls=Command, examples=["idemreg show backup:2026-11-23", "idemreg show --json order:42"], fields=rows.FIELDS
 )
-@click.argument("task_id", metavar="TASK_ID")
+@click.argument("task_id", metavar="TASK_ID", shell_complete=offer_task_ids)
 @common_options()
 def show(task_id: str) -> None:
     """Tell everything about one task.
@@ -79,36 +80,50 @@ def _get(registry: Registry, task_id: str) -> Task:
 @click.command(
     "list",
     cls=Command,
-    examples=["idemreg list", "idemreg list --status unknown --prefix order:", "idemreg list --json | jq .task_id"],
+    examples=[
+        "idemreg list",
+        "idemreg list --status failed --status unknown --prefix order:",
+        "idemreg list --dead --newer-than 7d",
+        "idemreg list --json | jq .task_id",
+    ],
     fields=rows.FIELDS,
 )
-@click.option(
-    "--status",
-    type=click.Choice(STATUSES),
-    default=None,
-    metavar="STATUS",
-    help=f"Only tasks in this status: {', '.join(STATUSES)}.",
-)
-@click.option("--prefix", default="", metavar="TEXT", help="Only tasks whose task_id begins so.")
+@choosing("prefix", "name", "older_than", "newer_than", "dead")
 @click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N", help="At most so many.")
 @common_options()
-def list_tasks(status: str | None, prefix: str, limit: int | None) -> None:
-    """List tasks in the order of their task_id.
+def list_tasks(
+    status: tuple[str, ...],
+    prefix: str,
+    name: str | None,
+    older_than: float | None,
+    newer_than: float | None,
+    limit: int | None,
+    *,
+    dead: bool,
+) -> None:
+    """List tasks in the order of their task_id, as they are read: a long list begins at once.
 
     One line a task, as wide as the terminal (or COLUMNS): what does not fit is shortened, and `--json` gives it whole.
     `running (dead)` is a task whose owner is proven dead; the next call decides by its policy.
     """
+    chosen: dict[str, Any] = {
+        "status": statuses(status),
+        "prefix": prefix,
+        "name": name,
+        "older_than": older_than,
+        "newer_than": newer_than,
+        "dead": dead,
+    }
     with settings().existing() as registry:
-        wanted = None if status is None else Status[status.upper()]
-        tasks = islice(registry.tasks(status=wanted, prefix=prefix), limit)
+        tasks = islice(registry.tasks(**chosen), limit)
         if settings().json:
             for task in tasks:
                 write_json(rows.task_fields(task, registry.owner(task)))
             return
-        chosen = _columns(registry)
-        lines = ([cell(task) for _, cell in chosen] for task in tasks)
-        if not table([column for column, _ in chosen], lines):
-            write("no such tasks" if wanted is not None or prefix else "no tasks yet")
+        layout = _columns(registry)
+        lines = ([cell(task) for _, cell in layout] for task in tasks)
+        if not table([column for column, _ in layout], lines):
+            write("no such tasks" if any(chosen.values()) else "no tasks yet")
 
 
 def _columns(registry: Registry) -> list[tuple[Column, Callable[[Task], Cell]]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 
 from idemreg.cli import task as rows
+from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, HintedUsageError, common_options, login_name, settings
 from idemreg.cli.failures import concrete
 from idemreg.cli.render import write, write_json
@@ -52,7 +53,7 @@ def init() -> None:
     ],
     fields=rows.FIELDS,
 )
-@click.argument("task_id", metavar="TASK_ID")
+@click.argument("task_id", metavar="TASK_ID", shell_complete=offer_task_ids)
 @click.argument("verdict", metavar="VERDICT", type=click.Choice(VERDICTS))
 @click.option("--result", metavar="JSON", default=None, help="What later callers get, if it happened. Default: null.")
 @click.option("--evidence", metavar="TEXT", default="", help="What the verdict rests on.")
@@ -76,7 +77,7 @@ def resolve(task_id: str, verdict: str, result: str | None, evidence: str, by: s
 
 
 @click.command(cls=Command, examples=["idemreg retry order:42 --reason 'the gateway is back'"], fields=rows.FIELDS)
-@click.argument("task_id", metavar="TASK_ID")
+@click.argument("task_id", metavar="TASK_ID", shell_complete=offer_task_ids)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for those who look later.")
 @_BY
 @common_options()
@@ -91,7 +92,7 @@ def retry(task_id: str, reason: str, by: str | None) -> None:
 
 
 @click.command(cls=Command, examples=["idemreg forget order:42", "idemreg forget --force order:43"], fields=rows.FIELDS)
-@click.argument("task_id", metavar="TASK_ID")
+@click.argument("task_id", metavar="TASK_ID", shell_complete=offer_task_ids)
 @click.option("--force", is_flag=True, help="Also an unknown task, and a running one whose owner is dead.")
 @common_options()
 def forget(task_id: str, *, force: bool) -> None:

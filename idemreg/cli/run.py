@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
 from idemreg.cli.failures import concrete
 from idemreg.cli.render import local_time, write_json
@@ -87,7 +88,7 @@ class RunCommand(Command):
     ],
     fields=RUN_FIELDS,
 )
-@click.argument("task_id", metavar="TASK_ID", required=False)
+@click.argument("task_id", metavar="TASK_ID", required=False, shell_complete=offer_task_ids)
 @click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
 @click.option("--payload", metavar="TEXT", default=None, help="Counts for the checksum, beside the command's words.")
 @click.option(

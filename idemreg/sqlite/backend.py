@@ -18,8 +18,8 @@ from idemreg.sqlite import hot, tasks, upkeep
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
 from idemreg.sqlite.effects import Effects
+from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.opening import Opened, Opening
-from idemreg.sqlite.reading import Reader
 from idemreg.store import Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(Reader):
+class SqliteStore(Keeper):
     """Tasks in one SQLite file. Touches no file before its first use; shared by threads; reopens in a forked child."""
 
     def __init__(
@@ -341,7 +341,7 @@ class SqliteStore(Reader):
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
-        seed = f"{self._opening.opened().registry_id}\n{task_id}"
+        seed = f"{self.registry_id()}\n{task_id}"
         return hashlib.sha256(seed.encode()).hexdigest()[:32]
 
     def checkpoint(self, mode: upkeep.Mode) -> upkeep.Checkpoint:

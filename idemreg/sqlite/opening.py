@@ -18,6 +18,7 @@ from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, tasks, upkeep
 from idemreg.sqlite.connection import FULL, NORMAL, Database, connect, translate
 from idemreg.sqlite.owners import Owners
+from idemreg.store import Instant
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -34,7 +35,6 @@ class Opened:
     def __init__(
         self, location: files.Location, lock_file: LockFile, row: upkeep.Registered, clock: Clock, busy_s: float
     ) -> None:
-        self.registry_id = row.registry_id
         self._epoch_bits = row.epoch << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
@@ -48,6 +48,10 @@ class Opened:
     def stamp(self) -> tasks.Stamp:
         """What a row that is written now is stamped with."""
         return self._wall_us(), self._epoch_bits | self._boot_ms()
+
+    def instant(self) -> Instant:
+        """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""
+        return Instant(self._wall_us(), self._boot_ms(), self._epoch_bits)
 
     def close(self) -> None:
         """Close now, or when the last claim is settled: until then the owner's byte speaks for it."""

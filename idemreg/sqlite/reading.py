@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from idemreg.model import OwnerInfo, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opening
-    from idemreg.store import Answer, Page, Query
+    from idemreg.store import Answer, Instant, Page, Query
 
 __all__ = ["Reader"]
 
@@ -43,10 +43,22 @@ class Reader:
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""
-        version = self._schema_version
+        version, at = self._schema_version, self.instant()
         return self._opening.opened().database.read(
-            lambda connection: queries.page(connection, version, query, after, limit)
+            lambda connection: queries.page(connection, version, query, at, after, limit)
         )
+
+    def instant(self) -> Instant:
+        """Now, as ages are counted."""
+        return self._opening.opened().instant()
+
+    def floor(self) -> int:
+        """The token floor: every token given from now on is above it."""
+        return self._opening.opened().database.read(tasks.floor, self._schema_version)
+
+    def registry_id(self) -> str:
+        """The random id of the place. Read anew each time: an import into an empty place changes it."""
+        return self._opening.opened().database.read(queries.registry_id, self._schema_version)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""

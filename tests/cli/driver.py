@@ -56,8 +56,8 @@ class Cli:
             check=False,
         )
 
-    def terminal(self, columns: int, *words: str, **environment: str) -> str:
-        """On a pseudo-terminal of so many columns; what appears there."""
+    def terminal(self, columns: int, *words: str, typed: str = "", **environment: str) -> str:
+        """On a pseudo-terminal of so many columns, where somebody has typed this; what appears there."""
         screen, line = pty.openpty()
         try:
             fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -71,6 +71,7 @@ class Cli:
         finally:
             os.close(line)
         output = b""
+        os.write(screen, typed.encode())
         try:
             while data := os.read(screen, 65_536):
                 output += data

@@ -1,0 +1,168 @@
+"""Export and import: all tasks as lines, and lines as tasks that are not there yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from idemreg import lines as form
+from idemreg.errors import ImportLineError
+from idemreg.lines import End, Header, LineError
+from idemreg.listing import every
+from idemreg.model import Status, Task, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from idemreg.store import Query, Store
+
+__all__ = ["LINE_CHARACTERS", "Imported", "export_lines", "import_lines"]
+
+# A result of 1 MiB and its error, every character of both escaped, fit into a line of these.
+LINE_CHARACTERS: Final = 16 * 1_024 * 1_024
+
+# One transaction takes so many tasks, or fewer where they are large.
+CHUNK_TASKS: Final = 500
+CHUNK_CHARACTERS: Final = 4 * 1_024 * 1_024
+
+CONFLICTS_NAMED: Final = 100
+
+BY_IMPORT: Final = "import"
+
+
+class Imported(NamedTuple):
+    """What an import did. ``read`` is ``imported`` + ``skipped`` + ``conflicting``.
+
+    ``skipped``: there already, and the same. ``conflicting``: there already, and different; ``conflicts`` names the
+    first of them. ``unknown``: imported, and running when it was exported.
+    """
+
+    read: int = 0
+    imported: int = 0
+    skipped: int = 0
+    conflicting: int = 0
+    unknown: int = 0
+    conflicts: tuple[str, ...] = ()
+
+
+def export_lines(store: Store, query: Query) -> Iterator[str]:
+    """The header, the tasks and the end, each a line; see `Registry.export_lines`."""
+    yield form.header_line(store.registry_id())
+    count, highest = 0, 0
+    for task in every(store, query):
+        yield form.task_line(task)
+        count, highest = count + 1, max(highest, task.token)
+    yield form.end_line(count, max(highest, store.floor()))
+
+
+def import_lines(store: Store, lines: Iterable[str | bytes], progress: Callable[[Imported], None] | None) -> Imported:
+    """Insert what is not there; see `Registry.import_lines`."""
+    importing = _Importing(store, progress)
+    number = 1
+    try:
+        for line in lines:
+            importing.take(_decoded(line))
+            number += 1
+        importing.end()
+    except LineError as error:
+        importing.flush()
+        broken = ImportLineError(f"line {number}: {error}")
+        broken.line = number
+        raise broken from error
+    return importing.done
+
+
+def _decoded(line: str | bytes) -> str:
+    if len(line) > LINE_CHARACTERS:
+        msg = f"it has more than {LINE_CHARACTERS} characters"
+        raise LineError(msg)
+    try:
+        return line.decode() if isinstance(line, bytes) else line
+    except UnicodeDecodeError as error:
+        msg = "it is not UTF-8"
+        raise LineError(msg) from error
+
+
+class _Importing:
+    """The state of one import: the header, what waits for the next transaction, what is done."""
+
+    def __init__(self, store: Store, progress: Callable[[Imported], None] | None) -> None:
+        self.done = Imported()
+        self._store = store
+        self._progress = progress
+        self._header: Header | None = None
+        self._end: End | None = None
+        self._waiting: list[Task] = []  # as they were exported
+        self._characters = 0
+
+    def take(self, line: str) -> None:
+        """Take the next line; `LineError` where it is none, or not in its place."""
+        found = form.parse(line)
+        if (self._header is None) is not isinstance(found, Header):
+            msg = "it is a second header" if self._header else "the header of an export comes first"
+            raise LineError(msg)
+        if self._end is not None:
+            msg = "it stands behind the end"
+            raise LineError(msg)
+        if isinstance(found, Header):
+            self._header = found
+        elif isinstance(found, End):
+            self._take_end(found)
+        else:
+            self._waiting.append(found)
+            self._characters += len(line)
+            if len(self._waiting) >= CHUNK_TASKS or self._characters >= CHUNK_CHARACTERS:
+                self.flush()
+
+    def _take_end(self, end: End) -> None:
+        if end.tasks != (read := self.done.read + len(self._waiting)):
+            msg = f"the end speaks of {end.tasks} tasks, and {read} came before it"
+            raise LineError(msg)
+        self._end = end
+        self.flush()
+
+    def end(self) -> None:
+        """Nothing follows; `LineError` where the end did not come."""
+        if self._end is None:
+            msg = "the end is missing: the export was cut off" if self._header else "there is no export"
+            raise LineError(msg)
+
+    def flush(self) -> None:
+        """Store what waits, in one transaction."""
+        if self._header is None or not (self._waiting or self._end):
+            return
+        waiting, self._waiting, self._characters = self._waiting, [], 0
+        registry_id = self._header.registry_id
+        tasks = [_settled(task, registry_id) for task in waiting]
+        answers = self._store.put(tasks, self._end.floor if self._end else 0, registry_id)
+        imported = skipped = unknown = 0
+        conflicts = []
+        for exported, task, answer in zip(waiting, tasks, answers, strict=True):
+            if answer is None:
+                imported += 1
+                unknown += exported.status is Status.RUNNING
+            elif form.fields_of(answer.task) in (form.fields_of(task), form.fields_of(exported)):
+                skipped += 1
+            else:
+                conflicts.append(task.task_id)
+        self._count(imported, skipped, unknown, conflicts)
+
+    def _count(self, imported: int, skipped: int, unknown: int, conflicts: list[str]) -> None:
+        done = self.done
+        self.done = Imported(
+            done.read + imported + skipped + len(conflicts),
+            done.imported + imported,
+            done.skipped + skipped,
+            done.conflicting + len(conflicts),
+            done.unknown + unknown,
+            (*done.conflicts, *conflicts)[:CONFLICTS_NAMED],
+        )
+        if self._progress is not None:
+            self._progress(self.done)
+
+
+def _settled(task: Task, registry_id: str) -> Task:
+    """The task as it is stored here. One that was running is unknown: its owner's end is not to be seen from here."""
+    if task.status is not Status.RUNNING:
+        return task
+    evidence = f"it was running when registry {registry_id} was exported; how it ended was not seen"
+    return task._replace(status=Status.UNKNOWN, verdict=Verdict.CANNOT_TELL, settled_by=BY_IMPORT, evidence=evidence)

@@ -1,0 +1,50 @@
+"""Many tasks: a query from a caller's words, and all tasks that it means, page by page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from idemreg.clock import seconds
+from idemreg.model import Status
+from idemreg.store import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import timedelta
+
+    from idemreg.model import Task
+    from idemreg.store import Store
+
+__all__ = ["PAGE_TASKS", "every", "query_of"]
+
+PAGE_TASKS: Final = 500
+MOST_MS: Final = 2**62  # what an age can be compared with
+
+
+def query_of(
+    *,
+    status: Status | Iterable[Status] | None = None,
+    prefix: str = "",
+    name: str | None = None,
+    older_than: float | timedelta | None = None,
+    newer_than: float | timedelta | None = None,
+    dead: bool = False,
+) -> Query:
+    """The query for these words; ValueError where a status or a duration is none."""
+    statuses = None if status is None else frozenset({status} if isinstance(status, Status) else map(Status, status))
+    older, newer = _milliseconds(older_than, "older_than"), _milliseconds(newer_than, "newer_than")
+    return Query(statuses, prefix, name, older, newer, dead)
+
+
+def _milliseconds(duration: float | timedelta | None, what: str) -> int | None:
+    return None if duration is None else min(round(seconds(duration, what=what) * 1_000), MOST_MS)
+
+
+def every(store: Store, query: Query) -> Iterator[Task]:
+    """All tasks in the order of their task_id. No transaction stays open between two pages, and one is in memory."""
+    after = None
+    while True:
+        page = store.page(query, after, PAGE_TASKS)
+        yield from page.tasks
+        if (after := page.after) is None:
+            return

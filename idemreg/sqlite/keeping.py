@@ -1,0 +1,68 @@
+"""The upkeep of the tasks: purge, import and backup, a bounded transaction or a bounded step at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from idemreg import faults
+from idemreg.sqlite import copying, importing, purging
+from idemreg.sqlite.connection import FULL, NORMAL
+from idemreg.sqlite.files import absolute
+from idemreg.sqlite.reading import Reader
+from idemreg.store import Removed
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from idemreg.model import Task
+    from idemreg.sqlite.connection import Connection
+    from idemreg.store import Backup, Instant, Present, Query, Survey
+
+__all__ = ["Keeper"]
+
+
+class Keeper(Reader):
+    """Removes, inserts and copies rows. No claim passes here."""
+
+    def survey(self, query: Query, at: Instant, after: str | None) -> Survey:
+        """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
+        version = self._schema_version
+        return self._opening.opened().database.read(
+            lambda connection: purging.survey(connection, version, query, at, after)
+        )
+
+    def remove(self, query: Query, at: Instant, after: str | None) -> Removed:
+        """Remove a bounded number of final rows behind ``after`` whose ``keep_for`` has passed, in one transaction.
+
+        Not synced: a power cut may bring rows back, and the floor with them, which the next purge removes again.
+        """
+        version, database = self._schema_version, self._opening.opened().database
+        found = database.read(lambda connection: purging.find(connection, version, query, at, after))
+        if not found.rows:
+            return Removed(0, found.after)
+
+        def remove(connection: Connection) -> int:
+            return purging.remove(connection, version, found.rows)
+
+        count = database.write(remove, synchronous=NORMAL)
+        faults.point("purge.committed")
+        return Removed(count, found.after)
+
+    def put(self, tasks: Sequence[Task], floor: int, registry_id: str) -> list[Present | None]:
+        """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order."""
+        version = self._schema_version
+
+        def put(connection: Connection) -> list[Present | None]:
+            return importing.put(connection, version, tasks, floor, registry_id)
+
+        answers = self._opening.opened().database.write(put, synchronous=FULL)
+        faults.point("import.committed")
+        return answers
+
+    def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], None] | None) -> Backup:
+        """Copy the whole file as it is at one instant to ``path``, which must not exist; see `copying.copy`."""
+        version, target = self._schema_version, absolute(path)
+        return self._opening.opened().database.read(
+            lambda connection: copying.copy(connection, version, target, progress)
+        )

@@ -1,0 +1,103 @@
+"""Removing rows whose time has passed: look at a bounded piece without any lock, then remove it in one transaction.
+
+Only final rows go, and those never change: a row that still has its status and token is the row that was looked at. So
+the look needs no lock, and the transaction is short. What was forgotten or claimed anew in between stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from idemreg import faults
+from idemreg.model import FINAL, Status
+from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
+from idemreg.sqlite.tasks import floor
+from idemreg.store import Group, Survey
+
+if TYPE_CHECKING:
+    from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.queries import Conditions
+    from idemreg.store import Instant, Query
+
+__all__ = ["Found", "find", "remove", "survey"]
+
+# One transaction removes so many rows: other writers wait some milliseconds.
+CHUNK_ROWS: Final = 500
+
+
+class Found(NamedTuple):
+    """Rows to remove, as (task_id, status, token, is_large), and where to go on looking."""
+
+    rows: list[tuple[str, int, int, int]]
+    after: str | None
+
+
+def survey(connection: Connection, schema_version: int, query: Query, at: Instant, after: str | None) -> Survey:
+    """Count what may go in one piece of the tasks, and tell the newest row of the piece.
+
+    Every row is looked at, also those that the query does not mean: the newest tells whether the clock can be trusted.
+    """
+    floor(connection, schema_version)
+    everything = query._replace(prefix="")
+    last = boundary(connection, everything, after)
+    wanted = _removable(query, at)
+    within(wanted, query, after, last)
+    groups: list[Any] = connection.execute(
+        "SELECT status, name, count(*), min(updated_at), max(updated_at) FROM idempotent_log"  # noqa: S608 - constants
+        f" {wanted.where} GROUP BY status, name",
+        wanted.bindings,
+    ).fetchall()
+    piece = type(wanted)([], [])
+    within(piece, everything, after, last)
+    # SQLite gives the other columns of the row that has the maximum.
+    newest: Any
+    task_id: Any
+    ((newest, task_id),) = connection.execute(
+        f"SELECT max(updated_at), task_id FROM idempotent_log {piece.where}",  # noqa: S608 - constants only
+        piece.bindings,
+    ).fetchall()
+    return Survey([Group(Status(row[0]), *row[1:]) for row in groups], newest, task_id, last)
+
+
+def find(connection: Connection, schema_version: int, query: Query, at: Instant, after: str | None) -> Found:
+    """At most `CHUNK_ROWS` rows that may go, from one piece of the tasks."""
+    floor(connection, schema_version)
+    last = boundary(connection, query, after)
+    wanted = _removable(query, at)
+    within(wanted, query, after, last)
+    rows: list[Any] = connection.execute(
+        f"SELECT task_id, status, token, is_large FROM idempotent_log {wanted.where}"  # noqa: S608 - constants only
+        " ORDER BY task_id LIMIT ?",
+        (*wanted.bindings, CHUNK_ROWS),
+    ).fetchall()
+    return Found(rows, rows[-1][0] if len(rows) == CHUNK_ROWS else last)
+
+
+def _removable(query: Query, at: Instant) -> Conditions:
+    """Final, its own time passed. Without an asked age, a row that is kept for ever stays."""
+    wanted_statuses = FINAL if query.statuses is None else query.statuses & FINAL
+    wanted = conditions(query._replace(status=wanted_statuses), at)
+    kept = f"keep_ms IS NOT NULL AND {AGE_MS} >= keep_ms"
+    if query.older_ms is not None:
+        kept = f"keep_ms IS NULL OR {AGE_MS} >= keep_ms"
+    wanted.add(f"({kept})", at.boot_start, at.boot_ms, at.wall_us)
+    return wanted
+
+
+def remove(connection: Connection, schema_version: int, rows: list[tuple[str, int, int, int]]) -> int:
+    """Remove the rows that are still what they were, and raise the token floor past theirs. Inside a transaction."""
+    lowest = floor(connection, schema_version)
+    count, highest = 0, lowest
+    for task_id, status, token, is_large in rows:
+        connection.execute(
+            "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?", (task_id, status, token)
+        )
+        if connection.changes() != 1:
+            continue
+        if is_large:
+            connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task_id,))
+        count, highest = count + 1, max(highest, token)
+    if highest > lowest:
+        connection.execute("UPDATE idempotent_registry SET floor = ?", (highest,))
+    faults.point("purge.in-transaction")
+    return count
