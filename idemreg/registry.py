@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar, Unpack
 
 from idemreg import manage
 from idemreg.attempt import Attempt, acquire, run
+from idemreg.checkpointer import Checkpointer
 from idemreg.claim import Claim
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.doctor import Finding
     from idemreg.model import Outcome, OwnerInfo, Status, Task
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Store
@@ -50,6 +52,7 @@ class Registry:
     ``path``: the file; it is touched at the first use, and created then unless ``create=False``.
     ``durability``: "full" (what is acknowledged survives a power cut) or "normal" (survives process crashes only).
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
+    ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Registry:
         durability: Durability = "full",
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
+        checkpointer: bool = False,
     ) -> None:
         is_durable(durability)
         self.path: Final = path
@@ -68,6 +72,7 @@ class Registry:
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
         self._templates = Templates()
+        self._checkpointer = Checkpointer(self, in_children=True).start() if checkpointer else None
 
     @property
     def store(self) -> Store:
@@ -207,9 +212,18 @@ class Registry:
         """
         return manage.forget(self._store, task_id, force=force)
 
-    def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
-        """Move the -wal into the database. PASSIVE waits for nobody; FULL, RESTART and TRUNCATE wait for others."""
-        return self._store.checkpoint(mode)
+    def checkpoint(self, mode: Mode = "PASSIVE", *, wait: float | timedelta | None = None) -> Checkpoint:
+        """Move the -wal into the database. PASSIVE waits for nobody; FULL, RESTART and TRUNCATE wait for others.
+
+        ``wait``: for how long, if not for the busy time-out. They keep writers out meanwhile.
+        """
+        return self._store.checkpoint(mode, busy_s=None if wait is None else seconds(wait, what="wait"))
+
+    def doctor(self, *, full: bool = False) -> list[Finding]:
+        """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
+        from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
+
+        return examine(self._store.path, full=full, clock=self.clock)
 
     # --- open and close -----------------------------------------------------------------------------------------
 
@@ -220,6 +234,8 @@ class Registry:
 
     def close(self) -> None:
         """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         self._store.close()
 
     def __enter__(self) -> Self:

@@ -20,6 +20,8 @@ from idemreg.sqlite.connection import FULL, NORMAL, Database, connect, translate
 from idemreg.sqlite.owners import Owners
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from idemreg.clock import Clock
 
 __all__ = ["Opened", "Opening"]
@@ -80,11 +82,12 @@ class Opening:
     def __init__(
         self, path: str | os.PathLike[str], *, create: bool, busy_s: float, clock: Clock, schema: upkeep.Schema
     ) -> None:
-        self._path = files.absolute(path)
+        self.path = files.absolute(path)
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
         self._schema = schema
+        self.when_opened: Callable[[Opened], None] | None = None  # also in a forked child, when it opens anew
         self._opened: Opened | None = None
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -97,8 +100,15 @@ class Opening:
             with self._lock:
                 opened = self._opened
                 if opened is None:
-                    opened = self._opened = self._open()
+                    opened = self._open()
+                    if self.when_opened is not None:
+                        self.when_opened(opened)
+                    self._opened = opened
         return opened
+
+    def peek(self) -> Opened | None:
+        """The open files, or None where they are not open."""
+        return self._opened
 
     def of_owner(self, owner: int) -> Opened | None:
         """The open files that an owner of this process claimed in; None where the owner is not of this process."""
@@ -112,7 +122,7 @@ class Opening:
         if not oslock.SUPPORTED:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
-        location = files.locate(self._path)
+        location = files.locate(self.path)
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
