@@ -27,6 +27,8 @@ COMMANDS: Final = {
     "resolve": ("idemreg.cli.operate:resolve", "Settle an unknown task: it happened, or it did not."),
     "retry": ("idemreg.cli.operate:retry", "Allow a failed task one more attempt."),
     "forget": ("idemreg.cli.operate:forget", "Remove a task's row: the task may run again."),
+    "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
+    "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }

@@ -47,7 +47,7 @@ _HINTS: Final = {
 }
 
 # The commands that hints name. Each is made to look into the file that this call looked into.
-_NAMED: Final = ("show", "list", "stats", "resolve", "retry", "forget", "init")
+_NAMED: Final = ("show", "list", "stats", "resolve", "retry", "forget", "init", "checkpoint", "doctor")
 
 
 def guarded(work: Callable[[], Any], settings: Settings) -> int:
