@@ -10,6 +10,7 @@ def issue_coupon(user_id: int, day: str, amount: int = 10) -> dict: ...
 
 from __future__ import annotations
 
+from idemreg.checkpointer import Checkpointer
 from idemreg.claim import Claim, current_claim
 from idemreg.clock import Clock
 from idemreg.codec import Codec, DataclassCodec
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "Checkpointer",
     "ChecksumMismatchError",
     "Claim",
     "ClaimLostError",

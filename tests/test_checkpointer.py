@@ -428,6 +428,28 @@ def test_a_forked_child_has_its_own(path: Path) -> None:
         assert script.end() == 0
 
 
+def test_forks_in_the_middle_of_steps(path: Path) -> None:
+    """Forked again and again while its thread is at work, each child works, ends, and never hangs on a lock."""
+    source = """
+        from idemreg import Checkpointer, Registry
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        with Checkpointer(registry, passive_pages=1, timer=0.0001):
+            ends = set()
+            for number in range(20):
+                registry.add(f"parent:{number}")
+                pid = os.fork()
+                if pid == 0:
+                    registry.add(f"child:{number}")
+                    registry.close()
+                    os._exit(0)
+                ends.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        say(ends, sum(registry.count().values()))
+    """
+    with Script(source, path) as script:
+        script.expect("{0} 40")
+        assert script.end() == 0
+
+
 def test_a_block_stays_with_the_parent(path: Path) -> None:
     """A child forked inside a `with Checkpointer` block has no thread, and SQLite's own checkpoints."""
     source = """
