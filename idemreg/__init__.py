@@ -10,7 +10,8 @@ def issue_coupon(user_id: int, day: str, amount: int = 10) -> dict: ...
 
 from __future__ import annotations
 
-from idemreg.checkpointer import Checkpointer
+from typing import TYPE_CHECKING, Any
+
 from idemreg.claim import Claim, current_claim
 from idemreg.clock import Clock
 from idemreg.codec import Codec, DataclassCodec
@@ -37,6 +38,9 @@ from idemreg.errors import (
 from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
 from idemreg.options import Verified
 from idemreg.registry import Registry
+
+if TYPE_CHECKING:
+    from idemreg.checkpointer import Checkpointer
 
 __version__ = "0.1.0"
 
@@ -75,3 +79,13 @@ __all__ = [
     "__version__",
     "current_claim",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - of any name
+    """Import what few programs need when it is asked for: `import idemreg` stays quick."""
+    if name == "Checkpointer":
+        from idemreg.checkpointer import Checkpointer  # noqa: PLC0415
+
+        return Checkpointer
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -179,6 +179,9 @@ class Checkpointer:
         return "PASSIVE" if state.pages - state.moved >= self._passive_pages else None
 
     def _checkpoint(self, mode: Mode) -> Checkpoint:
+        if mode == "RESTART":
+            # A RESTART keeps writers out for as long as it moves pages: let it find hardly any.
+            self._wal.checkpoint("PASSIVE")
         done = self._wal.checkpoint(mode, busy_s=PATIENCE_S)
         now = self._clock.monotonic()
         if done.busy:
@@ -228,6 +231,10 @@ class Checkpointer:
             args = (weakref.ref(self), self._bell, self._timer_s)
             thread = threading.Thread(target=_serve, args=args, name="idemreg-checkpointer", daemon=True)
             weakref.finalize(self, self._bell.stop).atexit = False
+            # What is registered last is called first, and the files were opened before: the thread ends before they
+            # are closed.
+            atexit.unregister(_stop_all)
+            atexit.register(_stop_all)
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._thread = thread
@@ -286,7 +293,7 @@ class Checkpointer:
         """In a forked child: the thread is the parent's, and a lock may be held by one that is not here."""
         self._reset()
         if not self._in_children:
-            self._wal.unwatch()
+            self._wal.forget()
 
 
 def _serve(reference: weakref.ref[Checkpointer], bell: Bell, timer_s: float) -> None:
@@ -306,10 +313,7 @@ _ending = threading.Event()
 
 
 def _stop_all() -> None:
-    """Before the interpreter goes: a daemon thread must not be inside SQLite while modules are torn down.
-
-    Runs before the files are closed: what is registered last is called first, and this imports what closes them.
-    """
+    """Before the interpreter goes: a daemon thread must not be inside SQLite while modules are torn down."""
     _ending.set()
     for checkpointer in list(_checkpointers):
         checkpointer.stop()
@@ -320,6 +324,5 @@ def _forget_all() -> None:
         checkpointer.forget()
 
 
-atexit.register(_stop_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar, Unpack
 
 from idemreg import manage
 from idemreg.attempt import Attempt, acquire, run
-from idemreg.checkpointer import Checkpointer
 from idemreg.claim import Claim
 from idemreg.clock import Clock, seconds
 from idemreg.idempotent import (
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.checkpointer import Checkpointer
     from idemreg.doctor import Finding
     from idemreg.model import Outcome, OwnerInfo, Status, Task
     from idemreg.sqlite.upkeep import Checkpoint, Mode
@@ -72,7 +72,7 @@ class Registry:
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
         self._templates = Templates()
-        self._checkpointer = Checkpointer(self, in_children=True).start() if checkpointer else None
+        self._checkpointer = self._keep_wal_short() if checkpointer else None
 
     @property
     def store(self) -> Store:
@@ -248,6 +248,11 @@ class Registry:
 
     def __repr__(self) -> str:
         return f"Registry({str(self.path)!r})"
+
+    def _keep_wal_short(self) -> Checkpointer:
+        from idemreg.checkpointer import Checkpointer  # noqa: PLC0415 - a millisecond of import for those who ask for it
+
+        return Checkpointer(self, in_children=True).start()
 
     def _options(self, options: CallOptions) -> Options:
         return Options.of(options, self.durability)

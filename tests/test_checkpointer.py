@@ -161,6 +161,22 @@ def test_a_reader_that_starves_it_is_named(slow: Registry, clock: ManualClock, p
         assert (third.mode, third.busy, third.readers) == ("RESTART", False, ())
 
 
+def test_a_reader_of_this_process_is_named_as_such(slow: Registry, path: Path) -> None:
+    """A read transaction that this very process forgot is told from those of strangers."""
+    hand = by_hand(slow, restart_bytes=RESTART_BYTES)
+    commits(slow, 5)
+    reader = apsw.Connection(str(path))
+    reader.execute("begin")
+    reader.execute("select count(*) from idempotent_log").fetchall()
+    commits(slow, 60, "more")
+    done = hand.step()
+    reader.close()
+    assert done is not None
+    assert done.readers is not None
+    assert [one.pid for one in done.readers] == [os.getpid()]
+    assert "which is this process" in done.readers[0].describe()
+
+
 def test_a_reader_costs_writers_little(slow: Registry, clock: ManualClock, path: Path) -> None:
     """A defeated RESTART waits its 50 ms, and leaves writers alone until the pause is over; PASSIVE goes on."""
     hand = by_hand(slow, restart_bytes=RESTART_BYTES)
@@ -397,6 +413,26 @@ def test_the_interpreter_ends_cleanly(path: Path) -> None:
     assert connection.execute("select count(*) from idempotent_log").fetchall() == [(400,)]
     assert connection.pragma("integrity_check") == "ok"
     connection.close()
+
+
+def test_the_thread_ends_before_the_files_are_closed(path: Path) -> None:
+    """At the end of the interpreter the thread is gone when the registry closes its connections."""
+    source = """
+        from idemreg import Registry
+        from idemreg.sqlite.opening import Opening
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        registry.add("t")
+        close = Opening.close
+        def closing(self):
+            say("closing", registry._checkpointer.is_running)
+            close(self)
+        Opening.close = closing
+        say(registry._checkpointer.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        script.expect("closing False")
+        assert script.end() == 0
 
 
 def test_a_forked_child_has_its_own(path: Path) -> None:

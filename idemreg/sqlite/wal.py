@@ -15,7 +15,6 @@ import apsw
 
 from idemreg.sqlite import upkeep
 from idemreg.sqlite.connection import Database
-from idemreg.sqlite.readers import wal_readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +73,11 @@ class Wal:
             finally:
                 hurried.close()
         done = done._replace(duration_us=round((self._clock.monotonic() - begun) * 1_000_000))
-        return done._replace(readers=wal_readers(database.path, self._clock)) if done.busy else done
+        if not done.busy:
+            return done
+        from idemreg.sqlite.readers import wal_readers  # noqa: PLC0415 - only where somebody is in the way
+
+        return done._replace(readers=wal_readers(database.path, self._clock))
 
     def watch(self, grown: Callable[[int], bool], opened: Callable[[], None]) -> None:
         """From now on ``grown`` hears of each commit of this process, in place of SQLite's own checkpoints.
@@ -98,6 +101,10 @@ class Wal:
         self._opening.when_opened = None
         if (now_open := self._opening.peek()) is not None:
             now_open.database.hook_wal(None)
+
+    def forget(self) -> None:
+        """In a forked child: nobody watches what it will open. What the parent has open is not touched."""
+        self._opening.when_opened = None
 
 
 def _hook(grown: Callable[[int], bool]) -> Callable[[Connection, str, int], int]:
