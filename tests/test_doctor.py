@@ -124,7 +124,7 @@ def plants(code: str) -> Callable[[Callable[[Scene], object]], Callable[[Scene],
     return register
 
 
-for healthy in ("versions", "filesystem", "settings", "wal", "tasks"):
+for healthy in ("versions", "filesystem", "locks", "settings", "wal", "sound", "tasks"):
     PLANTS[healthy] = Scene.closed
 
 

@@ -89,6 +89,8 @@ def _tell(done: Checkpoint) -> None:
     took = f"{done.duration_us / 1_000:.1f} ms"
     if done.wal_pages < 0:
         lines = [f"another checkpoint is at work; nothing was done in {took}"]
+    elif done.mode == "TRUNCATE" and not done.busy:
+        lines = [f"truncate: all pages are moved and the -wal is empty, in {took}"]
     else:
         lines = [f"{done.mode.lower()}: {done.moved_pages:,} of {done.wal_pages:,} pages are moved, in {took}"]
     if done.busy and done.readers is None:

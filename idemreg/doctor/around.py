@@ -113,5 +113,9 @@ def lock_file(case: Case) -> Iterator[Finding]:
 
 def locks(case: Case) -> Iterator[Finding]:
     """Whether locks mean anything here: a lock must be seen, survive one close, and be gone with the last."""
-    if case.lock is not None and not case.lock.examiner.locks_work:
+    if case.lock is None:
+        return
+    if case.lock.examiner.locks_work:
+        yield finding("locks", "Locks work here: one is seen by others, and gone when its holder is.")
+    else:
         yield finding("locks-inert", f"Locks do nothing on the file system of {case.path}.")

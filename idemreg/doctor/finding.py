@@ -56,6 +56,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "lock-file-foreign": (ERROR, "Move that file away: idemreg refuses to work beside it."),
     "lock-file-unreadable": (ERROR, "Run as the user who owns the file."),
     "lock-file-replaced": (WARNING, "Never replace it; restart what has the file open, and the next opening notes it."),
+    "locks": (INFO, ""),
     "locks-inert": (ERROR, "Move the files to another file system: nobody's death can be proven on this one."),
     # --- the database
     "empty": (WARNING, "Create the registry: idemreg init"),
@@ -74,6 +75,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "wal": (INFO, ""),
     "wal-reader": (INFO, ""),
     "wal-large": (WARNING, "End what reads for so long, or then: idemreg checkpoint --mode truncate"),
+    "sound": (INFO, ""),
     "integrity": (ERROR, "Keep a copy of the file, and put a backup in its place. Look at the disk."),
     "row-invalid": (ERROR, "Find out which program wrote it; idemreg did not. Put a backup in its place."),
     "large-missing": (ERROR, "Its result is lost: callers get an error, and it never runs again. Restore a backup."),

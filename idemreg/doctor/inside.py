@@ -125,6 +125,8 @@ def damage(case: Case) -> Iterator[Finding]:
         found = [error.message]
     for message in found:
         yield finding("integrity", f"{' '.join(message.split())}.")
+    if not found:
+        yield finding("sound", f"SQLite finds no damage ({'integrity_check' if case.full else 'quick_check'}).")
 
 
 def broken_rows(case: Case) -> Iterator[Finding]:

@@ -53,7 +53,8 @@ def tasks(case: Case) -> Iterator[Finding]:
     case.summary = summary = case.look.summary()
     words = {int(status): status.word for status in Status}
     counts = [f"{count:,} {words.get(status, 'of no status')}" for status, count in summary.counts.items()]
-    yield finding("tasks", f"{sum(summary.counts.values()):,} tasks: {', '.join(counts)}." if counts else "No tasks.")
+    total = sum(summary.counts.values())
+    yield finding("tasks", f"{total:,} {'task' if total == 1 else 'tasks'}: {', '.join(counts) or 'none yet'}.")
 
 
 def running(case: Case) -> Iterator[Finding]:
