@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -595,6 +596,39 @@ def test_looking_changes_nothing(scene: Scene, arrange: Callable[[Scene], object
     first, second = ([one.code for one in examine(scene.path, full=True)] for _ in range(2))
     assert contents(scene.path.parent) == before
     assert first == second
+
+
+def test_a_stranger_may_look_and_changes_nothing(scene: Scene) -> None:
+    """A user who may read the files and not write them gets an answer, in use as well as closed; no file comes."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    folder = scene.path.parent
+    for one in (folder, *folder.parents):
+        one.chmod(one.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    source = """
+        from idemreg.doctor import examine
+        examine(sys.argv[1])
+        wait()
+        os.setgroups([])
+        os.setgid(65534)  # the group of root has its own rights
+        os.setuid(65534)
+        say(*(one.code for one in examine(sys.argv[1]) if one.severity.word != "info"))
+        wait()
+        say(*(one.code for one in examine(sys.argv[1]) if one.code in ("sound", "unknown", "check-failed")))
+    """
+    with Registry(scene.path, durability="normal") as registry:
+        fail(registry, "t", unknown_on=LookupError)
+        for name in os.listdir(folder):
+            (folder / name).chmod(0o644)
+        with Script(source, scene.path) as stranger:
+            stranger.go()
+            stranger.expect("foreign-owner not-writable not-writable lock-file-unreadable unknown")
+            registry.close()
+            before = contents(folder)
+            stranger.go()
+            stranger.expect("sound unknown")
+            assert stranger.end() == 0
+    assert contents(folder) == before
 
 
 @pytest.mark.parametrize("arrange", [crashed, crashed_without_index])

@@ -258,11 +258,10 @@ def _open(path: str) -> Connection:
         return _connect(path, apsw.SQLITE_OPEN_READONLY)
     if may_create:
         return _connect(path, apsw.SQLITE_OPEN_READWRITE, keeps_wal=False)
-    from urllib.parse import quote  # noqa: PLC0415 - for a folder that may not be written only
-
     # Closing an immutable file would drop SQLite's locks elsewhere in this process. There are none: idemreg does not
     # open a registry in a folder that it may not write.
-    return _connect(f"file:{quote(path)}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")  # sqlite.org/uri.html, 3.1
+    return _connect(f"file:{name}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _connect(name: str, flags: int, *, keeps_wal: bool = True) -> Connection:
