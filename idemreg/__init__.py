@@ -43,6 +43,7 @@ from idemreg.registry import Registry
 
 if TYPE_CHECKING:
     from idemreg.aio import AsyncClaim, AsyncRegistry
+    from idemreg.checkpointer import Checkpointer
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ __all__ = [
     "ArgumentError",
     "AsyncClaim",
     "AsyncRegistry",
+    "Checkpointer",
     "ChecksumMismatchError",
     "Claim",
     "ClaimLostError",
@@ -86,11 +88,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a class
-    """What only asynchronous callers need is imported when they ask for it."""
-    if name in {"AsyncClaim", "AsyncRegistry"}:
-        from idemreg import aio  # noqa: PLC0415
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - of any name
+    """Import what few programs need when it is asked for: `import idemreg` stays quick."""
+    module = {"AsyncClaim": "aio", "AsyncRegistry": "aio", "Checkpointer": "checkpointer"}.get(name)
+    if module is not None:
+        import importlib  # noqa: PLC0415
 
-        return getattr(aio, name)
+        return getattr(importlib.import_module(f"idemreg.{module}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

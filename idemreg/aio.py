@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from idemreg.batch import Handled
     from idemreg.claim import Terms
     from idemreg.clock import Clock
+    from idemreg.doctor import Finding
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
     from idemreg.exchange import Imported
@@ -103,9 +104,16 @@ class AsyncRegistry:
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
+        checkpointer: bool = False,
     ) -> None:
         self._registry = Registry(
-            path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock, on_event=on_event
+            path,
+            create=create,
+            durability=durability,
+            busy_timeout=busy_timeout,
+            clock=clock,
+            on_event=on_event,
+            checkpointer=checkpointer,
         )
 
     @classmethod
@@ -277,9 +285,13 @@ class AsyncRegistry:
         """Remove the row, and give it back; see `Registry.forget`."""
         return await self._call(self._registry.forget, task_id, force=force)
 
-    async def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
+    async def checkpoint(self, mode: Mode = "PASSIVE", *, wait: float | timedelta | None = None) -> Checkpoint:
         """Move the -wal into the database; see `Registry.checkpoint`."""
-        return await self._call(self._registry.checkpoint, mode)
+        return await self._call(self._registry.checkpoint, mode, wait=wait)
+
+    async def doctor(self, *, full: bool = False) -> list[Finding]:
+        """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
+        return await self._call(self._registry.doctor, full=full)
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

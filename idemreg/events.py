@@ -18,6 +18,7 @@ from idemreg.model import Status
 if TYPE_CHECKING:
     import logging
 
+    from idemreg.sqlite.upkeep import Checkpoint
     from idemreg.store import End, Granted
 
 __all__ = [
@@ -113,12 +114,9 @@ class Released(NamedTuple):
 
 
 class Checkpointed(NamedTuple):
-    """The -wal was moved into the database; the fields are those of `Checkpoint`."""
+    """The -wal was moved into the database, or as much of it as could be."""
 
-    mode: str
-    wal_pages: int
-    moved_pages: int
-    busy: bool
+    checkpoint: Checkpoint
 
 
 Event: TypeAlias = Claimed | TakenOver | Replayed | Mismatched | Succeeded | Failed | Unknown | Released | Checkpointed
@@ -135,11 +133,12 @@ def log_events(logger: logging.Logger) -> OnEvent:
 
     def log(event: Event) -> None:
         level = 10 if isinstance(event, _QUIET) else 30  # logging.DEBUG, logging.WARNING
-        kind = type(event).__name__.lower()
+        kind, extra = type(event).__name__.lower(), {"idemreg": event}
         if isinstance(event, Checkpointed):
-            logger.log(level, "idemreg: %s %s of %s pages", kind, event.moved_pages, event.wal_pages)
+            done = event.checkpoint
+            logger.log(level, "idemreg: %s %s of %s pages", kind, done.moved_pages, done.wal_pages, extra=extra)
         else:
-            logger.log(level, "idemreg: %s %s (%s)", kind, event.task_id, event.name, extra={"idemreg": event})
+            logger.log(level, "idemreg: %s %s (%s)", kind, event.task_id, event.name, extra=extra)
 
     return log
 

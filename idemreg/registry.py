@@ -1,35 +1,32 @@
-"""The public face: a registry of tasks in one file. Opens at first use; then one line a method, no logic."""
+"""The public face: a registry of tasks in one file. Opens at first use; then one line a method, no logic.
+
+What runs jobs is here; what people ask and do about them is in `idemreg.operations`.
+"""
 
 from __future__ import annotations
 
 import inspect
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
-from idemreg import manage
 from idemreg.async_claim import AsyncClaim
 from idemreg.attempt import acquire, run
 from idemreg.batch import batches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import Claim, Terms
 from idemreg.clock import Clock, seconds
-from idemreg.exchange import export_lines, import_lines
 from idemreg.idempotent import (
     Checksum,
     Decorator,
     TaskIdSource,
     Templates,
-    add_task,
     idempotent,
     job_name,
     wanted,
 )
-from idemreg.listing import every, query_of
-from idemreg.model import Verdict
 from idemreg.offload import Offload
+from idemreg.operations import Operations
 from idemreg.options import CallOptions, Durability, Options, is_durable
-from idemreg.purge import purge
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.tagged import canonical
-from idemreg.template import check_task_id
 from idemreg.walk import drive
 
 if TYPE_CHECKING:
@@ -39,13 +36,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from idemreg.batch import Handled
+    from idemreg.checkpointer import Checkpointer
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
-    from idemreg.exchange import Imported
-    from idemreg.model import Outcome, OwnerInfo, Status, Task
-    from idemreg.purge import Purge
-    from idemreg.sqlite.upkeep import Checkpoint, Mode
-    from idemreg.store import Backup, Store
+    from idemreg.model import Outcome
+    from idemreg.store import Store
 
 __all__ = ["Registry"]
 
@@ -53,13 +48,14 @@ M = TypeVar("M")
 R = TypeVar("R")
 
 
-class Registry:
+class Registry(Operations):
     """A registry of tasks in one SQLite file. Share it between threads; fork as you like.
 
     ``path``: the file; it is touched at the first use, and created then unless ``create=False``.
     ``durability``: "full" (what is acknowledged survives a power cut) or "normal" (survives process crashes only).
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
     ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
+    ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
     """
 
     def __init__(
@@ -71,16 +67,18 @@ class Registry:
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
+        checkpointer: bool = False,
     ) -> None:
         is_durable(durability)
         self.path: Final = path
-        self.durability: Final = durability
-        self.clock: Final = clock or Clock()
+        self.durability = durability
+        self.clock = clock or Clock()
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
         self._templates = Templates()
         self._on_event = on_event
         self._offload: Offload | None = None
+        self._checkpointer = self._keep_wal_short() if checkpointer else None
 
     @property
     def store(self) -> Store:
@@ -190,144 +188,6 @@ class Registry:
         for some in batches(messages, batch):
             yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
 
-    # --- look ---------------------------------------------------------------------------------------------------
-
-    def get(self, task_id: str) -> Task | None:
-        """The task's row, or None. What it says is durable."""
-        return self._store.get([check_task_id(task_id)])[0]
-
-    def tasks(
-        self,
-        *,
-        status: Status | Iterable[Status] | None = None,
-        prefix: str = "",
-        name: str | None = None,
-        older_than: float | timedelta | None = None,
-        newer_than: float | timedelta | None = None,
-        dead: bool = False,
-    ) -> Iterator[Task]:
-        """All tasks in the order of their task_id, read in pages: no transaction stays open in between.
-
-        ``status``: one or several. ``prefix``: the beginning of the task_id. ``name``: of the job. ``older_than``,
-        ``newer_than``: since the last change. ``dead``: dead letters only, failed with their attempts used up.
-        """
-        query = query_of(
-            status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
-        )
-        return every(self._store, query)
-
-    def count(self) -> dict[Status, int]:
-        """How many tasks are in each status that occurs."""
-        return self._store.count()
-
-    def owner(self, task: Task) -> OwnerInfo | None:
-        """Who runs the task, and whether it lives; None where nobody does."""
-        return self._store.owner(task)
-
-    # --- operate ------------------------------------------------------------------------------------------------
-
-    def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
-        """Make sure that the task has a row, `pending` where it is new."""
-        return add_task(self._store, wanted(task_id, name, canonical(payload), self._options({})))
-
-    def resolve(
-        self,
-        task_id: str,
-        verdict: manage.ResolveVerdict | Verdict,
-        *,
-        result: object = None,
-        evidence: str = "",
-        by: str = "operator",
-    ) -> Task:
-        """End an unknown task by what you know.
-
-        It "happened" (then ``result`` is what callers get), "did-not-happen" (it may run again, if attempts are left),
-        or "cannot-tell" (noted, and it stays unknown). `TransitionError` where the task is not unknown. ``result`` is
-        plain data: of a job with a codec (``result=``), give what the codec's ``encode`` returns.
-        """
-        return manage.resolve(self._store, task_id, verdict, result, evidence, by)
-
-    def retry(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
-        """Allow a failed task one more attempt, also where its failure is held or its attempts are used up."""
-        return manage.settle(self._store, task_id, Verdict.RETRY, reason, by)
-
-    def skip(self, task_id: str, reason: str, *, by: str = "operator") -> Task:
-        """End a pending task for good: it will not run."""
-        return manage.settle(self._store, task_id, Verdict.SKIPPED, reason, by)
-
-    def cancel(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
-        """End a pending, failed or unknown task for good: it will not run again."""
-        return manage.settle(self._store, task_id, Verdict.CANCELLED, reason, by)
-
-    def forget(self, task_id: str, *, force: bool = False) -> Task:
-        """Remove the row, and give it back: the task may run again, under larger tokens.
-
-        An unknown task, and a running one whose owner is dead, only by ``force``; one that runs, never.
-        """
-        return manage.forget(self._store, task_id, force=force)
-
-    def checkpoint(self, mode: Mode = "PASSIVE") -> Checkpoint:
-        """Move the -wal into the database. PASSIVE waits for nobody; FULL, RESTART and TRUNCATE wait for others."""
-        return self._store.checkpoint(mode)
-
-    # --- keep ---------------------------------------------------------------------------------------------------
-
-    def purge(
-        self,
-        *,
-        status: Status | Iterable[Status] | None = None,
-        prefix: str = "",
-        name: str | None = None,
-        older_than: float | timedelta | None = None,
-        dry_run: bool = False,
-        approve: Callable[[Purge], bool] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> Purge:
-        """Remove ended tasks (succeeded, skipped, cancelled) whose ``keep_for`` has passed; they may then run anew.
-
-        Tasks that are kept for ever stay, unless ``older_than`` is given; then they go as well, and nothing that
-        changed since. Ages count by time since boot, and by date only for rows of earlier boots: `ClockError` where any
-        task has a date that is still to come. ``approve`` is asked with what was found; ``dry_run`` removes nothing.
-        Goes in small transactions, each of which raises the token floor; ``progress`` gets the number removed so far.
-        """
-        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than)
-        return purge(self._store, self.clock, query, dry_run=dry_run, approve=approve, progress=progress)
-
-    def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Backup:
-        """Copy the registry, as it is at one instant and while others work, to ``path``, which must not exist.
-
-        The copy opens as a registry; its running tasks stay running there, for nobody can tell about their owners.
-        ``path`` appears complete and synced, or not at all. ``progress`` gets the pages copied and the pages in all.
-        """
-        return self._store.backup(path, progress)
-
-    def export_lines(
-        self,
-        *,
-        status: Status | Iterable[Status] | None = None,
-        prefix: str = "",
-        name: str | None = None,
-        older_than: float | timedelta | None = None,
-        newer_than: float | timedelta | None = None,
-    ) -> Iterator[str]:
-        """All tasks as lines of JSON, for `import_lines`: a header, one line a task, an end.
-
-        Read in pages, so a task that changes meanwhile is exported as it was before or after; `backup` is one instant.
-        """
-        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than)
-        return export_lines(self._store, query)
-
-    def import_lines(
-        self, lines: Iterable[str | bytes], *, progress: Callable[[Imported], None] | None = None
-    ) -> Imported:
-        """Insert the tasks of an export that have no row here; what has one stays as it is.
-
-        A task that was running becomes unknown. Tokens stay, and those given from now on are above all of them; a
-        registry without tasks takes over the export's id, and so the downstream keys. `ImportLineError` names the line
-        that is none; what came before it is imported. Goes in small transactions; importing again goes on.
-        """
-        return import_lines(self._store, lines, progress)
-
     # --- open and close -----------------------------------------------------------------------------------------
 
     def open(self) -> Self:
@@ -337,6 +197,8 @@ class Registry:
 
     def close(self) -> None:
         """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
         self._store.close()
         if self._offload is not None:
             self._offload.close()
@@ -367,6 +229,12 @@ class Registry:
         if self._offload is None:
             self._offload = Offload(self._store)
         return self._offload
+
+    def _keep_wal_short(self) -> Checkpointer:
+        from idemreg.checkpointer import Checkpointer  # noqa: PLC0415 - a millisecond of import for those who ask for it
+
+        on_checkpoint = None if self._on_event is None else self._tell_checkpoint
+        return Checkpointer(self, on_checkpoint=on_checkpoint, in_children=True).start()
 
     def _options(self, options: CallOptions) -> Options:
         return Options.of(options, self.durability)

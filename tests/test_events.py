@@ -110,6 +110,35 @@ def test_a_dead_owner(
     assert registry_of_dead is not None
 
 
+def test_checkpoints_are_told(registry: Registry, told: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    """A checkpoint by hand is told with its value, and can be logged."""
+    registry.run("t", lambda: 1)
+    told.clear()
+    done = registry.checkpoint("TRUNCATE")
+    assert told == [events.Checkpointed(done)]
+    with caplog.at_level(logging.DEBUG, "jobs"):
+        events.log_events(logging.getLogger("jobs"))(told[0])
+    assert caplog.messages == [f"idemreg: checkpointed {done.moved_pages} of {done.wal_pages} pages"]
+
+
+def test_the_checkpointer_tells_as_well(open_registry: Callable[..., Registry]) -> None:
+    """`Registry(checkpointer=True)` tells of the checkpoints of its thread, in that thread."""
+    heard, threads = threading.Event(), set()
+
+    def hear(event: events.Event) -> None:
+        if isinstance(event, events.Checkpointed):
+            threads.add(threading.current_thread())
+            heard.set()
+
+    registry = open_registry(on_event=hear, checkpointer=True)
+    number = 0
+    while not heard.is_set():
+        registry.run(f"t{number}", lambda: "x" * 4_000)
+        number += 1
+        assert number < 20_000, "no checkpoint was told"
+    assert threading.main_thread() not in threads
+
+
 def test_told_after_the_commit(open_registry: Callable[..., Registry]) -> None:
     """When an event arrives, another handle sees the row that it speaks of."""
     other = open_registry()

@@ -30,7 +30,7 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor"),
 )
 ARCHITECTURE_LINES = 200
 
@@ -304,8 +304,8 @@ def app(tmp_path: Path) -> Path:
 
 def relocated(command: str, app: Path) -> str:
     """The recipe's absolute paths, moved under the temporary root."""
+    assert "/var/lib/app/" in command
     for path in ("/var/lib/app/", "/opt/app/bin/"):
-        assert path in command
         command = command.replace(path, f"{app}{path}")
     return command.replace("/opt/app/.venv/bin/", f"{BIN}/")
 
@@ -321,6 +321,22 @@ def test_the_cron_line_works_as_cron_hands_it_over(app: Path) -> None:
         assert done.returncode == 0, done.stderr
     (ran,) = (app / "ran").read_text().splitlines()
     assert re.fullmatch(r"backup:\d{4}-\d\d-\d\d --all", ran)
+
+
+def test_the_doctors_cron_line_is_silent_while_all_is_well(app: Path) -> None:
+    """The literal line prints nothing over a healthy file, and tells what is wrong once a task waits for somebody."""
+    (line,) = under("A file that is looked after", "crontab")
+    command, _ = handed_over(line.strip())
+    cron = {"PATH": "/usr/bin:/bin", "HOME": str(app), "SHELL": "/bin/sh", "PYTHONPATH": str(ROOT)}
+    with Registry(app / "var/lib/app/jobs.db") as registry:
+        registry.run("task", lambda: 1)
+        well = shell(relocated(command, app), app, cron)
+        with pytest.raises(TimeoutError):
+            registry.run("doubt", lambda: Bank().pay("2026-1", 500, key=""), unknown_on=TimeoutError)
+        unwell = shell(relocated(command, app), app, cron)
+    assert (well.returncode, well.stdout, well.stderr) == (0, "", "")
+    assert unwell.returncode == 1
+    assert "idemreg --db" in unwell.stdout
 
 
 def test_the_cron_trap_is_one() -> None:

@@ -31,6 +31,8 @@ COMMANDS: Final = {
     "backup": ("idemreg.cli.keep:backup", "Copy the registry to a new file, while others work."),
     "export": ("idemreg.cli.exchange:export", "Write tasks as lines of JSON."),
     "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
+    "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
+    "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }

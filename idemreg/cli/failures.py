@@ -47,7 +47,10 @@ _HINTS: Final = {
 }
 
 # The commands that hints name. Each is made to look into the file that this call looked into.
-_NAMED: Final = ("show", "list", "stats", "resolve", "retry", "forget", "init", "purge", "backup", "export", "import")
+_NAMED: Final = (
+    *("show", "list", "stats", "resolve", "retry", "forget", "init"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor"),
+)
 
 
 def guarded(work: Callable[[], Any], settings: Settings) -> int:

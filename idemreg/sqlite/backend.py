@@ -20,6 +20,7 @@ from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
 from idemreg.sqlite.effects import Effects
 from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.opening import Opened, Opening
+from idemreg.sqlite.wal import Wal
 from idemreg.store import Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class SqliteStore(Keeper):
     ) -> None:
         opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
         super().__init__(opening, schema.version)
+        self.path = opening.path
+        self.wal = Wal(opening, clock)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[End] = deque()
 
@@ -344,9 +347,9 @@ class SqliteStore(Keeper):
         seed = f"{self.registry_id()}\n{task_id}"
         return hashlib.sha256(seed.encode()).hexdigest()[:32]
 
-    def checkpoint(self, mode: upkeep.Mode) -> upkeep.Checkpoint:
-        """Move pages from the -wal into the database; see `upkeep.checkpoint`."""
-        return self._opening.opened().database.read(lambda connection: upkeep.checkpoint(connection, mode))
+    def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
+        """Move pages from the -wal into the database; see `Wal.checkpoint`."""
+        return self.wal.checkpoint(mode, busy_s=busy_s)
 
     def open(self) -> None:
         """Open now what the first use would."""

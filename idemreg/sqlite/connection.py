@@ -34,6 +34,7 @@ from idemreg.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    WalHook = Callable[[apsw.Connection, str, int], int]
 
 __all__ = ["FULL", "NORMAL", "CommitUnsureError", "Connection", "Database", "commit", "connect", "translate", "unsure"]
 
@@ -136,6 +137,7 @@ class Database:
         self.path = path
         self._busy_s = busy_s
         self._clock = clock
+        self._wal_hook: WalHook | None = None
         self._reset()
         _databases.add(self)
 
@@ -251,7 +253,10 @@ class Database:
         ticket = object()
         _inside[ticket] = threading.get_ident()
         try:
-            return connect(self.path, synchronous=synchronous, busy_s=self._busy_s, clock=self._clock)
+            connection = connect(self.path, synchronous=synchronous, busy_s=self._busy_s, clock=self._clock)
+            if self._wal_hook is not None:
+                connection.set_wal_hook(self._wal_hook)  # in place of `wal_autocheckpoint`, which is such a hook
+            return connection
         except apsw.Error as error:
             raise translate(error) from error
         finally:
@@ -272,6 +277,14 @@ class Database:
             connection.close()
         else:
             idle.append(connection)
+
+    def hook_wal(self, hook: WalHook | None) -> None:
+        """Give the connections opened from now on this hook at each commit; None = SQLite's own checkpoints."""
+        self._wal_hook = hook
+        for idle in self._idle.values():
+            with contextlib.suppress(IndexError):  # another thread took the last one
+                while idle:
+                    idle.pop().close()
 
     def close(self) -> None:
         """Close the idle connections now, and the borrowed ones as they come back."""

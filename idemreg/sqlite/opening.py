@@ -21,6 +21,8 @@ from idemreg.sqlite.owners import Owners
 from idemreg.store import Instant
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from idemreg.clock import Clock
 
 __all__ = ["Opened", "Opening"]
@@ -89,11 +91,12 @@ class Opening:
     def __init__(
         self, path: str | os.PathLike[str], *, create: bool, busy_s: float, clock: Clock, schema: upkeep.Schema
     ) -> None:
-        self._path = files.absolute(path)
+        self.path = files.absolute(path)
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
         self._schema = schema
+        self.when_opened: Callable[[Opened], None] | None = None  # also in a forked child, when it opens anew
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -106,7 +109,10 @@ class Opening:
             with self._lock:
                 opened = self.current
                 if opened is None:
-                    opened = self.current = self._open()
+                    opened = self._open()
+                    if self.when_opened is not None:
+                        self.when_opened(opened)
+                    self.current = opened
         return opened
 
     def of_owner(self, owner: int) -> Opened | None:
@@ -121,7 +127,7 @@ class Opening:
         if not oslock.SUPPORTED:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
-        location = files.locate(self._path)
+        location = files.locate(self.path)
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:

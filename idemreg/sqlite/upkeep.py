@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import apsw
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
+    from idemreg.sqlite.readers import WalReader
 
-__all__ = ["SCHEMA", "Checkpoint", "Mode", "Schema", "bring_up", "checkpoint"]
+__all__ = ["MODES", "SCHEMA", "Checkpoint", "Mode", "Schema", "WalState", "bring_up", "checkpoint", "wal_state"]
 
 APPLICATION_ID: Final = 0x1DE3_4E61  # in the database's header: this file is a registry of idemreg
 RESERVED_BYTES: Final = 8  # at the end of each page, for page checksums (SQLite's cksumvfs)
@@ -34,6 +35,10 @@ PAGE_BYTES: Final = 2_048
 EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
 
 Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
+MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
+
+WAL_HEADER_BYTES: Final = 32  # of the -wal, and of each page in it (sqlite.org/fileformat2.html, 4.1)
+FRAME_HEADER_BYTES: Final = 24
 
 
 class Schema(NamedTuple):
@@ -242,12 +247,31 @@ def _roll_back(connection: Connection) -> None:
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint did. ``busy``: a reader or a writer kept it from finishing."""
+    """What a checkpoint did. ``busy``: a reader or a writer kept it from finishing.
+
+    ``wal_pages`` and ``moved_pages`` are counted since the -wal last began anew; -1 where another checkpoint was at
+    work. ``readers``: who was reading when it could not finish; None where the system does not tell.
+    """
 
     mode: Mode
     wal_pages: int
     moved_pages: int
     busy: bool
+    duration_us: int = 0
+    readers: tuple[WalReader, ...] | None = ()
+
+
+class WalState(NamedTuple):
+    """How many pages are in the -wal, how many of them in the database already, and how large a page is."""
+
+    pages: int
+    moved: int
+    page_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes of the -wal that are in use; its file may be larger, since it never shrinks."""
+        return WAL_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
 
 
 def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:
@@ -256,17 +280,19 @@ def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:
     PASSIVE waits for nobody; FULL and RESTART wait for writers and readers up to the busy time-out; TRUNCATE also
     cuts the -wal to nothing, which makes the next commits dearer (a growing file syncs slower).
     """
-    code = {
-        "PASSIVE": apsw.SQLITE_CHECKPOINT_PASSIVE,
-        "FULL": apsw.SQLITE_CHECKPOINT_FULL,
-        "RESTART": apsw.SQLITE_CHECKPOINT_RESTART,
-        "TRUNCATE": apsw.SQLITE_CHECKPOINT_TRUNCATE,
-    }
-    if mode not in code:
-        msg = f"no checkpoint mode {mode!r}: one of {', '.join(code)}"
+    if mode not in MODES:
+        msg = f"no checkpoint mode {mode!r}: one of {', '.join(MODES)}"
         raise ValueError(msg)
-    try:
-        wal_pages, moved_pages = connection.wal_checkpoint(mode=code[mode])
-    except apsw.BusyError:
-        return Checkpoint(mode, -1, -1, busy=True)
-    return Checkpoint(mode, wal_pages, moved_pages, busy=moved_pages < wal_pages)
+    # By the pragma: `Connection.wal_checkpoint` raises where it was kept from finishing, and loses the numbers.
+    was_kept, wal_pages, moved_pages = _wal_checkpoint(connection, mode)
+    return Checkpoint(mode, wal_pages, moved_pages, busy=bool(was_kept) or moved_pages < wal_pages)
+
+
+def _wal_checkpoint(connection: Connection, mode: str) -> Any:  # noqa: ANN401 - SQLite's row of three integers
+    return connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
+
+
+def wal_state(connection: Connection) -> WalState:
+    """Look at the -wal without moving anything."""
+    _, pages, moved = _wal_checkpoint(connection, "NOOP")
+    return WalState(max(pages, 0), max(moved, 0), connection.pragma("page_size"))

@@ -1,0 +1,121 @@
+"""What is around the database: the program, the file system, permissions, and the lock file with its locks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+from typing import TYPE_CHECKING, Final
+
+from idemreg.doctor.case import Lock
+from idemreg.doctor.finding import Finding, finding
+from idemreg.errors import StoreError, StoreVersionError
+from idemreg.sqlite import files, looking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from idemreg.doctor.case import Case
+
+__all__ = ["filesystem", "lock_file", "locks", "path", "permissions", "versions"]
+
+LOW_BYTES: Final = 100 * 2**20  # a day's -wal and then some
+FULL_BYTES: Final = 4 * 2**20  # less than a -wal takes before it is checkpointed
+MEGABYTE: Final = 2**20
+
+
+def versions(_case: Case) -> Iterator[Finding]:
+    """The versions that work here, and whether this SQLite may touch the file at all."""
+    apsw_version, sqlite_version = looking.versions()
+    python = platform.python_version()
+    yield finding("versions", f"Python {python}, apsw {apsw_version} with SQLite {sqlite_version}.")
+    try:
+        files.check_sqlite_version(sqlite_version)
+    except StoreVersionError as error:
+        yield finding("sqlite-version", f"{error.message}.")
+
+
+def path(case: Case) -> Iterator[Finding]:
+    """Whether there is a file to look at."""
+    try:
+        mode = os.stat(case.path).st_mode
+    except FileNotFoundError:
+        yield finding("missing", f"There is no file {case.path}.")
+    except OSError as error:
+        yield finding("unreadable", f"{case.path} cannot be looked at: {error.strerror}.")
+    else:
+        if not stat.S_ISREG(mode):
+            yield finding("not-a-file", f"{case.path} is no regular file.")
+        elif not os.access(case.path, os.R_OK):
+            yield finding("unreadable", f"{case.path} may not be read by this user.")
+
+
+def filesystem(case: Case) -> Iterator[Finding]:
+    """On what the file lies, and how much room is left."""
+    folder = os.path.dirname(case.path)
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    room = f"{free // MEGABYTE:,} MiB are free"
+    kind = files.filesystem_type(case.path)
+    if kind is None:
+        yield finding("filesystem-unknown", f"The type of the file system of {folder} cannot be told; {room}.")
+    elif kind in files.NETWORK_FILESYSTEMS:
+        yield finding("network-filesystem", f"{case.path} is on a network file system ({kind}).")
+    else:
+        yield finding("filesystem", f"{folder} is on {kind}; {room}.")
+    if found.f_flag & os.ST_RDONLY:
+        yield finding("read-only", f"The file system of {folder} is mounted read-only.")
+    elif free < FULL_BYTES:
+        yield finding("disk-full", f"The disk of {folder} is full: {room}.")
+    elif free < LOW_BYTES:
+        yield finding("low-space", f"The disk of {folder} is nearly full: {room}.")
+
+
+def permissions(case: Case) -> Iterator[Finding]:
+    """Who may write what, and whose it is."""
+    folder = os.path.dirname(case.path)
+    for place in [*case.files, folder]:
+        if os.stat(place).st_mode & stat.S_IWOTH:
+            yield finding("world-writable", f"{place} may be written by every user.")
+    owner = os.stat(case.path).st_uid
+    me = os.geteuid()
+    if me not in (0, owner):  # the superuser looks after everybody's files
+        yield finding("foreign-owner", f"{case.path} belongs to user {owner}, and this is user {me}.")
+    for place in case.files[1:]:
+        if (other := os.stat(place).st_uid) != owner:
+            yield finding("foreign-owner", f"{place} belongs to user {other}, and the database to user {owner}.")
+    for place in (case.path, folder):
+        if not os.access(place, os.W_OK):
+            yield finding("not-writable", f"{place} may not be written by this user.")
+
+
+def lock_file(case: Case) -> Iterator[Finding]:
+    """Whether the lock file is there, and is one. Opens it for the later checks."""
+    place = f"{case.path}-lock"
+    if not os.path.lexists(place):
+        if os.path.getsize(case.path):
+            yield finding("lock-file-missing", f"There is no lock file {place}.")
+        return
+    if os.path.islink(place) or not os.path.isfile(place):
+        yield finding("lock-file-foreign", f"{place} is no regular file.")
+        return
+    try:
+        lock = Lock(place, case.clock)
+    except StoreError as error:
+        yield finding("lock-file-unreadable", f"{error.message}.")
+        return
+    case.lock = lock
+    if lock.is_blank:
+        yield finding("lock-file-empty", f"{place} is empty: its writer was stopped in between.")
+    elif not lock.is_ours:
+        yield finding("lock-file-foreign", f"{place} is not a lock file of idemreg.")
+
+
+def locks(case: Case) -> Iterator[Finding]:
+    """Whether locks mean anything here: a lock must be seen, survive one close, and be gone with the last."""
+    if case.lock is None:
+        return
+    if case.lock.examiner.locks_work:
+        yield finding("locks", "Locks work here: one is seen by others, and gone when its holder is.")
+    else:
+        yield finding("locks-inert", f"Locks do nothing on the file system of {case.path}.")

@@ -1,0 +1,195 @@
+"""What people ask and do about tasks: look, operate, keep. One line a method, no logic; `Registry` is built on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from idemreg import manage
+from idemreg.clock import Clock, seconds
+from idemreg.events import Checkpointed, OnEvent, tell
+from idemreg.exchange import export_lines, import_lines
+from idemreg.idempotent import add_task, wanted
+from idemreg.listing import every, query_of
+from idemreg.model import Verdict
+from idemreg.options import Options
+from idemreg.purge import purge
+from idemreg.tagged import canonical
+from idemreg.template import check_task_id
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import timedelta
+
+    from idemreg.doctor import Finding
+    from idemreg.exchange import Imported
+    from idemreg.model import OwnerInfo, Status, Task
+    from idemreg.options import Durability
+    from idemreg.purge import Purge
+    from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.upkeep import Checkpoint, Mode
+    from idemreg.store import Backup
+
+__all__ = ["Operations"]
+
+
+class Operations:
+    """The operator's half of a registry."""
+
+    _store: SqliteStore
+    _on_event: OnEvent | None
+    clock: Clock
+    durability: Durability
+
+    # --- look ---------------------------------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> Task | None:
+        """The task's row, or None. What it says is durable."""
+        return self._store.get([check_task_id(task_id)])[0]
+
+    def tasks(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+        dead: bool = False,
+    ) -> Iterator[Task]:
+        """All tasks in the order of their task_id, read in pages: no transaction stays open in between.
+
+        ``status``: one or several. ``prefix``: the beginning of the task_id. ``name``: of the job. ``older_than``,
+        ``newer_than``: since the last change. ``dead``: dead letters only, failed with their attempts used up.
+        """
+        query = query_of(
+            status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
+        )
+        return every(self._store, query)
+
+    def count(self) -> dict[Status, int]:
+        """How many tasks are in each status that occurs."""
+        return self._store.count()
+
+    def owner(self, task: Task) -> OwnerInfo | None:
+        """Who runs the task, and whether it lives; None where nobody does."""
+        return self._store.owner(task)
+
+    # --- operate ------------------------------------------------------------------------------------------------
+
+    def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
+        """Make sure that the task has a row, `pending` where it is new."""
+        return add_task(self._store, wanted(task_id, name, canonical(payload), Options.of({}, self.durability)))
+
+    def resolve(
+        self,
+        task_id: str,
+        verdict: manage.ResolveVerdict | Verdict,
+        *,
+        result: object = None,
+        evidence: str = "",
+        by: str = "operator",
+    ) -> Task:
+        """End an unknown task by what you know.
+
+        It "happened" (then ``result`` is what callers get), "did-not-happen" (it may run again, if attempts are left),
+        or "cannot-tell" (noted, and it stays unknown). `TransitionError` where the task is not unknown. ``result`` is
+        plain data: of a job with a codec (``result=``), give what the codec's ``encode`` returns.
+        """
+        return manage.resolve(self._store, task_id, verdict, result, evidence, by)
+
+    def retry(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
+        """Allow a failed task one more attempt, also where its failure is held or its attempts are used up."""
+        return manage.settle(self._store, task_id, Verdict.RETRY, reason, by)
+
+    def skip(self, task_id: str, reason: str, *, by: str = "operator") -> Task:
+        """End a pending task for good: it will not run."""
+        return manage.settle(self._store, task_id, Verdict.SKIPPED, reason, by)
+
+    def cancel(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
+        """End a pending, failed or unknown task for good: it will not run again."""
+        return manage.settle(self._store, task_id, Verdict.CANCELLED, reason, by)
+
+    def forget(self, task_id: str, *, force: bool = False) -> Task:
+        """Remove the row, and give it back: the task may run again, under larger tokens.
+
+        An unknown task, and a running one whose owner is dead, only by ``force``; one that runs, never.
+        """
+        return manage.forget(self._store, task_id, force=force)
+
+    def checkpoint(self, mode: Mode = "PASSIVE", *, wait: float | timedelta | None = None) -> Checkpoint:
+        """Move the -wal into the database. PASSIVE waits for nobody; FULL, RESTART and TRUNCATE wait for others.
+
+        ``wait``: for how long, if not for the busy time-out. They keep writers out meanwhile.
+        """
+        done = self._store.checkpoint(mode, busy_s=None if wait is None else seconds(wait, what="wait"))
+        self._tell_checkpoint(done)
+        return done
+
+    def _tell_checkpoint(self, done: Checkpoint) -> None:
+        if self._on_event is not None:
+            tell(self._on_event, Checkpointed(done))
+
+    def doctor(self, *, full: bool = False) -> list[Finding]:
+        """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
+        from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
+
+        return examine(self._store.path, full=full, clock=self.clock)
+
+    # --- keep ---------------------------------------------------------------------------------------------------
+
+    def purge(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        dry_run: bool = False,
+        approve: Callable[[Purge], bool] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Purge:
+        """Remove ended tasks (succeeded, skipped, cancelled) whose ``keep_for`` has passed; they may then run anew.
+
+        Tasks that are kept for ever stay, unless ``older_than`` is given; then they go as well, and nothing that
+        changed since. Ages count by time since boot, and by date only for rows of earlier boots: `ClockError` where any
+        task has a date that is still to come. ``approve`` is asked with what was found; ``dry_run`` removes nothing.
+        Goes in small transactions, each of which raises the token floor; ``progress`` gets the number removed so far.
+        """
+        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than)
+        return purge(self._store, self.clock, query, dry_run=dry_run, approve=approve, progress=progress)
+
+    def backup(self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Backup:
+        """Copy the registry, as it is at one instant and while others work, to ``path``, which must not exist.
+
+        The copy opens as a registry; its running tasks stay running there, for nobody can tell about their owners.
+        ``path`` appears complete and synced, or not at all. ``progress`` gets the pages copied and the pages in all.
+        """
+        return self._store.backup(path, progress)
+
+    def export_lines(
+        self,
+        *,
+        status: Status | Iterable[Status] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        older_than: float | timedelta | None = None,
+        newer_than: float | timedelta | None = None,
+    ) -> Iterator[str]:
+        """All tasks as lines of JSON, for `import_lines`: a header, one line a task, an end.
+
+        Read in pages, so a task that changes meanwhile is exported as it was before or after; `backup` is one instant.
+        """
+        query = query_of(status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than)
+        return export_lines(self._store, query)
+
+    def import_lines(
+        self, lines: Iterable[str | bytes], *, progress: Callable[[Imported], None] | None = None
+    ) -> Imported:
+        """Insert the tasks of an export that have no row here; what has one stays as it is.
+
+        A task that was running becomes unknown. Tokens stay, and those given from now on are above all of them; a
+        registry without tasks takes over the export's id, and so the downstream keys. `ImportLineError` names the line
+        that is none; what came before it is imported. Goes in small transactions; importing again goes on.
+        """
+        return import_lines(self._store, lines, progress)

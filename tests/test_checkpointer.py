@@ -1,0 +1,507 @@
+"""The background checkpointer: what it does when, whom it names, and how it ends."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import Registry, checkpointer
+from idemreg.checkpointer import NET_PAGES, PASSIVE_PAGES, PATIENCE_S, RESTART_PAUSE_S, Bell, Checkpointer
+from idemreg.processes import locks_on
+from idemreg.sqlite.readers import OPEN_BYTE, wal_readers
+from idemreg.testing import ManualClock
+from tests.support.processes import PATIENCE_S as LONG_S
+from tests.support.processes import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from idemreg.sqlite.upkeep import Checkpoint
+
+SMALL = 20  # pages; a few commits
+RESTART_BYTES = 100_000  # about 48 pages
+NEVER = 2**40
+
+READER = """
+    import apsw
+    connection = apsw.Connection(sys.argv[1])
+    connection.execute("begin")
+    connection.execute("select count(*) from idempotent_log").fetchall()
+    say("reading")
+    wait()
+    connection.execute("commit")
+    say("done")
+    wait()
+"""
+
+
+def commits(registry: Registry, count: int, prefix: str = "t") -> None:
+    for number in range(count):
+        registry.add(f"{prefix}:{number}")
+
+
+def runs(one: Checkpointer) -> bool:
+    """Asked anew each time: a type checker takes a property that was true once for true ever after."""
+    return one.is_running
+
+
+def by_hand(registry: Registry, **options: Any) -> Checkpointer:
+    """A checkpointer without a thread, its commits taken over: a test calls `step`."""
+    made = Checkpointer(registry, **{"passive_pages": SMALL, "restart_bytes": NEVER, **options})
+    made._wal.watch(made._grown, lambda: None)
+    registry.open()
+    return made
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def slow(open_registry: Callable[..., Registry], clock: ManualClock) -> Registry:
+    return open_registry(clock=clock)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------
+
+
+def test_a_step_does_nothing_before_it_is_due(slow: Registry) -> None:
+    """A short -wal is left alone, and so is a file that is not open."""
+    hand = Checkpointer(slow, passive_pages=SMALL)
+    assert hand.step() is None
+    assert not hand._wal.is_open
+    commits(slow, 2)
+    assert hand.step() is None
+
+
+def test_passive_moves_what_waits(slow: Registry) -> None:
+    """Past the number of pages a PASSIVE moves them all; the next step finds nothing to do."""
+    hand = by_hand(slow)
+    commits(slow, SMALL)
+    done = hand.step()
+    assert done is not None
+    assert (done.mode, done.busy, done.readers) == ("PASSIVE", False, ())
+    assert done.moved_pages == done.wal_pages >= SMALL
+    assert hand.step() is None
+
+
+def test_commits_do_not_checkpoint_by_themselves(slow: Registry) -> None:
+    """While one is at work, commits of this process leave the -wal alone, also where SQLite would not."""
+    hand = by_hand(slow, passive_pages=NEVER)
+    slow.claim("big").succeed("x" * 900_000)
+    commits(slow, PASSIVE_PAGES)
+    state = hand._wal.state()
+    assert state is not None
+    assert state.moved == 0
+    assert state.pages > PASSIVE_PAGES
+
+
+def test_checkpoints_go_back_to_the_commits(slow: Registry) -> None:
+    """Once it is closed, a long -wal is SQLite's business again."""
+    hand = by_hand(slow, passive_pages=NEVER)
+    slow.add("before")
+    hand.close()
+    for number in range(3):
+        slow.claim(f"big:{number}").succeed("x" * 900_000)
+    state = hand._wal.state()
+    assert state is not None
+    assert state.moved > 0
+
+
+def test_restart_lets_the_wal_begin_anew(slow: Registry) -> None:
+    """Past the size a RESTART completes, the next commit begins at the first page, and none follows in between."""
+    hand = by_hand(slow, passive_pages=NEVER, restart_bytes=RESTART_BYTES)
+    commits(slow, 60)
+    done = hand.step()
+    assert done is not None
+    assert (done.mode, done.busy) == ("RESTART", False)
+    assert hand.step() is None
+    slow.add("next")
+    state = hand._wal.state()
+    assert state is not None
+    assert state.pages < SMALL
+
+
+def test_a_reader_that_starves_it_is_named(slow: Registry, clock: ManualClock, path: Path) -> None:
+    """A process inside a read transaction is named by pid and command, with its age and since when it was seen."""
+    hand = by_hand(slow, restart_bytes=RESTART_BYTES)
+    commits(slow, 5)
+    with Script(READER, path) as reader:
+        reader.expect("reading")
+        commits(slow, 60, "more")
+        first = hand.step()
+        clock.advance(40)
+        commits(slow, 60, "again")
+        second = hand.step()
+        assert first is not None
+        assert second is not None
+        for done, seen_s in ((first, 0), (second, 40)):
+            assert done.mode == "RESTART"
+            assert done.busy
+            assert done.moved_pages < done.wal_pages
+            assert done.readers is not None
+            (named,) = done.readers
+            assert named.pid == reader.process.pid
+            assert " -c import os, signal, sys" in named.command
+            assert named.seen_s == pytest.approx(seen_s, abs=1)
+            assert named.process_s is not None
+            assert str(named.pid) in named.describe()
+        reader.go()
+        reader.expect("done")
+        clock.advance(RESTART_PAUSE_S)
+        third = hand.step()
+        assert third is not None
+        assert (third.mode, third.busy, third.readers) == ("RESTART", False, ())
+
+
+def test_a_reader_of_this_process_is_named_as_such(slow: Registry, path: Path) -> None:
+    """A read transaction that this very process forgot is told from those of strangers."""
+    hand = by_hand(slow, restart_bytes=RESTART_BYTES)
+    commits(slow, 5)
+    reader = apsw.Connection(str(path))
+    reader.execute("begin")
+    reader.execute("select count(*) from idempotent_log").fetchall()
+    commits(slow, 60, "more")
+    done = hand.step()
+    reader.close()
+    assert done is not None
+    assert done.readers is not None
+    assert [one.pid for one in done.readers] == [os.getpid()]
+    assert "which is this process" in done.readers[0].describe()
+
+
+def test_a_reader_costs_writers_little(slow: Registry, clock: ManualClock, path: Path) -> None:
+    """A defeated RESTART waits its 50 ms, and leaves writers alone until the pause is over; PASSIVE goes on."""
+    hand = by_hand(slow, restart_bytes=RESTART_BYTES)
+    commits(slow, 5)
+    with Script(READER, path) as reader:
+        reader.expect("reading")
+        commits(slow, 60, "more")
+        before = clock.monotonic()
+        first = hand.step()
+        assert clock.monotonic() - before == pytest.approx(PATIENCE_S, abs=0.01)
+        commits(slow, SMALL, "again")
+        second = hand.step()
+        clock.advance(RESTART_PAUSE_S)
+        third = hand.step()
+        assert [done.mode for done in (first, second, third) if done] == ["RESTART", "PASSIVE", "RESTART"]
+
+
+def test_where_proc_does_not_tell(slow: Registry, path: Path) -> None:
+    """Without /proc/locks the readers are None, which is another answer than nobody."""
+    slow.open()
+    assert wal_readers(str(path), slow.clock, locks_path="/nonexistent") is None
+    slow.add("t")
+    assert wal_readers(str(path), slow.clock) == ()
+
+
+def test_locks_of_a_device_that_stat_does_not_give(slow: Registry, path: Path, tmp_path: Path) -> None:
+    """On btrfs and overlays the kernel lists another device number; our own lock on the file tells which."""
+    slow.add("t")
+    inode = os.stat(f"{path}-shm").st_ino
+    listed = tmp_path / "locks"
+    listed.write_text(
+        f"1: POSIX  ADVISORY  READ {os.getpid()} 00:2f:{inode} 128 128\n"
+        f"2: POSIX  ADVISORY  READ 4242 00:2f:{inode} 124 124\n"
+        f"2: -> POSIX  ADVISORY  WRITE 4243 00:2f:{inode} 124 124\n"
+        f"3: POSIX  ADVISORY  READ 4244 00:30:{inode} 124 EOF\n"
+        "4: nonsense\n"
+    )
+    locks = locks_on(f"{path}-shm", own_byte=OPEN_BYTE, locks_path=str(listed))
+    assert locks is not None
+    assert [lock.pid for lock in locks] == [os.getpid(), 4242]
+    readers = wal_readers(str(path), slow.clock, locks_path=str(listed))
+    assert readers is not None
+    assert [(reader.pid, reader.command, reader.process_s) for reader in readers] == [(4242, "", None)]
+
+
+# --- the bell ---------------------------------------------------------------------------------------------------
+
+
+def test_the_bell_rings_once_a_portion() -> None:
+    """It rings when enough pages wait, after a rest only with as many again, and from the start when the -wal does."""
+    bell = Bell(SMALL, NET_PAGES)
+
+    def rings(pages: int) -> bool:
+        bell.grown(pages)
+        found = bell._rung.is_set()
+        bell._rung.clear()
+        return found
+
+    assert [rings(pages) for pages in (1, SMALL - 1, SMALL)] == [False, False, True]
+    bell.rest(SMALL)
+    assert [rings(pages) for pages in (SMALL + 1, 2 * SMALL)] == [False, True]
+    bell.rest()
+    assert [rings(pages) for pages in (5, SMALL)] == [False, True]
+
+
+def test_the_net_bounds_the_wal_without_a_thread(slow: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody listens, the commit that finds the -wal long checkpoints by itself, and not each one after it."""
+    monkeypatch.setattr(checkpointer, "NET_PAGES", 3 * SMALL)
+    hand = by_hand(slow)
+    commits(slow, 200)
+    state = hand._wal.state()
+    assert state is not None
+    assert state.pages < 5 * SMALL
+    bell = Bell(SMALL, 3 * SMALL)
+    assert [bell.grown(pages) for pages in (59, 60, 61, 79, 80)] == [False, True, False, False, True]
+
+
+# --- the thread -------------------------------------------------------------------------------------------------
+
+
+class Heard:
+    """What a checkpointer's callback was told; a test waits for it."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.fails = fails
+        self.all: list[Checkpoint] = []
+        self._more = threading.Semaphore(0)
+
+    def __call__(self, done: Checkpoint) -> None:
+        self.all.append(done)
+        self._more.release()
+        if self.fails:
+            raise LookupError
+
+    def next(self) -> Checkpoint:
+        assert self._more.acquire(timeout=LONG_S)
+        return self.all[-1]
+
+
+def test_commits_wake_the_thread(registry: Registry) -> None:
+    """In a `with` block a thread checkpoints when commits of this process made it due, and is gone after it."""
+    heard = Heard()
+    with Checkpointer(registry, on_checkpoint=heard, passive_pages=SMALL, timer=3_600) as running:
+        assert runs(running)
+        commits(registry, 2 * SMALL)
+        assert heard.next().mode == "PASSIVE"
+    assert not runs(running)
+    assert "idemreg-checkpointer" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_timer_finds_what_others_wrote(registry: Registry, path: Path) -> None:
+    """Commits of another process ring no bell here; the timer looks after them."""
+    heard = Heard()
+    source = """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1], durability="normal")
+        for number in range(60): registry.add(f"t:{number}")
+        say("written")
+        wait()
+    """
+    registry.open()
+    with Script(source, path) as other:
+        other.expect("written")
+        with Checkpointer(registry, on_checkpoint=heard, passive_pages=SMALL, timer=0.01):
+            assert heard.next().mode == "PASSIVE"
+
+
+def test_a_callback_that_fails_does_not_stop_the_thread(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error goes to threading.excepthook, once as long as it is the same, and the next checkpoint comes."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    heard = Heard(fails=True)
+    with Checkpointer(registry, on_checkpoint=heard, passive_pages=SMALL, timer=3_600) as running:
+        for number in range(3):
+            commits(registry, 3 * SMALL, f"n{number}")
+            heard.next()
+        assert runs(running)
+    assert [one.exc_type for one in told] == [LookupError]
+
+
+def test_the_registry_brings_one(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """Registry(checkpointer=True) touches nothing before its first use, and has the thread from open to close."""
+    registry = open_registry(checkpointer=True)
+    running = registry._checkpointer
+    assert running is not None
+    assert not path.exists()
+    assert not runs(running)
+    registry.add("t")
+    assert runs(running)
+    registry.close()
+    assert not runs(running)
+    assert not running._wal.is_open
+    registry.add("u")
+    assert runs(running)
+
+
+def test_stop_gives_the_disk_back(open_registry: Callable[..., Registry], path: Path) -> None:
+    """A -wal that a reader made grow beyond its working size is truncated when the checkpointer stops."""
+    registry, other = open_registry(), open_registry()
+    other.add("keeps the -wal's files")
+    with Checkpointer(registry, passive_pages=NEVER, restart_bytes=NEVER, timer=3_600) as running:
+        commits(registry, 100)
+        grown = running._wal.file_bytes()
+        running._restart_bytes = RESTART_BYTES
+    assert grown > RESTART_BYTES
+    assert running._wal.file_bytes() == 0
+
+
+def test_a_dropped_registry_takes_its_thread_along(path: Path) -> None:
+    """The thread holds nobody: without a close it ends when the registry is gone."""
+    registry = Registry(path, durability="normal", checkpointer=True)
+    registry.add("t")
+    assert registry._checkpointer is not None
+    thread = registry._checkpointer._thread
+    assert thread is not None
+    del registry
+    gc.collect()
+    thread.join(LONG_S)
+    assert not thread.is_alive()
+
+
+def test_stop_from_its_own_callback(registry: Registry) -> None:
+    """The callback may stop the checkpointer that calls it; stopping twice is nothing."""
+    heard = Heard()
+    running = Checkpointer(registry, passive_pages=SMALL, timer=3_600)
+
+    def stop(done: Checkpoint) -> None:
+        running.stop()
+        heard(done)
+
+    running.on_checkpoint = stop
+    with running:
+        thread = running._thread
+        assert thread is not None
+        commits(registry, 2 * SMALL)
+        heard.next()
+        thread.join(LONG_S)
+        assert not runs(running)
+
+
+def test_other_stores_are_refused(registry: Registry) -> None:
+    """A store without a -wal is a TypeError, not a thread that does nothing."""
+
+    class Other:
+        store = object()
+        clock = registry.clock
+
+    with pytest.raises(TypeError):
+        Checkpointer(Other())  # type: ignore[arg-type]
+
+
+# --- exit and fork ----------------------------------------------------------------------------------------------
+
+
+def test_the_interpreter_ends_cleanly(path: Path) -> None:
+    """A process that never closes its registry ends with 0, says nothing, and leaves a file in order."""
+    source = """
+        from idemreg import Registry
+        from idemreg.checkpointer import Checkpointer
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        for number in range(100): registry.add(f"t:{number}")
+        Checkpointer(registry, passive_pages=1, timer=0.0001).__enter__()
+        for number in range(300): registry.add(f"u:{number}")
+        os.dup2(1, 2)
+        say(registry._checkpointer.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        assert script.end() == 0
+        assert script._buffer == b""
+        assert script.process.stdout is not None
+        assert script.process.stdout.read() == b""
+    connection = apsw.Connection(str(path))
+    assert connection.execute("select count(*) from idempotent_log").fetchall() == [(400,)]
+    assert connection.pragma("integrity_check") == "ok"
+    connection.close()
+
+
+def test_the_thread_ends_before_the_files_are_closed(path: Path) -> None:
+    """At the end of the interpreter the thread is gone when the registry closes its connections."""
+    source = """
+        from idemreg import Registry
+        from idemreg.sqlite.opening import Opening
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        registry.add("t")
+        close = Opening.close
+        def closing(self):
+            say("closing", registry._checkpointer.is_running)
+            close(self)
+        Opening.close = closing
+        say(registry._checkpointer.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        script.expect("closing False")
+        assert script.end() == 0
+
+
+def test_a_forked_child_has_its_own(path: Path) -> None:
+    """After a fork the child starts a thread at its first use, also when the fork came while a step held the locks."""
+    source = """
+        import threading
+        from idemreg import Registry
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        registry.add("parent")
+        parents = registry._checkpointer
+        parents._stepping.acquire(); parents._lock.acquire()
+        pid = os.fork()
+        if pid == 0:
+            before = parents.is_running, threading.active_count()
+            registry.add("child")
+            say(*before, parents.is_running, threading.active_count(), parents.step())
+            registry.close()
+            say(parents.is_running)
+            os._exit(0)
+        say("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        parents._stepping.release(); parents._lock.release()
+        say(parents.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("False 1 True 2 None")
+        script.expect("False")
+        script.expect("ended 0")
+        script.expect("True")
+        assert script.end() == 0
+
+
+def test_forks_in_the_middle_of_steps(path: Path) -> None:
+    """Forked again and again while its thread is at work, each child works, ends, and never hangs on a lock."""
+    source = """
+        from idemreg import Checkpointer, Registry
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        with Checkpointer(registry, passive_pages=1, timer=0.0001):
+            ends = set()
+            for number in range(20):
+                registry.add(f"parent:{number}")
+                pid = os.fork()
+                if pid == 0:
+                    registry.add(f"child:{number}")
+                    registry.close()
+                    os._exit(0)
+                ends.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        say(ends, sum(registry.count().values()))
+    """
+    with Script(source, path) as script:
+        script.expect("{0} 40")
+        assert script.end() == 0
+
+
+def test_a_block_stays_with_the_parent(path: Path) -> None:
+    """A child forked inside a `with Checkpointer` block has no thread, and SQLite's own checkpoints."""
+    source = """
+        from idemreg import Registry
+        from idemreg.checkpointer import Checkpointer
+        registry = Registry(sys.argv[1], durability="normal")
+        with Checkpointer(registry) as running:
+            registry.add("parent")
+            pid = os.fork()
+            if pid == 0:
+                registry.add("child")
+                say(running.is_running, registry._store._opening.opened().database._wal_hook)
+                os._exit(0)
+            say("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), running.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("False None")
+        script.expect("ended 0 True")
+        assert script.end() == 0

@@ -1,0 +1,698 @@
+"""The doctor: every finding is planted and found, nothing is changed by looking, and a healthy file is well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import Clock, Registry, oslock
+from idemreg.doctor import CHECKS, Severity, could_not_open, examine, is_well
+from idemreg.doctor.finding import CANNOT_OPEN, KINDS
+from idemreg.lockfile import DATABASE_OFFSET, owner_byte, random_owner
+from idemreg.processes import locks_on
+from idemreg.sqlite import files, looking
+from idemreg.sqlite.looking import BROKEN, WAITING
+from idemreg.testing import ManualClock
+from tests.support.processes import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from idemreg.doctor import Finding
+
+READER = """
+    import apsw
+    connection = apsw.Connection(sys.argv[1])
+    connection.execute("begin")
+    connection.execute("select count(*) from idempotent_log").fetchall()
+    say("reading")
+    wait()
+"""
+
+OWNER = """
+    from idemreg import Registry
+    claim = Registry(sys.argv[1]).claim("killed", name="job")
+    say("claimed")
+    wait()
+"""
+
+
+class Scene:
+    """A registry in which something is planted, and how it is examined."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack) -> None:
+        self.path = path
+        self.patch = monkeypatch
+        self.clock: Clock | None = None
+        self._stack = stack
+
+    def registry(self) -> Registry:
+        """One that stays open."""
+        return self._stack.enter_context(Registry(self.path, durability="normal"))
+
+    def closed(self, work: Callable[[Registry], object] = Registry.open) -> None:
+        """One that was used, and is closed."""
+        with Registry(self.path, durability="normal") as registry:
+            work(registry)
+
+    def tamper(self, *statements: str) -> None:
+        """As another program would, which obeys no rule."""
+        connection = apsw.Connection(str(self.path))
+        connection.pragma("ignore_check_constraints", 1)
+        for statement in statements:
+            connection.execute(statement).fetchall()
+        connection.close()
+
+    def killed(self) -> None:
+        """A process is killed in the middle of its task."""
+        with Script(OWNER, self.path) as script:
+            script.expect("claimed")
+            script.kill()
+
+    def script(self, source: str, words: str) -> Script:
+        """A process that stays as it is after it has said these words."""
+        script = self._stack.enter_context(Script(source, self.path))
+        script.expect(words)
+        return script
+
+    def overwrite(self, offset: int, data: bytes, end: str = "") -> None:
+        with open(f"{self.path}{end}", "r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+    def statvfs(self, **changed: int) -> None:
+        """The file system says something else of itself."""
+        found = os.statvfs(self.path.parent)
+        names = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_flag")
+        values = tuple(changed.get(name, getattr(found, name)) for name in (*names, "f_namemax"))
+        self.patch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+
+    def find(self, code: str) -> list[Finding]:
+        return [one for one in examine(self.path, clock=self.clock) if one.code == code]
+
+
+@pytest.fixture
+def scene(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with contextlib.ExitStack() as stack:
+        yield Scene(path, monkeypatch, stack)
+
+
+def fail(registry: Registry, task_id: str, **options: Any) -> None:
+    def job() -> None:
+        raise LookupError
+
+    with contextlib.suppress(LookupError):
+        registry.run(task_id, job, name="job", **options)
+
+
+# --- every finding, planted -------------------------------------------------------------------------------------
+
+PLANTS: dict[str, Callable[[Scene], object]] = {}
+
+
+def plants(code: str) -> Callable[[Callable[[Scene], object]], Callable[[Scene], object]]:
+    def register(plant: Callable[[Scene], object]) -> Callable[[Scene], object]:
+        PLANTS[code] = plant
+        return plant
+
+    return register
+
+
+for healthy in ("versions", "filesystem", "locks", "settings", "wal", "sound", "tasks"):
+    PLANTS[healthy] = Scene.closed
+
+
+@plants("sqlite-version")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setattr(looking, "versions", lambda: ("3.40.1.0", "3.40.1"))
+
+
+@plants("filesystem-unknown")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setattr(files, "filesystem_type", partial(files.filesystem_type, mounts_path="/nonexistent"))
+
+
+@plants("network-filesystem")
+def _(scene: Scene) -> None:
+    scene.closed()
+    mounts = scene.path.with_name("mountinfo")
+    mounts.write_text(f"22 1 0:35 / {scene.path.parent} rw - nfs4 server:/export rw\n")
+    scene.patch.setattr(files, "filesystem_type", partial(files.filesystem_type, mounts_path=str(mounts)))
+
+
+@plants("read-only")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.statvfs(f_flag=os.ST_RDONLY)
+
+
+@plants("disk-full")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.statvfs(f_frsize=4_096, f_bavail=1_000)
+
+
+@plants("low-space")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.statvfs(f_frsize=4_096, f_bavail=20_000)
+
+
+@plants("missing")
+def _(scene: Scene) -> None:
+    assert not scene.path.exists()
+
+
+@plants("not-a-file")
+def _(scene: Scene) -> None:
+    scene.path.mkdir()
+
+
+@plants("unreadable")
+def _(scene: Scene) -> None:
+    scene.path.symlink_to(scene.path)
+
+
+@plants("not-writable")
+def _(scene: Scene) -> None:
+    scene.closed()
+    real = os.access
+    scene.patch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+
+
+@plants("world-writable")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.path.chmod(0o666)
+
+
+@plants("foreign-owner")
+def _(scene: Scene) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a file away")
+    scene.closed()
+    os.chown(f"{scene.path}-lock", 65_534, 65_534)
+
+
+@plants("lock-file-missing")
+def _(scene: Scene) -> None:
+    scene.closed()
+    os.unlink(f"{scene.path}-lock")
+
+
+@plants("lock-file-empty")
+def _(scene: Scene) -> None:
+    scene.closed()
+    os.truncate(f"{scene.path}-lock", 0)
+
+
+@plants("lock-file-foreign")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.overwrite(0, b"my notes", "-lock")
+
+
+@plants("lock-file-unreadable")
+def _(scene: Scene) -> None:
+    scene.closed()
+    real = os.open
+
+    def refuse(path: str, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("-lock"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest, **more)
+
+    scene.patch.setattr(os, "open", refuse)
+
+
+@plants("lock-file-replaced")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.overwrite(DATABASE_OFFSET - 1, b"?", "-lock")
+
+
+@plants("locks-inert")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setattr(oslock, "is_held", lambda *_: False)
+
+
+@plants("empty")
+def _(scene: Scene) -> None:
+    scene.path.touch()
+
+
+@plants("vanished")
+def _(scene: Scene) -> None:
+    scene.closed()
+    os.truncate(scene.path, 0)
+
+
+@plants("not-a-database")
+def _(scene: Scene) -> None:
+    scene.path.write_text("my notes\n" * 1_000)
+
+
+@plants("damaged-header")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.overwrite(0, b"\xff" * 100)
+
+
+@plants("foreign")
+def _(scene: Scene) -> None:
+    scene.tamper("create table t (x)")
+
+
+@plants("cannot-open")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setattr(looking, "BUSY_MS", 1)
+    hold = """
+        import apsw
+        connection = apsw.Connection(sys.argv[1])
+        connection.pragma("locking_mode", "exclusive")
+        connection.execute("begin immediate; update idempotent_registry set id = 1; commit")
+        say("held")
+        wait()
+    """
+    scene.script(hold, "held")
+
+
+@plants("schema-newer")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("pragma user_version = 99")
+
+
+@plants("schema-older")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("pragma user_version = 0")
+
+
+@plants("registry-row-missing")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("delete from idempotent_registry")
+
+
+@plants("setting-refused")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setitem(looking.WANTED_SETTINGS, "synchronous", 9)
+
+
+@plants("journal-mode")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("pragma journal_mode = delete")
+
+
+@plants("page-layout")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("pragma journal_mode = delete", "pragma page_size = 8192", "vacuum", "pragma journal_mode = wal")
+
+
+@plants("wal-reader")
+def _(scene: Scene) -> Script:
+    scene.registry().add("t")
+    return scene.script(READER, "reading")
+
+
+@plants("wal-large")
+def _(scene: Scene) -> Script:
+    registry = scene.registry()
+    registry.add("t")
+    reader = scene.script(READER, "reading")
+    for number in range(20):
+        registry.claim(f"big:{number}").succeed("x" * 900_000)
+    return reader
+
+
+@plants("integrity")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: [registry.add(f"task:{number}") for number in range(200)])
+    size = scene.path.stat().st_size
+    scene.overwrite(size - 3 * 2_048 + 8, b"\xff" * 200)
+
+
+@plants("row-invalid")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: registry.add("t"))
+    scene.tamper("update idempotent_log set status = 9")
+
+
+@plants("large-missing")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: registry.run("t", lambda: "x" * 1_000, name="job"))
+    scene.tamper("delete from idempotent_large")
+
+
+@plants("large-orphaned")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("insert into idempotent_large values ('t', null, null)")
+
+
+@plants("owner")
+def _(scene: Scene) -> Script:
+    scene.closed()
+    return scene.script(OWNER, "claimed")
+
+
+PLANTS["owner-dead"] = PLANTS["running-dead"] = Scene.killed
+
+
+@plants("owner-cannot-tell")
+def _(scene: Scene) -> None:
+    scene.killed()
+    scene.tamper("update idempotent_owner set lock_id = 'another'")
+
+
+PLANTS["running-cannot-tell"] = PLANTS["owner-cannot-tell"]
+
+
+@plants("byte-unrecorded")
+def _(scene: Scene) -> None:
+    scene.closed()
+    fd = os.open(f"{scene.path}-lock", os.O_RDWR)
+    scene._stack.callback(os.close, fd)
+    assert oslock.try_lock(fd, owner_byte(random_owner()))
+
+
+@plants("unknown")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: fail(registry, "t", unknown_on=LookupError))
+
+
+@plants("dead-letter")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: fail(registry, "t", max_attempts=1))
+
+
+@plants("failed-held")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: fail(registry, "t", on_failure="hold"))
+
+
+@plants("clock-behind")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: registry.add("t"))
+    scene.clock = ManualClock(wall_us=0)
+
+
+@plants("other-boot")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: registry.add("t"))
+    scene.clock = ManualClock(wall_us=2**60, boot_id="another")
+
+
+@plants("several-boots")
+def _(scene: Scene) -> None:
+    for task_id in ("a", "b"):
+        scene.registry().run(task_id, lambda: 1, name="job")  # its owner stays recorded while it is open
+    scene.tamper("update idempotent_owner set boot_id = 'x' where id = (select min(id) from idempotent_owner)")
+
+
+class Hurrying(ManualClock):
+    """A second passes at each look at it."""
+
+    def monotonic(self) -> float:
+        self.advance(1)
+        return super().monotonic()
+
+
+@plants("unfinished")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: [registry.add(f"task:{number}") for number in range(500)])
+    scene.patch.setattr(looking, "STEPS_BETWEEN_LOOKS_AT_THE_CLOCK", 500)
+    scene.clock = Hurrying(wall_us=2**60)
+
+
+@plants("check-failed")
+def _(scene: Scene) -> None:
+    scene.closed()
+
+    def broken(_path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    scene.patch.setattr(os, "statvfs", broken)
+
+
+def test_every_finding_has_a_plant() -> None:
+    """A new kind of finding cannot come without a case that plants it."""
+    assert PLANTS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("code", KINDS)
+def test_what_is_planted_is_found(scene: Scene, code: str) -> None:
+    """Each kind is found where it is, with its severity and its hint, and never in a file that is well."""
+    planted = PLANTS[code](scene)
+    findings = examine(scene.path, clock=scene.clock)
+    found = [one for one in findings if one.code == code]
+    assert found, findings
+    assert {(one.severity, one.hint) for one in found} == {KINDS[code]}
+    assert all(one.text.endswith(".") for one in found)
+    if isinstance(planted, Script):  # a living process is named
+        assert all(str(planted.process.pid) in one.text for one in found)
+    assert could_not_open(findings) == bool(CANNOT_OPEN & {one.code for one in findings})
+    assert is_well(findings) == all(one.severity is Severity.INFO for one in findings)
+
+
+@pytest.mark.parametrize("code", [code for code, (severity, _) in KINDS.items() if severity > Severity.INFO])
+def test_what_is_wrong_has_a_remedy(code: str) -> None:
+    """From a warning on, a finding says what to do."""
+    assert KINDS[code][1]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+BREAKS = {
+    "its task_id is empty or too long": "update idempotent_log set task_id = ''",
+    "its status is none that exists": "update idempotent_log set status = 7",
+    "it has an owner and does not run, or runs without one": "update idempotent_log set owner = 1",
+    "its checksum is none": "update idempotent_log set checksum = 'no'",
+    "its token or its attempt is negative": "update idempotent_log set attempt = -1",
+    "it ran and was never claimed": "update idempotent_log set token = 0",
+    "its token is of a boot that has not been": "update idempotent_log set token = 900 << 40",
+    "its policy is none": "update idempotent_log set policy = 3",
+    "its verdict is none": "update idempotent_log set verdict = 7",
+    "its large values are stored twice": "update idempotent_log set is_large = 1",
+    "it succeeded, and neither a result nor the reason of its loss is stored": (
+        "update idempotent_log set result = null"
+    ),
+    "its result is not JSON": "update idempotent_log set result = '{'",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_row_that_idemreg_never_writes(scene: Scene, what: str) -> None:
+    """Each thing that cannot be wrong in a row is told by its name when it is, and the task by its id."""
+    scene.closed(lambda registry: registry.run("a-task", lambda: 1, name="job"))
+    scene.tamper(BREAKS[what])
+    (found,) = scene.find("row-invalid")
+    assert what in found.text
+    assert repr("" if what.startswith("its task_id") else "a-task") in found.text
+
+
+def test_rows_of_every_status_are_sound(scene: Scene) -> None:
+    """What idemreg itself writes never counts as broken, whatever became of the task."""
+
+    def work(registry: Registry) -> None:
+        registry.run("result", lambda: {"n": [1, None]}, name="job")
+        registry.run("large", lambda: "x" * 5_000, name="job")
+        with contextlib.suppress(Exception):
+            registry.run("lost", object, name="job")
+        fail(registry, "failed")
+        fail(registry, "unknown", unknown_on=LookupError)
+        fail(registry, "settled", unknown_on=LookupError)
+        registry.resolve("settled", "happened")
+        fail(registry, "again", max_attempts=1)
+        registry.retry("again")
+        for task_id in ("pending", "skipped", "cancelled"):
+            registry.add(task_id)
+        registry.skip("skipped", "no")
+        registry.cancel("cancelled")
+        fail(registry, "released", release_on=LookupError)
+
+    scene.closed(work)
+    assert not scene.find("row-invalid")
+    assert not scene.find("large-missing")
+    assert not scene.find("integrity")
+
+
+def test_waiting_tasks_are_counted_by_the_index(scene: Scene) -> None:
+    """The lists of what waits for a person read the index of what needs attention, not all tasks."""
+    scene.closed()
+    connection = apsw.Connection(str(scene.path))
+    for condition in WAITING.values():
+        question = f"explain query plan select task_id from idempotent_log where {condition}"  # noqa: S608 - a constant
+        plan = connection.execute(question).fetchall()
+        assert "idempotent_attention" in str(plan)
+    connection.close()
+
+
+def test_an_id_that_is_no_text_is_told(scene: Scene) -> None:
+    """A damaged id is spelled out, and keeps nothing else from being told."""
+    scene.closed(lambda registry: fail(registry, "t", max_attempts=1))
+    scene.tamper("update idempotent_log set task_id = cast(x'74ff' as text)")
+    (found,) = scene.find("dead-letter")
+    assert "t\\\\xff" in found.text
+
+
+# --- nothing is changed -----------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """All files but the -shm, which is only an index, by content and time of change."""
+    return {
+        name: (b"", 0) if name.endswith("-shm") else ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns)
+        for name in sorted(os.listdir(folder))
+    }
+
+
+def crashed(scene: Scene) -> None:
+    scene.killed()
+
+
+def crashed_without_index(scene: Scene) -> None:
+    scene.killed()
+    os.unlink(f"{scene.path}-shm")
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        Scene.closed,
+        crashed,
+        crashed_without_index,
+        PLANTS["missing"],
+        PLANTS["empty"],
+        PLANTS["not-a-database"],
+        PLANTS["damaged-header"],
+        PLANTS["foreign"],
+        PLANTS["journal-mode"],
+        PLANTS["not-writable"],
+        PLANTS["lock-file-missing"],
+        PLANTS["lock-file-empty"],
+        PLANTS["vanished"],
+    ],
+)
+def test_looking_changes_nothing(scene: Scene, arrange: Callable[[Scene], object]) -> None:
+    """No file comes, goes or changes, whatever state the files are in."""
+    arrange(scene)
+    before = contents(scene.path.parent)
+    first, second = ([one.code for one in examine(scene.path, full=True)] for _ in range(2))
+    assert contents(scene.path.parent) == before
+    assert first == second
+
+
+def test_a_stranger_may_look_and_changes_nothing(scene: Scene) -> None:
+    """A user who may read the files and not write them gets an answer, in use as well as closed; no file comes."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    folder = scene.path.parent
+    for one in (folder, *folder.parents):
+        if not (mode := one.stat().st_mode) & stat.S_IXOTH:
+            one.chmod(mode | stat.S_IXOTH | stat.S_IROTH)
+    source = """
+        from idemreg.doctor import examine
+        examine(sys.argv[1])
+        wait()
+        os.setgroups([])
+        os.setgid(65534)  # the group of root has its own rights
+        os.setuid(65534)
+        say(*(one.code for one in examine(sys.argv[1]) if one.severity.word != "info"))
+        wait()
+        say(*(one.code for one in examine(sys.argv[1]) if one.code in ("sound", "unknown", "check-failed")))
+    """
+    with Registry(scene.path, durability="normal") as registry:
+        fail(registry, "t", unknown_on=LookupError)
+        for name in os.listdir(folder):
+            (folder / name).chmod(0o644)
+        with Script(source, scene.path) as stranger:
+            stranger.go()
+            stranger.expect("foreign-owner not-writable not-writable lock-file-unreadable owner-cannot-tell unknown")
+            registry.close()
+            before = contents(folder)
+            stranger.go()
+            stranger.expect("sound unknown")
+            assert stranger.end() == 0
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("arrange", [crashed, crashed_without_index])
+def test_what_only_the_wal_holds_is_seen(scene: Scene, arrange: Callable[[Scene], object]) -> None:
+    """After a crash the newest rows are in the -wal alone, and the doctor reads them there."""
+    arrange(scene)
+    (found,) = scene.find("running-dead")
+    assert "'killed'" in found.text
+
+
+def test_the_locks_of_this_process_survive(scene: Scene) -> None:
+    """Examined by a process that uses the file, SQLite's locks and the owner's byte are held as before."""
+    registry = scene.registry()
+    claim = registry.claim("t", name="job")
+
+    def held() -> list[tuple[str, int, int, int]]:
+        return sorted(
+            (end, lock.pid, lock.first, lock.last)
+            for end in ("", "-shm", "-lock")
+            for lock in locks_on(f"{scene.path}{end}") or []
+        )
+
+    before = held()
+    assert len(before) >= 3
+    assert is_well(registry.doctor())
+    assert held() == before
+    claim.succeed(1)
+
+
+def test_a_healthy_file_is_well(scene: Scene) -> None:
+    """A registry in use has no finding above information, by the method and by its path, in full and in brief."""
+    registry = scene.registry()
+    registry.run("t", lambda: "x" * 1_000, name="job")
+    for findings in (registry.doctor(), registry.doctor(full=True), examine(scene.path), examine(str(scene.path))):
+        assert is_well(findings), findings
+        assert not could_not_open(findings)
+
+
+def test_a_failed_check_leaves_the_others(scene: Scene) -> None:
+    """What one check cannot find out keeps no other from its work."""
+    PLANTS["check-failed"](scene)
+    PLANTS["unknown"](scene)
+    codes = [one.code for one in examine(scene.path)]
+    assert "check-failed" in codes
+    assert "unknown" in codes
+
+
+def test_every_check_has_a_line_that_says_what_it_looks_at() -> None:
+    """Checks are told by their docstrings."""
+    assert all(check.run.__doc__ for check in CHECKS)
+
+
+def test_ctrl_c_ends_a_long_look(scene: Scene) -> None:
+    """Interrupted inside a question to SQLite, nothing stays open and nothing is changed."""
+    PLANTS["unfinished"](scene)
+    before = contents(scene.path.parent)
+
+    class Interrupting(Hurrying):
+        def monotonic(self) -> float:
+            if super().monotonic() > 20:
+                raise KeyboardInterrupt
+            return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(scene.path, clock=Interrupting())
+    assert contents(scene.path.parent) == before
