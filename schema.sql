@@ -82,7 +82,7 @@ CREATE TABLE idempotent_owner (
     time_ns    INTEGER NOT NULL,        -- inode of /proc/self/ns/time; start times compare only within one of them
     started    INTEGER NOT NULL,        -- start time of the process in clock ticks since boot; 0 = cannot be told
     host       TEXT    NOT NULL,        -- for people
-    command    TEXT    NOT NULL,        -- for people
+    command    TEXT    NOT NULL,        -- for people: the program's name without its arguments, which may hold secrets
     notes_at   INTEGER,                 -- of a batch: where in the lock file its notes begin,
     notes      INTEGER,                 -- and how many there are, a byte a task
     claims     INTEGER,                 -- of a batch: its claims that have not ended; the record goes with the last

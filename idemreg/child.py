@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import signal
 import subprocess
+import sys
+import termios
 import threading
 from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
-__all__ = ["Output", "Signals", "pump", "replay_output", "spawn"]
+    from idemreg.output import Output
 
-KEPT_BYTES: Final = 64 * 1_024
-READ_BYTES: Final = 64 * 1_024
-
-STDOUT: Final = 1
-STDERR: Final = 2
+__all__ = ["Signals", "pump", "replay_output", "spawn"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
@@ -29,43 +30,6 @@ POLL_S: Final = 0.05
 # the command included.
 _FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
 _PASSED_ON: Final = (*_FROM_TERMINAL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-class Output:
-    """The last 64 KiB that a command wrote, as pieces in the order in which they arrived on its two streams."""
-
-    def __init__(self) -> None:
-        self._pieces: list[tuple[int, bytes]] = []
-        self._size = 0
-        self.is_truncated = False
-
-    def add(self, stream: int, data: bytes) -> None:
-        """Keep what arrived, and let go of what is too old."""
-        if self._pieces and self._pieces[-1][0] == stream and len(self._pieces[-1][1]) < READ_BYTES:
-            self._pieces[-1] = (stream, self._pieces[-1][1] + data)
-        else:
-            self._pieces.append((stream, data))
-        self._size += len(data)
-        while self._size > KEPT_BYTES:
-            oldest, kept = self._pieces[0]
-            cut = min(len(kept), self._size - KEPT_BYTES)
-            self._size -= cut
-            self.is_truncated = True
-            if cut == len(kept):
-                del self._pieces[0]
-            else:
-                self._pieces[0] = (oldest, kept[cut:])
-
-    def kept(self) -> list[list[int | str | bytes]]:
-        """The pieces as they are stored: the stream's number, and text where it is UTF-8."""
-        return [[stream, _text_or_bytes(data)] for stream, data in self._pieces]
-
-
-def _text_or_bytes(data: bytes) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data
 
 
 def replay_output(pieces: Any, stdout: int, stderr: int) -> None:  # noqa: ANN401 - what was stored
@@ -85,7 +49,8 @@ def pump(process: subprocess.Popen[bytes], output: Output, stdout: int, stderr: 
     """Pass the output through until the command ends; its return code (negative: the signal that killed it).
 
     The end is the end of the process, not of its pipes: what it left running in the background may hold them open for
-    ever. Everything that it wrote itself is in the pipes by then.
+    ever, and write to them for ever. Everything that it wrote itself is in the pipes by then, so what is in them at
+    that moment is passed on, and no more.
     """
     assert process.stdout is not None  # noqa: S101 - spawn() made both pipes
     assert process.stderr is not None  # noqa: S101
@@ -100,9 +65,8 @@ def pump(process: subprocess.Popen[bytes], output: Output, stdout: int, stderr: 
             for key, _ in selector.select(None if exited is not None else POLL_S):
                 if key.data is not None and not key.data.pass_on():
                     selector.unregister(key.fileobj)
-        for key in list(selector.get_map().values()):
-            while key.data is not None and key.data.pass_on():
-                pass
+        for stream in [key.data for key in selector.get_map().values() if key.data is not None]:
+            stream.pass_rest_on()
     return process.returncode
 
 
@@ -114,15 +78,26 @@ class _Stream:
         self._fd = pipe.fileno()
         self._target: int | None = target
         self._output = output
+        self.passed = 0  # bytes
 
-    def pass_on(self) -> bool:
+    def pass_rest_on(self) -> None:
+        """Pass on what is in the pipe at this moment."""
+        left = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        while left > 0:
+            before = self.passed
+            if not self.pass_on(left):
+                return
+            left -= self.passed - before
+
+    def pass_on(self, most: int = READ_BYTES) -> bool:
         """Pass on what is there now; False where nothing is, or nothing will be."""
         try:
-            data = os.read(self._fd, READ_BYTES)
+            data = os.read(self._fd, min(most, READ_BYTES))
         except BlockingIOError:
             return False
         if not data:
             return False
+        self.passed += len(data)
         self._output.add(self._number, data)
         if self._target is not None and not _write(self._target, data):
             self._target = None  # nobody listens any more; the command goes on, and its output is kept
@@ -159,13 +134,17 @@ def _exit_descriptor(pid: int) -> Iterator[int | None]:
 
 
 class Signals:
-    """While it is entered, signals go to the command. Before there is one, they end this process as they would anyway.
+    """While it is entered, signals go to the command. Before `hold`, they end this process as they would anyway.
 
-    A signal that the terminal sent has reached the command already, as it is in the same process group.
+    From `hold` until the command is known they are kept for it: a handler that raised inside Popen would leave a
+    command running that nobody knows of. A signal that the terminal sent has reached the command already, as it is in
+    the same process group.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_holding = False
+        self._kept: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -176,9 +155,15 @@ class Signals:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
+    def hold(self) -> None:
+        """From now on no signal ends this process: the command is about to be started."""
+        self._is_holding = True
+
     def pass_to(self, process: subprocess.Popen[bytes]) -> None:
-        """From now on signals are the command's."""
+        """From now on signals are the command's, those that were kept included."""
         self._process = process
+        while self._kept:
+            self._send(self._kept.pop(0))
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -186,8 +171,14 @@ class Signals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._process is None:
-            self._end(number)
-        elif self._process.returncode is None and not (number in _FROM_TERMINAL and _is_foreground()):
+            if not self._is_holding:
+                self._end(number)
+            self._kept.append(number)
+        elif not (number in _FROM_TERMINAL and _is_foreground()):
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 

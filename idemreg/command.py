@@ -12,18 +12,20 @@ is a failure.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
 from idemreg.attempt import Terms, acquire
-from idemreg.child import Output, Signals, pump, replay_output, spawn
+from idemreg.child import Signals, pump, replay_output, spawn
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
 from idemreg.idempotent import wanted
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import CallOptions, CommonOptions, Options, Verified
+from idemreg.output import Output, stored_output
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -127,9 +129,9 @@ def _acquire(terms: Terms, request: Wanted) -> Claim | Outcome[Any]:
 
 def _replay(outcome: Outcome[Any], stdout: int, stderr: int) -> CommandEnd:
     exit_code = 0 if outcome.status is Status.SUCCEEDED else 1
-    if isinstance(outcome.result, dict) and "output" in outcome.result:
-        replay_output(outcome.result["output"], stdout, stderr)
-        exit_code = int(outcome.result["exit_code"])
+    if (stored := stored_output(outcome.result)) is not None:
+        replay_output(stored.pieces, stdout, stderr)
+        exit_code = stored.exit_code
     return CommandEnd(exit_code, replayed=True, task_id=outcome.task_id, attempt=outcome.attempt, token=outcome.token)
 
 
@@ -142,8 +144,10 @@ def _run(
     streams: tuple[int, int],
 ) -> CommandEnd:
     output = Output()
+    signals.hold()
     process = _spawn(claim, argv, owner)
     signals.pass_to(process)
+    owner.note_process(process.pid)
     faults.point("command.spawned")
     try:
         code = pump(process, output, *streams)
@@ -162,19 +166,23 @@ def _run(
 
 
 def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner) -> subprocess.Popen[bytes]:
-    """Start the command; where that cannot be, nothing ran, and the task is put back."""
+    """Start the command; where its execution was refused, nothing ran, and the task is put back."""
     environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
     try:
         return spawn(argv, environment, owner.fd)
-    except BaseException as error:
+    except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
         claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not _exists(argv[0]):
             msg = f"no such command: {argv[0]}"
             raise CommandNotFoundError(msg, task_id=claim.task_id) from error
-        if isinstance(error, OSError):
-            msg = f"cannot execute {argv[0]}: {error.strerror}"
-            raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
-        raise
+        reason = getattr(error, "strerror", None) or error
+        msg = f"cannot execute {argv[0]}: {reason}"
+        raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
+
+
+def _exists(command: str) -> bool:
+    """Whether the file is there: then what was not found is the interpreter that its first line names."""
+    return os.path.lexists(command) if os.sep in command else shutil.which(command) is not None
 
 
 def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
@@ -199,7 +207,7 @@ def _bad_end(claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> 
         end = End(
             grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=claim.options.durable
         )
-    return end._replace(result=store_result(result, None))
+    return end._replace(result=store_result(result, None))  # `Output` bounds it
 
 
 def _verifier(store: Store, command: str) -> Callable[[Task], Verified]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Examiner", "OwnerRecord"]
 
-COMMAND_CHARACTERS = 120  # of the command line, for people
+COMMAND_CHARACTERS = 120  # of the program's name, for people
 _START_TIME_FIELD = 19  # of /proc/PID/stat, counted from the state behind the last parenthesis
 _STATE_FIELD = 0
 _DEAD_STATES = frozenset({"Z", "X", "x"})
@@ -53,6 +53,11 @@ class OwnerRecord(NamedTuple):
     notes: int | None = None
     claims: int | None = None
 
+    def of_child(self, pid: int) -> OwnerRecord:
+        """The same owner, in a process that this one has started."""
+        state = _process_state(pid)
+        return self._replace(pid=pid, started=0 if state is None else state.started, command=_command_of(pid))
+
     @classmethod
     def of_this_process(cls, lock_id: str, clock: Clock) -> OwnerRecord:
         """A record of the calling process under a new owner number."""
@@ -67,7 +72,7 @@ class OwnerRecord(NamedTuple):
             time_ns=_namespace("time"),
             started=0 if state is None else state.started,
             host=os.uname().nodename,
-            command=_command_line(),
+            command=_command_of_this_process(),
         )
 
 
@@ -167,6 +172,27 @@ def _namespace(kind: str) -> int:
         return 0
 
 
-def _command_line() -> str:
-    words = " ".join(sys.orig_argv).encode("utf-8", "replace").decode().split()
-    return " ".join(words)[:COMMAND_CHARACTERS]
+# Only names of programs are stored, never their arguments, which may hold secrets.
+
+
+def _command_of_this_process() -> str:
+    program = _printable(os.path.basename(sys.executable) or "python")
+    script = sys.argv[0] if sys.argv else ""
+    if script in ("", "-c", "-m"):
+        return program
+    name = os.path.basename(script)
+    if name == "__main__.py":
+        return f"{program} -m {_printable(os.path.basename(os.path.dirname(script)))}"
+    return _printable(name)
+
+
+def _command_of(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return _printable(os.path.basename(os.fsdecode(file.read(4_096).partition(b"\0")[0])))
+    except OSError:
+        return ""
+
+
+def _printable(name: str) -> str:
+    return " ".join(os.fsencode(name).decode("utf-8", "replace").split())[:COMMAND_CHARACTERS]

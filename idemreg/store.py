@@ -291,6 +291,9 @@ class CommandOwner(Protocol):
     id: int
     fd: int
 
+    def note_process(self, pid: int) -> None:
+        """Note which process runs the command: should it close the descriptor, its existence still speaks for it."""
+
     def close(self) -> None:
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
 

@@ -7,13 +7,15 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import ChecksumMismatchError, Registry, Status, TaskRunningError, TaskUnknownError
+from idemreg import ChecksumMismatchError, Liveness, Registry, Status, TaskRunningError, TaskUnknownError
 from idemreg.command import run_command
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
+from idemreg.output import Output, stored_output
 from tests.support.processes import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
@@ -123,6 +125,138 @@ def test_what_stays_in_the_background_is_not_waited_for(
     assert sh(registry, streams, "t", f"cat <{gate} & echo started") == (0, False)
     assert read(streams[0]) == b"started\n"
     gate.write_text("the grandchild was still there to read this")
+
+
+def test_a_background_process_that_writes_for_ever_is_not_waited_for(
+    registry: Registry, streams: tuple[int, int], tmp_path: Path
+) -> None:
+    """What is in the pipe at the command's end is passed on, and no more, however slow the reader of it is."""
+    read_end, write_end = os.pipe()
+    background = tmp_path / "background"
+    script = f"yes & echo $! >{background}; sleep 0.05"
+    reader = threading.Thread(target=read_slowly, args=(read_end,))
+    reader.start()
+    end = run_command(registry, "t", [SH, "-c", script], stdout=write_end, stderr=streams[1])
+    os.close(write_end)
+    os.kill(int(background.read_text()), signal.SIGKILL)
+    reader.join(PATIENCE_S)
+    assert (end.exit_code, reader.is_alive()) == (0, False)
+
+
+def read_slowly(fd: int) -> None:
+    """A little at a time, so that the writer has always more."""
+    while os.read(fd, 512):
+        pass
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("on_crash", "status"), [("hold", Status.UNKNOWN), ("rerun", Status.PENDING)])
+def test_a_signal_while_the_command_is_started_goes_to_the_command(
+    registry: Registry, streams: tuple[int, int], monkeypatch: pytest.MonkeyPatch, on_crash: str, status: Status
+) -> None:
+    """Behind the fork and before Popen has returned: the command gets the signal, and its task is not put back."""
+    fork_exec = subprocess._fork_exec  # type: ignore[attr-defined] # where Popen leaves Python
+
+    def then_signal(*args: object) -> int:
+        pid: int = fork_exec(*args)
+        signal.raise_signal(signal.SIGTERM)
+        return pid
+
+    monkeypatch.setattr(subprocess, "_fork_exec", then_signal)
+    out, err = streams
+    end = run_command(registry, "t", ["/bin/cat", "/dev/zero"], stdout=out, stderr=err, on_crash=on_crash)  # type: ignore[arg-type]
+    assert end.exit_code == 128 + signal.SIGTERM
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.attempt) == (status, 1)
+
+
+def test_an_orphan_that_dropped_its_lock_is_no_dead_owner(
+    path: Path, tmp_path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """A command that closes what it inherits (as sudo does) is known by its process: nobody takes its task."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f"import os; os.closerange(3, 5000); print(os.getpid(), flush=True); open({str(gate)!r}).read()"
+    argv = [sys.executable, "-c", script]
+    wrapper = idemreg(path, "run", "t", "--on-crash", "rerun", "--", *argv, stdout=subprocess.PIPE)
+    assert wrapper.stdout is not None
+    command = int(wrapper.stdout.readline())
+    wrapper.kill()
+    wrapper.wait(PATIENCE_S)
+    registry = open_registry()
+    with pytest.raises(TaskRunningError) as running:
+        run_command(registry, "t", argv, on_crash="rerun")
+    owner = running.value.owner
+    assert owner is not None
+    assert (owner.liveness, owner.pid) == (Liveness.CANNOT_TELL, command)
+    ended = os.pidfd_open(command)
+    gate.write_text("go")
+    assert select.select([ended], [], [], PATIENCE_S)[0]
+    os.close(ended)
+    wrapper.stdout.close()
+
+
+def test_every_output_fits_into_a_result(registry: Registry, streams: tuple[int, int]) -> None:
+    """The finest mixture of both streams, with no text in it, is stored; the exit code is the command's own."""
+    output = Output()
+    for number in range(70_000):
+        output.add(1 + number % 2, b"\x80")
+    assert output.is_truncated
+    registry.run("t", lambda: {"exit_code": 3, "output": output.kept(), "truncated": True})
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"output": 5},
+        {"exit_code": 0, "output": 5, "truncated": True},
+        {"exit_code": None, "output": [], "truncated": False},
+        {"exit_code": 1_000, "output": [], "truncated": False},
+        {"exit_code": 0, "output": [[1]], "truncated": False},
+        {"exit_code": 0, "output": [[1, None]], "truncated": False},
+        {"exit_code": 0, "output": [[7, "x"]], "truncated": False},
+        {"exit_code": 0, "output": [], "truncated": False, "more": 1},
+    ],
+)
+def test_an_operators_result_is_not_taken_for_a_commands(
+    registry: Registry, streams: tuple[int, int], result: object
+) -> None:
+    """Whatever `resolve --result` stored is replayed as a plain success: nothing to write, exit code 0."""
+    sh(registry, streams, "t", "exit 9", unknown_on=[9])
+    registry.resolve("t", "happened", result=result)
+    assert sh(registry, streams, "t", "exit 9", unknown_on=[9]) == (0, True)
+    assert stored_output(result) is None
+
+
+def test_a_missing_interpreter_is_no_missing_command(registry: Registry, tmp_path: Path) -> None:
+    """The script is there; what its first line names is not: 126, whose hint says so."""
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(CommandNotExecutableError):
+        run_command(registry, "t", [str(script)])
+
+
+def test_no_argument_of_a_command_line_is_stored(path: Path, registry: Registry, tmp_path: Path) -> None:
+    """Passwords on command lines appear in no row: not while the command runs, nor in what is told of its death."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    argv = [SH, "-c", f"echo on; read x <{gate}", "--password=hunter2"]
+    wrapper = idemreg(path, "run", "t", "--", *argv, stdout=subprocess.PIPE)
+    assert wrapper.stdout is not None
+    wrapper.stdout.readline()
+    with pytest.raises(TaskRunningError) as running:
+        run_command(registry, "t", argv)
+    assert "hunter2" not in str(running.value)
+    wrapper.kill()
+    wrapper.wait(PATIENCE_S)
+    gate.write_text("go\n")
+    with pytest.raises(TaskUnknownError):
+        run_command(registry, "t", argv, wait=PATIENCE_S)
+    wrapper.stdout.close()
+    registry.checkpoint("TRUNCATE")
+    assert b"hunter2" not in path.read_bytes()
 
 
 def test_nothing_to_run_puts_the_task_back(registry: Registry, streams: tuple[int, int], tmp_path: Path) -> None:

@@ -45,7 +45,11 @@ class Settings:
         self.json = False
 
     def path(self) -> str:
-        """The registry's file: --db, else IDEMREG_DB, else the user's state folder."""
+        """The registry's file: --db, else IDEMREG_DB (empty counts as unset), else the user's state folder."""
+        if self.db == "":
+            msg = "--db is empty"
+            hint = "Name a file. Is the variable that you gave unset?"  # another registry would run every job again
+            raise StorePathError(msg, hint=hint)
         return self.db or os.environ.get(DB_VARIABLE) or os.path.join(_state_folder(), "idemreg", "jobs.db")
 
     def existing(self) -> Registry:

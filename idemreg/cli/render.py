@@ -135,7 +135,11 @@ def _instant(time_us: int) -> datetime:
 
 def age(time_us: int, now_us: int) -> str:
     """How long ago, in the largest whole unit: ``4h``. A time to come, from a clock that was set back: ``-4h``."""
-    seconds = (now_us - time_us) // SECOND_US if now_us >= time_us else -((time_us - now_us) // SECOND_US)
+    return span((now_us - time_us) // SECOND_US if now_us >= time_us else -((time_us - now_us) // SECOND_US))
+
+
+def span(seconds: int) -> str:
+    """A number of seconds in the largest whole unit: ``30d``."""
     for unit, letter in _AGES:
         if abs(seconds) >= unit:
             return f"{'-' if seconds < 0 else ''}{abs(seconds) // unit}{letter}"

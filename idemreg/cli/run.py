@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import sys
@@ -217,10 +216,13 @@ def _before(task: Task, end: CommandEnd) -> str:
 
 
 def _output(task: Task) -> str:
-    stored = json.loads(task.result or "null")
-    if not isinstance(stored, dict) or not stored.get("output"):
+    from idemreg.codec import load_result  # noqa: PLC0415 - as above
+    from idemreg.output import stored_output  # noqa: PLC0415
+
+    output = None if task.result is None else stored_output(load_result(task.result, None))
+    if output is None or not output.pieces:
         return "it left no output"
-    return "the end of its output is above" if stored.get("truncated") else "its output is above"
+    return "the end of its output is above" if output.is_truncated else "its output is above"
 
 
 def _say(text: str) -> None:

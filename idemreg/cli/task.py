@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from idemreg.cli.render import Cell, age, local_time, utc_time
+from idemreg.cli.render import Cell, age, local_time, span, utc_time
 from idemreg.cli.text import escape, escape_lines
 from idemreg.errors import ResultError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from idemreg.model import OwnerInfo, Task
+    from idemreg.output import StoredOutput
 
 __all__ = ["COLOURS", "FIELDS", "SUMMARIES", "meaning", "next_step", "pairs", "state", "task_fields"]
 
@@ -192,7 +193,7 @@ def _policy(task: Task) -> str:
         OnCrash.VERIFY: "verify after a crash",
         OnCrash.HOLD: "hold after a crash",
     }
-    keep = "for ever" if task.keep_ms is None else f"for {task.keep_ms // MS_A_SECOND} s once it ended"
+    keep = "for ever" if task.keep_ms is None else f"for {span(task.keep_ms // MS_A_SECOND)} once it ended"
     return f"{crash[policy.on_crash]}, {policy.on_failure.name.lower()} after a failure, kept {keep}"
 
 
@@ -201,22 +202,23 @@ def _policy(task: Task) -> str:
 
 def _result_lines(stored: str) -> list[str]:
     from idemreg.codec import load_result  # noqa: PLC0415 - where there is a result
+    from idemreg.output import stored_output  # noqa: PLC0415
 
     try:
         result = load_result(stored, None)
     except (ResultError, RecursionError):
         return _bounded(escape_lines(stored[:RESULT_CHARACTERS]))
-    if isinstance(result, dict) and result.keys() == {"exit_code", "output", "truncated"}:
-        return _command_lines(result)
+    if (output := stored_output(result)) is not None:
+        return _command_lines(output)
     text = json.dumps(json.loads(stored), indent=2, ensure_ascii=False)
     return _bounded(escape_lines(text[:RESULT_CHARACTERS]), is_cut=len(text) > RESULT_CHARACTERS)
 
 
-def _command_lines(result: dict[str, Any]) -> list[str]:
+def _command_lines(output: StoredOutput) -> list[str]:
     """A command's exit code, and the last lines of what it wrote."""
-    text = "".join(_text(data) for _, data in result["output"])
+    text = "".join(_text(data) for _, data in output.pieces)
     lines = escape_lines(text.rstrip("\n")) if text else []
-    head = f"exit code {result['exit_code']}, " + ("no output" if not lines else "and its output ends with:")
+    head = f"exit code {output.exit_code}, " + ("no output" if not lines else "and its output ends with:")
     kept = [shortened(line) for line in lines[-RESULT_LINES:]]
     return [head, *([f"(the last {RESULT_LINES} lines)"] if len(lines) > RESULT_LINES else []), *kept]
 

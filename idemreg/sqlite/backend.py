@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from idemreg.clock import Clock
+    from idemreg.liveness import OwnerRecord
     from idemreg.model import Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import CommandOwner
@@ -340,7 +341,12 @@ class SqliteStore(Keeper):
 
     def own_byte(self) -> CommandOwner:
         """A new owner with a lock and a descriptor of its own, for a command that inherits it."""
-        return self._opening.opened().owners.command()
+        opened = self._opening.opened()
+
+        def rewrite(record: OwnerRecord) -> None:
+            opened.database.write(lambda connection: tasks.record_owner(connection, record), synchronous=NORMAL)
+
+        return opened.owners.command(rewrite)
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""

@@ -42,6 +42,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
     if not isinstance(text, str) or not text or text == ":memory:" or "\0" in text:
         msg = f"a registry needs the path of a file, not {text!r}"
         raise StorePathError(msg)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        msg = f"the path {os.fsencode(text)!r} is no UTF-8, which SQLite needs"
+        raise StorePathError(msg, hint="Rename the file or its folder.") from None
     return os.path.abspath(text)
 
 

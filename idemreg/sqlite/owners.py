@@ -5,6 +5,7 @@ An owner's byte of the lock file is held before its first claim is stored, and u
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Final, cast
@@ -18,7 +19,7 @@ from idemreg.sqlite import tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from idemreg.clock import Clock
     from idemreg.model import Task
@@ -34,13 +35,30 @@ PRUNED_AT_ONCE: Final = 256
 class CommandOwner:
     """The owner of one command: a byte, an open file and a descriptor of its own, which the command inherits."""
 
-    def __init__(self, lock_file: LockFile, clock: Clock, registered: dict[int, CommandOwner]) -> None:
+    def __init__(
+        self,
+        lock_file: LockFile,
+        clock: Clock,
+        registered: dict[int, CommandOwner],
+        rewrite: Callable[[OwnerRecord], None],
+    ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
         self.fd = oslock.open_high(lock_file.path)
         _hold(self.fd, self.id)
+        self._rewrite = rewrite
         self._registered = registered
         registered[self.id] = self
+
+    def note_process(self, pid: int) -> None:
+        """Note which process runs the command.
+
+        A command may close what it inherits, the lock among it (sudo does): should this process be killed then, the
+        command's own existence still speaks for it. Where it cannot be noted, the lock alone does.
+        """
+        self.record = self.record.of_child(pid)
+        with contextlib.suppress(StoreError):
+            self._rewrite(self.record)
 
     def close(self) -> None:
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
@@ -124,9 +142,9 @@ class Owners:
             self._own = record
         return self._own
 
-    def command(self) -> CommandOwner:
-        """A new owner for a command."""
-        return CommandOwner(self._lock_file, self._clock, self._commands)
+    def command(self, rewrite: Callable[[OwnerRecord], None]) -> CommandOwner:
+        """A new owner for a command; ``rewrite`` stores its record anew."""
+        return CommandOwner(self._lock_file, self._clock, self._commands, rewrite)
 
     def batch(self, size: int) -> Batch:
         """A new owner for the claims of a batch, registered until they have ended."""
