@@ -12,38 +12,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from idemreg.claim import Claim, current_claim
-from idemreg.clock import Clock
-from idemreg.codec import Codec, DataclassCodec
-from idemreg.errors import (
-    ArgumentError,
-    ChecksumMismatchError,
-    ClaimLostError,
-    ClockError,
-    FinishNotRecordedError,
-    IdemregError,
-    ImportLineError,
-    ResultError,
-    StoreBusyError,
-    StoreCorruptError,
-    StoreError,
-    StoreFullError,
-    StorePathError,
-    StoreVersionError,
-    TaskDoneError,
-    TaskFailedError,
-    TaskIdError,
-    TaskRunningError,
-    TaskUnknownError,
-    TransitionError,
-)
-from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
-from idemreg.options import Verified
-from idemreg.registry import Registry
-
 if TYPE_CHECKING:
     from idemreg.aio import AsyncClaim, AsyncRegistry
     from idemreg.checkpointer import Checkpointer
+    from idemreg.claim import Claim, current_claim
+    from idemreg.clock import Clock
+    from idemreg.codec import Codec, DataclassCodec
+    from idemreg.errors import (
+        ArgumentError,
+        ChecksumMismatchError,
+        ClaimLostError,
+        ClockError,
+        FinishNotRecordedError,
+        IdemregError,
+        ImportLineError,
+        ResultError,
+        StoreBusyError,
+        StoreCorruptError,
+        StoreError,
+        StoreFullError,
+        StorePathError,
+        StoreVersionError,
+        TaskDoneError,
+        TaskFailedError,
+        TaskIdError,
+        TaskRunningError,
+        TaskUnknownError,
+        TransitionError,
+    )
+    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.options import Verified
+    from idemreg.registry import Registry
 
 __version__ = "0.1.0"
 
@@ -87,13 +86,58 @@ __all__ = [
     "current_claim",
 ]
 
+# Where each name is. All are imported when they are asked for, so that `import idemreg` costs next to nothing, and a
+# program pays for what it uses.
+_ROOMS = {
+    "ArgumentError": "errors",
+    "AsyncClaim": "aio",
+    "AsyncRegistry": "aio",
+    "Checkpointer": "checkpointer",
+    "ChecksumMismatchError": "errors",
+    "Claim": "claim",
+    "ClaimLostError": "errors",
+    "Clock": "clock",
+    "ClockError": "errors",
+    "Codec": "codec",
+    "DataclassCodec": "codec",
+    "FinishNotRecordedError": "errors",
+    "IdemregError": "errors",
+    "ImportLineError": "errors",
+    "Liveness": "model",
+    "Outcome": "model",
+    "OwnerInfo": "model",
+    "Registry": "registry",
+    "ResultError": "errors",
+    "Status": "model",
+    "StoreBusyError": "errors",
+    "StoreCorruptError": "errors",
+    "StoreError": "errors",
+    "StoreFullError": "errors",
+    "StorePathError": "errors",
+    "StoreVersionError": "errors",
+    "Task": "model",
+    "TaskDoneError": "errors",
+    "TaskFailedError": "errors",
+    "TaskIdError": "errors",
+    "TaskRunningError": "errors",
+    "TaskUnknownError": "errors",
+    "TransitionError": "errors",
+    "Verdict": "model",
+    "Verified": "options",
+    "current_claim": "claim",
+}
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - of any name
-    """Import what few programs need when it is asked for: `import idemreg` stays quick."""
-    module = {"AsyncClaim": "aio", "AsyncRegistry": "aio", "Checkpointer": "checkpointer"}.get(name)
-    if module is not None:
-        import importlib  # noqa: PLC0415
+    room = _ROOMS.get(name)
+    if room is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module  # noqa: PLC0415 - the interpreter has it already
 
-        return getattr(importlib.import_module(f"idemreg.{module}"), name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

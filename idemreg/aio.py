@@ -22,10 +22,10 @@ from idemreg.async_claim import AsyncClaim, AsyncTransaction
 from idemreg.attempt import acquire, run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
-from idemreg.idempotent import job_name, wanted
 from idemreg.listing import PAGE_TASKS
 from idemreg.options import CallOptions, Options
 from idemreg.registry import Registry
+from idemreg.request import job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 

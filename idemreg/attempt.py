@@ -19,8 +19,6 @@ from idemreg.errors import (
     TaskRunningError,
     TaskUnknownError,
 )
-from idemreg.events import Failed, Mismatched, Replayed, tell, tell_end, tell_grant
-from idemreg.events import Unknown as BecameUnknown
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import Verified
 from idemreg.store import (
@@ -97,8 +95,8 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     except ResultError as error:
         error.task_id = wanted.task_id
         raise
-    if terms.on_event is not None:
-        tell(terms.on_event, Replayed(wanted.task_id, wanted.name, found.token, found.attempt))
+    if terms.teller is not None:
+        terms.teller.replayed(wanted.task_id, wanted.name, found.token, found.attempt)
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
@@ -138,8 +136,8 @@ def attempt(
         recorded = Unsure(error)
     if type(recorded) is not Recorded:
         yield from not_recorded(terms.store, end, recorded, result)
-    if terms.on_event is not None:
-        tell_end(terms.on_event, claim.grant, wanted.name, end)
+    if terms.teller is not None:
+        terms.teller.ended(claim.grant, wanted.name, end)
     if problem is not None:
         raise problem
     return outcome_of(claim, result)
@@ -147,8 +145,8 @@ def attempt(
 
 def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
     """The claim of what the store granted."""
-    if terms.on_event is not None:
-        tell_grant(terms.on_event, grant, name)
+    if terms.teller is not None:
+        terms.teller.granted(grant, name)
     return Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
 
 
@@ -196,14 +194,15 @@ def acquire(
                 nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
                 seen = yield store.look, (wanted,), None
             case _:
-                _tell_refusal(terms, answer, wanted)
+                if terms.teller is not None:
+                    terms.teller.refused(answer, wanted)
                 raise _refusal(answer, wanted)
 
 
 def replay(task: Task, terms: Terms) -> Outcome[Any]:
     """The outcome of a final task. `TaskDoneError` where it has no result to give, or the caller wants none."""
-    if terms.on_event is not None:
-        tell(terms.on_event, Replayed(task.task_id, task.name, task.token, task.attempt))
+    if terms.teller is not None:
+        terms.teller.replayed(task.task_id, task.name, task.token, task.attempt)
     if task.status is not Status.SUCCEEDED:
         reason = f"was {task.status.word}: {task.evidence or 'no reason given'}"
         raise _done_error(reason, _replayed(task, None))
@@ -237,19 +236,6 @@ def _running_error(answer: Running) -> TaskRunningError:
     error = TaskRunningError(msg, task_id=task.task_id)
     error.owner, error.since = owner, task.updated_at
     return error
-
-
-def _tell_refusal(terms: Terms, answer: Answer, wanted: Wanted) -> None:
-    """Tell of what this caller has found out; that a known failure is refused again is no event."""
-    if terms.on_event is None:
-        return
-    match answer:
-        case Mismatch():
-            tell(terms.on_event, Mismatched(wanted.task_id, wanted.name))
-        case Unknown(task, is_new=True):
-            tell(terms.on_event, BecameUnknown(task.task_id, task.name, task.token, task.attempt, task.error))
-        case Refused(task, is_new=True):
-            tell(terms.on_event, Failed(task.task_id, task.name, task.token, task.attempt, task.error))
 
 
 def _refusal(answer: Mismatch | Refused | Unknown | Unsure, wanted: Wanted) -> Exception:
@@ -295,8 +281,8 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
     Returns where its answer settled the question; the caller claims anew, and finds the task done or claimable.
     """
     store, options = terms.store, terms.options
-    if terms.on_event is not None:
-        tell_grant(terms.on_event, grant, name)
+    if terms.teller is not None:
+        terms.teller.granted(grant, name)
     failure: BaseException | None = None
     try:
         hook = cast("Callable[..., Any]", options.verify)  # only who has a hook is granted a claim for it

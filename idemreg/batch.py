@@ -14,9 +14,8 @@ from idemreg.attempt import acquire, ended_in_job, make_claim, outcome_of
 from idemreg.claim import BaseClaim, current
 from idemreg.ends import lost_error, not_recorded_end, not_recorded_error, success_end
 from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
-from idemreg.events import tell_end
-from idemreg.idempotent import wanted as make_wanted
 from idemreg.model import Outcome
+from idemreg.request import wanted as make_wanted
 from idemreg.store import End, Granted, Lost, Recorded, Unknown, Unsure
 from idemreg.tagged import canonical
 from idemreg.walk import NotStartedError
@@ -178,8 +177,8 @@ def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
     answers: list[Any] = []
     for (claim, end, result, problem), answer in zip(ended, recorded, strict=True):
         if isinstance(answer, Recorded):
-            if terms.on_event is not None:
-                tell_end(terms.on_event, claim.grant, claim.name, end)
+            if terms.teller is not None:
+                terms.teller.ended(claim.grant, claim.name, end)
             answers.append(problem or outcome_of(claim, result))
         elif isinstance(answer, Lost):
             answers.append(lost_error(end.task_id))

@@ -24,7 +24,6 @@ from idemreg.ends import (
     success_end,
 )
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
-from idemreg.events import tell_end
 from idemreg.store import End, Lost, Unsure
 from idemreg.walk import drive
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from idemreg.clock import Clock
-    from idemreg.events import OnEvent
+    from idemreg.events import Teller
     from idemreg.offload import Offload
     from idemreg.options import Options
     from idemreg.store import Granted, Store, Transaction
@@ -61,7 +60,7 @@ class Terms(NamedTuple):
     store: Store
     clock: Clock
     options: Options
-    on_event: OnEvent | None = None
+    teller: Teller | None = None  # for `on_event`
     claim: Callable[[Terms, Granted, str], Any] | None = None  # the class of the claims; None = `Claim`
     offload: Offload | None = None  # for asynchronous callers
 
@@ -191,8 +190,8 @@ class BaseClaim:
             if isinstance(answer, Lost):
                 raise lost_error(self.task_id)
             if not isinstance(answer, Unsure):
-                if self.terms.on_event is not None:
-                    tell_end(self.terms.on_event, self.grant, self.name, end)
+                if self.terms.teller is not None:
+                    self.terms.teller.ended(self.grant, self.name, end)
                 return problem
             cause = answer.cause
         # The effects are rolled back with the finish, so the crash policy may decide: rerun repeats nothing.

@@ -7,9 +7,12 @@ bounds waits. Tests pass a `Clock` of their own; see `idemreg.testing.ManualCloc
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
-from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = ["Clock", "seconds"]
 
@@ -21,7 +24,7 @@ _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 # Without a boot id (not Linux) every process counts as a boot of its own: an epoch too many costs nothing, one too
 # few could give a token twice.
-_PROCESS_BOOT_ID = f"process-{uuid.uuid4()}"
+_PROCESS_BOOT_ID = f"process-{os.urandom(16).hex()}"
 
 
 class Clock:
@@ -54,7 +57,9 @@ class Clock:
 
 def seconds(duration: float | timedelta, *, what: str) -> float:
     """Normalise a duration given as seconds or `timedelta`; refuse what is negative or not a number."""
-    value: object = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    value: object = duration
+    if not isinstance(value, (int, float)) and hasattr(value, "total_seconds"):  # a timedelta, whose module costs 1 ms
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         msg = f"{what} takes seconds or a timedelta, zero or more, not {duration!r}"
         raise ValueError(msg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -59,7 +58,7 @@ class DataclassCodec:
             return value.value
         if isinstance(value, enum.Enum):
             return value.name
-        return [[field.name, self.encode(getattr(value, field.name))] for field in dataclasses.fields(value)]
+        return [[field.name, self.encode(getattr(value, field.name))] for field in _fields(value)]
 
     def decode(self, data: Any, /) -> Any:  # noqa: ANN401
         """The result again; LookupError or TypeError where the class has changed too much."""
@@ -78,7 +77,7 @@ class DataclassCodec:
         if issubclass(kind, enum.Enum):
             return kind(stored) if issubclass(kind, enum.Flag) else kind[stored]
         fields = {name: self.decode(item) for name, item in stored}
-        in_init = {field.name for field in dataclasses.fields(kind) if field.init}
+        in_init = {field.name for field in _fields(kind) if field.init}
         instance = kind(**{name: item for name, item in fields.items() if name in in_init})
         for name, item in fields.items():  # also what __post_init__ made of them: it has been applied already
             object.__setattr__(instance, name, item)
@@ -97,6 +96,12 @@ def as_codec(option: object) -> Codec | None:
         return option
     msg = f"result= takes a codec (encode, decode), a dataclass, an Enum or a tuple of those, not {option!r}"
     raise TypeError(msg)
+
+
+def _fields(of: Any) -> tuple[Any, ...]:  # noqa: ANN401 - a dataclass, or an instance of one
+    import dataclasses  # noqa: PLC0415 - 5 ms that only their users pay
+
+    return dataclasses.fields(of)
 
 
 def store_result(value: object, codec: Codec | None) -> str:

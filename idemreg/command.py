@@ -22,10 +22,10 @@ from idemreg.child import Signals, pump, replay_output, spawn
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
-from idemreg.idempotent import wanted
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import CallOptions, CommonOptions, Options, Verified
 from idemreg.output import Output, stored_output
+from idemreg.request import wanted
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.codec import store_result
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
-from idemreg.events import tell_end
 from idemreg.model import OnCrash, Status
 from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
@@ -63,15 +62,15 @@ def record(claim: BaseClaim, end: End, result: object = None) -> Walk[None]:
     `ClaimLostError` where the claim is another's by now. `FinishNotRecordedError` where the store could not write: the
     task then becomes `unknown` as soon as it can.
     """
-    store, on_event = claim.terms.store, claim.terms.on_event
+    store, teller = claim.terms.store, claim.terms.teller
     try:
         answer = yield store.finish_one, (end,), None
     except StoreError as error:
         answer = Unsure(error)
     if type(answer) is not Recorded:
         yield from not_recorded(store, end, answer, result)
-    if on_event is not None:
-        tell_end(on_event, claim.grant, claim.name, end)
+    if teller is not None:
+        teller.ended(claim.grant, claim.name, end)
 
 
 def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:

@@ -13,13 +13,15 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from idemreg import store
 from idemreg.model import Status
 
 if TYPE_CHECKING:
     import logging
 
+    from idemreg.model import Wanted
     from idemreg.sqlite.upkeep import Checkpoint
-    from idemreg.store import End, Granted
+    from idemreg.store import Answer, End, Granted
 
 __all__ = [
     "Checkpointed",
@@ -32,11 +34,9 @@ __all__ = [
     "Replayed",
     "Succeeded",
     "TakenOver",
+    "Teller",
     "Unknown",
     "log_events",
-    "tell",
-    "tell_end",
-    "tell_grant",
 ]
 
 
@@ -143,33 +143,55 @@ def log_events(logger: logging.Logger) -> OnEvent:
     return log
 
 
-def tell(on_event: OnEvent, event: Event) -> None:
-    """Call the callback, whatever it does."""
-    try:
-        on_event(event)
-    except Exception as error:  # noqa: BLE001 - no listener may change what becomes of a task
-        with contextlib.suppress(Exception):
-            hook_args = (type(error), error, error.__traceback__, threading.current_thread())
-            threading.excepthook(threading.ExceptHookArgs(hook_args))
+class Teller:
+    """Tells a callback, whatever it does. Made where somebody listens; nothing else imports this room."""
 
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
 
-def tell_grant(on_event: OnEvent, grant: Granted, name: str) -> None:
-    """Tell of a claim."""
-    prior = grant.prior
-    if prior is not None and prior.status is Status.RUNNING:
-        tell(on_event, TakenOver(grant.task_id, name, grant.token, grant.attempt, prior.owner))
-    else:
-        tell(on_event, Claimed(grant.task_id, name, grant.token, grant.attempt))
+    def tell(self, event: Event) -> None:
+        """Call the callback."""
+        try:
+            self._on_event(event)
+        except Exception as error:  # noqa: BLE001 - no listener may change what becomes of a task
+            with contextlib.suppress(Exception):
+                hook_args = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(hook_args))
 
+    def granted(self, grant: Granted, name: str) -> None:
+        """Tell of a claim."""
+        prior = grant.prior
+        if prior is not None and prior.status is Status.RUNNING:
+            self.tell(TakenOver(grant.task_id, name, grant.token, grant.attempt, prior.owner))
+        else:
+            self.tell(Claimed(grant.task_id, name, grant.token, grant.attempt))
 
-def tell_end(on_event: OnEvent, grant: Granted, name: str, end: End) -> None:
-    """Tell of the end of a claim."""
-    task = (grant.task_id, name, grant.token, grant.attempt)
-    if end.status is Status.SUCCEEDED:
-        tell(on_event, Succeeded(*task))
-    elif end.status is Status.PENDING or end.attempt < grant.attempt:
-        tell(on_event, Released(*task))
-    elif end.status is Status.FAILED:
-        tell(on_event, Failed(*task, end.error))
-    else:
-        tell(on_event, Unknown(*task, end.error))
+    def ended(self, grant: Granted, name: str, end: End) -> None:
+        """Tell of the end of a claim."""
+        task = (grant.task_id, name, grant.token, grant.attempt)
+        if end.status is Status.SUCCEEDED:
+            self.tell(Succeeded(*task))
+        elif end.status is Status.PENDING or end.attempt < grant.attempt:
+            self.tell(Released(*task))
+        elif end.status is Status.FAILED:
+            self.tell(Failed(*task, end.error))
+        else:
+            self.tell(Unknown(*task, end.error))
+
+    def replayed(self, task_id: str, name: str, token: int, attempt: int) -> None:
+        """Tell of a duplicate."""
+        self.tell(Replayed(task_id, name, token, attempt))
+
+    def refused(self, answer: Answer, wanted: Wanted) -> None:
+        """Tell of what a caller has found out; that a known failure is refused again is no event."""
+        match answer:
+            case store.Mismatch():
+                self.tell(Mismatched(wanted.task_id, wanted.name))
+            case store.Unknown(task, is_new=True):
+                self.tell(Unknown(task.task_id, task.name, task.token, task.attempt, task.error))
+            case store.Refused(task, is_new=True):
+                self.tell(Failed(task.task_id, task.name, task.token, task.attempt, task.error))
+
+    def checkpointed(self, done: Checkpoint) -> None:
+        """Tell of a checkpoint."""
+        self.tell(Checkpointed(done))

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Proto
 
 from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
-from idemreg.errors import ChecksumMismatchError
-from idemreg.model import NO_CHECKSUM, Outcome, Task, Wanted
-from idemreg.tagged import canonical, digest
+from idemreg.request import add_task, wanted
+from idemreg.tagged import canonical
 from idemreg.template import Template, check_task_id
 from idemreg.walk import adrive
 
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from idemreg.claim import Terms
+    from idemreg.model import Outcome, Task, Wanted
     from idemreg.offload import Offload
     from idemreg.options import Options
-    from idemreg.store import Store
 
 __all__ = [
     "AsyncIdempotentFunction",
@@ -29,11 +28,7 @@ __all__ = [
     "Decorator",
     "IdempotentFunction",
     "TaskIdSource",
-    "Templates",
-    "add_task",
     "idempotent",
-    "job_name",
-    "wanted",
 ]
 
 P = ParamSpec("P")
@@ -138,28 +133,6 @@ class Recipe(NamedTuple):
         return wanted(task_id, self.name, self.binder.canonical(bound), self.options)
 
 
-def wanted(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
-    """The request for a claim; `TaskIdError` where the task_id is malformed."""
-    return Wanted(
-        check_task_id(task_id),
-        name,
-        digest(content),
-        options.policy,
-        options.keep_ms,
-        options.verify is not None,
-        options.durable_claim,
-    )
-
-
-def add_task(store: Store, request: Wanted) -> Task:
-    """Make sure that the task has a row, `pending` where it is new. `ChecksumMismatchError` where it has another's."""
-    task = store.add(request)
-    if task.checksum != NO_CHECKSUM and (task.name, task.checksum) != (request.name, request.checksum):
-        msg = f"task {request.task_id!r} exists, for another job or other arguments"
-        raise ChecksumMismatchError(msg, task_id=request.task_id)
-    return task
-
-
 def idempotent(
     function: Callable[P, R],
     source: TaskIdSource,
@@ -227,32 +200,6 @@ def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], fu
     job = cast("Any", decorated)
     job.call, job.task, job.add = call, task, add
     return job
-
-
-class Templates:
-    """The literal templates of one registry: two jobs with one of them would answer for each other's tasks."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, str] = {}
-
-    def claim(self, source: TaskIdSource, function: Callable[..., Any]) -> None:
-        """Note whose template it is; ValueError where it is another function's. A reloaded module may come again."""
-        if not isinstance(source, str):
-            return
-        job = f"{function.__module__}.{function.__qualname__}"
-        other = self._jobs.setdefault(source, job)
-        if other != job:
-            msg = (
-                f"the template {source!r} is {other}'s already; {job} would replay its results: give it its own prefix"
-            )
-            raise ValueError(msg)
-
-
-def job_name(job: Callable[..., Any]) -> str:
-    """The qualified name of a function, of what a partial applies, or of a callable's class."""
-    while isinstance(job, functools.partial):
-        job = job.func
-    return getattr(job, "__qualname__", None) or type(job).__qualname__
 
 
 def _task_id(

@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 from idemreg import faults, oslock
@@ -53,7 +52,8 @@ NAP_SECONDS = 0.002
 
 def random_owner() -> int:
     """A number for a new owner; never reused, since 2^62 leaves no room for chance."""
-    return secrets.randbelow(2**OWNER_BITS - 32) + 1
+    number = int.from_bytes(os.urandom(8), "big") >> (64 - OWNER_BITS)
+    return int(number % (2**OWNER_BITS - 32)) + 1
 
 
 def owner_byte(owner: int) -> int:
@@ -96,7 +96,7 @@ class LockFile:
         head = os.pread(self.fd, HEAD_BYTES, 0)
         if len(head) < HEAD_BYTES or not any(head):
             # New, or its writer was killed in between: nobody can have used an id that is not there.
-            head = (MAGIC + secrets.token_bytes(ID_BYTES)).ljust(SIZE, b"\0")
+            head = (MAGIC + os.urandom(ID_BYTES)).ljust(SIZE, b"\0")
             os.pwrite(self.fd, head, 0)
             os.fsync(self.fd)
             faults.point("create.lock-file-written")

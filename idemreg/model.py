@@ -30,6 +30,7 @@ __all__ = [
     "Version",
     "Wanted",
     "decide",
+    "is_durable",
     "may_forget",
     "settled_status",
     "unpack_policy",
@@ -44,6 +45,15 @@ MAX_ATTEMPTS_LIMIT = 1_000_000
 # Of a row that was claimed and released before anything ran, where there had been no row: it binds nobody, so that a
 # corrected call may follow a mistyped one. It keeps the token, which must not be given again.
 NO_CHECKSUM: Final = "0" * 64
+
+
+def is_durable(durability: str) -> bool:
+    """Whether acknowledged rows must survive a power cut."""
+    words: dict[object, bool] = {"full": True, "normal": False}
+    if durability not in words:
+        msg = f"durability is 'full' or 'normal', not {durability!r}"
+        raise ValueError(msg)
+    return words[durability]
 
 
 class Status(enum.IntEnum):

@@ -1,45 +1,83 @@
-"""What people ask and do about tasks: look, operate, keep. One line a method, no logic; `Registry` is built on it."""
+"""What people ask and do about tasks: open, look, operate, keep. One line a method, no logic.
+
+`Registry` is built on it and adds what runs jobs, which a command such as `idemreg show` need not import.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
-from idemreg import manage
 from idemreg.clock import Clock, seconds
-from idemreg.events import Checkpointed, OnEvent, tell
-from idemreg.exchange import export_lines, import_lines
-from idemreg.idempotent import add_task, wanted
 from idemreg.listing import every, query_of
-from idemreg.model import Verdict
-from idemreg.options import Options
-from idemreg.purge import purge
-from idemreg.tagged import canonical
+from idemreg.model import Verdict, is_durable
+from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
     from datetime import timedelta
+    from types import TracebackType
 
     from idemreg.doctor import Finding
+    from idemreg.events import Teller
     from idemreg.exchange import Imported
+    from idemreg.manage import ResolveVerdict
     from idemreg.model import OwnerInfo, Status, Task
     from idemreg.options import Durability
     from idemreg.purge import Purge
-    from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.upkeep import Checkpoint, Mode
-    from idemreg.store import Backup
+    from idemreg.store import Backup, Store
 
 __all__ = ["Operations"]
 
 
 class Operations:
-    """The operator's half of a registry."""
+    """The operator's half of a registry; see `Registry` for the parameters."""
 
-    _store: SqliteStore
-    _on_event: OnEvent | None
-    clock: Clock
-    durability: Durability
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool = True,
+        durability: Durability = "full",
+        busy_timeout: float | timedelta = 10,
+        clock: Clock | None = None,
+    ) -> None:
+        is_durable(durability)
+        self.path: Final = path
+        self.durability: Final = durability
+        self.clock: Final = clock or Clock()
+        busy_s = seconds(busy_timeout, what="busy_timeout")
+        self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
+        self._teller: Teller | None = None
+
+    @property
+    def store(self) -> Store:
+        """The store underneath, for what is built on a registry."""
+        return self._store
+
+    # --- open and close -----------------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Open the file now, and create it where that is allowed; otherwise the first use does."""
+        self._store.open()
+        return self
+
+    def close(self) -> None:
+        """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
 
     # --- look ---------------------------------------------------------------------------------------------------
 
@@ -79,12 +117,16 @@ class Operations:
 
     def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
         """Make sure that the task has a row, `pending` where it is new."""
+        from idemreg.options import Options  # noqa: PLC0415
+        from idemreg.request import add_task, wanted  # noqa: PLC0415
+        from idemreg.tagged import canonical  # noqa: PLC0415
+
         return add_task(self._store, wanted(task_id, name, canonical(payload), Options.of({}, self.durability)))
 
     def resolve(
         self,
         task_id: str,
-        verdict: manage.ResolveVerdict | Verdict,
+        verdict: ResolveVerdict | Verdict,
         *,
         result: object = None,
         evidence: str = "",
@@ -96,25 +138,34 @@ class Operations:
         or "cannot-tell" (noted, and it stays unknown). `TransitionError` where the task is not unknown. ``result`` is
         plain data: of a job with a codec (``result=``), give what the codec's ``encode`` returns.
         """
+        from idemreg import manage  # noqa: PLC0415 - what only looks need not import it
+
         return manage.resolve(self._store, task_id, verdict, result, evidence, by)
 
     def retry(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
         """Allow a failed task one more attempt, also where its failure is held or its attempts are used up."""
-        return manage.settle(self._store, task_id, Verdict.RETRY, reason, by)
+        return self._settle(task_id, Verdict.RETRY, reason, by)
 
     def skip(self, task_id: str, reason: str, *, by: str = "operator") -> Task:
         """End a pending task for good: it will not run."""
-        return manage.settle(self._store, task_id, Verdict.SKIPPED, reason, by)
+        return self._settle(task_id, Verdict.SKIPPED, reason, by)
 
     def cancel(self, task_id: str, *, reason: str = "", by: str = "operator") -> Task:
         """End a pending, failed or unknown task for good: it will not run again."""
-        return manage.settle(self._store, task_id, Verdict.CANCELLED, reason, by)
+        return self._settle(task_id, Verdict.CANCELLED, reason, by)
+
+    def _settle(self, task_id: str, verdict: Verdict, reason: str, by: str) -> Task:
+        from idemreg import manage  # noqa: PLC0415
+
+        return manage.settle(self._store, task_id, verdict, reason, by)
 
     def forget(self, task_id: str, *, force: bool = False) -> Task:
         """Remove the row, and give it back: the task may run again, under larger tokens.
 
         An unknown task, and a running one whose owner is dead, only by ``force``; one that runs, never.
         """
+        from idemreg import manage  # noqa: PLC0415
+
         return manage.forget(self._store, task_id, force=force)
 
     def checkpoint(self, mode: Mode = "PASSIVE", *, wait: float | timedelta | None = None) -> Checkpoint:
@@ -123,12 +174,9 @@ class Operations:
         ``wait``: for how long, if not for the busy time-out. They keep writers out meanwhile.
         """
         done = self._store.checkpoint(mode, busy_s=None if wait is None else seconds(wait, what="wait"))
-        self._tell_checkpoint(done)
+        if self._teller is not None:
+            self._teller.checkpointed(done)
         return done
-
-    def _tell_checkpoint(self, done: Checkpoint) -> None:
-        if self._on_event is not None:
-            tell(self._on_event, Checkpointed(done))
 
     def doctor(self, *, full: bool = False) -> list[Finding]:
         """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
@@ -156,6 +204,8 @@ class Operations:
         task has a date that is still to come. ``approve`` is asked with what was found; ``dry_run`` removes nothing.
         Goes in small transactions, each of which raises the token floor; ``progress`` gets the number removed so far.
         """
+        from idemreg.purge import purge  # noqa: PLC0415 - few programs need it
+
         query = query_of(status=status, prefix=prefix, name=name, older_than=older_than)
         return purge(self._store, self.clock, query, dry_run=dry_run, approve=approve, progress=progress)
 
@@ -180,6 +230,8 @@ class Operations:
 
         Read in pages, so a task that changes meanwhile is exported as it was before or after; `backup` is one instant.
         """
+        from idemreg.exchange import export_lines  # noqa: PLC0415 - few programs need it
+
         query = query_of(status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than)
         return export_lines(self._store, query)
 
@@ -192,4 +244,6 @@ class Operations:
         registry without tasks takes over the export's id, and so the downstream keys. `ImportLineError` names the line
         that is none; what came before it is imported. Goes in small transactions; importing again goes on.
         """
+        from idemreg.exchange import import_lines  # noqa: PLC0415 - few programs need it
+
         return import_lines(self._store, lines, progress)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
-from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -100,11 +100,6 @@ class Options(NamedTuple):
             durable=durable,
             durable_claim=durable and on_crash is not OnCrash.RERUN,
         )
-
-
-def is_durable(durability: str) -> bool:
-    """Whether acknowledged rows must survive a power cut."""
-    return bool(_choice({"durability": durability}, "durability", "full", {"full": True, "normal": False}))
 
 
 def _choice(options: Any, name: str, default: str, choices: dict[str, Any]) -> Any:  # noqa: ANN401 - any enum

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
@@ -30,7 +29,7 @@ def new_file(path: str) -> Iterator[str]:
     `StorePathError` where ``path`` exists, before and after; whatever the block raises removes what it wrote.
     """
     _refuse_existing(path)
-    part = f"{path}{PART}{secrets.token_hex(8)}"
+    part = f"{path}{PART}{os.urandom(8).hex()}"
     try:
         _create(part, path)
         yield part

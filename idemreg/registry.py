@@ -5,27 +5,13 @@ What runs jobs is here; what people ask and do about them is in `idemreg.operati
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
-from idemreg.async_claim import AsyncClaim
 from idemreg.attempt import acquire, run
-from idemreg.batch import batches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import Claim, Terms
-from idemreg.clock import Clock, seconds
-from idemreg.idempotent import (
-    Checksum,
-    Decorator,
-    TaskIdSource,
-    Templates,
-    idempotent,
-    job_name,
-    wanted,
-)
-from idemreg.offload import Offload
 from idemreg.operations import Operations
-from idemreg.options import CallOptions, Durability, Options, is_durable
-from idemreg.sqlite.backend import SqliteStore
+from idemreg.options import CallOptions, Durability, Options
+from idemreg.request import Templates, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import drive
 
@@ -33,14 +19,15 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
     from datetime import timedelta
-    from types import TracebackType
 
     from idemreg.batch import Handled
     from idemreg.checkpointer import Checkpointer
+    from idemreg.clock import Clock
     from idemreg.errors import IdemregError
-    from idemreg.events import OnEvent
+    from idemreg.events import OnEvent, Teller
+    from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.model import Outcome
-    from idemreg.store import Store
+    from idemreg.offload import Offload
 
 __all__ = ["Registry"]
 
@@ -69,21 +56,11 @@ class Registry(Operations):
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
     ) -> None:
-        is_durable(durability)
-        self.path: Final = path
-        self.durability = durability
-        self.clock = clock or Clock()
-        busy_s = seconds(busy_timeout, what="busy_timeout")
-        self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
+        super().__init__(path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock)
         self._templates = Templates()
-        self._on_event = on_event
+        self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None
         self._checkpointer = self._keep_wal_short() if checkpointer else None
-
-    @property
-    def store(self) -> Store:
-        """The store underneath, for what is built on a registry."""
-        return self._store
 
     # --- run jobs -----------------------------------------------------------------------------------------------
 
@@ -109,6 +86,10 @@ class Registry(Operations):
         put the task back. ``result``: a codec, or dataclasses to be stored. ``keep_for``: how long `purge` must leave
         the row alone (for ever). ``durability``: another than the registry's.
         """
+        import inspect  # noqa: PLC0415 - 5 ms that a command such as `idemreg show` need not pay
+
+        from idemreg.idempotent import idempotent  # noqa: PLC0415
+
         checked = self._options(options)
 
         def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
@@ -160,11 +141,15 @@ class Registry(Operations):
         A claim; or the `Outcome` of an earlier success; or the error that a single claim would raise. Call ``enter`` on
         a claim (or use it by ``with``) when its job begins: those not entered are put back when this process dies.
         """
+        from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
+
         checked = self._options(options)
         return drive(claim_many(self.terms(checked), requests(items, name, checked)))
 
     def finish_many(self, ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
         """End claims, each (claim, result), as succeeded by one commit. One answer an item, in order; none raised."""
+        from idemreg.batch import finish_many  # noqa: PLC0415 - few programs need it
+
         return drive(finish_many(list(ended)))
 
     def consume(
@@ -183,57 +168,53 @@ class Registry(Operations):
         Acknowledge a message when it comes out: then its end is stored. A None among the messages ends a batch early,
         for a source that has none at the moment. ``payload``: what counts of a message (all of it).
         """
+        from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - few programs need it
+
         checked = self._options(options)
         terms, called = self.terms(checked), job_name(job) if name is None else name
         for some in batches(messages, batch):
             yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
 
-    # --- open and close -----------------------------------------------------------------------------------------
-
-    def open(self) -> Self:
-        """Open the file now, and create it where that is allowed; otherwise the first use does."""
-        self._store.open()
-        return self
+    # --- close --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
         if self._checkpointer is not None:
             self._checkpointer.stop()
-        self._store.close()
+        super().close()
         if self._offload is not None:
             self._offload.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Registry({str(self.path)!r})"
-
     def terms(self, options: Options) -> Terms:
         """What an attempt on this registry stands on; for what is built on a registry."""
-        return Terms(self._store, self.clock, options, self._on_event)
+        return Terms(self._store, self.clock, options, self._teller)
 
     def async_terms(self, options: Options) -> Terms:
         """The same for asynchronous callers, whose calls of the store go to threads of the registry's own."""
+        from idemreg.async_claim import AsyncClaim  # noqa: PLC0415 - for asynchronous callers only
+
         offload = self.offload
-        return Terms(offload.store, self.clock, options, self._on_event, AsyncClaim, offload)
+        return Terms(offload.store, self.clock, options, self._teller, AsyncClaim, offload)
 
     @property
     def offload(self) -> Offload:
         """The threads for asynchronous callers."""
         if self._offload is None:
+            from idemreg.offload import Offload  # noqa: PLC0415 - for asynchronous callers only
+
             self._offload = Offload(self._store)
         return self._offload
+
+    @staticmethod
+    def _tell(on_event: OnEvent) -> Teller:
+        from idemreg.events import Teller  # noqa: PLC0415 - where somebody listens
+
+        return Teller(on_event)
 
     def _keep_wal_short(self) -> Checkpointer:
         from idemreg.checkpointer import Checkpointer  # noqa: PLC0415 - a millisecond of import for those who ask for it
 
-        on_checkpoint = None if self._on_event is None else self._tell_checkpoint
+        on_checkpoint = None if self._teller is None else self._teller.checkpointed
         return Checkpointer(self, on_checkpoint=on_checkpoint, in_children=True).start()
 
     def _options(self, options: CallOptions) -> Options:

@@ -27,7 +27,6 @@ refused, with the way to it and the remedy, before the job starts.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined] # not in the stubs
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -103,7 +102,15 @@ def canonical(value: object, *, is_plain: bool = False) -> bytes:
 
 def digest(content: bytes) -> str:
     """SHA-256 as 64 hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
+    digest: str = _sha256()(content).hexdigest()
+    return digest
+
+
+@functools.cache
+def _sha256() -> Any:  # noqa: ANN401 - what hashlib has
+    import hashlib  # noqa: PLC0415 - 5 ms of OpenSSL, which a command such as `idemreg show` need not pay
+
+    return hashlib.sha256
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:  # noqa: ANN401 - any value of a user

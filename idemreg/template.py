@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import TaskIdError
@@ -40,6 +38,8 @@ def check_task_id(task_id: object) -> str:
 
 
 def _check_unusual(task_id: str) -> str:
+    import unicodedata  # noqa: PLC0415 - most task ids are ASCII
+
     if not task_id:
         msg = "the task_id is empty"
         raise TaskIdError(msg)
@@ -97,9 +97,11 @@ class Template:
 
 def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[str, str]]]:
     """The text before the first field, and each field with the text behind it. ValueError for what loses or guesses."""
+    from string import Formatter  # noqa: PLC0415 - what makes no template need not import it
+
     head = ""
     fields: list[tuple[str, str]] = []
-    for text, field, spec, conversion in string.Formatter().parse(literal):
+    for text, field, spec, conversion in Formatter().parse(literal):
         if fields:
             fields[-1] = (fields[-1][0], fields[-1][1] + text)
         else:
@@ -130,8 +132,10 @@ def _separator(between: str, literal: str) -> str:
 
 def _look_up(field: str, arguments: Mapping[str, object]) -> object:
     """The value of a field that goes on by attribute or index."""
+    from string import Formatter  # noqa: PLC0415 - as above
+
     try:
-        value, _ = string.Formatter().get_field(field, (), arguments)
+        value, _ = Formatter().get_field(field, (), arguments)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         msg = f"the task_id's field {{{field}}} cannot be read from the arguments: {error}"
         raise TaskIdError(msg) from error

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import Registry, Status, StoreBusyError
-from idemreg.idempotent import wanted
 from idemreg.options import Options
+from idemreg.request import wanted
 from idemreg.store import End, Granted, Running
 from tests.support.processes import PATIENCE_S
 

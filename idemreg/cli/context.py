@@ -16,6 +16,7 @@ from idemreg.errors import StorePathError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from idemreg.operations import Operations
     from idemreg.registry import Registry
 
 __all__ = ["Command", "HintedUsageError", "Settings", "common_options", "login_name", "settings"]
@@ -52,20 +53,22 @@ class Settings:
             raise StorePathError(msg, hint=hint)
         return self.db or os.environ.get(DB_VARIABLE) or os.path.join(_state_folder(), "idemreg", "jobs.db")
 
-    def existing(self) -> Registry:
+    def existing(self) -> Operations:
         """The registry, opened; `StorePathError` where there is none yet. For the commands that only look or settle."""
         path = self.path()
         if _is_missing(path):
             msg = f"there is no registry at {path}"
             raise StorePathError(msg, hint=f"Create it first: `{EXISTING_ONLY}`, or name another file with --db.")
-        return self._open(path, create=False)
+        from idemreg.operations import Operations  # noqa: PLC0415 - help and usage errors need none
+
+        return Operations(path, create=False).open()
 
     def creating(self) -> tuple[Registry, bool]:
         """The registry, opened, and whether this call created it; that is said on stderr."""
         path = self.path()
         is_new = not _has_content(path)
         if is_new and not self.create:
-            return self.existing(), False
+            self.existing()  # says that there is none
         if is_new and path != self.db and path != os.environ.get(DB_VARIABLE):
             _make_folder(os.path.dirname(path))
         registry = self._open(path, create=self.create)

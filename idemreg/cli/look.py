@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from idemreg.model import Task
-    from idemreg.registry import Registry
+    from idemreg.operations import Operations
 
 __all__ = ["STATS_FIELDS", "list_tasks", "show", "stats"]
 
@@ -66,7 +66,7 @@ def show(task_id: str) -> None:
             facts([("next", Cell(escape(concrete(step, task_id, settings()))))])
 
 
-def _get(registry: Registry, task_id: str) -> Task:
+def _get(registry: Operations, task_id: str) -> Task:
     task = registry.get(task_id)
     if task is None:
         msg = f"there is no task {task_id!r} in {settings().path()}"
@@ -126,7 +126,7 @@ def list_tasks(
             write("no such tasks" if any(chosen.values()) else "no tasks yet")
 
 
-def _columns(registry: Registry) -> list[tuple[Column, Callable[[Task], Cell]]]:
+def _columns(registry: Operations) -> list[tuple[Column, Callable[[Task], Cell]]]:
     """The columns that there is room for, each with what it shows of a task."""
     room, now_us = columns(), registry.clock.wall_us()
     chosen: list[tuple[Column, Callable[[Task], Cell]]] = [

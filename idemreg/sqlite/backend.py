@@ -7,7 +7,6 @@ stored before the job starts, and every row that is decided by was read in the t
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from idemreg.model import Liveness, Status, may_forget, settled_status
 from idemreg.sqlite import hot, tasks, upkeep
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
-from idemreg.sqlite.effects import Effects
 from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.opening import Opened, Opening
 from idemreg.sqlite.wal import Wal
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from idemreg.liveness import OwnerRecord
     from idemreg.model import Task, Wanted
     from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.owners import CommandOwner
     from idemreg.store import Absent, Answer, End, Settlement, Stored
 
@@ -296,6 +295,8 @@ class SqliteStore(Keeper):
     @contextlib.contextmanager
     def transaction(self, claim: Granted, *, durable: bool) -> Iterator[Effects]:
         """Open a transaction for the effects of the job; rolled back unless `Effects.finish` committed it."""
+        from idemreg.sqlite.effects import Effects  # noqa: PLC0415 - few jobs have effects in the same file
+
         opened = self._opening.of_owner(claim.owner)
         if opened is None:
             msg = "the claim belongs to the parent of this process"
@@ -350,8 +351,9 @@ class SqliteStore(Keeper):
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
-        seed = f"{self.registry_id()}\n{task_id}"
-        return hashlib.sha256(seed.encode()).hexdigest()[:32]
+        from idemreg.tagged import digest  # noqa: PLC0415 - for jobs, which have it
+
+        return digest(f"{self.registry_id()}\n{task_id}".encode())[:32]
 
     def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
         """Move pages from the -wal into the database; see `Wal.checkpoint`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from idemreg import faults
-from idemreg.sqlite import copying, importing, purging
 from idemreg.sqlite.connection import FULL, NORMAL
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.reading import Reader
@@ -27,6 +26,8 @@ class Keeper(Reader):
 
     def survey(self, query: Query, at: Instant, after: str | None) -> Survey:
         """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
+        from idemreg.sqlite import purging  # noqa: PLC0415 - a purge, an import and a backup are rare
+
         version = self._schema_version
         return self._opening.opened().database.read(
             lambda connection: purging.survey(connection, version, query, at, after)
@@ -37,6 +38,8 @@ class Keeper(Reader):
 
         Not synced: a power cut may bring rows back, and the floor with them, which the next purge removes again.
         """
+        from idemreg.sqlite import purging  # noqa: PLC0415
+
         version, database = self._schema_version, self._opening.opened().database
         found = database.read(lambda connection: purging.find(connection, version, query, at, after))
         if not found.rows:
@@ -51,6 +54,8 @@ class Keeper(Reader):
 
     def put(self, tasks: Sequence[Task], floor: int, registry_id: str) -> list[Present | None]:
         """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order."""
+        from idemreg.sqlite import importing  # noqa: PLC0415
+
         version = self._schema_version
 
         def put(connection: Connection) -> list[Present | None]:
@@ -62,6 +67,8 @@ class Keeper(Reader):
 
     def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], None] | None) -> Backup:
         """Copy the whole file as it is at one instant to ``path``, which must not exist; see `copying.copy`."""
+        from idemreg.sqlite import copying  # noqa: PLC0415
+
         version, target = self._schema_version, absolute(path)
         return self._opening.opened().database.read(
             lambda connection: copying.copy(connection, version, target, progress)

@@ -7,7 +7,6 @@ later finds them done. Each is one transaction, so a process killed in its middl
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import apsw
@@ -163,7 +162,7 @@ def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: 
         connection.execute(schema.read_text())
         connection.execute(
             "INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?)",
-            (schema.version, secrets.token_hex(16), lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS),
+            (schema.version, os.urandom(16).hex(), lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS),
         )
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", schema.version)
