@@ -11,17 +11,17 @@ import subprocess
 import sys
 import termios
 import threading
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from idemreg.output import Output
 
-__all__ = ["Signals", "pump", "replay_output", "spawn"]
+__all__ = ["Descriptors", "Lines", "Relay", "Signals", "Sink", "pump", "replay_output", "spawn"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
@@ -32,20 +32,75 @@ _FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
 _PASSED_ON: Final = (*_FROM_TERMINAL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def replay_output(pieces: Any, stdout: int, stderr: int) -> None:  # noqa: ANN401 - what was stored
+class Sink(Protocol):
+    """Where a command's output goes."""
+
+    def write(self, stream: int, data: bytes) -> bool:
+        """Write all of it; False where nobody listens to that stream any more."""
+
+    def close(self) -> None:
+        """There is no more."""
+
+
+class Descriptors:
+    """As it comes, to one descriptor for each stream."""
+
+    def __init__(self, stdout: int, stderr: int) -> None:
+        self._fds: Final = {STDOUT: stdout, STDERR: stderr}
+
+    def write(self, stream: int, data: bytes) -> bool:
+        """Write all of it at once."""
+        return _write(self._fds[stream], data)
+
+    def close(self) -> None:
+        """The descriptors are the caller's."""
+
+
+class Lines:
+    """Line by line, so that the lines of several commands do not mix: each whole under a common ``lock``."""
+
+    def __init__(self, sink: Sink, lock: threading.Lock) -> None:
+        self._sink = sink
+        self._lock = lock
+        self._begun: Final = {STDOUT: b"", STDERR: b""}
+
+    def write(self, stream: int, data: bytes) -> bool:
+        """Write what is whole; keep what is not. A line of more than 64 KiB goes in pieces."""
+        data = self._begun[stream] + data
+        end = len(data) if len(data) >= READ_BYTES else data.rfind(b"\n") + 1
+        self._begun[stream] = data[end:]
+        with self._lock:
+            return not end or self._sink.write(stream, data[:end])
+
+    def close(self) -> None:
+        """Write what is left, as a line."""
+        with self._lock:
+            for stream, rest in self._begun.items():
+                if rest:
+                    self._sink.write(stream, rest + b"\n")
+
+
+def replay_output(pieces: Any, sink: Sink) -> None:  # noqa: ANN401 - what was stored
     """Write stored pieces again, each to the stream that it came from."""
     for stream, data in pieces:
-        _write(stdout if stream == STDOUT else stderr, data.encode() if isinstance(data, str) else data)
+        sink.write(stream, data.encode() if isinstance(data, str) else data)
 
 
-def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int) -> subprocess.Popen[bytes]:
-    """Start the command with our standard input, two pipes, and the descriptor that holds its owner's lock."""
+def spawn(
+    argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, stdin: int | None
+) -> subprocess.Popen[bytes]:
+    """Start the command with that standard input (None: ours), two pipes, and its owner's lock."""
     return subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
-        list(argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(environment), pass_fds=(lock_fd,)
+        list(argv),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(environment),
+        pass_fds=(lock_fd,),
     )
 
 
-def pump(process: subprocess.Popen[bytes], output: Output, stdout: int, stderr: int) -> int:
+def pump(process: subprocess.Popen[bytes], output: Output, sink: Sink) -> int:
     """Pass the output through until the command ends; its return code (negative: the signal that killed it).
 
     The end is the end of the process, not of its pipes: what it left running in the background may hold them open for
@@ -56,9 +111,9 @@ def pump(process: subprocess.Popen[bytes], output: Output, stdout: int, stderr: 
     assert process.stderr is not None  # noqa: S101
     exit_descriptor = _exit_descriptor(process.pid)
     with selectors.DefaultSelector() as selector, exit_descriptor as exited, process.stdout, process.stderr:
-        for number, pipe, target in ((STDOUT, process.stdout, stdout), (STDERR, process.stderr, stderr)):
+        for number, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
             os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, target, output))
+            selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, sink, output))
         if exited is not None:
             selector.register(exited, selectors.EVENT_READ, None)
         while process.poll() is None:
@@ -71,12 +126,12 @@ def pump(process: subprocess.Popen[bytes], output: Output, stdout: int, stderr: 
 
 
 class _Stream:
-    """One pipe of the command, the descriptor that it is passed on to, and the output that is kept."""
+    """One pipe of the command, where it is passed on to, and the output that is kept."""
 
-    def __init__(self, number: int, pipe: IO[bytes], target: int, output: Output) -> None:
+    def __init__(self, number: int, pipe: IO[bytes], sink: Sink, output: Output) -> None:
         self._number = number
         self._fd = pipe.fileno()
-        self._target: int | None = target
+        self._sink: Sink | None = sink
         self._output = output
         self.passed = 0  # bytes
 
@@ -99,8 +154,8 @@ class _Stream:
             return False
         self.passed += len(data)
         self._output.add(self._number, data)
-        if self._target is not None and not _write(self._target, data):
-            self._target = None  # nobody listens any more; the command goes on, and its output is kept
+        if self._sink is not None and not self._sink.write(self._number, data):
+            self._sink = None  # nobody listens any more; the command goes on, and its output is kept
         return True
 
 
@@ -163,7 +218,10 @@ class Signals:
         """From now on signals are the command's, those that were kept included."""
         self._process = process
         while self._kept:
-            self._send(self._kept.pop(0))
+            _send(process, self._kept.pop(0))
+
+    def ended(self, process: subprocess.Popen[bytes]) -> None:
+        """The command has ended; nothing to do."""
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -175,12 +233,7 @@ class Signals:
                 self._end(number)
             self._kept.append(number)
         elif not (number in _FROM_TERMINAL and _is_foreground()):
-            self._send(number)
-
-    def _send(self, number: int) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+            _send(self._process, number)
 
     @staticmethod
     def _end(number: int) -> None:
@@ -188,6 +241,64 @@ class Signals:
             raise KeyboardInterrupt
         if number != signal.SIGWINCH:
             raise SystemExit(128 + number)
+
+
+class Relay:
+    """`Signals` for many commands at once: the first that asks to end is passed on to all, and nothing new begins.
+
+    The first SIGINT or SIGTERM is passed on; a second one kills. Its handlers raise nothing: the caller reads
+    ``received`` and winds up.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.on_first: Callable[[], None] = _nothing  # called in the handler
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """Handlers run in the main thread only, and raise nothing there."""
+
+    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
+        """From now on signals are this command's as well; one that came while it was started, too."""
+        self._running.add(process)
+        if self.received is not None:
+            _send(process, self.received)
+
+    def ended(self, process: subprocess.Popen[bytes]) -> None:
+        """The command has ended."""
+        self._running.discard(process)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        again = self.received is not None
+        self.received = self.received or number
+        if not again:
+            self.on_first()
+        for process in list(self._running):
+            if again:
+                _send(process, signal.SIGKILL)
+            elif not (number in _FROM_TERMINAL and _is_foreground()):
+                _send(process, number)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _send(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
 
 
 def _is_foreground() -> bool:

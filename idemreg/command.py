@@ -11,14 +11,15 @@ is a failure.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
-from idemreg.attempt import Terms, acquire
-from idemreg.child import Signals, pump, replay_output, spawn
+from idemreg.attempt import acquire
+from idemreg.child import Descriptors, Signals, pump, replay_output, spawn
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from typing import Unpack
 
-    from idemreg.claim import Claim
+    from idemreg.child import Relay, Sink
+    from idemreg.claim import Claim, Terms
     from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
     from idemreg.store import CommandOwner, Store
@@ -54,6 +56,14 @@ class CommandEnd(NamedTuple):
     task_id: str
     attempt: int
     token: int
+    status: Status
+
+
+class _Streams(NamedTuple):
+    """Where a command reads from (None: where we do), and writes to."""
+
+    stdin: int | None
+    sink: Sink
 
 
 class _Codes(NamedTuple):
@@ -73,8 +83,12 @@ def run_command(
     verify: str | None = None,
     unknown_on: Collection[int] = (),
     release_on: Collection[int] = (),
+    stdin: int | None = None,
     stdout: int = 1,
     stderr: int = 2,
+    sink: Sink | None = None,
+    signals: Relay | None = None,
+    shows_replay: bool = True,
     **options: Unpack[CommonOptions],
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
@@ -82,23 +96,26 @@ def run_command(
     The checksum covers ``argv`` and ``payload``; ``name`` is the command's base name unless given. ``verify``: a shell
     command that tells what became of a dead owner's task, by exit code 0 (happened), 1 (did not happen) or any other
     (cannot tell); its output is the evidence. ``unknown_on``, ``release_on``: exit codes that leave open whether the
-    effect happened, or put the task back. ``stdout``, ``stderr``: descriptors to write to.
+    effect happened, or put the task back. ``stdin``: a descriptor, in place of our own standard input. ``stdout``,
+    ``stderr``: descriptors to write to; or ``sink``. ``signals``: who passes signals on, for several commands at once.
+    ``shows_replay``: whether a duplicate writes the stored output.
     """
     store = registry.store
     hook = None if verify is None else _verifier(store, verify)
     checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
     content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
     request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
+    target = sink or Descriptors(stdout, stderr)
     owner = store.own_byte()
     try:
-        terms = Terms(store, registry.clock, checked)
-        with Signals() as signals:
-            claim = _acquire(terms, request._replace(owner=owner.id))
+        with contextlib.nullcontext(signals) if signals is not None else Signals() as passed:
+            claim = _acquire(registry.terms(checked), request._replace(owner=owner.id))
             if isinstance(claim, Outcome):
-                return _replay(claim, stdout, stderr)
-            return _run(claim, argv, owner, signals, _Codes(unknown_on, release_on), (stdout, stderr))
+                return _replay(claim, target if shows_replay else None)
+            return _run(claim, argv, owner, passed, _Codes(unknown_on, release_on), _Streams(stdin, target))
     finally:
         owner.close()
+        target.close()
 
 
 def _name(command: str) -> str:
@@ -127,49 +144,55 @@ def _acquire(terms: Terms, request: Wanted) -> Claim | Outcome[Any]:
         return Outcome(task.task_id, task.status, stored, replayed=True, attempt=task.attempt, token=task.token)
 
 
-def _replay(outcome: Outcome[Any], stdout: int, stderr: int) -> CommandEnd:
+def _replay(outcome: Outcome[Any], sink: Sink | None) -> CommandEnd:
     exit_code = 0 if outcome.status is Status.SUCCEEDED else 1
     if (stored := stored_output(outcome.result)) is not None:
-        replay_output(stored.pieces, stdout, stderr)
+        if sink is not None:
+            replay_output(stored.pieces, sink)
         exit_code = stored.exit_code
-    return CommandEnd(exit_code, replayed=True, task_id=outcome.task_id, attempt=outcome.attempt, token=outcome.token)
+    return CommandEnd(exit_code, True, outcome.task_id, outcome.attempt, outcome.token, outcome.status)  # noqa: FBT003
 
 
 def _run(
     claim: Claim,
     argv: Sequence[str],
     owner: CommandOwner,
-    signals: Signals,
+    signals: Signals | Relay,
     codes: _Codes,
-    streams: tuple[int, int],
+    streams: _Streams,
 ) -> CommandEnd:
     output = Output()
     signals.hold()
-    process = _spawn(claim, argv, owner)
+    process = _spawn(claim, argv, owner, streams.stdin)
     signals.pass_to(process)
     owner.note_process(process.pid)
     faults.point("command.spawned")
     try:
-        code = pump(process, output, *streams)
+        code = pump(process, output, streams.sink)
     except BaseException as error:
         process.wait()  # a claim must not end before its command has
         claim.fail(error)
         raise
+    finally:
+        signals.ended(process)
     faults.point("command.ended")
     exit_code = code if code >= 0 else SIGNAL_EXIT - code
     result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
+    status = Status.SUCCEEDED
     if code == 0:
         claim.succeed(result)
     else:
-        claim.end(_bad_end(claim, code, codes, result), result)
-    return CommandEnd(exit_code, replayed=False, task_id=claim.task_id, attempt=claim.attempt, token=claim.token)
+        end = _bad_end(claim, code, codes, result)
+        status = end.status
+        claim.end(end, result)
+    return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
 
 
-def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner) -> subprocess.Popen[bytes]:
+def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, stdin: int | None) -> subprocess.Popen[bytes]:
     """Start the command; where its execution was refused, nothing ran, and the task is put back."""
     environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
     try:
-        return spawn(argv, environment, owner.fd)
+        return spawn(argv, environment, owner.fd, stdin)
     except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
         claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
         if isinstance(error, FileNotFoundError) and not _exists(argv[0]):

@@ -29,7 +29,7 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
-    *("run", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
+    *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
     *("purge", "backup", "export", "import", "checkpoint", "doctor"),
 )
 ARCHITECTURE_LINES = 200

@@ -13,12 +13,13 @@ import click
 from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
 from idemreg.cli.failures import concrete
+from idemreg.cli.policy import check_policy, policy_options
 from idemreg.cli.render import local_time, write_json
 from idemreg.cli.task import next_step
 from idemreg.cli.text import escape
-from idemreg.cli.values import DURATION, EXIT_CODES, LINE
+from idemreg.cli.values import LINE
 from idemreg.errors import StoreError
-from idemreg.model import MAX_ATTEMPTS_LIMIT, Status
+from idemreg.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,51 +91,7 @@ class RunCommand(Command):
 @click.argument("task_id", metavar="TASK_ID", required=False, shell_complete=offer_task_ids)
 @click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
 @click.option("--payload", metavar="TEXT", default=None, help="Counts for the checksum, beside the command's words.")
-@click.option(
-    "--on-duplicate",
-    type=click.Choice(["return", "raise"]),
-    default="return",
-    help="Where it has succeeded: write its output again, or exit 73.",
-)
-@click.option("--wait", type=DURATION, default=0.0, help="How long to wait for a running twin. Default: 0.")
-@click.option(
-    "--on-failure",
-    type=click.Choice(["retry", "hold"]),
-    default="retry",
-    help="Whether a failed task runs again by itself.",
-)
-@click.option(
-    "--max-attempts",
-    type=click.IntRange(1, MAX_ATTEMPTS_LIMIT),
-    default=10,
-    metavar="N",
-    help="How many attempts a task has. Default: 10.",
-)
-@click.option(
-    "--on-crash",
-    type=click.Choice(["hold", "rerun", "verify"]),
-    default="hold",
-    help="What becomes of a task whose owner died.",
-)
-@click.option(
-    "--verify",
-    metavar="CMD",
-    default=None,
-    help="Shell command that tells whether it happened: exit 0 yes, 1 no, else cannot tell.",
-)
-@click.option("--unknown-on", type=EXIT_CODES, multiple=True, help="Exit codes that leave open whether it happened.")
-@click.option(
-    "--release-on", type=EXIT_CODES, multiple=True, help="Exit codes that put the task back, as if it had not run."
-)
-@click.option(
-    "--keep-for", type=DURATION, default=None, help="From when `purge` may take the ended row. Default: never."
-)
-@click.option(
-    "--durability",
-    type=click.Choice(["full", "normal"]),
-    default="full",
-    help="normal: survives a process crash, not a power cut.",
-)
+@policy_options
 @common_options(creates=True)
 @click.pass_context
 def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: ANN401 - the flags above
@@ -151,10 +108,8 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
 
-    _check_policy(options)
+    check_policy(options, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
     argv = list(ctx.args)
-    for name in ("unknown_on", "release_on"):
-        options[name] = frozenset().union(*options[name])
     options["payload"] = _payload(options["payload"])
     registry, is_new = settings().creating()
     with registry:
@@ -164,12 +119,6 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
         with contextlib.suppress(OSError, StoreError):  # the command's own exit code matters more than our last line
             _tell(registry, end)
     return end.exit_code
-
-
-def _check_policy(options: dict[str, Any]) -> None:
-    if (options["verify"] is not None) != (options["on_crash"] == "verify"):
-        msg = "--verify CMD and --on-crash verify go together"
-        raise HintedUsageError(msg, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
 
 
 def _payload(text: str | None) -> str | bytes | None:

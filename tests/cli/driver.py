@@ -56,8 +56,13 @@ class Cli:
             check=False,
         )
 
-    def terminal(self, columns: int, *words: str, typed: str = "", **environment: str) -> str:
-        """On a pseudo-terminal of so many columns, where somebody has typed this; what appears there."""
+    def terminal(
+        self, columns: int, *words: str, typed: str = "", then: tuple[str, str] | None = None, **environment: str
+    ) -> str:
+        """On a pseudo-terminal of so many columns, where somebody has typed this; what appears there.
+
+        ``then``: once this has appeared on a line of its own, that is typed.
+        """
         screen, line = pty.openpty()
         try:
             fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -67,6 +72,7 @@ class Cli:
                 stdin=line,
                 stdout=line,
                 stderr=line,
+                preexec_fn=None if then is None else _own_terminal,  # noqa: PLW1509 - no thread runs here
             )
         finally:
             os.close(line)
@@ -75,6 +81,9 @@ class Cli:
         try:
             while data := os.read(screen, 65_536):
                 output += data
+                if then is not None and f"\n{then[0]}\r\n".encode() in output:
+                    os.write(screen, then[1].encode())
+                    then = None
         except OSError:  # EIO: the last process has closed the terminal
             pass
         finally:
@@ -90,3 +99,9 @@ class Cli:
 
     def _variables(self, environment: dict[str, str]) -> dict[str, str | None]:
         return {**dict.fromkeys(NOT_INHERITED), "IDEMREG_DB": str(self.path), "TZ": "UTC", **environment}
+
+
+def _own_terminal() -> None:
+    """In the child: a session whose terminal this is, so that Ctrl-C is a signal."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,0 +1,82 @@
+"""The options that say how a task is run: the same flags for `run` and `each`, named as those of the decorator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from idemreg.cli.context import HintedUsageError
+from idemreg.cli.values import DURATION, EXIT_CODES
+from idemreg.model import MAX_ATTEMPTS_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["check_policy", "policy_options"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+_OPTIONS: Final = (
+    click.option(
+        "--on-duplicate",
+        type=click.Choice(["return", "raise"]),
+        default="return",
+        help="Where it has succeeded: write its output again, or exit 73.",
+    ),
+    click.option("--wait", type=DURATION, default=0.0, help="How long to wait for a running twin. Default: 0."),
+    click.option(
+        "--on-failure",
+        type=click.Choice(["retry", "hold"]),
+        default="retry",
+        help="Whether a failed task runs again by itself.",
+    ),
+    click.option(
+        "--max-attempts",
+        type=click.IntRange(1, MAX_ATTEMPTS_LIMIT),
+        default=10,
+        metavar="N",
+        help="How many attempts a task has. Default: 10.",
+    ),
+    click.option(
+        "--on-crash",
+        type=click.Choice(["hold", "rerun", "verify"]),
+        default="hold",
+        help="What becomes of a task whose owner died.",
+    ),
+    click.option(
+        "--verify",
+        metavar="CMD",
+        default=None,
+        help="Shell command that tells whether it happened: exit 0 yes, 1 no, else cannot tell.",
+    ),
+    click.option("--unknown-on", type=EXIT_CODES, multiple=True, help="Exit codes that leave it open."),
+    click.option(
+        "--release-on", type=EXIT_CODES, multiple=True, help="Exit codes that put the task back, as if it had not run."
+    ),
+    click.option(
+        "--keep-for", type=DURATION, default=None, help="From when `purge` may take the ended row. Default: never."
+    ),
+    click.option(
+        "--durability",
+        type=click.Choice(["full", "normal"]),
+        default="full",
+        help="normal: survives a process crash, not a power cut.",
+    ),
+)
+
+
+def policy_options(function: F) -> F:
+    """Add the options, in their order."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def check_policy(options: dict[str, Any], example: str) -> None:
+    """Check what the options say together, and join the exit codes of repeated ones."""
+    if (options["verify"] is not None) != (options["on_crash"] == "verify"):
+        msg = "--verify CMD and --on-crash verify go together"
+        raise HintedUsageError(msg, example)
+    for name in ("unknown_on", "release_on"):
+        options[name] = frozenset().union(*options[name])
