@@ -116,6 +116,7 @@ def test_every_python_block_has_a_test() -> None:
     """Each heading with Python below it is one that a test of this file executes."""
     tested = {
         "The tour",
+        "Coroutines, batches, events",
         "A queue consumer",
         "A webhook receiver",
         "A payment, and what to do about doubt",
@@ -267,6 +268,14 @@ def test_every_make_target_shown_exists() -> None:
     for name in DOCUMENTS:
         text = (ROOT / name).read_text("utf-8")
         assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", text)) <= targets, name
+
+
+def test_the_second_tour_runs(execute: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Coroutines, batches and events as shown: a replay in the batch, and an event for each step."""
+    namespace = execute("Coroutines, batches, events")
+    assert capsys.readouterr().out == "1 1 False\n2 4 False\n2 4 True\n3 9 False\n"
+    assert [type(event).__name__ for event in namespace["events"]].count("Succeeded") == 3
+    namespace["jobs"].registry.close()
 
 
 def test_the_shell_of_the_tour_prints_what_it_says(execute: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
