@@ -1,8 +1,23 @@
-"""`python -m idemreg` is `idemreg`."""
+"""`python -m idemreg` and `idemreg`: both begin here, before anything that takes long is imported."""
 
 from __future__ import annotations
 
-from idemreg.cli import main
+import signal
+
+__all__ = ["start"]
+
+
+def start() -> None:
+    """Run the command line. Ctrl-C while the imports last ends the process in silence, as in any small tool."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and not ignored, as under nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from idemreg.cli import main  # noqa: PLC0415 - most of a short command's life
+
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, before)
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from idemreg import ChecksumMismatchError, Status
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, ROOT, Script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,3 +54,20 @@ def test_a_killed_owners_task_becomes_unknown(registry: Registry, path: Path) ->
         task = registry.get("task")
         assert task is not None
         assert task.status is Status.UNKNOWN
+
+
+def test_ctrl_c_while_it_imports_is_silent(tmp_path: Path) -> None:
+    """Interrupted before its first line of work, the command ends by the signal and prints no traceback."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # A module that is imported first of all waits at the gate, in the place of a slow disk.
+    (tmp_path / "click.py").write_text(f"open({str(gate)!r}).read()\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "idemreg", "list"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        stderr=subprocess.PIPE,
+    )
+    with gate.open("w"):  # opens once the import is waiting there
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (-signal.SIGINT, b"")
