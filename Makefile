@@ -63,6 +63,8 @@ coverage: $(DEV_SET_UP)  ## run the tests and list the branches that none of the
 .PHONY: bench
 bench: $(DEV_SET_UP)  ## measure this machine
 	@$(PY) -m bench $(ARGS)
+	@echo
+	@$(PY) -m bench.imports
 
 .PHONY: dist
 dist: $(DEV_SET_UP)  ## build wheel and sdist into dist/

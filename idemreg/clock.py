@@ -49,7 +49,7 @@ class Clock:
     def boot_id(self) -> str:
         """The identity of this boot of the kernel, the same in every container."""
         try:
-            with open(BOOT_ID_PATH, encoding="ascii") as file:
+            with open(BOOT_ID_PATH, encoding="utf-8") as file:
                 return file.read().strip()
         except OSError:
             return _PROCESS_BOOT_ID

@@ -11,6 +11,7 @@ import pytest
 
 from bench.__main__ import GOALS, Row, issue_coupon, race, table
 from bench.by_hand import ByHand
+from bench.imports import MEASURED
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
@@ -67,3 +68,11 @@ def test_the_yardstick_is_idempotent(path: Path) -> None:
         hand.call("coupon:7", issue_coupon, user_id=8, day="d")
     assert hand.connection.execute("SELECT task_id, status FROM task").fetchall() == [("coupon:7", 1)]
     hand.close()
+
+
+def test_what_starting_costs_is_measured_too() -> None:
+    """A line a process, each against what it stands on."""
+    command = [sys.executable, "-m", "bench.imports", "--runs", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line[:30].strip() for line in done.stdout.splitlines()[1:]] == list(MEASURED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -40,6 +41,24 @@ def test_every_effect_happens_once_although_workers_are_killed(
     assert f"idemreg --db {tmp_path}/jobs.db stats" in account
     assert len(account) < 2_000
     assert "\r" not in account  # a progress line is for terminals
+
+
+def test_the_account_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object with the same figures as the prose, and nothing else on stdout."""
+    assert demo.main(str(tmp_path), workers=2, tasks=40, seed=1, as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tasks"], told["killed"], told["seed"], told["effects_a_task"]) == (40, 10, 1, 1)
+    assert told["deliveries"] >= told["duplicates"] + 40
+    with Registry(tmp_path / "jobs.db", create=False) as registry:
+        settled = [task for task in registry.tasks() if task.settled_by]
+    assert told["settled_by_hook"] + told["resolved_by_hand"] == len(settled)
+
+
+def test_the_account_fits_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """But for the commands to copy, no line has more than 80 columns."""
+    assert demo.main(str(tmp_path), workers=2, tasks=8, seed=1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines if "idemreg" not in line and "grep" not in line)
 
 
 def test_kills_leave_both_kinds_of_doubt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +111,7 @@ def test_a_folder_with_a_registry_is_refused(tmp_path: Path, capsys: pytest.Capt
     """The demonstration never writes into a registry that is there already."""
     (tmp_path / "jobs.db").touch()
     assert demo.main(str(tmp_path), workers=1, tasks=1) == 2
-    assert "holds a demonstration already" in capsys.readouterr().err
+    assert "there is a jobs.db" in capsys.readouterr().err
     assert demo.main(str(tmp_path / "jobs.db"), workers=1, tasks=1) == 2
     assert demo.main(workers=0) == 2
     assert demo.main(tasks=0) == 2

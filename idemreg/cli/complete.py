@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from idemreg.cli.context import Settings
@@ -95,6 +94,8 @@ def register_bash() -> None:
 
 def _is_open(line: str) -> bool:
     """Whether the line ends inside quotes, where nothing needs a backslash."""
+    import shlex  # noqa: PLC0415 - when the Tab key is pressed
+
     try:
         shlex.split(line)
     except ValueError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -81,7 +80,11 @@ class Settings:
 
     def command_prefix(self) -> str:
         """How a command of a hint begins, so that it looks into the same file."""
-        return "idemreg" if self.db is None else f"idemreg --db {shlex.quote(self.db)}"
+        if self.db is None:
+            return "idemreg"
+        import shlex  # noqa: PLC0415 - errors only
+
+        return f"idemreg --db {shlex.quote(self.db)}"
 
     @staticmethod
     def _open(path: str, *, create: bool) -> Registry:

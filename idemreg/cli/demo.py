@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from idemreg.cli.context import Command
+from idemreg.cli.context import Command, settings
 
 __all__ = ["demo"]
 
@@ -14,7 +14,26 @@ WORKERS: Final = 6
 TASKS: Final = 300
 
 
-@click.command(cls=Command, examples=["idemreg demo", "idemreg demo --workers 4 --tasks 100 --keep ./demo"])
+DEMO_FIELDS: Final = {
+    "tasks": "how many there were",
+    "deliveries": "how often they came",
+    "workers": "how many processes handled them at a time",
+    "killed": "how many of those were killed in mid-job",
+    "effects_a_task": "1: by the witness, for every task; else there is no account, and the exit code is 1",
+    "duplicates": "deliveries answered with the stored result",
+    "settled_by_hook": "tasks of dead workers that the verify hook settled",
+    "left_unknown": "tasks of dead workers that nobody ran again by himself",
+    "resolved_by_hand": "how many of those were resolved afterwards",
+    "seconds": "how long it took",
+    "seed": "repeats the plan, by --seed",
+    "path": "the registry's file",
+    "witness": "the file that counted the effects",
+}
+
+
+@click.command(
+    cls=Command, fields=DEMO_FIELDS, examples=["idemreg demo", "idemreg demo --workers 4 --tasks 100 --keep ./demo"]
+)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=WORKERS, metavar="N", help=f"Worker processes. Default: {WORKERS}."
 )
@@ -23,7 +42,8 @@ TASKS: Final = 300
 @click.option(
     "--seed", type=click.IntRange(min=0), default=None, metavar="N", help="Repeat the plan of an earlier demonstration."
 )
-def demo(workers: int, tasks: int, keep: str | None, seed: int | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="The account as one object.")
+def demo(workers: int, tasks: int, keep: str | None, seed: int | None, *, as_json: bool) -> int:
     """See it work: real jobs, killed workers, one effect each.
 
     Several processes handle tasks that are delivered several times each, and are killed in mid-job. An independent
@@ -31,4 +51,4 @@ def demo(workers: int, tasks: int, keep: str | None, seed: int | None) -> int:
     """
     from idemreg.demo import main  # noqa: PLC0415 - the help text needs none of it
 
-    return main(keep, workers, tasks, seed=seed)
+    return main(keep, workers, tasks, seed=seed, as_json=as_json or settings().json)

@@ -7,6 +7,7 @@ them, `account` compares and tells.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -41,11 +42,19 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 
 
-def main(directory: str | None = None, workers: int = 6, tasks: int = 300, *, seed: int | None = None) -> int:
+def main(
+    directory: str | None = None,
+    workers: int = 6,
+    tasks: int = 300,
+    *,
+    seed: int | None = None,
+    as_json: bool = False,
+) -> int:
     """Run the demonstration, tell what happened, and give the exit code: 0, or 1 where the witness disagrees.
 
     ``directory`` keeps the registry and the witness file; a new temporary one by default, which stays for a look. With
     one ``seed`` the deliveries and the planned kills are the same; what the processes make of them is up to the kernel.
+    ``as_json``: the account is one object.
     """
     if not (1 <= workers <= MAX_WORKERS and 1 <= tasks <= MAX_TASKS):
         return _complain(f"demo takes 1 to {MAX_WORKERS} workers and 1 to {MAX_TASKS:,} tasks", USAGE)
@@ -54,9 +63,10 @@ def main(directory: str | None = None, workers: int = 6, tasks: int = 300, *, se
     except OSError as error:
         return _complain(f"demo cannot use {directory}: {error.strerror}", USAGE)
     if os.path.exists(os.path.join(folder, "jobs.db")):
-        return _complain(f"{folder} holds a demonstration already: name another folder", USAGE)
+        return _complain(f"there is a jobs.db in {folder} already: name another folder", USAGE)
+    chosen = random.SystemRandom().getrandbits(SEED_BITS) if seed is None else seed
     try:
-        return _Demo(folder, workers, tasks, random.SystemRandom().getrandbits(SEED_BITS) if seed is None else seed)()
+        return _Demo(folder, workers, tasks, chosen, as_json=as_json)()
     except KeyboardInterrupt:
         return _complain(f"interrupted; every worker is gone, and the files stay in {folder}", INTERRUPTED)
     except CrewError as error:
@@ -71,14 +81,14 @@ def _folder(directory: str | None) -> str:
 
 
 def _complain(words: str, exit_code: int) -> int:
-    sys.stderr.write(f"{words}\n")
+    sys.stderr.write(f"idemreg: {words}\n")
     return exit_code
 
 
 class _Demo:
     """One demonstration, from the first delivery to the account."""
 
-    def __init__(self, folder: str, workers: int, tasks: int, seed: int) -> None:
+    def __init__(self, folder: str, workers: int, tasks: int, seed: int, *, as_json: bool) -> None:
         chance = random.Random(seed)  # noqa: S311 - a plan to be repeated, not a secret
         self._database = os.path.join(folder, "jobs.db")
         self._witness = Witness(os.path.join(folder, "witness.log"))
@@ -91,7 +101,8 @@ class _Demo:
         chance.shuffle(self._deliveries)
         condemned = chance.sample(self._tasks, -(-tasks // ONE_KILL_IN))
         self._kills = {task.task_id: chance.choice((BEFORE, BEHIND, RUNNING)) for task in condemned}
-        self._is_terminal = sys.stdout.isatty()
+        self._as_json = as_json
+        self._is_terminal = sys.stdout.isatty() and not as_json
 
     def __call__(self) -> int:
         clock = Clock()
@@ -136,7 +147,8 @@ class _Demo:
         found = account.disagreements([task.task_id for task in self._tasks], self._witness.effects(), rows)
         if found:
             return _complain(account.failure(found, run), FAILED)
-        sys.stdout.write(f"{account.tell(run, rows)}\n")
+        told = json.dumps(account.facts(run, rows)) if self._as_json else account.tell(run, rows)
+        sys.stdout.write(f"{told}\n")
         return 0
 
     # --- progress, on a terminal only -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.demo.worker import BEFORE, BEHIND, RUNNING
 from idemreg.model import Status, Verdict
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from idemreg.model import Task
 
-__all__ = ["Run", "disagreements", "failure", "tell"]
+__all__ = ["Run", "disagreements", "facts", "failure", "tell"]
 
 BY_HOOK: Final = "verify hook"
 BY_HAND: Final = "the demo's operator"
@@ -62,18 +62,40 @@ def failure(found: list[str], run: Run) -> str:
     return "\n".join([*lines, f"seed {run.seed}; registry {run.database}; witness {run.witness}"])
 
 
+def facts(run: Run, rows: Mapping[str, Task]) -> dict[str, Any]:
+    """The account as one object."""
+    settled = [row.settled_by for row in rows.values()]
+    return {
+        "tasks": len(rows),
+        "deliveries": run.delivered,
+        "workers": run.workers,
+        "killed": sum(run.killed.values()),
+        "effects_a_task": 1,  # or there is no account
+        "duplicates": run.duplicates,
+        "settled_by_hook": settled.count(BY_HOOK),
+        "left_unknown": len(run.left_unknown),
+        "resolved_by_hand": settled.count(BY_HAND),
+        "seconds": round(run.seconds, 3),
+        "seed": run.seed,
+        "path": run.database,
+        "witness": run.witness,
+    }
+
+
 def tell(run: Run, rows: Mapping[str, Task]) -> str:
-    """The account, to be read by people."""
+    """The account, to be read by people, on 80 columns but for the commands at its end."""
     tasks, settled = len(rows), [row for row in rows.values() if row.settled_by is not None]
     by_hook = [row for row in settled if row.settled_by == BY_HOOK]
     by_hand = [row for row in settled if row.settled_by == BY_HAND]
     lines = [
-        f"{tasks:,} tasks, delivered {run.delivered:,} times in shuffled order to {run.workers} worker processes.",
-        f"{sum(run.killed.values())} workers killed with SIGKILL in mid-job: {_moments(run.killed)}.",
+        f"{_count(tasks, 'task')}, delivered {run.delivered:,} times in shuffled order",
+        f"to {_count(run.workers, 'worker process', 'worker processes')}.",
+        f"{_count(sum(run.killed.values()), 'worker')} killed with SIGKILL in mid-job:",
+        f"{_moments(run.killed)}.",
         "",
-        f"  effects a task      exactly 1, for all {tasks:,}; counted in a file that the registry never sees",
+        f"  effects a task      exactly 1, for all {tasks:,}; counted outside the registry",
         f"  duplicates          {run.duplicates:,} suppressed, answered with the stored result",
-        f"  left in doubt       {len(settled)} tasks, whose worker died between claim and finish{_late(run, settled)}",
+        f"  left in doubt       {_count(len(settled), 'task')}, whose worker died in the middle{_late(run, settled)}",
         f"    by verify hook    {_verdicts(by_hook)}",
         f"    left unknown      {len(run.left_unknown)}: nobody ran them again by himself",
         f"    resolved by hand  {_verdicts(by_hand)}",
@@ -87,13 +109,17 @@ def tell(run: Run, rows: Mapping[str, Task]) -> str:
 
 
 def _moments(killed: Mapping[str, int]) -> str:
-    words = {BEFORE: "before the effect", BEHIND: "behind it", RUNNING: "at a random point"}
+    words = {BEFORE: "before the effect", BEHIND: "after it", RUNNING: "at a random point"}
     return ", ".join(f"{killed.get(moment, 0)} {word}" for moment, word in words.items())
 
 
 def _late(run: Run, settled: list[Task]) -> str:
     late = sum(run.killed.values()) - len(settled)
-    return f" ({late} more died behind it)" if late > 0 else ""
+    return f" ({late} more after it)" if late > 0 else ""
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _verdicts(settled: list[Task]) -> str:

@@ -7,7 +7,6 @@ elsewhere in this process (two processes then committed the same primary key, an
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from typing import NamedTuple
 
@@ -84,6 +83,8 @@ def _check_file(database: str) -> bool:
 
 def _check_folder(folder: str) -> None:
     if not os.path.isdir(folder):
+        import shlex  # noqa: PLC0415 - errors only
+
         msg = f"there is no folder {folder}"
         raise StorePathError(msg, hint=f"Create it first: mkdir -p {shlex.quote(folder)}")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import shlex
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -142,6 +141,8 @@ class Opening:
         if location.has_content:
             self._check_foreign(location)
         elif not self._create:
+            import shlex  # noqa: PLC0415 - errors only
+
             msg = f"there is no registry at {location.database}"
             raise StorePathError(msg, hint=f"Create it first: idemreg --db {shlex.quote(location.database)} init")
 
