@@ -206,8 +206,10 @@ def test_a_dead_batch_is_told_apart(registry: Registry, path: Path) -> None:
     """The entered task is unknown; those not entered run, as first attempts; the one that had ended is replayed."""
     with Script(DIES_IN_BATCH, path, "hold") as script:
         script.expect("ready")
-        with pytest.raises(TaskRunningError):  # alive: nobody is put back
+        with pytest.raises(TaskRunningError) as running:  # alive: nobody is put back
             registry.run("t0", lambda: 0, name="job")
+        assert running.value.owner is not None
+        assert running.value.owner.reason == "its lock is held"
         script.go()
         script.process.wait()
     with pytest.raises(TaskUnknownError):

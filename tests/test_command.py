@@ -145,7 +145,7 @@ def test_a_background_process_that_writes_for_ever_is_not_waited_for(
 
 def read_slowly(fd: int) -> None:
     """A little at a time, so that the writer has always more."""
-    while os.read(fd, 512):
+    while os.read(fd, 1):
         pass
     os.close(fd)
 

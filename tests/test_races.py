@@ -19,7 +19,9 @@ from idemreg import (
     TaskFailedError,
     TaskRunningError,
     TaskUnknownError,
+    faults,
 )
+from idemreg.sqlite import connection
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -265,6 +267,26 @@ def test_a_child_killed_in_its_job_leaves_unknown(registry: Registry) -> None:
         run(registry)
 
 
+def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[..., Registry]) -> None:
+    """Another thread creates the file: a child forked in the middle would take that thread's locks for its own."""
+    registry = open_registry(busy_timeout=5)
+    reached = threading.Event()
+
+    def until_somebody_forks() -> None:
+        reached.set()
+        for _ in range(5_000_000):  # until the fork waits for this thread
+            if connection._fork.thread:
+                return
+
+    faults.arm("create.in-transaction", until_somebody_forks)
+    opener = threading.Thread(target=registry.open)
+    opener.start()
+    assert reached.wait(PATIENCE_S)
+    assert in_child(lambda: str(registry.run("of the child", lambda: 7).result)) == "7"
+    opener.join(PATIENCE_S)
+    assert registry.run("of the parent", lambda: 8).result == 8
+
+
 def test_forks_among_busy_threads_do_not_hang(switching: None, registry: Registry) -> None:
     """While four threads write, thirty children each open the registry anew and finish a task of their own."""
     done = threading.Event()
@@ -285,3 +307,22 @@ def test_forks_among_busy_threads_do_not_hang(switching: None, registry: Registr
         for thread in threads:
             thread.join()
     assert said == [str(n) for n in range(30)]
+
+
+def test_a_claim_that_fails_in_its_statement_leaves_nothing_claimed(registry: Registry) -> None:
+    """Interrupted before or behind the one statement of a new claim: the task is free, or counts as dropped."""
+    registry.run("warm", lambda: 1)
+    for point, expected in (("claim.in-transaction", None), ("claim.committed", TaskUnknownError)):
+
+        def interrupt() -> None:
+            faults.disarm()
+            raise KeyboardInterrupt
+
+        faults.arm(point, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            registry.run(point, lambda: pytest.fail("entered"), name="job")
+        if expected is None:
+            assert registry.run(point, lambda: 2, name="job").attempt == 1
+        else:
+            with pytest.raises(expected):
+                registry.run(point, lambda: pytest.fail("entered"), name="job")

@@ -141,7 +141,8 @@ class StoreContract:
             grant = store.begin(want(f"{status}-{len(result or '')}"))
             assert isinstance(grant, Granted)
             end = end_of(grant, status, result=result)
-            for wrong in (end._replace(token=end.token + 1), end._replace(owner=end.owner + 1)):
+            wrongs = [end._replace(token=end.token + one) for one in (1, -1)]
+            for wrong in (*wrongs, end._replace(owner=end.owner + 1)):
                 assert isinstance(store.finish_one(wrong), Lost)
             assert store.finish_one(end) == Recorded(grant.task_id)
             assert isinstance(store.finish_one(end), Lost)

@@ -9,7 +9,9 @@ commit, and the busy handler is not even asked.
 
 Fork. A child must not use the parent's connections: it could commit the parent's open transaction. Nor may it close
 them, which writes to the shared -shm. It forgets them (see `_leak`), and opens its own at its next call. The fork
-itself waits, for a moment, until no other thread is inside SQLite: the child would inherit SQLite's mutexes locked.
+itself waits, for a moment, until no other thread is inside SQLite: the child would inherit SQLite's mutexes locked, and
+its note, shared by all connections of a process to one file, of the locks that the parent's connection held. For that
+reason a child that is forked inside `claim.transaction()` itself cannot write to the file: it finds it busy.
 """
 
 from __future__ import annotations
@@ -36,7 +38,18 @@ if TYPE_CHECKING:
 
     WalHook = Callable[[apsw.Connection, str, int], int]
 
-__all__ = ["FULL", "NORMAL", "CommitUnsureError", "Connection", "Database", "commit", "connect", "translate", "unsure"]
+__all__ = [
+    "FULL",
+    "NORMAL",
+    "CommitUnsureError",
+    "Connection",
+    "Database",
+    "commit",
+    "connect",
+    "no_fork_meanwhile",
+    "translate",
+    "unsure",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -315,6 +328,22 @@ def unsure(error: apsw.Error) -> CommitUnsureError:
 
 
 # --- fork -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
+    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's."""
+    ticket, me = object(), threading.get_ident()
+    while True:
+        _inside[ticket] = me
+        if not _fork.thread or _fork.thread == me:
+            break
+        del _inside[ticket]
+        clock.sleep(FORK_NAP_S)
+    try:
+        yield
+    finally:
+        _inside.pop(ticket, None)
 
 
 class _Fork:

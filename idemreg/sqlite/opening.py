@@ -15,7 +15,7 @@ from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, tasks, upkeep
-from idemreg.sqlite.connection import FULL, NORMAL, Database, connect, translate
+from idemreg.sqlite.connection import FULL, NORMAL, Database, connect, no_fork_meanwhile, translate
 from idemreg.sqlite.owners import Owners
 from idemreg.store import Instant
 
@@ -127,6 +127,10 @@ class Opening:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
+        with no_fork_meanwhile(self._clock):
+            return self._open_files(location)
+
+    def _open_files(self, location: files.Location) -> Opened:
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
