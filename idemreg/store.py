@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Wanted
+    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Version, Wanted
 
 __all__ = [
     "Absent",
@@ -346,8 +346,11 @@ class Store(Protocol):
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
 
-    def forget(self, task_id: str, *, force: bool) -> Task | Lost:
-        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
+    def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
+        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it.
+
+        ``seen``: and where the row is another by now.
+        """
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""

@@ -318,6 +318,15 @@ class StoreContract:
         assert store.forget("t", force=False) == Lost(row_of(store))
         assert isinstance(store.forget("t", force=True), Task)
 
+    def test_forgetting_what_was_seen_leaves_what_came_after(self, store: Store) -> None:
+        """A row that is another than the one that was seen stays, whatever its status allows."""
+        store.finish([end_of(granted(store))])
+        seen = row_of(store).version
+        store.forget("t", force=False, seen=seen)
+        store.finish([end_of(granted(store))])
+        assert store.forget("t", force=True, seen=seen) == Lost(row_of(store))
+        assert isinstance(store.forget("t", force=False, seen=row_of(store).version), Task)
+
     # --- read ---------------------------------------------------------------------------------------------------
 
     def test_rows_come_in_the_order_asked(self, store: Store) -> None:

@@ -1,1 +1,1 @@
-"""idemreg inside other people's programs. Nothing here is imported by the core."""
+"""idemreg at home in other people's programs. Nothing else of idemreg imports a room of this folder."""

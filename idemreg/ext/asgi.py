@@ -1,84 +1,89 @@
-"""The `Idempotency-Key` header for any ASGI application: a request that is sent again is not carried out again.
+"""An ASGI middleware for the `Idempotency-Key` header: a request runs once, and its duplicates get its response.
 
-    app = IdempotencyMiddleware(app, AsyncRegistry("requests.db"))
+    app = IdempotencyMiddleware(app, registry=Registry("requests.db"))
 
-The task of a request ends with the last byte of its response, which reaches the client when that end is stored. What
-the application does behind it (background tasks) is not covered. See docs/asgi.md for the answers a client gets.
+It imports no framework, and runs under asyncio and trio. A response that is complete is stored before the client sees
+its end; docs/asgi.md tells which status stands for what.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import inspect
-import logging
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Unpack, cast
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from idemreg.aio import AsyncRegistry, current_claim
-from idemreg.ends import success_end
-from idemreg.errors import ClaimLostError, FinishNotRecordedError, IdemregError, ResultError
+from idemreg.errors import ClaimLostError, IdemregError, ResultError, StoreError
 from idemreg.ext.http import (
-    MAX_RESPONSE_BYTES,
-    PROBLEMS,
+    KEY_MISSING,
+    TOO_LARGE,
     Problem,
-    Response,
-    pack,
+    Recorded,
+    RecordedCodec,
+    end_to_end,
+    parse_key,
     problem_of,
-    problem_response,
-    read_key,
     task_id_of,
-    unpack,
 )
+from idemreg.options import CallOptions, Options
 
 if TYPE_CHECKING:
-    from idemreg.async_claim import AsyncClaim
-    from idemreg.options import CallOptions
+    from typing import Unpack
+
+    from idemreg.aio import AsyncClaim
     from idemreg.registry import Registry
 
-__all__ = ["ApplicationError", "IdempotencyMiddleware", "end_by_status"]
+__all__ = ["IdempotencyMiddleware", "IncompleteResponseError", "ResponseFailedError"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Ending: TypeAlias = Literal["keep", "fail", "release"]
-User: TypeAlias = Callable[[Scope], "str | Awaitable[str | None] | None"]
+
+NAME: Final = "http request"
 
 MAX_REQUEST_BYTES: Final = 1_024 * 1_024
+# As text it grows by a third, and has to stay below the 1 MiB of a result.
+MAX_RESPONSE_BYTES: Final = 512 * 1_024
 RETRY_AFTER_S: Final = 1
 
-# Ways to send a body that leave nothing to store, so the application is not offered them.
-_NOT_OFFERED: Final = frozenset({"http.response.pathsend", "http.response.zerocopysend", "http.response.trailers"})
+# Of one moment, one machine, or one browser.
+LEAVE_OUT: Final = ("date", "server", "set-cookie")
 
-# Refusals at the door: nothing was done yet, and the same request may be welcome later.
-_REFUSALS: Final = frozenset({401, 403, 408, 425, 429})
+FIRST_FAILURE: Final = 500
+# Responses by which the application says that it has not begun: the task is put back, and no attempt is counted.
+NOT_BEGUN: Final = frozenset({401, 408, 425, 429})
 
-_log: Final = logging.getLogger(__name__)
+# By these an application sends what never passes through the body's messages, so it could not be recorded.
+_UNRECORDED: Final = frozenset({
+    "http.response.pathsend",
+    "http.response.push",
+    "http.response.trailers",
+    "http.response.zerocopysend",
+})  # fmt: skip
 
 
-class ApplicationError(Exception):
-    """The application answered with a server error, or with no whole response: its task has failed."""
+class ResponseFailedError(Exception):
+    """The application answered with a status of 500 or more; stored as the error of the attempt."""
 
 
-def end_by_status(status: int) -> Ending:
-    """The default of ``ends``: 5xx fails the task, so that it may run again, and a refusal at the door releases it."""
-    if status >= 500:  # noqa: PLR2004 - HTTP's own
-        return "fail"
-    return "release" if status in _REFUSALS else "keep"
+class IncompleteResponseError(RuntimeError):
+    """The application returned before its response was complete; the task has failed."""
 
 
 class IdempotencyMiddleware:
-    """ASGI middleware after draft-ietf-httpapi-idempotency-key-header. Websockets and lifespan pass through it.
+    """Runs the application once for each `Idempotency-Key`, and replays its response. Never blocks the event loop.
 
-    ``methods``, ``paths``: which requests are covered; paths by their beginning (``/orders`` covers ``/orders/7``), all
-    where None. ``required``: whether one without the header is refused, or passes unprotected. ``user``: a function of
-    the scope that tells whose keys these are; without it all clients share theirs. ``ends``: what a status makes of the
-    task: "keep" (stored, and replayed), "fail" or "release". ``exclude_headers``: not stored, besides those of one
-    connection. ``max_request_bytes``: a longer body is refused. ``max_response_bytes``: a longer one is passed on while
-    it comes, and not stored. ``documentation``: the address of a page about your use of the header, for the answers.
-    The other options are those of `Registry.run`; ``wait=`` lets a duplicate wait for the first request's response.
+    ``methods`` and ``paths`` say what is protected: ``paths`` are paths with all that is below them, or a callable
+    that is given the path. ``required``: a protected request without a key is refused (400); False: it just runs.
+    ``user``: called with the scope, gives whose keys these are, or None for keys that all share.
+    ``fingerprint``: called with the scope and the body, gives what must be the same under one key (the query and the
+    body). ``leave_out``: headers that are not stored. ``documentation``: the address of your own page on keys, for
+    the problems. All other options are those of `Registry.run`, such as ``wait=`` for a running twin, ``max_attempts``,
+    ``on_crash`` and ``keep_for``.
     """
 
     def __init__(
@@ -87,248 +92,257 @@ class IdempotencyMiddleware:
         registry: AsyncRegistry | Registry,
         *,
         methods: Iterable[str] = ("POST", "PATCH"),
-        paths: Collection[str] | None = None,
+        paths: Iterable[str] | Callable[[str], bool] | None = None,
         required: bool = True,
-        user: User | None = None,
-        ends: Callable[[int], Ending] = end_by_status,
-        exclude_headers: Iterable[str] = ("date", "set-cookie"),
+        user: Callable[[Scope], str | None] | None = None,
+        fingerprint: Callable[[Scope, bytes], object] | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        retry_after: int = RETRY_AFTER_S,
+        leave_out: Iterable[str] = LEAVE_OUT,
+        retry_after_s: int = RETRY_AFTER_S,
         documentation: str = "",
-        name: str = "http",
         **options: Unpack[CallOptions],
     ) -> None:
-        if not 0 <= max_response_bytes <= MAX_RESPONSE_BYTES:
-            msg = f"max_response_bytes is at most {MAX_RESPONSE_BYTES:,}, not {max_response_bytes!r}"
-            raise ValueError(msg)
-        if refused := {"on_duplicate", "result", "verify"} & options.keys():
-            msg = f"the middleware has no option {', '.join(sorted(refused))}"
-            raise TypeError(msg)
-        if isinstance(paths, str):
-            msg = f"paths takes several, not one text: {paths!r}"
-            raise TypeError(msg)
-        self._app = app
+        for name in ("on_duplicate", "result", "release_on"):
+            if name in options:
+                msg = f"{name} is the middleware's own"
+                raise TypeError(msg)
+        self.app = app
         self._registry = registry if isinstance(registry, AsyncRegistry) else AsyncRegistry.of(registry)
+        Options.of(options, self._registry.registry.durability)  # a wrong one shows now, not at the first request
         self._methods = frozenset(one.upper() for one in methods)
-        self._paths = None if paths is None else tuple(one.rstrip("/") for one in paths)
+        self._protects_path = _path_test(paths)
         self._required = required
         self._user = user
-        self.ends = ends
-        self.exclude = frozenset(one.lower().encode("latin-1") for one in exclude_headers)
+        self._fingerprint = fingerprint or _fingerprint
         self._max_request_bytes = max_request_bytes
-        self.max_response_bytes = max_response_bytes
-        self._retry_after_s = retry_after
+        self.max_response_bytes: Final = max_response_bytes
+        self.leave_out: Final = frozenset(one.lower().encode("ascii") for one in leave_out)
+        self._retry_after_s = retry_after_s
         self._documentation = documentation
-        self._name = name
-        self._options = options
+        self._options: CallOptions = {**options, "result": RecordedCodec()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it to the application."""
-        if scope["type"] != "http" or not self._covers(scope):
-            await self._app(scope, receive, send)
-            return
-        values = [value for name, value in scope["headers"] if name.lower() == b"idempotency-key"]
-        key = read_key(values)
+        """One request, or whatever else a server asks of an application."""
+        if not self._protects(scope):
+            return await self.app(scope, receive, send)
+        key = parse_key([value for name, value in scope["headers"] if bytes(name).lower() == b"idempotency-key"])
+        if key is KEY_MISSING and not self._required:
+            return await self.app(scope, receive, send)
         if isinstance(key, Problem):
-            if values or self._required:
-                await self.answer(send, key)
-            else:
-                await self._app(scope, receive, send)
-            return
-        body = await self._read(scope, receive)
+            return await self.tell(key, send)
+        body = await _read(receive, scope, self._max_request_bytes)
         if isinstance(body, Problem):
-            await self.answer(send, body)
-        elif body is not None:
-            await self._run(key, body, _Exchange(self, self._app, scope, body, receive, send))
+            return await self.tell(body, send)
+        if body is None:  # the client has gone before it had said all; nothing is stored
+            return None
+        return await self._once(key, body, scope, send)
 
-    async def answer(self, send: Send, problem: Problem) -> None:
-        """Send a problem in place of a response."""
-        response = problem_response(problem, documentation=self._documentation, retry_after_s=self._retry_after_s)
-        await _send_whole(send, response)
+    def _protects(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and scope["method"] in self._methods and self._protects_path(scope["path"])
 
-    async def _run(self, key: str, body: bytes, exchange: _Exchange) -> None:
-        scope = exchange.scope
-        user = await _user_of(self._user, scope)
-        task_id = task_id_of(scope["method"], scope["path"], user, key)
-        payload = [scope.get("query_string", b""), hashlib.sha256(body).hexdigest()]
+    async def _once(self, key: str, body: bytes, scope: Scope, send: Send) -> None:
+        task_id = task_id_of(scope["method"], scope["path"], self._user and self._user(scope), key)
+        exchange = _Exchange(self, scope, body, send)
+        payload = self._fingerprint(scope, body)
         try:
-            outcome = await self._registry.run(task_id, exchange.run, payload=payload, name=self._name, **self._options)
+            outcome = await self._registry.run(task_id, exchange.run, payload=payload, name=NAME, **self._options)
         except IdemregError as error:
-            if exchange.is_entered:  # the application's own, or that of an end
+            if exchange.has_begun:  # the application's own, or an end that could not be stored
                 raise
-            problem = problem_of(error)
-            if problem.status >= 500:  # noqa: PLR2004 - somebody should look
-                _log.warning("%s (%s) %s", error.message, error.code, error.hint)
-            await self.answer(exchange.send, problem)
-            return
+            return await self.tell(problem_of(error), send)
         if outcome.replayed:
-            response = unpack(outcome.result)
-            if response is None:
-                await self.answer(exchange.send, PROBLEMS["response-lost"])
-                return
-            response.headers.append((b"idempotency-replayed", b"true"))
-            await _send_whole(exchange.send, response)
+            await _replay(cast("Recorded", outcome.result), send)
+        return None
 
-    def _covers(self, scope: Scope) -> bool:
-        if scope["method"] not in self._methods:
-            return False
-        path: str = scope["path"]
-        return self._paths is None or any(path == one or path.startswith(f"{one}/") for one in self._paths)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | Problem | None:
-        """The request's body. None: the client left before it was whole, and nothing was begun."""
-        lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
-        if lengths and lengths[0].isdigit() and int(lengths[0][:20]) > self._max_request_bytes:
-            return PROBLEMS["too-large"]
-        chunks, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunk: bytes = message.get("body", b"")
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self._max_request_bytes:
-                return PROBLEMS["too-large"]
-            if not message.get("more_body", False):
-                return b"".join(chunks)
+    async def tell(self, problem: Problem, send: Send) -> None:
+        """Answer in place of the application."""
+        body = problem.body(self._documentation)
+        headers = problem.headers(self._documentation, self._retry_after_s, len(body))
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 class _Exchange:
-    """One request under a claim: the application's receive and send, and the end of its task."""
+    """One run of the application: what it receives, and what becomes of what it sends.
 
-    def __init__(
-        self, middleware: IdempotencyMiddleware, app: App, scope: Scope, body: bytes, receive: Receive, send: Send
-    ) -> None:
-        self.scope = scope
-        self.send = send
-        self.is_entered = False
-        self._middleware = middleware
-        self._app = app
-        self._body: bytes | None = body
-        self._receive_more = receive
+    A response that declares its length is held until it is stored, so that no client has seen what the registry could
+    not keep. One of unknown length, or of more than the limit, is passed on as it comes, all but its end.
+
+    A client that goes away does not end the application: that is when it needs the stored response most.
+    """
+
+    def __init__(self, middleware: IdempotencyMiddleware, scope: Scope, body: bytes, send: Send) -> None:
+        self._of = middleware
+        self._scope = _recordable(scope)
+        self._request: Message | None = {"type": "http.request", "body": body, "more_body": False}
+        self._send = send
         self._claim: AsyncClaim | None = None
+        self._complete = _event()
         self._start: Message | None = None
+        self._held: list[Message] = []
         self._chunks: list[bytes] = []
         self._size = 0
-        self._streams = False  # beyond the limit: passed on as it comes
-        self._is_ended = False
-        self._has_left = False  # the client
-        self._ended = _event()
+        self._is_stream = False
+        self._is_over = False
+        self._is_passing = False  # the client has seen the beginning
+        self._is_gone = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the application was entered."""
+        return self._claim is not None
 
     async def run(self) -> None:
-        """The job: the application, once."""
-        self.is_entered = True
+        """The job of the task. It ends its claim itself, with the response; what comes after is not covered."""
         self._claim = current_claim()
-        scope = dict(self.scope)
-        if extensions := scope.get("extensions"):
-            scope["extensions"] = {one: value for one, value in extensions.items() if one not in _NOT_OFFERED}
-        await self._app(scope, self._receive, self._send)
-        if self._is_ended:
+        await self._of.app(self._scope, self.receive, self.send)
+        if not self._is_over:
+            msg = "the application returned before its response was complete"
+            raise IncompleteResponseError(msg)
+
+    async def receive(self) -> Message:
+        """The whole request, then nothing until the response is complete."""
+        if self._request is not None:
+            request, self._request = self._request, None
+            return request
+        await self._complete.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """A part of the response. Its last one ends the claim, and is passed on when that is stored."""
+        if self._is_over:
             return
-        if self._streams and self._has_left:  # it stopped since nobody listens; what it had to do was done before
-            await self._end(lost="the client left while it was sent")
-            return
-        msg = "the application returned without a whole response"
-        raise ApplicationError(msg)
+        if message["type"] == "http.response.start":
+            self._begin(message)
+        elif message["type"] == "http.response.body":
+            await self._body(message)
+        else:
+            await self._forward(message)
 
-    async def _receive(self) -> Message:
-        """The body that was read; then a disconnect, but not before the response is whole.
+    def _begin(self, message: Message) -> None:
+        self._start = message
+        self._held.append(message)
+        length = next((value for name, value in message.get("headers", ()) if name.lower() == b"content-length"), None)
+        self._is_stream = length is None or not length.isdigit() or int(length) > self._of.max_response_bytes
 
-        An application that hears of one stops in the middle, and nobody would know how far it came. The client that
-        left will ask again, and gets the response. One that streams without an end must hear of it.
-        """
-        if self._body is not None:
-            body, self._body = self._body, None
-            return {"type": "http.request", "body": body, "more_body": False}
-        message = await self._receive_more()
-        if not self._is_ended and not self._streams:
-            await self._ended.wait()
-        self._has_left = self._has_left or message["type"] == "http.disconnect"
-        return message
-
-    async def _send(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "http.response.start" and self._start is None:
-            self._start = message
-        elif kind == "http.response.body" and self._start is not None and not self._is_ended:
-            await self._send_body(self._start, message.get("body", b""), more=message.get("more_body", False))
-        else:  # early hints; and what is out of order, for the server to refuse
-            await self.send(message)
-
-    async def _send_body(self, start: Message, chunk: bytes, *, more: bool) -> None:
-        self._size += len(chunk)
-        self._chunks.append(chunk)
-        if not self._streams and self._size > self._middleware.max_response_bytes:
-            self._streams = True
-            self._ended.set()  # from now on a disconnect is told
-            await self._pass(start)
-        if self._streams:
-            await self._pass({"type": "http.response.body", "body": b"".join(self._chunks), "more_body": True})
+    async def _body(self, message: Message) -> None:
+        if self._start is None:
+            msg = "the application sent a body before http.response.start"
+            raise RuntimeError(msg)
+        body = bytes(message.get("body", b""))
+        self._size += len(body)
+        if self._size <= self._of.max_response_bytes:
+            self._chunks.append(body)
+        else:  # nothing to replay: no need to keep it, nor to hold it back
             self._chunks.clear()
-        if more:
-            return
-        problem = await self._end(lost="it is longer than max_response_bytes" if self._streams else None)
-        if problem is not None and not self._streams:
-            await self._middleware.answer(self._pass, problem)
-            return
-        if not self._streams:
-            await self._pass(start)
-        await self._pass({"type": "http.response.body", "body": b"".join(self._chunks), "more_body": False})
+            self._is_stream = True
+        self._held.append(message)
+        if not message.get("more_body", False):
+            await self._end()
+        elif self._is_stream:
+            await self._pass_on()
 
-    async def _pass(self, message: Message) -> None:
-        """To the server; where the client has left, to nobody: the application goes on to its end."""
-        if self._has_left:
-            return
+    async def _end(self) -> None:
+        self._is_over = True
         try:
-            await self.send(message)
-        except OSError:
-            self._has_left = True
+            await self._settle()
+        except (StoreError, ClaimLostError) as error:
+            if self._is_passing:  # an error of the application: the server breaks the response off
+                raise
+            self._held.clear()
+            await self._of.tell(problem_of(error), self._forward)
+        else:
+            await self._pass_on()
+        finally:
+            self._complete.set()
 
-    async def _end(self, *, lost: str | None) -> Problem | None:
-        """End the task by the response; the problem where that could not be stored."""
-        self._is_ended = True
-        self._ended.set()
-        start, claim = cast("Message", self._start), cast("AsyncClaim", self._claim)
-        status: int = start["status"]
-        ending = self._middleware.ends(status)
-        try:
-            if ending == "release":
-                await claim.release()
-            elif ending == "fail":
-                await claim.fail(ApplicationError(f"the application answered with {status}"))
-            elif lost is not None:
-                end, _ = success_end(claim.grant, claim.options, None)
-                await claim.end(end._replace(result=None, error=f"the response was not kept: {lost}"))
-            else:
-                headers = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
-                response = Response(status, headers, b"".join(self._chunks))
-                await claim.succeed(pack(response, self._middleware.exclude))
-        except ResultError:
-            _log.warning("the response of task %r cannot be stored: its headers are too long", claim.task_id)
-        except (ClaimLostError, FinishNotRecordedError):
-            _log.exception("the response of task %r could not be recorded", claim.task_id)
-            return PROBLEMS["not-recorded"] if ending == "keep" else None
+    async def _settle(self) -> None:
+        claim, start = cast("AsyncClaim", self._claim), cast("Message", self._start)
+        status = start["status"]
+        if status in NOT_BEGUN:
+            return await claim.release()
+        if status >= FIRST_FAILURE:
+            return await claim.fail(ResponseFailedError(f"the application answered {status}"))
+        is_kept = self._size <= self._of.max_response_bytes
+        headers = end_to_end(start.get("headers", ()), self._of.leave_out)
+        with contextlib.suppress(ResultError):  # stored as lost: this client gets its response, a later one is told so
+            await claim.succeed(Recorded(status, headers, b"".join(self._chunks) if is_kept else None))
         return None
 
+    async def _pass_on(self) -> None:
+        self._is_passing = True
+        held, self._held = self._held, []
+        for message in held:
+            await self._forward(message)
 
-async def _send_whole(send: Send, response: Response) -> None:
-    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": False})
+    async def _forward(self, message: Message) -> None:
+        if self._is_gone:
+            return
+        try:
+            await self._send(message)
+        except OSError:  # by the ASGI specification: the client has gone
+            self._is_gone = True
 
 
-async def _user_of(user: User | None, scope: Scope) -> str:
-    if user is None:
-        return ""
-    found = user(scope)
-    return (await found if inspect.isawaitable(found) else found) or ""
+# --- requests -------------------------------------------------------------------------------------------------------
 
 
-def _event() -> Any:  # noqa: ANN401 - an Event of the event loop that runs
+async def _read(receive: Receive, scope: Scope, limit: int) -> bytes | Problem | None:
+    """The whole body; a `Problem` where it has more than ``limit`` bytes, None where the client has gone."""
+    declared = next((value for name, value in scope["headers"] if bytes(name).lower() == b"content-length"), b"")
+    if declared.isdigit() and int(declared) > limit:
+        return TOO_LARGE
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(bytes(message.get("body", b"")))
+        size += len(chunks[-1])
+        if size > limit:
+            return TOO_LARGE
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def _fingerprint(scope: Scope, body: bytes) -> object:
+    return {"query": bytes(scope.get("query_string", b"")), "sha256": hashlib.sha256(body).digest()}
+
+
+def _path_test(paths: Iterable[str] | Callable[[str], bool] | None) -> Callable[[str], bool]:
+    if paths is None:
+        return lambda _path: True
+    if callable(paths):
+        return paths
+    if isinstance(paths, str):
+        msg = f"paths takes several paths or a callable, not {paths!r}"
+        raise TypeError(msg)
+    stems = [one.rstrip("/") for one in paths]
+    return lambda path: any(path == stem or path.startswith(f"{stem}/") for stem in stems)
+
+
+def _recordable(scope: Scope) -> Scope:
+    """The scope without the extensions by which an application could answer past this middleware."""
+    extensions = scope.get("extensions") or {}
+    if _UNRECORDED.isdisjoint(extensions):
+        return scope
+    return {**scope, "extensions": {name: one for name, one in extensions.items() if name not in _UNRECORDED}}
+
+
+def _event() -> Any:  # noqa: ANN401 - of asyncio or of trio
     trio = sys.modules.get("trio")
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio.Event()
-    import asyncio  # noqa: PLC0415 - the server has imported it
+    import asyncio  # noqa: PLC0415 - the server has imported it; under trio nobody needs it
 
     return asyncio.Event()
+
+
+# --- replays --------------------------------------------------------------------------------------------------------
+
+
+async def _replay(recorded: Recorded, send: Send) -> None:
+    headers = [*recorded.headers, (b"idempotent-replayed", b"true")]
+    await send({"type": "http.response.start", "status": recorded.status, "headers": headers})
+    await send({"type": "http.response.body", "body": recorded.body or b"", "more_body": False})

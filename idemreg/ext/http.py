@@ -1,6 +1,6 @@
-"""HTTP as the middleware of `idemreg.ext.asgi` needs it, without a server: keys, task ids, problems, stored responses.
+"""What an HTTP server needs to keep the `Idempotency-Key` header, without any server: keys, task ids, problems.
 
-The header is that of draft-ietf-httpapi-idempotency-key-header-07, a problem's body that of RFC 9457.
+After the IETF draft draft-ietf-httpapi-idempotency-key-header (07). docs/asgi.md tells it to users.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from idemreg.errors import (
     ChecksumMismatchError,
-    IdemregError,
+    ClaimLostError,
+    FinishNotRecordedError,
     ResultError,
     StoreError,
     TaskDoneError,
@@ -21,38 +22,36 @@ from idemreg.errors import (
     TaskRunningError,
     TaskUnknownError,
 )
-from idemreg.template import MAX_TASK_ID_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable, Sequence
+
+    from idemreg.errors import IdemregError
 
 __all__ = [
-    "HOP_BY_HOP",
-    "MAX_KEY_CHARACTERS",
-    "MAX_RESPONSE_BYTES",
-    "PROBLEMS",
+    "KEY_MALFORMED",
+    "KEY_MISSING",
+    "TOO_LARGE",
     "Headers",
     "Problem",
-    "Response",
-    "pack",
+    "Recorded",
+    "RecordedCodec",
+    "end_to_end",
+    "parse_key",
     "problem_of",
-    "problem_response",
-    "read_key",
     "task_id_of",
-    "unpack",
 ]
-
-Headers = list[tuple[bytes, bytes]]
 
 MAX_KEY_CHARACTERS: Final = 255
 
-# What can be stored of a response: a result holds 1 MiB, and bytes grow by a third in it; the rest is for headers.
-MAX_RESPONSE_BYTES: Final = 704 * 1_024
+# Each part of a task_id that is longer is told by its hash; together they stay below the 512 bytes of a task_id.
+PART_CHARACTERS: Final = 120
 
-# Up to here a body that is text is stored as text, for people: JSON writes a character in six bytes at most.
-_TEXT_BYTES: Final = 64 * 1_024
+# A String of RFC 8941 as the draft wants it. Bare tokens too, since most clients of today send them so.
+_QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
+_BARE: Final = re.compile(r"[!#-+\--:<-\[\]-~]+")
 
-# Of one connection, and so never of the response (RFC 9110, section 7.6.1).
+# RFC 9110, 7.6.1, and what older proxies send: they speak of one connection, not of the response.
 HOP_BY_HOP: Final = frozenset({
     b"connection",
     b"keep-alive",
@@ -65,14 +64,11 @@ HOP_BY_HOP: Final = frozenset({
     b"upgrade",
 })  # fmt: skip
 
-# A string of RFC 8941, and its parameters, which say nothing here.
-_STRING: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"(?: *;[ !#-~]*)?')
-# What many clients send in its place: one word.
-_WORD: Final = re.compile(r"[!#-+\--:<-~]+")
+Headers = list[tuple[bytes, bytes]]
 
 
 class Problem(NamedTuple):
-    """An answer of the middleware's own: ``code`` for machines, ``hint`` for the client."""
+    """An answer in place of the application's, after RFC 9457. ``code`` is for machines."""
 
     status: int
     code: str
@@ -80,160 +76,182 @@ class Problem(NamedTuple):
     hint: str
     may_retry: bool = False
 
+    def body(self, documentation: str) -> bytes:
+        """The JSON; ``type`` is the place in the documentation, if there is one."""
+        kind = f"{documentation}#{self.code}" if documentation else "about:blank"
+        told = {"type": kind, "title": self.title, "status": self.status, "detail": self.hint, "code": self.code}
+        return json.dumps(told).encode()
 
-_REPEAT: Final = "Repeat the same request after Retry-After."
-_NEW_KEY: Final = "Use a new key for a new operation."
+    def headers(self, documentation: str, retry_after_s: int, length: int) -> Headers:
+        """Of the whole answer. Nobody may keep it: the next one can be another."""
+        headers = [
+            (b"content-type", b"application/problem+json"),
+            (b"content-length", b"%d" % length),
+            (b"cache-control", b"no-store"),
+        ]
+        if self.may_retry:
+            headers.append((b"retry-after", b"%d" % retry_after_s))
+        if documentation:
+            headers.append((b"link", f'<{documentation}>; rel="describedby"'.encode("ascii")))
+        return headers
 
-_PROBLEMS: Final = (
-    Problem(
-        400,
-        "key-missing",
-        "Idempotency-Key is missing",
-        "Send the header, with a key that is new for each operation and the same for each repetition.",
-    ),
-    Problem(
-        400,
-        "key-malformed",
-        "Idempotency-Key is malformed",
-        f'Send it once, as a string of up to {MAX_KEY_CHARACTERS} characters: "8e03978e-40d5-43dd-bc93-6894a57f9324"',
-    ),
-    Problem(409, "running", "A request with this key is being processed", _REPEAT, may_retry=True),
-    Problem(
-        410,
-        "response-lost",
-        "The request was carried out; its response was not kept",
-        "Read the resource to see what it did. It is not carried out again.",
-    ),
-    Problem(410, "cancelled", "The operation was cancelled, and will not be carried out", _NEW_KEY),
-    Problem(413, "too-large", "The request's body is too large", "Send less."),
-    Problem(422, "mismatch", "The key was used with another request", _NEW_KEY),
-    Problem(500, "failed", "The operation failed for good", "Ask the service's operator, with this key."),
-    Problem(
-        500,
-        "unknown",
-        "Nobody knows whether the request was carried out",
-        "Read the resource to see, or ask the service's operator, before it is repeated with a new key.",
-    ),
-    Problem(
-        500,
-        "not-recorded",
-        "The request was carried out, but that could not be recorded",
-        "Read the resource to see what it did, before it is repeated with a new key.",
-    ),
-    Problem(500, "store", "The request was not begun, as nothing can be recorded", "Ask the service's operator."),
-    Problem(503, "unavailable", "The request was not begun", _REPEAT, may_retry=True),
+
+KEY_MISSING: Final = Problem(
+    400,
+    "key-missing",
+    "Idempotency-Key is missing",
+    "This operation runs once for each Idempotency-Key: send the header, with a key that is new for new work.",
 )
-PROBLEMS: Final = {one.code: one for one in _PROBLEMS}
+KEY_MALFORMED: Final = Problem(
+    400,
+    "key-malformed",
+    "Idempotency-Key is malformed",
+    f'Send the header once, as a quoted string of 1 to {MAX_KEY_CHARACTERS} ASCII characters: "8e03978e-40d5-...".',
+)
+TOO_LARGE: Final = Problem(
+    413,
+    "request-too-large",
+    "The request body is too large",
+    "Nothing was carried out. Send less, in several requests.",
+)
+
+_RUNNING: Final = Problem(
+    409,
+    "running",
+    "A request with this Idempotency-Key is being carried out",
+    "Send the same request again later to get its response.",
+    may_retry=True,
+)
+_MISMATCH: Final = Problem(
+    422,
+    "mismatch",
+    "Idempotency-Key is already used",
+    "Another request was sent under this key. Nothing was carried out: give other work another key.",
+)
+_UNKNOWN: Final = Problem(
+    500,
+    "unknown",
+    "Nobody knows whether the request was carried out",
+    "The server ended in the middle of it, and nothing runs it again by itself. Do not send it under another key before"
+    " its effect was looked for. An operator finds it by `idemreg list --status unknown`, and settles it by `idemreg"
+    " resolve`.",
+)
+_FAILED: Final = Problem(
+    500,
+    "failed",
+    "The request failed before",
+    "It is not tried again by itself. An operator can allow one more attempt by `idemreg retry`.",
+)
+_LOST: Final = Problem(
+    410,
+    "response-lost",
+    "The request was carried out, and its response is gone",
+    "The response was too large to be kept, or only an operator knows of it. Do not send the request again: look at its"
+    " effect.",
+)
+_REFUSED: Final = Problem(
+    403, "refused", "The request is not going to be carried out", "An operator has decided so; use another key."
+)
+_UNAVAILABLE: Final = Problem(
+    503, "unavailable", "The registry of requests cannot be read or written", "Nothing was carried out."
+)
 
 
 def problem_of(error: IdemregError) -> Problem:
-    """What a refusal of the registry means to the client."""
+    """What a client is told of an error that kept the application from running, or its end from being stored."""
     match error:
         case TaskRunningError():
-            code = "running"
+            return _RUNNING
         case ChecksumMismatchError():
-            code = "mismatch"
+            return _MISMATCH
         case TaskUnknownError():
-            code = "unknown"
+            return _UNKNOWN._replace(may_retry=error.retryable)  # a verify hook is asked again
+        case FinishNotRecordedError() | ClaimLostError():  # it ran, and is, or becomes, unknown
+            return _UNKNOWN
         case TaskFailedError():
-            code = "failed"
-        case TaskDoneError():
-            code = "cancelled"
+            return _FAILED
         case ResultError():
-            code = "response-lost"
-        case StoreError(retryable=True):
-            code = "unavailable"
-        case _:
-            code = "store"
-    return PROBLEMS[code]
+            return _LOST
+        case TaskDoneError():
+            return _REFUSED
+        case StoreError():
+            return _UNAVAILABLE._replace(may_retry=error.retryable)
+    raise error
 
 
 # --- the key --------------------------------------------------------------------------------------------------------
 
 
-def read_key(values: list[bytes]) -> str | Problem:
-    """The key of the header's values.
+def parse_key(fields: Sequence[bytes]) -> str | Problem:
+    """The key in the header's fields. A quoted key and the same one without quotes are the same."""
+    if not fields:
+        return KEY_MISSING
+    if len(fields) > 1:
+        return KEY_MALFORMED
+    text = fields[0].decode("latin-1").strip(" \t")
+    if quoted := _QUOTED.fullmatch(text):
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif _BARE.fullmatch(text):
+        key = text
+    else:
+        return KEY_MALFORMED
+    return key if 1 <= len(key) <= MAX_KEY_CHARACTERS else KEY_MALFORMED
 
-    A quoted string, as the draft has it, and a bare word are one key. A missing one and a malformed one are problems.
+
+def task_id_of(method: str, path: str, user: str | None, key: str) -> str:
+    """The task_id: method, path, the user if there is one, and the key, parted by spaces. No two quadruples share one.
+
+    ValueError for a ``user`` that is empty or no text: all who have none would share their keys.
     """
-    if not values:
-        return PROBLEMS["key-missing"]
-    text = values[0].decode("latin-1").strip()
-    string = _STRING.fullmatch(text)
-    word = text if _WORD.fullmatch(text) else ""
-    key = word if string is None else re.sub(r"\\(.)", r"\1", string[1])
-    if len(values) > 1 or not key or len(key) > MAX_KEY_CHARACTERS:
-        return PROBLEMS["key-malformed"]
-    return key
+    parts: tuple[str, ...] = (method, path, key)
+    if user is not None:
+        given: object = user  # a caller's function may give anything
+        if not isinstance(given, str) or not given:
+            msg = f"user= gives a text or None, not {given!r}"
+            raise ValueError(msg)
+        parts = (method, path, user, key)
+    return " ".join(map(_part, parts))
 
 
-def task_id_of(method: str, path: str, user: str, key: str) -> str:
-    """The task_id: ``http:POST:/orders:user:key``, percent-encoded; of a long one a hash of it all."""
-    parts = [quote(one, safe="/") for one in (path, user, key)]
-    task_id = ":".join(("http", method, *parts))
-    if len(task_id) <= MAX_TASK_ID_BYTES:
-        return task_id
-    return f"http:{method}:sha256-{hashlib.sha256(task_id.encode()).hexdigest()}"
+def _part(text: str) -> str:
+    """Text without spaces; of long text its hash, which no quoted text looks like, for "=" is always quoted."""
+    quoted = quote(text, safe="/:@", errors="surrogatepass")
+    if len(quoted) <= PART_CHARACTERS:
+        return quoted
+    return f"sha256={hashlib.sha256(quoted.encode()).hexdigest()}"
 
 
-# --- the response -----------------------------------------------------------------------------------------------------
+# --- the response ---------------------------------------------------------------------------------------------------
 
 
-class Response(NamedTuple):
-    """A whole response."""
+class Recorded(NamedTuple):
+    """A response as it is kept. ``body`` is None where it was too large."""
 
     status: int
     headers: Headers
-    body: bytes
+    body: bytes | None
 
 
-def pack(response: Response, exclude: Collection[bytes]) -> dict[str, Any]:
-    """What is stored of a response, as plain data. Headers of one connection are left out, and ``exclude``."""
-    left_out = {*HOP_BY_HOP, *exclude, *_named_by_connection(response.headers)}
-    headers = [
-        [name.decode("latin-1"), value.decode("latin-1")]
-        for name, value in response.headers
-        if name.lower() not in left_out
-    ]
-    return {"status": response.status, "headers": headers, "body": _readable(response.body)}
+class RecordedCodec:
+    """Responses as plain data. One without its body is refused: the task has then succeeded with its result lost."""
+
+    def encode(self, value: Recorded, /) -> object:
+        """The response as plain data."""
+        if value.body is None:
+            msg = f"the body of the response (status {value.status}) is larger than what is kept"
+            raise ValueError(msg)
+        return {"status": value.status, "headers": value.headers, "body": value.body}
+
+    def decode(self, data: Any, /) -> Recorded:  # noqa: ANN401 - plain data
+        """The response again."""
+        return Recorded(data["status"], [(name, value) for name, value in data["headers"]], data["body"])
 
 
-def unpack(stored: object) -> Response | None:
-    """The response again; None where another result is stored, such as an operator's."""
-    match stored:
-        case {"status": int(status), "headers": list(headers), "body": str() | bytes() as body}:
-            pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-            return Response(status, pairs, body.encode() if isinstance(body, str) else body)
-    return None
-
-
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    values = (value for name, value in headers if name.lower() == b"connection")
-    return {one.strip().lower() for value in values for one in value.split(b",")}
-
-
-def _readable(body: bytes) -> str | bytes:
-    if len(body) > _TEXT_BYTES:
-        return body
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return body
-
-
-def problem_response(problem: Problem, *, documentation: str, retry_after_s: int) -> Response:
-    """The response that tells of a problem; ``documentation`` is the page that its link names."""
-    content = {
-        "type": f"{documentation}#{problem.code}" if documentation else "about:blank",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": problem.hint,
-        "code": problem.code,
-    }
-    body = json.dumps(content).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
-    if documentation:
-        headers.append((b"link", f'<{documentation}>; rel="help"'.encode("latin-1")))
-    if problem.may_retry:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
-    return Response(problem.status, headers, body)
+def end_to_end(headers: Iterable[tuple[bytes, bytes]], leave_out: frozenset[bytes]) -> Headers:
+    """The headers that a replay may repeat: none of one connection, and none of ``leave_out``."""
+    pairs = [(bytes(name).lower(), bytes(value)) for name, value in headers]
+    named = {
+        one.strip().lower() for name, value in pairs if name == b"connection" for one in value.split(b",")
+    }  # RFC 9110: also those that Connection lists
+    dropped = HOP_BY_HOP | leave_out | named
+    return [(name, value) for name, value in pairs if name not in dropped]

@@ -1,16 +1,21 @@
-"""AWS Lambda Powertools' idempotency utility on an idemreg file: its decorators, our store.
+"""A persistence layer for the idempotency utility of AWS Lambda Powertools, on a registry.
 
-    @idempotent_function(data_keyword_argument="order", persistence_store=IdemregPersistenceLayer(Registry("jobs.db")))
-    def pay(order: dict) -> dict: ...
+    store = IdemregPersistenceLayer(Registry("jobs.db"))
 
-Needs ``pip install idemreg[powertools]``. What the promises become there is told in docs/powertools.md.
+    @idempotent_function(data_keyword_argument="order", persistence_store=store, config=config)
+    def ship(order: dict) -> dict: ...
+
+The utility says what is to be done by key only; who it was that claimed the key is kept here, so that a late owner
+changes nothing. docs/powertools.md tells what becomes of idemreg's promises under that utility.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
+import re
 import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyItemAlreadyExistsError,
@@ -20,111 +25,350 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import STATUS_CONSTANTS, DataRecord
 
+from idemreg.claim import Claim
 from idemreg.codec import load_result
-from idemreg.ends import lost_error
-from idemreg.errors import ChecksumMismatchError, TaskDoneError, TaskRunningError
-from idemreg.model import Status
+from idemreg.errors import (
+    ChecksumMismatchError,
+    ClaimLostError,
+    ResultError,
+    TaskDoneError,
+    TaskIdError,
+    TaskUnknownError,
+)
+from idemreg.model import NO_CHECKSUM, Liveness, Status, Wanted
+from idemreg.options import Options
+from idemreg.store import End, Granted, Unknown
+from idemreg.tagged import canonical, digest
+from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
-    from idemreg.claim import Claim
     from idemreg.model import Task
+    from idemreg.options import Durability
     from idemreg.registry import Registry
 
 __all__ = ["IdemregPersistenceLayer"]
 
+# The name of the job in the row also says until when an unfinished run counts as in progress, in milliseconds since the
+# epoch: other processes must know, and the utility gives it with the claim.
+NAME: Final = re.compile(r"powertools until (\d+)")
+
+TRIES: Final = 10  # each is lost only to another process that claimed, finished or removed the row in between
+MAX_NESTED: Final = 64  # claims that one thread has open
+
+IN_PROGRESS: Final = STATUS_CONSTANTS["INPROGRESS"]
+COMPLETED: Final = STATUS_CONSTANTS["COMPLETED"]
+
+
+class _Stored(NamedTuple):
+    """What a completed row keeps. ``response`` is the utility's JSON; None where the result was none."""
+
+    response: str | None
+    expires_at: int
+
+
+class _StoredCodec:
+    def encode(self, value: _Stored, /) -> object:
+        if value.response is None:
+            msg = "the result of the function has no JSON"
+            raise ValueError(msg)
+        return {"response": value.response, "expires_at": value.expires_at}
+
+    def decode(self, data: Any, /) -> _Stored:  # noqa: ANN401 - plain data
+        return _Stored(data["response"], data["expires_at"])
+
+
+class _Held(NamedTuple):
+    """A claim between the utility's "in progress" and its "success" or "delete"."""
+
+    key: str
+    function_name: str
+    claim: Claim
+    deadline_ms: int
+
 
 class IdemregPersistenceLayer(BasePersistenceLayer):
-    """Keeps the utility's records as tasks. Share it between threads.
+    """Keeps the utility's records in a registry. Share one between threads and functions.
 
-    ``name``: of the job, stored in the rows. ``on_crash``: what a record becomes whose process died: "hold" (the
-    utility raises; look at `idemreg list`) or "rerun", at the next invocation, with no expiry to wait for.
-
-    Between the utility's put and its update the claim is kept here, so that a late owner's update or delete is a
-    `ClaimLostError` and changes nothing.
+    ``on_crash``: what becomes of a key whose process died in the function. "rerun" is the utility's own rule: in
+    progress until the in-progress expiry, then it runs again. "hold" is idemreg's: it is unknown, `TaskUnknownError` as
+    the cause of the utility's error, until an operator resolves it.
     """
 
     def __init__(
-        self, registry: Registry, *, name: str = "powertools", on_crash: Literal["hold", "rerun"] = "hold"
+        self,
+        registry: Registry,
+        *,
+        on_crash: Literal["rerun", "hold"] = "rerun",
+        durability: Durability | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # theirs
+        self._local = threading.local()  # before the base, which sets function_name
+        super().__init__()  # type: ignore[no-untyped-call]
         self._registry = registry
-        self._name = name
-        self._on_crash: Literal["hold", "rerun"] = on_crash
-        self._claims: dict[str, tuple[Claim, int]] = {}  # with the thread that took it
-
-    def _put_record(self, data_record: DataRecord) -> None:
-        """Claim the task of the record; `IdempotencyItemAlreadyExistsError` with the record that is there."""
-        key = data_record.idempotency_key
-        self._settle_interrupted(key)
-        try:
-            claim = self._claim(data_record)
-        except TaskDoneError as error:
-            found = _record(key, None if error.outcome is None else error.outcome.result)
-            if not found.is_expired:
-                raise IdempotencyItemAlreadyExistsError(old_data_record=found) from None
-            self._registry.forget(key)  # its time has passed, which to the utility means that it may run again
-            claim = self._claim(data_record)
-        except TaskRunningError:
-            running = DataRecord(key, STATUS_CONSTANTS["INPROGRESS"], payload_hash=data_record.payload_hash)
-            raise IdempotencyItemAlreadyExistsError(old_data_record=running) from None
-        except ChecksumMismatchError as error:
-            raise IdempotencyValidationError(error.message) from error
-        self._claims[key] = claim, threading.get_ident()
-
-    def _claim(self, record: DataRecord) -> Claim:
-        return self._registry.claim(
-            record.idempotency_key, payload=record.payload_hash, name=self._name, on_crash=self._on_crash
+        self._holds = on_crash == "hold"
+        options = Options.of(
+            {"on_crash": on_crash, "durability": durability, "result": _StoredCodec()}, registry.durability
         )
+        self._terms = registry.terms(options)
+        self._open: dict[str, _Held] = {}  # by task_id, of this process
 
-    def _settle_interrupted(self, key: str) -> None:
-        """The utility says nothing of a handler that was interrupted (Ctrl-C, a time-out): its claim is still here.
+    # --- the utility's own slips ------------------------------------------------------------------------------------
 
-        A thread that asks anew is no longer in the handler that it claimed for.
+    @property
+    def function_name(self) -> str:
+        """Part of the key. The base keeps one for all; a thread's own keeps functions of two threads apart."""
+        return getattr(self._local, "function_name", "")
+
+    @function_name.setter
+    def function_name(self, name: str) -> None:
+        self._local.function_name = name
+
+    def save_success(self, data: Any, result: Any) -> None:  # noqa: ANN401 - as the base
+        """As the base. A result that has no JSON is lost, and not the fact that the function ran."""
+        held = self._restore(data)
+        try:
+            super().save_success(data, result)
+        except (TypeError, ValueError):
+            if held is not None and held.claim.is_open:
+                with contextlib.suppress(ResultError):
+                    self._let_go(held).succeed(_Stored(None, 0))
+            raise
+
+    def delete_record(self, data: Any, exception: Exception) -> None:  # noqa: ANN401 - as the base
+        """As the base."""
+        self._restore(data)
+        super().delete_record(data, exception)
+
+    def _restore(self, data: Any) -> _Held | None:  # noqa: ANN401
+        """Find this thread's claim for the data, and the function's name under which it was made.
+
+        A decorated function that is called inside another one has set its own name since.
         """
-        claim, thread = self._claims.get(key, (None, 0))
-        if claim is not None and thread == threading.get_ident():
-            del self._claims[key]
-            if claim.is_open:
-                claim.fail(KeyboardInterrupt("the handler was interrupted"))
+        before = self.function_name
+        for held in reversed(self._stack):
+            self.function_name = held.function_name
+            if self._get_hashed_idempotency_key(data) == held.key:
+                return held
+        self.function_name = before
+        return None
 
-    def _update_record(self, data_record: DataRecord) -> None:
-        """End the claim with the response."""
-        stored = {
-            "response": data_record.response_data,
-            "expires": data_record.expiry_timestamp,
-            "payload": data_record.payload_hash,
-        }
-        self._take(data_record.idempotency_key).succeed(stored)
+    def _validate_payload(self, data_payload: Any, stored_data_record: DataRecord) -> None:  # noqa: ANN401
+        """As the base, where a row stores only a checksum of the payload's hash."""
+        if self.payload_validation_enabled:
+            is_record = isinstance(data_payload, DataRecord)
+            mine = data_payload.payload_hash if is_record else self._get_hashed_payload(data_payload)
+            if stored_data_record.payload_hash not in (mine, _checksum(mine)):
+                msg = "Payload does not match stored record for this event key"
+                raise IdempotencyValidationError(msg)
 
-    def _delete_record(self, data_record: DataRecord) -> None:
-        """The handler raised: put the task back, so that the next invocation runs it."""
-        self._take(data_record.idempotency_key).release()
-
-    def _take(self, key: str) -> Claim:
-        claim, _ = self._claims.pop(key, (None, 0))
-        if claim is None:
-            raise lost_error(key)
-        return claim
+    # --- the four methods of a layer --------------------------------------------------------------------------------
 
     def _get_record(self, idempotency_key: str) -> DataRecord:
-        """The record of the task; `IdempotencyItemNotFoundError` where none is done or in progress."""
-        task = self._registry.get(idempotency_key)
-        if task is None or task.status in (Status.PENDING, Status.FAILED):
+        row = self._row(_task_id(idempotency_key))
+        if row is None or row.status in (Status.PENDING, Status.FAILED):
             raise IdempotencyItemNotFoundError
-        if task.status is Status.SUCCEEDED:
-            return _record(idempotency_key, _result(task))
-        return DataRecord(idempotency_key, STATUS_CONSTANTS["INPROGRESS"])
+        return self._record(row, idempotency_key)
+
+    def _put_record(self, data_record: DataRecord) -> None:
+        """Claim. What stands in the way and has expired is removed first; `Lost` to another process, it looks again."""
+        task_id = _task_id(data_record.idempotency_key)
+        deadline_ms = data_record.in_progress_expiry_timestamp or (data_record.expiry_timestamp or 0) * 1_000
+        for _ in range(TRIES):
+            row = self._row(task_id)
+            if row is not None and not self._remove(row):
+                self._exists(row, data_record)
+            keep_ms = max(0, (data_record.expiry_timestamp or 0) * 1_000 - self._now_ms())
+            options = self._terms.options
+            wanted = Wanted(
+                task_id,
+                f"powertools until {deadline_ms}",
+                _checksum(data_record.payload_hash),
+                options.policy,
+                keep_ms,
+                durable=options.durable_claim,
+            )
+            (answer,) = self._terms.store.claim([wanted])
+            if isinstance(answer, Granted):
+                self._hold(data_record.idempotency_key, answer, wanted.name, deadline_ms)
+                return
+        raise IdempotencyItemAlreadyExistsError
+
+    def _update_record(self, data_record: DataRecord) -> None:
+        """Succeed, or `ClaimLostError` where the key was given to another run since; that one's record stays."""
+        held = self._mine(data_record.idempotency_key) or self._adopt(data_record.idempotency_key)
+        stored = _Stored(data_record.response_data, data_record.expiry_timestamp or 0)
+        self._let_go(held).succeed(stored)
+
+    def _delete_record(self, data_record: DataRecord) -> None:
+        """Put the task back: the function raised, and its own error is what the caller must see.
+
+        Where the key was given to another run since, there is nothing to put back.
+        """
+        held = self._mine(data_record.idempotency_key)
+        if held is not None:
+            with contextlib.suppress(ClaimLostError):
+                self._release(self._let_go(held))
+
+    # --- what stands in the way -------------------------------------------------------------------------------------
+
+    def _remove(self, row: Task) -> bool:
+        """Make way for a new run, if the row may be replaced. True also where it has changed meanwhile."""
+        _check_ours(row)
+        store, is_late = self._terms.store, self._now_ms() > _deadline_ms(row)
+        match row.status:
+            case Status.PENDING | Status.FAILED:
+                store.forget(row.task_id, force=False, seen=row.version)
+                return True
+            case Status.SUCCEEDED:
+                if self._now_ms() // 1_000 <= self._expires_at(row):
+                    return False
+                store.forget(row.task_id, force=False, seen=row.version)
+                return True
+            case Status.RUNNING:
+                return self._remove_running(row, is_late=is_late)
+            case Status.UNKNOWN:
+                if self._is_held(row):
+                    raise _unknown_error(row)
+                if is_late:
+                    store.forget(row.task_id, force=True, seen=row.version)
+                return is_late
+        msg = f"task {row.task_id!r} was {row.status.word}: {row.evidence or 'no reason given'}"
+        raise TaskDoneError(msg, task_id=row.task_id)
+
+    def _remove_running(self, row: Task, *, is_late: bool) -> bool:
+        """One of this process gives way once it is late, one of another only when that is proven dead as well."""
+        store = self._terms.store
+        held = self._open.get(row.task_id)
+        if held is not None and held.claim.token == row.token:
+            if is_late and not self._is_held(row):
+                with contextlib.suppress(ClaimLostError):  # it ended in this moment
+                    self._release(self._let_go(held))
+                return True
+            return False
+        owner = store.owner(row)
+        if owner is None or owner.liveness is not Liveness.DEAD:
+            return False
+        if self._is_held(row):
+            (answer,) = store.claim([Wanted(row.task_id, row.name, row.checksum, self._terms.options.policy)])
+            if isinstance(answer, Unknown):
+                raise _unknown_error(answer.task)
+            return False
+        if is_late:
+            store.forget(row.task_id, force=True, seen=row.version)
+        return is_late
+
+    def _is_held(self, row: Task) -> bool:
+        """Of the stored and the asked policy the stricter holds."""
+        return self._holds or row.policy.on_crash > 0
+
+    def _exists(self, row: Task, data_record: DataRecord) -> None:
+        record = self._record(row, data_record.idempotency_key)
+        self._validate_payload(data_record, record)
+        self._save_to_cache(record)
+        raise IdempotencyItemAlreadyExistsError(old_data_record=record)
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    def _row(self, task_id: str) -> Task | None:
+        return self._terms.store.get([task_id])[0]
+
+    def _record(self, row: Task, key: str) -> DataRecord:
+        """The row as the utility's record."""
+        _check_ours(row)
+        if row.status is Status.SUCCEEDED:
+            stored = self._stored(row)
+            return DataRecord(key, COMPLETED, stored.expires_at, None, stored.response or "", row.checksum)
+        # One that is late and yet not to be replaced (its owner lives elsewhere) has no expiry to go by.
+        deadline_ms = _deadline_ms(row)
+        expiry_ms = deadline_ms if deadline_ms >= self._now_ms() else None
+        return DataRecord(key, IN_PROGRESS, None, expiry_ms, "", row.checksum)
+
+    def _stored(self, row: Task) -> _Stored:
+        if row.result is None:
+            msg = f"task {row.task_id!r} succeeded, but its result was lost ({row.error})"
+            raise ResultError(msg, task_id=row.task_id)
+        stored: _Stored = load_result(row.result, self._terms.options.codec)
+        return stored
+
+    def _expires_at(self, row: Task) -> int:
+        if row.result is None:
+            return (row.updated_at // 1_000 + (row.keep_ms or 0)) // 1_000
+        return self._stored(row).expires_at
+
+    def _now_ms(self) -> int:
+        """By the wall clock, as the utility's own expiries are."""
+        return self._registry.clock.wall_us() // 1_000
+
+    # --- claims -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _stack(self) -> list[_Held]:
+        """The claims that this thread has made and not ended; the last is the innermost."""
+        stack: list[_Held] = self._local.__dict__.setdefault("stack", [])
+        return stack
+
+    def _hold(self, key: str, grant: Granted, name: str, deadline_ms: int) -> None:
+        if self._terms.teller is not None:
+            self._terms.teller.granted(grant, name)
+        held = _Held(key, self.function_name, Claim(self._terms, grant, name), deadline_ms)
+        self._open[grant.task_id] = held
+        self._stack.append(held)
+        del self._stack[:-MAX_NESTED]  # of functions that were interrupted, which the utility never ends
+
+    def _mine(self, key: str) -> _Held | None:
+        return next((held for held in reversed(self._stack) if held.key == key), None)
+
+    def _let_go(self, held: _Held) -> Claim:
+        if held in self._stack:
+            self._stack.remove(held)
+        if self._open.get(held.claim.task_id) is held:
+            self._open.pop(held.claim.task_id, None)
+        return held.claim
+
+    @staticmethod
+    def _release(claim: Claim) -> None:
+        """Put the task back, bound to nobody: the next run may have another payload, as after a deleted record."""
+        claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
+
+    def _adopt(self, key: str) -> _Held:
+        """The claim of an earlier part of the same run: a durable function goes on where that one was suspended."""
+        task_id = _task_id(key)
+        if held := self._open.get(task_id):
+            return held
+        row = self._row(task_id)
+        if row is not None and row.status is Status.RUNNING:
+            wanted = Wanted(task_id, row.name, row.checksum, row.policy, row.keep_ms)
+            (answer,) = self._terms.store.claim([wanted])
+            if isinstance(answer, Granted):  # its process is proven dead
+                return _Held(key, self.function_name, Claim(self._terms, answer, row.name), _deadline_ms(row))
+        msg = f"the claim of task {task_id!r} is not this owner's any more"
+        raise ClaimLostError(msg, task_id=task_id)
 
 
-def _result(task: Task) -> Any:  # noqa: ANN401 - what was stored
-    return None if task.result is None else load_result(task.result, None)
+def _task_id(key: str) -> str:
+    """The utility's key, or a hash of one that is no task_id: names of functions may be of any length."""
+    try:
+        return check_task_id(key)
+    except TaskIdError:
+        return f"powertools:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def _record(key: str, stored: Any) -> DataRecord:  # noqa: ANN401 - also an operator's
-    """The record of a success. An operator's result is the response itself, and never expires."""
-    done = STATUS_CONSTANTS["COMPLETED"]
-    match stored:
-        case {"response": str(text), "expires": int() | None as expires, "payload": str(payload)}:
-            return DataRecord(key, done, expiry_timestamp=expires, response_data=text, payload_hash=payload)
-        case _:
-            return DataRecord(key, done, response_data="" if stored is None else json.dumps(stored))
+def _checksum(payload_hash: str) -> str:
+    return digest(canonical(payload_hash))
+
+
+def _check_ours(row: Task) -> None:
+    if row.checksum != NO_CHECKSUM and NAME.fullmatch(row.name) is None:
+        msg = f"task {row.task_id!r} belongs to the job {row.name!r}, not to Powertools"
+        raise ChecksumMismatchError(msg, task_id=row.task_id)
+
+
+def _deadline_ms(row: Task) -> int:
+    named = NAME.fullmatch(row.name)
+    return int(named[1]) if named else 0
+
+
+def _unknown_error(row: Task) -> TaskUnknownError:
+    msg = f"nobody knows whether task {row.task_id!r} happened: its process died in the function"
+    error = TaskUnknownError(msg, task_id=row.task_id)
+    error.task = row
+    return error

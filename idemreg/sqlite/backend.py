@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
     from idemreg.liveness import OwnerRecord
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.owners import CommandOwner
@@ -269,13 +269,15 @@ class SqliteStore(Keeper):
 
         return opened.database.write(add, synchronous=_synchronous([wanted]))
 
-    def forget(self, task_id: str, *, force: bool) -> Task | Lost:
+    def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
         """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
         opened = self._opening.opened()
 
         def forget(connection: Connection) -> Task | Lost:
             row = tasks.read(connection, self._schema_version, task_id)
-            if row is None or not may_forget(row, self._liveness(connection, opened, row), force=force):
+            if row is None or (seen is not None and row.version != seen):
+                return Lost(row)
+            if not may_forget(row, self._liveness(connection, opened, row), force=force):
                 return Lost(row)
             if not tasks.forget(connection, row):
                 raise changed_under_lock(task_id)

@@ -1,27 +1,124 @@
-"""The Idempotency-Key header: every answer of the middleware, and what becomes of the request's task."""
+"""The middleware for the `Idempotency-Key` header: plain ASGI calls, FastAPI, and a real server that is killed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import signal
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import httpx2 as httpx
 import pytest
-from fastapi import FastAPI, Request
+import trio
+from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
+from hypothesis import given
+from hypothesis import strategies as st
 
-from idemreg import AsyncRegistry, Status, TaskFailedError
-from idemreg.ext.asgi import IdempotencyMiddleware
-from idemreg.ext.http import MAX_KEY_CHARACTERS, PROBLEMS, Problem, Response, pack, read_key, task_id_of, unpack
-from tests.support.processes import PATIENCE_S, Script
+from idemreg import (
+    AsyncRegistry,
+    FinishNotRecordedError,
+    Registry,
+    Status,
+    StoreBusyError,
+    StoreFullError,
+    TaskRunningError,
+    aio,
+)
+from idemreg.ext import http
+from idemreg.ext.asgi import IdempotencyMiddleware, IncompleteResponseError
+from idemreg.ext.http import end_to_end, parse_key, task_id_of
+from idemreg.sqlite.backend import SqliteStore
+from idemreg.template import check_task_id
+from tests.support.processes import ROOT, Script
+from tests.test_aio import nothing_on_the_event_loop  # noqa: F401 - it guards this file as well
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
-App = Any
-KEY = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
+PAGE = (ROOT / "docs" / "asgi.md").read_text("utf-8")
+KEY = '"8e03978e-40d5-43e8-bc93-6894a57f9324"'
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+    @property
+    def problem(self) -> str:
+        assert (b"content-type", b"application/problem+json") in self.headers
+        told = json.loads(self.body)
+        assert told["status"] == self.status
+        return str(told["code"])
+
+    @property
+    def replayed(self) -> bool:
+        return (b"idempotent-replayed", b"true") in self.headers
+
+
+def scope_of(key: str | None = KEY, *, method: str = "POST", path: str = "/orders", **more: Any) -> dict[str, Any]:
+    headers = [] if key is None else [(b"idempotency-key", key.encode("latin-1"))]
+    return {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers, **more}
+
+
+async def no_more() -> dict[str, Any]:
+    pytest.fail("the request was asked for after its end")
+
+
+async def call(
+    app: Any, scope: dict[str, Any] | None = None, body: bytes = b"{}", send: Any = None, parts: int = 1
+) -> Answer:
+    """One request by hand; what comes is taken apart."""
+    size = -(-len(body) // parts)
+    messages = [
+        {"type": "http.request", "body": body[n * size : (n + 1) * size], "more_body": n < parts - 1}
+        for n in range(parts)
+    ]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await no_more()
+
+    async def take(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if send is not None:
+            await send(message)
+
+    await app(scope_of() if scope is None else scope, receive, take)
+    start, *bodies = sent
+    assert [one.get("more_body", False) for one in bodies] == [True] * (len(bodies) - 1) + [False]
+    return Answer(start["status"], list(start["headers"]), b"".join(one["body"] for one in bodies))
+
+
+class App:
+    """An application that answers with what it is told to, and counts how often it was entered."""
+
+    def __init__(self, *answers: tuple[int, list[tuple[bytes, bytes]], list[bytes]] | Exception) -> None:
+        self.answers = list(answers)
+        self.entered = 0
+        self.requests: list[bytes] = []
+        self.gate: Callable[[], Awaitable[None]] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.entered += 1
+        message = await receive()
+        assert not message["more_body"]
+        self.requests.append(message["body"])
+        if self.gate is not None:
+            await self.gate()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        status, headers, chunks = answer
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for n, chunk in enumerate(chunks):
+            await send({"type": "http.response.body", "body": chunk, "more_body": n < len(chunks) - 1})
+
+
+CREATED = (201, [(b"content-length", b"2"), (b"content-type", b"text/plain")], [b"ok"])
 
 
 @pytest.fixture
@@ -31,394 +128,729 @@ def areg(path: Path) -> Iterator[AsyncRegistry]:
     registry.registry.close()
 
 
-class Answer:
-    """What a client got: the messages that the application sent, put together."""
-
-    def __init__(self, messages: list[dict[str, Any]]) -> None:
-        start = next(one for one in messages if one["type"] == "http.response.start")
-        self.status: int = start["status"]
-        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        self.body = b"".join(one.get("body", b"") for one in messages if one["type"] == "http.response.body")
-
-    @property
-    def code(self) -> str:
-        assert self.headers["content-type"] == "application/problem+json"
-        return str(json.loads(self.body)["code"])
-
-
-async def ask(
-    app: App,
-    body: bytes = b"{}",
-    *,
-    headers: dict[str, str] | None = None,
-    method: str = "POST",
-    path: str = "/orders",
-    receive: Callable[[], Awaitable[dict[str, Any]]] | None = None,
-) -> Answer:
-    """One request, as a server hands it over."""
-    sent: list[dict[str, Any]] = []
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def next_message() -> dict[str, Any]:
-        return waiting.pop() if waiting else {"type": "http.disconnect"}
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    pairs = [(name.lower().encode(), value.encode()) for name, value in (KEY if headers is None else headers).items()]
-    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": pairs}
-    await app(scope, receive or next_message, send)
-    return Answer(sent)
-
-
-class Shop:
-    """An application that counts what it does."""
-
-    def __init__(self, status: int = 201, *, chunks: tuple[bytes, ...] = (b"or", b"der"), gate: Any = None) -> None:
-        self.status, self.chunks, self.gate = status, chunks, gate
-        self.entered = 0
-        self.inside = asyncio.Event()
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.entered += 1
-        self.inside.set()
-        message = await receive()
-        assert message["type"] == "http.request"
-        if self.gate is not None:
-            await self.gate.wait()
-        headers = [(b"content-type", b"text/plain"), (b"x-order", b"7"), (b"date", b"now"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        for chunk in self.chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[Any]]], Any]:
+    run: Any = trio.run if request.param == "trio" else lambda main: asyncio.run(main())
+    return run  # type: ignore[no-any-return]
 
 
 def tasks(areg: AsyncRegistry) -> list[Any]:
+    """All rows, for a test that runs no event loop at the moment."""
     return list(areg.registry.tasks())
 
 
-# --- the answers ----------------------------------------------------------------------------------------------------
+async def only(areg: AsyncRegistry) -> Any:
+    (task,) = [task async for task in areg.tasks()]
+    return task
 
 
-def test_a_request_that_comes_again_gets_the_same_response(areg: AsyncRegistry) -> None:
-    """Status, headers and body are replayed, marked as a replay; headers of the connection and the date are not."""
-    shop = Shop()
-    app = IdempotencyMiddleware(shop, areg)
-
-    async def main() -> tuple[Answer, Answer]:
-        return await ask(app), await ask(app)
-
-    first, again = asyncio.run(main())
-    assert (first.status, first.body, shop.entered) == (201, b"order", 1)
-    assert first.headers["connection"] == "close"
-    assert (again.status, again.body) == (201, b"order")
-    assert again.headers == {"content-type": "text/plain", "x-order": "7", "idempotency-replayed": "true"}
+# --- the draft ----------------------------------------------------------------------------------------------------
 
 
-def test_refusals_before_the_application(areg: AsyncRegistry) -> None:
-    """400 without a key or with a malformed one, 422 for another payload, 413 for too much: it is never entered."""
-    shop = Shop()
-    app = IdempotencyMiddleware(shop, areg, max_request_bytes=100, documentation="https://example.com/keys")
-
-    async def main() -> list[Answer]:
-        await ask(app)
-        return [
-            await ask(app, headers={}),
-            await ask(app, headers={"Idempotency-Key": '"open'}),
-            await ask(app, headers={"Idempotency-Key": "x" * (MAX_KEY_CHARACTERS + 1)}),
-            await ask(app, b'{"other": 1}'),
-            await ask(app, b"x" * 101, headers={"Idempotency-Key": "big"}),
-            await ask(app, headers={"Idempotency-Key": "told", "Content-Length": "101"}),
-        ]
-
-    answers = asyncio.run(main())
-    assert [(one.status, one.code) for one in answers] == [
-        (400, "key-missing"),
-        (400, "key-malformed"),
-        (400, "key-malformed"),
-        (422, "mismatch"),
-        (413, "too-large"),
-        (413, "too-large"),
+def test_a_duplicate_gets_the_response_again(areg: AsyncRegistry, loop: Any) -> None:
+    """The application runs once; a later request with the same key and body gets its status, headers and body."""
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"Location", b"/orders/7"),
+        (b"connection", b"close, x-hop"),
+        (b"x-hop", b"1"),
+        (b"transfer-encoding", b"chunked"),
+        (b"set-cookie", b"session=1"),
+        (b"x-private", b"1"),
     ]
-    assert shop.entered == 1
-    body = json.loads(answers[0].body)
-    assert body["type"] == "https://example.com/keys#key-missing"
-    assert answers[0].headers["link"] == '<https://example.com/keys>; rel="help"'
-    assert len(tasks(areg)) == 1
-
-
-def test_what_is_not_covered_passes(areg: AsyncRegistry) -> None:
-    """Other methods, other paths, optional keys, websockets and lifespan reach the application untouched."""
-    shop = Shop()
-    app = IdempotencyMiddleware(shop, areg, paths=["/orders"], required=False)
-    other: list[str] = []
-
-    async def protocol(scope: Any, receive: Any, send: Any) -> None:
-        other.append(scope["type"])
+    app = App((201, headers, [b"a", b"b\xff"]))
+    protected = IdempotencyMiddleware(app, areg, leave_out=["Set-Cookie", "x-private"])
 
     async def main() -> None:
-        for method, path, headers in (("GET", "/orders", {}), ("POST", "/other", KEY), ("POST", "/orders", {})):
-            assert (await ask(app, method=method, path=path, headers=headers)).status == 201
-        for kind in ("lifespan", "websocket"):
-            await IdempotencyMiddleware(protocol, areg)({"type": kind}, None, None)  # type: ignore[arg-type]
+        first = await call(protected, body=b"order", parts=3)
+        again = await call(protected, body=b"order")
+        assert first == Answer(201, headers, b"ab\xff")
+        kept = [(b"content-type", b"text/plain"), (b"location", b"/orders/7"), (b"idempotent-replayed", b"true")]
+        assert again == Answer(201, kept, b"ab\xff")
 
-    asyncio.run(main())
-    assert (shop.entered, other) == (3, ["lifespan", "websocket"])
-    assert tasks(areg) == []
+    loop(main)
+    assert app.requests == [b"order"]
+    (task,) = tasks(areg)
+    assert (task.status, task.name) == (Status.SUCCEEDED, "http request")
+    assert task.task_id == "POST /orders 8e03978e-40d5-43e8-bc93-6894a57f9324"
 
 
-def test_requests_at_once(areg: AsyncRegistry) -> None:
-    """One is carried out; a twin is told 409 with Retry-After, or waits for the response where wait= allows it."""
+def test_a_missing_key_is_refused(areg: AsyncRegistry) -> None:
+    """Without a key nothing runs, and the problem says what to do and where to read about it."""
+    app = App(CREATED)
+    answer = asyncio.run(call(IdempotencyMiddleware(app, areg, documentation="https://x.example/keys"), scope_of(None)))
+    assert (answer.status, answer.problem, app.entered) == (400, "key-missing", 0)
+    assert json.loads(answer.body)["type"] == "https://x.example/keys#key-missing"
+    assert (b"link", b'<https://x.example/keys>; rel="describedby"') in answer.headers
+    assert (b"cache-control", b"no-store") in answer.headers
+
+
+def test_what_is_not_protected_just_runs(areg: AsyncRegistry) -> None:
+    """Other methods, other paths, and a missing key where none is required: the application's own business."""
+    app = App(CREATED)
 
     async def main() -> None:
-        gate = asyncio.Event()
-        shop = Shop(gate=gate)
-        app, patient = IdempotencyMiddleware(shop, areg), IdempotencyMiddleware(shop, areg, wait=PATIENCE_S)
-        first = asyncio.ensure_future(ask(app))
-        await shop.inside.wait()
-        refused = await ask(app)
-        assert (refused.status, refused.code, refused.headers["retry-after"]) == (409, "running", "1")
-        waiting = [asyncio.ensure_future(ask(patient)) for _ in range(20)]
-        gate.set()
-        answers = [await first, *(await asyncio.gather(*waiting))]
-        assert {(one.status, one.body) for one in answers} == {(201, b"order")}
-        assert shop.entered == 1
+        await call(IdempotencyMiddleware(app, areg), scope_of(method="GET"))
+        await call(IdempotencyMiddleware(app, areg, methods=["put"]), scope_of())
+        await call(IdempotencyMiddleware(app, areg, paths=["/pay", "/ord"]), scope_of())
+        await call(IdempotencyMiddleware(app, areg, paths=lambda path: path != "/orders"), scope_of())
+        await call(IdempotencyMiddleware(app, areg, required=False), scope_of(None))
+        assert app.entered == 5
+        assert await areg.count() == {}
+        assert (await call(IdempotencyMiddleware(app, areg, paths=["/orders/"]), scope_of(None))).status == 400
+        below = scope_of(None, path="/orders/7", method="PATCH")
+        assert (await call(IdempotencyMiddleware(app, areg, paths=["/orders"]), below)).status == 400
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+def test_what_is_no_request_is_passed_through(areg: AsyncRegistry, kind: str) -> None:
+    """Lifespan and websockets reach the application with the server's own functions."""
+    seen = []
+
+    async def app(*args: object) -> None:
+        seen.append(args)
+
+    args = ({"type": kind}, object(), object())
+    asyncio.run(IdempotencyMiddleware(app, areg)(*args))  # type: ignore[arg-type]
+    assert seen == [args]
 
 
 @pytest.mark.parametrize(
-    ("status", "state", "again"),
-    [(201, "succeeded", 1), (404, "succeeded", 1), (500, "failed", 2), (503, "failed", 2), (429, "pending", 2)],
+    "field", ["", '""', '"a', 'a"', "a b", '"a"; b=1', '"a", "b"', '"é"', '"a\\b"', "a,b", "x" * 256, '"\x7f"']
 )
-def test_what_a_status_makes_of_the_task(areg: AsyncRegistry, status: int, state: str, again: int) -> None:
-    """A success and a client's error are kept; a server's error may run again; a refusal at the door does not count."""
-    shop = Shop(status)
-    app = IdempotencyMiddleware(shop, areg)
+def test_a_malformed_key_is_refused(areg: AsyncRegistry, field: str) -> None:
+    """What is no string of RFC 8941, nor a plain word, is no key."""
+    answer = asyncio.run(call(IdempotencyMiddleware(App(CREATED), areg), scope_of(field)))
+    assert (answer.status, answer.problem) == (400, "key-malformed")
+
+
+def test_two_keys_are_refused(areg: AsyncRegistry) -> None:
+    """The header comes once."""
+    scope = scope_of()
+    scope["headers"].append((b"Idempotency-Key", b'"b"'))
+    assert asyncio.run(call(IdempotencyMiddleware(App(CREATED), areg), scope)).problem == "key-malformed"
+
+
+@pytest.mark.parametrize(("field", "key"), [(b'"a b"', "a b"), (b"a-b", "a-b"), (b' "a\\"\\\\" ', 'a"\\')])
+def test_a_key_is_what_stands_between_the_quotes(field: bytes, key: str) -> None:
+    """Quotes and escapes are syntax; a bare word counts as the same word quoted."""
+    assert parse_key([field]) == key
+
+
+def test_another_payload_under_one_key_is_refused(areg: AsyncRegistry) -> None:
+    """Another body, or another query, is other work: 422, and it does not run."""
+    app = App(CREATED)
+    protected = IdempotencyMiddleware(app, areg)
 
     async def main() -> None:
-        assert (await ask(app)).status == status
-        assert [task.status.word for task in await asyncio.to_thread(tasks, areg)] == [state]
-        assert (await ask(app)).status == status
+        await call(protected, body=b"1")
+        for answer in (
+            await call(protected, body=b"2"),
+            await call(protected, scope_of(query_string=b"a=1"), body=b"1"),
+        ):
+            assert (answer.status, answer.problem) == (422, "mismatch")
+        loose = IdempotencyMiddleware(app, areg, fingerprint=lambda scope, body: None)
+        assert (await call(loose, scope_of('"b"'), body=b"1")).status == 201
+        assert (await call(loose, scope_of('"b"'), body=b"2")).replayed
 
     asyncio.run(main())
-    assert shop.entered == again
+    assert app.requests == [b"1", b"1"]
 
 
-def test_an_exception_of_the_application_fails_the_task(areg: AsyncRegistry) -> None:
-    """The server gets it as it was raised; the next request is the next attempt; used up, it is told 500."""
-    raised = 0
+def test_keys_belong_to_a_method_a_path_and_a_user(areg: AsyncRegistry) -> None:
+    """The same key of another user, on another path or by another method is other work."""
+    app = App(CREATED)
+    protected = IdempotencyMiddleware(app, areg, user=lambda scope: scope["who"])
+    scopes = [
+        scope_of(who="ann"),
+        scope_of(who="bob"),
+        scope_of(who=None),
+        scope_of(who="ann", path="/payments"),
+        scope_of(who="ann", method="PATCH"),
+    ]
 
-    async def broken(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal raised
-        raised += 1
-        raise ZeroDivisionError
+    async def main() -> None:
+        for scope in scopes:
+            assert not (await call(protected, dict(scope))).replayed
+        for scope in scopes:
+            assert (await call(protected, dict(scope))).replayed
+        with pytest.raises(ValueError, match="text or None"):
+            await call(protected, scope_of(who=""))
 
-    app = IdempotencyMiddleware(broken, areg, max_attempts=2)
+    asyncio.run(main())
+    assert app.entered == len(scopes)
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=300) | st.sampled_from(
+    ["a b", "a%20b", "sha256=", "é", "e\u0301"]
+)
+quads = st.tuples(st.sampled_from(["POST", "PATCH"]), texts, st.none() | texts.filter(bool), texts.filter(bool))
+
+
+@given(quads, quads)
+def test_no_two_requests_share_a_task(one: Any, other: Any) -> None:
+    """A task_id is legal whatever the parts are, and tells them apart."""
+    assert check_task_id(task_id_of(*one))
+    assert (task_id_of(*one) == task_id_of(*other)) == (one == other)
+
+
+def test_headers_of_one_connection_are_not_repeated() -> None:
+    """Hop-by-hop headers, those that Connection names, and those that were asked to be left out."""
+    headers = [(b"Keep-Alive", b"5"), (b"X-A", b"1"), (b"Connection", b"X-B"), (b"X-B", b"2"), (b"Date", b"now")]
+    assert end_to_end(headers, frozenset({b"date"})) == [(b"x-a", b"1")]
+
+
+# --- twins --------------------------------------------------------------------------------------------------------
+
+
+def test_concurrent_duplicates_run_once(areg: AsyncRegistry) -> None:
+    """While the first runs, its twins are told to come again (409); with wait= they get its response."""
+
+    async def main() -> None:
+        entered, go = asyncio.Event(), asyncio.Event()
+
+        async def gate() -> None:
+            entered.set()
+            await go.wait()
+
+        app = App(CREATED)
+        app.gate = gate
+        first = asyncio.create_task(call(IdempotencyMiddleware(app, areg)))
+        await entered.wait()
+        twins = await asyncio.gather(*(call(IdempotencyMiddleware(app, areg, retry_after_s=7)) for _ in range(10)))
+        assert {(twin.status, twin.problem) for twin in twins} == {(409, "running")}
+        assert all((b"retry-after", b"7") in twin.headers for twin in twins)
+        waiting = [asyncio.create_task(call(IdempotencyMiddleware(app, areg, wait=30))) for _ in range(10)]
+        go.set()
+        assert (await first).body == b"ok"
+        assert {(twin.status, twin.body, twin.replayed) for twin in await asyncio.gather(*waiting)} == {
+            (201, b"ok", True)
+        }
+        assert app.entered == 1
+
+    asyncio.run(main())
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_large_request_is_refused_before_the_application(areg: AsyncRegistry, declared: bool) -> None:  # noqa: FBT001
+    """A body beyond the limit, declared or found while it comes: 413, nothing runs, nothing is stored."""
+    app = App(CREATED)
+    protected = IdempotencyMiddleware(app, areg, max_request_bytes=10)
+    scope = scope_of()
+    if declared:
+        scope["headers"].append((b"content-length", b"11"))
+    answer = asyncio.run(call(protected, scope, body=b"x" * 11, parts=3))
+    assert (answer.status, answer.problem, app.entered, tasks(areg)) == (413, "request-too-large", 0, [])
+    assert asyncio.run(call(protected, body=b"x" * 10)).status == 201
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"12")], [(b"content-length", b"5")]])
+def test_a_large_response_is_passed_on_and_lost(areg: AsyncRegistry, headers: list[tuple[bytes, bytes]]) -> None:
+    """The first client gets all of it. A later one is told that it happened, and that the response is gone (410)."""
+    app = App((200, headers, [b"abc"] * 4))
+    protected = IdempotencyMiddleware(app, areg, max_response_bytes=10)
+
+    async def main() -> None:
+        assert (await call(protected)).body == b"abc" * 4
+        again = await call(protected)
+        assert (again.status, again.problem) == (410, "response-lost")
+
+    asyncio.run(main())
+    assert app.entered == 1
+    (task,) = tasks(areg)
+    assert (task.status, task.result) == (Status.SUCCEEDED, None)
+
+
+def test_the_largest_response_that_is_kept_fits(areg: AsyncRegistry) -> None:
+    """A body of the default limit, of bytes that are no text, is kept and replayed."""
+    body = bytes(range(256)) * (512 * 4)
+    protected = IdempotencyMiddleware(App((200, [], [body])), areg)
+
+    async def main() -> None:
+        await call(protected)
+        again = await call(protected)
+        assert again.replayed
+        assert again.body == body
+
+    asyncio.run(main())
+
+
+def test_the_client_sees_no_end_that_is_not_stored(areg: AsyncRegistry, loop: Any) -> None:
+    """A response of known length is held until it is stored, one of unknown length all but its end."""
+
+    async def statuses(app: App, key: str) -> list[tuple[object, Status]]:
+        seen = []
+
+        async def send(message: dict[str, Any]) -> None:
+            task = await areg.get(f"POST /orders {key}")
+            assert task is not None
+            seen.append((message.get("body", b"start"), task.status))
+
+        await call(IdempotencyMiddleware(app, areg), scope_of(key), send=send)
+        return seen
+
+    async def main() -> None:
+        known = await statuses(App((200, [(b"content-length", b"2")], [b"a", b"b", b""])), "known")
+        assert known == [(one, Status.SUCCEEDED) for one in (b"start", b"a", b"b", b"")]
+        stream = await statuses(App((200, [], [b"a", b"b", b""])), "stream")
+        assert stream == [*((one, Status.RUNNING) for one in (b"start", b"a", b"b")), (b"", Status.SUCCEEDED)]
+
+    loop(main)
+
+
+# --- failures -----------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_fails_the_task_and_a_retry_runs(areg: AsyncRegistry) -> None:
+    """The server gets the application's own error; the same request may run again until its attempts are used up."""
+    app = App(ZeroDivisionError("a"), ZeroDivisionError("b"), CREATED)
+    protected = IdempotencyMiddleware(app, areg, max_attempts=2)
 
     async def main() -> None:
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                await ask(app)
-        assert (await ask(app)).code == "failed"
+                await call(protected)
+        refused = await call(protected)
+        assert (refused.status, refused.problem) == (500, "failed")
+        assert (await call(IdempotencyMiddleware(app, areg))).status == 201
 
     asyncio.run(main())
-    assert raised == 2
-    with pytest.raises(TaskFailedError):
-        areg.registry.claim(tasks(areg)[0].task_id, name="http", payload=payload_of(b"{}"), max_attempts=2)
+    assert app.entered == 3
 
 
-def payload_of(body: bytes) -> list[Any]:
-    import hashlib  # noqa: PLC0415 - here only
-
-    return [b"", hashlib.sha256(body).hexdigest()]
-
-
-def test_a_response_without_an_end_is_passed_on_and_not_kept(areg: AsyncRegistry) -> None:
-    """Beyond the limit it streams to the client; a duplicate is told 410, and the application is not entered again."""
-    shop = Shop(chunks=(b"x" * 600, b"y" * 600, b"z" * 600))
-    app = IdempotencyMiddleware(shop, areg, max_response_bytes=1_000)
-
-    async def main() -> tuple[Answer, Answer]:
-        return await ask(app), await ask(app)
-
-    first, again = asyncio.run(main())
-    assert (first.status, len(first.body)) == (201, 1_800)
-    assert (again.status, again.code, shop.entered) == (410, "response-lost", 1)
-
-
-def test_a_client_that_leaves_gets_the_response_when_it_asks_again(areg: AsyncRegistry) -> None:
-    """Its request is carried out to the end, though nobody listens any more; the next one is a replay."""
-    shop = Shop()
-    app = IdempotencyMiddleware(shop, areg)
-
-    async def gone(message: Any) -> None:
-        raise OSError
-
-    async def main() -> Answer:
-        waiting = [{"type": "http.request", "body": b"{}", "more_body": False}]
-
-        async def receive() -> dict[str, Any]:
-            return waiting.pop() if waiting else {"type": "http.disconnect"}
-
-        pairs = [(b"idempotency-key", KEY["Idempotency-Key"].encode())]
-        scope = {"type": "http", "method": "POST", "path": "/orders", "query_string": b"", "headers": pairs}
-        await app(scope, receive, gone)
-        return await ask(app)
-
-    again = asyncio.run(main())
-    assert (again.status, again.body, shop.entered) == (201, b"order", 1)
-
-
-def test_a_server_that_cancels_leaves_no_row_running(areg: AsyncRegistry) -> None:
-    """Cancelled in the application: unknown under the default policy, and the client is told so."""
-
-    async def main() -> Answer:
-        shop = Shop(gate=asyncio.Event())
-        app = IdempotencyMiddleware(shop, areg)
-        request = asyncio.ensure_future(ask(app))
-        await shop.inside.wait()
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
-        return await ask(app)
-
-    answer = asyncio.run(main())
-    assert (answer.status, answer.code) == (500, "unknown")
-    assert [task.status for task in tasks(areg)] == [Status.UNKNOWN]
-
-
-def test_keys_are_those_of_a_user_and_a_path(areg: AsyncRegistry) -> None:
-    """One key of two users, or at two paths, names two operations."""
-    shop = Shop()
-
-    async def user(scope: Any) -> str | None:
-        return dict(scope["headers"]).get(b"x-user", b"").decode() or None
-
-    app = IdempotencyMiddleware(shop, areg, user=user)
+def test_a_response_of_500_fails_the_task(areg: AsyncRegistry) -> None:
+    """It is passed on and not stored as the answer: a retry runs again."""
+    app = App((503, [], [b"down"]), CREATED)
+    protected = IdempotencyMiddleware(app, areg)
 
     async def main() -> None:
-        for name in ("a", "b", "a"):
-            await ask(app, headers={**KEY, "X-User": name})
-        await ask(app, path="/other")
+        assert (await call(protected)).body == b"down"
+        task = await only(areg)
+        assert task.status is Status.FAILED
+        assert task.error.startswith("idemreg.ext.asgi.ResponseFailedError: the application answered 503")
+        assert (await call(protected)).body == b"ok"
+        assert (await call(protected)).replayed
 
     asyncio.run(main())
-    assert shop.entered == 3
 
 
-def test_a_request_that_is_not_whole_begins_nothing(areg: AsyncRegistry) -> None:
-    """The client left while it sent: no row, no application."""
-    shop = Shop()
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_response_that_says_come_again_puts_the_task_back(areg: AsyncRegistry, status: int) -> None:
+    """The application has not begun: no attempt is counted, and a retry runs."""
+    app = App((status, [], [b"no"]), CREATED)
+    protected = IdempotencyMiddleware(app, areg, max_attempts=1)
+
+    async def main() -> None:
+        assert (await call(protected)).status == status
+        task = await only(areg)
+        assert (task.status, task.attempt) == (Status.PENDING, 0)
+        assert (await call(protected)).body == b"ok"
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_an_answer(areg: AsyncRegistry) -> None:
+    """A response of 404 is the result of the request, and is replayed as the draft wants it."""
+    app = App((404, [], [b"no such shop"]), CREATED)
+    protected = IdempotencyMiddleware(app, areg)
+
+    async def main() -> None:
+        await call(protected)
+        again = await call(protected)
+        assert (again.status, again.body, again.replayed) == (404, b"no such shop", True)
+
+    asyncio.run(main())
+
+
+def test_a_response_without_an_end_fails_the_task(areg: AsyncRegistry) -> None:
+    """An application that returns too soon has not succeeded."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    with pytest.raises(IncompleteResponseError):
+        asyncio.run(call(IdempotencyMiddleware(app, areg)))
+    assert tasks(areg)[0].status is Status.FAILED
+
+
+def test_the_applications_own_errors_are_not_mistaken(areg: AsyncRegistry) -> None:
+    """An error of idemreg that the application itself raises is the application's failure, not an answer of ours."""
+    with pytest.raises(TaskRunningError):
+        asyncio.run(call(IdempotencyMiddleware(App(TaskRunningError("of another task")), areg)))
+    assert tasks(areg)[0].status is Status.FAILED
+
+
+def test_a_claim_that_cannot_be_stored_starts_nothing(areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy store is 503 with Retry-After, and the application does not start."""
+
+    def busy(*args: object) -> None:
+        msg = "busy"
+        raise StoreBusyError(msg)
+
+    app = App(CREATED)
+    monkeypatch.setattr(SqliteStore, "begin", busy)
+    answer = asyncio.run(call(IdempotencyMiddleware(app, areg), scope_of()))
+    assert (answer.status, answer.problem, app.entered) == (503, "unavailable", 0)
+    assert (b"retry-after", b"1") in answer.headers
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_end_that_cannot_be_stored_is_not_acknowledged(
+    areg: AsyncRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    streams: bool,  # noqa: FBT001
+) -> None:
+    """The client does not see the 201: it is told that nobody knows, or its stream breaks off."""
+
+    def full(*args: object) -> None:
+        msg = "full"
+        raise StoreFullError(msg)
+
+    protected = IdempotencyMiddleware(App((201, [], [b"a", b""]) if streams else CREATED), areg)
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "finish_one", full)
+        patch.setattr(SqliteStore, "finish", full)
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        if streams:
+            with pytest.raises(FinishNotRecordedError):
+                asyncio.run(call(protected, send=send))
+            assert sent[-1]["more_body"]
+        else:
+            answer = asyncio.run(call(protected))
+            assert (answer.status, answer.problem) == (500, "unknown")
+    again = asyncio.run(call(protected))
+    assert (again.status, again.problem) == (500, "unknown")
+
+
+def test_an_operators_no_is_an_answer(areg: AsyncRegistry) -> None:
+    """A task that was cancelled does not run: 403."""
+    app = App(ZeroDivisionError("a"))
+    protected = IdempotencyMiddleware(app, areg)
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await call(protected)
+        await areg.cancel((await only(areg)).task_id)
+        refused = await call(protected)
+        assert (refused.status, refused.problem, app.entered) == (403, "refused", 1)
+
+    asyncio.run(main())
+
+
+# --- clients that go, servers that stop ---------------------------------------------------------------------------
+
+
+def test_a_client_that_goes_before_it_has_said_all_leaves_nothing(areg: AsyncRegistry) -> None:
+    """A disconnect in the middle of the body: nothing runs, nothing is stored."""
+    app = App(CREATED)
     messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"a", "more_body": True},
         {"type": "http.disconnect"},
-        {"type": "http.request", "body": b"{", "more_body": True},
     ]
 
     async def receive() -> dict[str, Any]:
-        return messages.pop()
+        return messages.pop(0)
 
-    sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    pairs = [(b"idempotency-key", b"k")]
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": pairs}
-    asyncio.run(IdempotencyMiddleware(shop, areg)(scope, receive, send))
-    assert (sent, shop.entered, tasks(areg)) == ([], 0, [])
+    asyncio.run(IdempotencyMiddleware(app, areg)(scope_of(), receive, no_more))  # type: ignore[arg-type]
+    assert (app.entered, tasks(areg)) == (0, [])
 
 
-# --- the pieces -----------------------------------------------------------------------------------------------------
+def test_a_client_that_goes_does_not_end_the_application(areg: AsyncRegistry, loop: Any) -> None:
+    """The application is told of a disconnect only when its response is complete, and its retry is answered."""
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+        async def listen() -> None:
+            told.append((await receive())["type"])
+
+        async def answer() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for more in (True, True, False):
+                assert not told
+                await send({"type": "http.response.body", "body": b"x", "more_body": more})
+
+        if trio.lowlevel.in_trio_run():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen)
+                nursery.start_soon(answer)
+        else:
+            await asyncio.gather(listen(), answer())
+
+    async def gone(message: Any) -> None:
+        raise BrokenPipeError
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, areg)
+        await protected(scope_of(), once(b"{}"), gone)
+        assert told == ["http.disconnect"]
+        assert (await call(protected)).body == b"xxx"
+
+    loop(main)
+
+
+def once(body: bytes) -> Any:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+def test_a_cancelled_application_leaves_unknown(areg: AsyncRegistry) -> None:
+    """A server that cancels a request in the middle leaves open whether it happened: 500, with a hint, for ever."""
+
+    async def main() -> None:
+        entered = asyncio.Event()
+
+        async def gate() -> None:
+            entered.set()
+            await asyncio.Event().wait()
+
+        app = App(CREATED)
+        app.gate = gate
+        protected = IdempotencyMiddleware(app, areg)
+        request = asyncio.create_task(call(protected))
+        await entered.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        for _ in range(2):
+            answer = await call(protected)
+            assert (answer.status, answer.problem) == (500, "unknown")
+            assert "idemreg resolve" in json.loads(answer.body)["detail"]
+        assert app.entered == 1
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("values", "key"),
+    ("verdict", "result", "status"),
     [
-        ([b'"a key"'], "a key"),
-        ([rb'"a \"key\" \\"'], 'a "key" \\'),
-        ([b"word-1"], "word-1"),
-        ([b'"key"; version=2'], "key"),
-        ([], None),
-        ([b""], None),
-        ([b'""'], None),
-        ([b"two words"], None),
-        ([b'"a"', b'"b"'], None),
-        (["\u00e9".encode()], None),
+        ("happened", None, 410),
+        ("happened", {"status": 202, "headers": [(b"x-by", b"hand")], "body": b"done"}, 202),
+        ("did-not-happen", None, 201),
     ],
 )
-def test_the_key_is_a_string_or_a_word(values: list[bytes], key: str | None) -> None:
-    """As RFC 8941 has strings, or one bare word; everything else is refused."""
-    found = read_key(values)
-    assert isinstance(found, Problem) if key is None else found == key
+def test_an_operators_word_ends_the_doubt(areg: AsyncRegistry, verdict: Any, result: object, status: int) -> None:
+    """What `resolve` says is what the retry gets: that it happened, the response that was given, or a new run."""
+
+    async def main() -> None:
+        app = App(ZeroDivisionError("a"), CREATED)
+        protected = IdempotencyMiddleware(app, areg, unknown_on=ZeroDivisionError)
+        with pytest.raises(ZeroDivisionError):
+            await call(protected)
+        assert (await call(protected)).problem == "unknown"
+        await areg.resolve((await only(areg)).task_id, verdict, result=result)
+        assert (await call(protected)).status == status
+        assert app.entered == (2 if status == 201 else 1)
+
+    asyncio.run(main())
 
 
-def test_task_ids_do_not_collide() -> None:
-    """What separates the parts is escaped in them, and a long id is a hash of it all."""
-    ids = {
-        task_id_of("POST", path, user, key) for path in ("/a", "/a:b") for user in ("", "b:c") for key in ("k", "c:k")
-    }
-    assert len(ids) == 8
-    assert task_id_of("POST", "/x" * 400, "", "k") != task_id_of("POST", "/x" * 400, "", "l")
-    assert len(task_id_of("POST", "/x" * 400, "", "k")) < 512
+def test_a_request_that_is_cancelled_while_its_end_is_stored_has_ended(
+    areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finish is done whole: the retry is answered from it."""
+    finish = SqliteStore.finish_one
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def cancelling(self: SqliteStore, end: Any) -> Any:
+            loop.call_soon_threadsafe(request.cancel)
+            return finish(self, end)
+
+        monkeypatch.setattr(SqliteStore, "finish_one", cancelling)
+        app = App(CREATED)
+        protected = IdempotencyMiddleware(app, areg)
+        request = asyncio.create_task(call(protected))
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        again = await call(protected)
+        assert (again.status, again.replayed, app.entered) == (201, True, 1)
+
+    asyncio.run(main())
 
 
-def test_responses_come_back_as_they_were() -> None:
-    """Text and bytes, repeated headers; what is no stored response is none."""
-    for body in (b"text", b"\xff\x00", b"t" * 100_000):
-        response = Response(201, [(b"x", b"1"), (b"x", b"2"), (b"Keep-Alive", b"5")], body)
-        assert unpack({"status": 200}) is None
-        assert unpack(pack(response, ())) == Response(201, [(b"x", b"1"), (b"x", b"2")], body)
-    assert all(problem.status >= 400 and problem.hint for problem in PROBLEMS.values())
+SERVER = """
+    import uvicorn
+    from idemreg import Registry
+    from idemreg.ext.asgi import IdempotencyMiddleware
 
-
-# --- real applications and servers ----------------------------------------------------------------------------------
-
-
-def test_behind_it_a_fastapi_application(areg: AsyncRegistry) -> None:
-    """FastAPI's own validation is a response like any other; the registry is shared with decorated endpoints."""
-    api = FastAPI()
-    ran: list[int] = []
-
-    @api.post("/orders")
-    async def order(request: Request, cents: int) -> dict[str, int]:
-        ran.append(cents)
-        return {"cents": cents, "bytes": len(await request.body())}
-
-    api.add_middleware(IdempotencyMiddleware, registry=areg)
-    with TestClient(api) as client:
-        for _ in range(3):
-            answer = client.post("/orders?cents=5", content=b"abc", headers=KEY)
-            assert (answer.status_code, answer.json()) == (200, {"cents": 5, "bytes": 3})
-        assert answer.headers["idempotency-replayed"] == "true"
-        assert client.post("/orders?cents=6", content=b"abc", headers=KEY).status_code == 422
-        assert client.post("/orders?cents=x", headers={"Idempotency-Key": "k"}).status_code == 422
-    assert ran == [5]
-
-
-def test_a_killed_server_leaves_its_request_unknown(path: Path) -> None:
-    """SIGKILL in the middle of a request: the next server says that nobody knows, and does not carry it out."""
-    script = """
-        import asyncio
-        from idemreg import AsyncRegistry
-        from idemreg.ext.asgi import IdempotencyMiddleware
-        async def app(scope, receive, send):
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return await send({"type": "lifespan.shutdown.complete"})
+        body = (await receive())["body"]
+        if body == b"hang":
             say("entered")
-            await asyncio.Event().wait()
-        async def main():
-            middleware = IdempotencyMiddleware(app, AsyncRegistry(sys.argv[1]))
-            messages = [{"type": "http.request", "body": b"{}"}]
-            async def receive(): return messages.pop()
-            scope = {"type": "http", "method": "POST", "path": "/orders", "query_string": b"",
-                     "headers": [(b"idempotency-key", b"k")]}
-            await middleware(scope, receive, None)
-        asyncio.run(main())
-    """
-    with Script(script, path) as server:
+            await receive()
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok", "more_body": False})
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            say(self.servers[0].sockets[0].getsockname()[1])
+
+    registry = Registry(sys.argv[1])
+    config = uvicorn.Config(IdempotencyMiddleware(app, registry), host="127.0.0.1", port=0, log_level="critical")
+    Server(config).run()
+"""
+
+
+def test_a_killed_server_leaves_unknown(path: Path) -> None:
+    """SIGKILL in the middle of a request: the next server answers its retry as unknown, and all else as ever."""
+    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}) as client:
+        url = f"http://127.0.0.1:{server.line()}/orders"
+        assert client.post(url, content=b"x", headers={"Idempotency-Key": "other"}).status_code == 201
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(url, content=b"hang", timeout=httpx.Timeout(30, read=0.05))
         server.expect("entered")
-        server.process.send_signal(signal.SIGKILL)
-        server.process.wait()
-    shop = Shop()
-    areg = AsyncRegistry(path)
-    answer = asyncio.run(ask(IdempotencyMiddleware(shop, areg), headers={"Idempotency-Key": "k"}))
-    areg.registry.close()
-    assert (answer.status, answer.code, shop.entered) == (500, "unknown", 0)
+        assert client.post(url, content=b"hang").status_code == 409  # that client went, and its request goes on
+        server.kill()
+    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}) as client:
+        url = f"http://127.0.0.1:{server.line()}/orders"
+        answer = client.post(url, content=b"hang")
+        assert (answer.status_code, answer.json()["code"]) == (500, "unknown")
+        assert client.post(url, content=b"other").status_code == 422
+        other = client.post(url, content=b"x", headers={"Idempotency-Key": '"other"'})
+        assert (other.status_code, other.text, other.headers["idempotent-replayed"]) == (201, "ok", "true")
+
+
+# --- FastAPI ------------------------------------------------------------------------------------------------------
+
+
+class Shop:
+    """A FastAPI application with a middleware of its own inside ours, and what its handlers saw."""
+
+    def __init__(self, registry: AsyncRegistry) -> None:
+        self.entered: list[str] = []
+        self.api = FastAPI()
+
+        @self.api.middleware("http")
+        async def add_header(request: Request, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers["x-inner"] = "1"
+            return response
+
+        self.api.add_middleware(IdempotencyMiddleware, registry=registry, paths=["/orders", "/lines", "/broken"])
+
+        @self.api.post("/orders", status_code=201)
+        async def order(item: dict[str, int], later: BackgroundTasks) -> dict[str, Any]:
+            later.add_task(self.entered.append, "background")
+            self.entered.append("order")
+            return {"item": item, "key": aio.current_claim().downstream_key}
+
+        @self.api.post("/lines")
+        async def lines(request: Request) -> StreamingResponse:
+            assert not await request.is_disconnected()
+            self.entered.append("lines")
+
+            async def produce() -> Any:
+                for n in range(3):
+                    yield f"{n}\n"
+
+            return StreamingResponse(produce())
+
+        @self.api.post("/broken")
+        async def broken() -> None:
+            self.entered.append("broken")
+            msg = "broken"
+            raise LookupError(msg)
+
+
+def test_a_fastapi_application_is_protected(areg: AsyncRegistry) -> None:
+    """Handlers, streams, background tasks and errors of FastAPI, by its own test client."""
+    shop = Shop(areg)
+    with TestClient(shop.api, raise_server_exceptions=False) as client:
+        assert client.post("/orders", json={"lamp": 1}).status_code == 400
+        headers = {"Idempotency-Key": KEY}
+        first = client.post("/orders", json={"lamp": 1}, headers=headers)
+        again = client.post("/orders", json={"lamp": 1}, headers=headers)
+        assert (first.status_code, first.json()["item"]) == (201, {"lamp": 1})
+        assert (again.status_code, again.json(), again.headers["x-inner"]) == (201, first.json(), "1")
+        assert "idempotent-replayed" in again.headers
+        assert client.post("/orders", json={"lamp": 2}, headers=headers).status_code == 422
+        refused = [client.post("/orders", json=7, headers={"Idempotency-Key": "7"}) for _ in range(2)]
+        assert [(one.status_code, one.json()) for one in refused] == [(422, refused[0].json())] * 2
+        assert [client.post("/lines", headers=headers).text for _ in range(2)] == ["0\n1\n2\n"] * 2
+        assert [client.post("/broken", headers=headers).status_code for _ in range(2)] == [500, 500]
+        assert client.get("/docs").status_code == 200
+    assert shop.entered == ["order", "background", "lines", "broken", "broken"]
+
+
+def test_an_asynchronous_client_and_its_twins(areg: AsyncRegistry) -> None:
+    """Twenty clients send one request at once: one execution, and each gets its response in the end."""
+    shop = Shop(areg)
+
+    async def send(client: httpx.AsyncClient) -> Any:
+        while (answer := await client.post("/orders", json={"lamp": 1}, headers={"Idempotency-Key": KEY})).is_error:
+            assert (answer.status_code, answer.headers["retry-after"]) == (409, "1")
+        return answer.json()
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(shop.api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as client:
+            answers = await asyncio.gather(*(send(client) for _ in range(20)))
+        assert answers == [answers[0]] * 20
+
+    asyncio.run(main())
+    assert shop.entered.count("order") == 1
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [{"on_duplicate": "raise"}, {"result": None}, {"paths": "/orders"}, {"colour": "red"}, {"wait": -1}]
+)
+def test_wrong_options_show_at_once(areg: AsyncRegistry, options: dict[str, Any]) -> None:
+    """Not at the first request."""
+    with pytest.raises((TypeError, ValueError)):
+        IdempotencyMiddleware(App(CREATED), areg, **options)
+
+
+def test_extensions_that_pass_by_are_hidden(registry: Registry) -> None:
+    """An application cannot answer in a way that is not recorded; a registry for threads serves as well."""
+    seen = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["extensions"])
+        await App(CREATED)(scope, receive, send)
+
+    scope = scope_of(extensions={"tls": {}, "http.response.pathsend": {}})
+    asyncio.run(call(IdempotencyMiddleware(app, registry), scope))
+    assert seen == [{"tls": {}}]
+    assert set(scope["extensions"]) == {"tls", "http.response.pathsend"}
+
+
+# --- docs/asgi.md -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each python block of docs/asgi.md, in order."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "docs/asgi.md", "exec"), namespace)  # noqa: S102 - the page's own words
+
+
+def test_the_page_tells_every_problem() -> None:
+    """The table has each problem, under its status."""
+    problems = {one for one in vars(http).values() if isinstance(one, http.Problem)}
+    rows = re.findall(r"^\| (\d{3}) \| ([^|]+) \|", PAGE, re.MULTILINE)
+    told = {(int(status), code) for status, codes in rows for code in re.findall(r"`([\w-]+)`", codes)}
+    assert told == {(one.status, one.code) for one in problems}

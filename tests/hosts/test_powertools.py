@@ -1,8 +1,10 @@
-"""AWS Lambda Powertools' own decorators on an idemreg file."""
+"""The persistence layer for Powertools, under that library's own decorators."""
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import datetime as dt
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -11,246 +13,588 @@ import pytest
 from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent, idempotent_function
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
+    IdempotencyItemAlreadyExistsError,
+    IdempotencyItemNotFoundError,
     IdempotencyPersistenceLayerError,
     IdempotencyValidationError,
 )
+from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import DataRecord
 
-from idemreg import ClaimLostError, Registry, Status, TaskUnknownError
+from idemreg import ClaimLostError, ResultError, Status, TaskDoneError, TaskUnknownError, Verdict
 from idemreg.ext.powertools import IdemregPersistenceLayer
-from tests.support.processes import PATIENCE_S, Script
+from idemreg.sqlite.backend import SqliteStore
+from idemreg.testing import ManualClock
+from tests.support.processes import ROOT, Script
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.filterwarnings("ignore:Couldn't determine the remaining time left")
+    from idemreg import Registry, Task
+
+PAGE = (ROOT / "docs" / "powertools.md").read_text("utf-8")
+HOUR_S = 3_600
 
 
 class Context:
-    """What Lambda hands to a handler."""
+    """What Lambda gives a handler: how long it may still run."""
 
-    function_name = "shop"
+    function_name = memory_limit_in_mb = invoked_function_arn = aws_request_id = "test"
+
+    def __init__(self, remaining_ms: int = 60_000) -> None:
+        self.remaining_ms = remaining_ms
 
     def get_remaining_time_in_millis(self) -> int:
-        return 1_000
+        return self.remaining_ms
 
 
-def config(**options: Any) -> Any:
-    return IdempotencyConfig(event_key_jmespath="order", **options)
+@pytest.fixture
+def clock() -> ManualClock:
+    """At the real time, by which the utility goes, until a test lets some pass."""
+    return ManualClock(wall_us=int(dt.datetime.now(dt.UTC).timestamp() * 1_000_000))
 
 
-def test_a_handler_runs_once(registry: Registry) -> None:
-    """The Lambda decorator: the second event of one order gets the first one's response, in whichever process."""
-    entered: list[dict[str, Any]] = []
+@pytest.fixture
+def registry(open_registry: Callable[..., Registry], clock: ManualClock) -> Registry:
+    return open_registry(clock=clock)
 
-    def handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
-        entered.append(event)
-        return {"statusCode": 200, "order": event["order"]}
 
-    decorate: Any = idempotent
-    first, second = (
-        decorate(handler, config=config(), persistence_store=IdemregPersistenceLayer(registry)) for _ in range(2)
+@pytest.fixture
+def layer(registry: Registry) -> IdemregPersistenceLayer:
+    return IdemregPersistenceLayer(registry)
+
+
+def config(**options: Any) -> IdempotencyConfig:
+    return IdempotencyConfig(**{"event_key_jmespath": "id", "lambda_context": Context(), **options})
+
+
+def shipping(layer: IdemregPersistenceLayer, body: Callable[[Any], Any], **options: Any) -> Any:
+    """A job under the utility's decorator."""
+
+    def ship(order: Any) -> Any:
+        return body(order)
+
+    return idempotent_function(
+        ship, data_keyword_argument="order", persistence_store=layer, config=config(**options), key_prefix="ship"
     )
-    answers = [one({"order": "o-1", "sent": n}, Context()) for n, one in enumerate((first, first, second))]
-    assert answers == [{"statusCode": 200, "order": "o-1"}] * 3
-    assert len(entered) == 1
+
+
+def noting(entered: list[Any], result: str) -> Callable[[Any], str]:
+    def body(order: Any) -> str:
+        entered.append(order)
+        return result
+
+    return body
+
+
+def only(registry: Registry) -> Task:
     (task,) = registry.tasks()
-    assert (task.status, task.name, task.attempt) == (Status.SUCCEEDED, "powertools", 1)
+    return task
 
 
-def test_a_failing_function_may_run_again(registry: Registry) -> None:
-    """The utility deletes the record of a handler that raised: the task is put back, and the next call runs it."""
-    tries: list[int] = []
+# --- the utility's own rules ----------------------------------------------------------------------------------------
 
-    @idempotent_function(
-        data_keyword_argument="order", config=config(), persistence_store=IdemregPersistenceLayer(registry)
-    )
-    def pay(order: dict[str, Any]) -> str:
-        tries.append(1)
-        if len(tries) < 3:
-            raise ConnectionError
-        return "paid"
 
+def test_a_duplicate_gets_the_stored_response(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """A Lambda handler runs once for its key; later events get its response, None too."""
+    entered = []
+
+    @idempotent(persistence_store=layer, config=IdempotencyConfig(event_key_jmespath="id"))
+    def handler(event: dict[str, Any], context: Any) -> Any:
+        entered.append(event["id"])
+        return {"done": event["id"], "at": [1, 2.5]} if event["id"] else None
+
+    for _ in range(3):
+        assert handler({"id": 7, "retry": object}, Context()) == {"done": 7, "at": [1, 2.5]}
+        assert handler({"id": 0}, Context()) is None
+    assert entered == [7, 0]
+    assert registry.count() == {Status.SUCCEEDED: 2}
+
+
+def test_a_function_replays_to_another_layer(open_registry: Callable[..., Registry]) -> None:
+    """The record is in the file: another process's layer finds it."""
+    entered: list[Any] = []
     for _ in range(2):
-        with pytest.raises(ConnectionError):
-            pay(order={"order": 1})
-    assert [pay(order={"order": 1}) for _ in range(2)] == ["paid", "paid"]
-    assert len(tries) == 3
+        ship = shipping(IdemregPersistenceLayer(open_registry()), noting(entered, "ok"))
+        assert ship(order={"id": 1}) == "ok"
+    assert len(entered) == 1
 
 
-def test_another_payload_is_refused(registry: Registry) -> None:
-    """With payload validation, another amount under one order is the utility's own error."""
-    layer = IdemregPersistenceLayer(registry)
+def test_a_running_twin_is_in_progress(layer: IdemregPersistenceLayer) -> None:
+    """While a function runs, its key is in progress to all others, also after its time where another process has it."""
+    inside: list[type] = []
 
-    @idempotent_function(
-        data_keyword_argument="event",
-        config=config(payload_validation_jmespath="amount"),
-        persistence_store=layer,
+    def body(order: Any) -> str:
+        if not inside:
+            with pytest.raises(IdempotencyAlreadyInProgressError) as caught:
+                ship(order=order)
+            inside.append(caught.type)
+        return "ok"
+
+    ship = shipping(layer, body)
+    assert ship(order={"id": 1}) == "ok"
+    assert inside
+
+
+def test_a_failing_function_may_run_again(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Its own error reaches the caller, nothing stays in progress, and a retry may even bring another payload."""
+    errors = [LookupError("first")]
+
+    def body(order: Any) -> str:
+        if errors:
+            raise errors.pop()
+        return "ok"
+
+    ship = shipping(layer, body, payload_validation_jmespath="amount")
+    with pytest.raises(LookupError):
+        ship(order={"id": 1, "amount": 1})
+    before = only(registry)
+    assert (before.status, before.attempt) == (Status.PENDING, 0)
+    assert ship(order={"id": 1, "amount": 2}) == "ok"
+    assert only(registry).token > before.token
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_another_payload_is_refused(layer: IdemregPersistenceLayer, cached: bool) -> None:  # noqa: FBT001
+    """With payload validation the same key with another payload is the utility's own error; the same replays."""
+    entered: list[Any] = []
+    ship = shipping(
+        layer,
+        noting(entered, "ok"),
+        payload_validation_jmespath="amount",
+        use_local_cache=cached,
     )
-    def pay(event: dict[str, Any]) -> int:
-        return int(event["amount"])
-
-    assert pay(event={"order": 1, "amount": 5}) == 5
+    ship(order={"id": 1, "amount": 1})
+    assert ship(order={"id": 1, "amount": 1, "note": "x"}) == "ok"
     with pytest.raises(IdempotencyValidationError):
-        pay(event={"order": 1, "amount": 6})
-    assert pay(event={"order": 1, "amount": 5}) == 5
+        ship(order={"id": 1, "amount": 2})
+    assert len(entered) == 1
 
 
-def test_in_progress_is_refused_however_long_it_takes(registry: Registry) -> None:
-    """While the handler runs, its twin is refused: an owner that lives is not replaced by a time-out."""
-    layer = IdemregPersistenceLayer(registry)
-    inside, leave = threading.Event(), threading.Event()
+def test_another_payload_is_refused_while_it_runs(layer: IdemregPersistenceLayer) -> None:
+    """A mismatch with a run in progress is a mismatch, not a wait."""
 
-    @idempotent_function(data_keyword_argument="order", config=config(), persistence_store=layer)
-    def slow(order: dict[str, Any]) -> str:
-        inside.set()
-        assert leave.wait(PATIENCE_S)
-        return "done"
+    def body(order: Any) -> str:
+        if order["amount"] == 1:
+            with pytest.raises(IdempotencyValidationError):
+                ship(order={"id": 1, "amount": 2})
+        return "ok"
 
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(slow, order={"order": 1})
-        assert inside.wait(PATIENCE_S)
-        with pytest.raises(IdempotencyAlreadyInProgressError):
-            slow(order={"order": 1})
-        leave.set()
-        assert first.result(PATIENCE_S) == "done"
-    assert slow(order={"order": 1}) == "done"
+    ship = shipping(layer, body, payload_validation_jmespath="amount")
+    assert ship(order={"id": 1, "amount": 1}) == "ok"
 
 
-def test_an_expired_record_runs_again(registry: Registry) -> None:
-    """After expires_after_seconds the utility wants another execution, and gets one, under a larger token."""
+def test_an_expired_record_runs_again(layer: IdemregPersistenceLayer, registry: Registry, clock: ManualClock) -> None:
+    """After expires_after_seconds the key is new, under a larger token; before that it is not."""
+    entered: list[Any] = []
+    ship = shipping(layer, entered.append, expires_after_seconds=2 * HOUR_S)
+    ship(order={"id": 1})
+    first = only(registry)
+    assert first.keep_ms is not None
+    assert abs(first.keep_ms - 2 * HOUR_S * 1_000) < 60_000
+    clock.advance(2 * HOUR_S - 60)
+    ship(order={"id": 1})
+    assert len(entered) == 1
+    clock.advance(120)
+    ship(order={"id": 1})
+    assert len(entered) == 2
+    assert only(registry).token > first.token
+
+
+def test_concurrent_functions_run_once(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Eight threads with the same twenty orders: each runs once; a twin gets its result, or that it is in progress."""
     entered: list[int] = []
 
-    @idempotent_function(
-        data_keyword_argument="order",
-        config=config(expires_after_seconds=-5),
-        persistence_store=IdemregPersistenceLayer(registry),
-    )
-    def pay(order: dict[str, Any]) -> int:
-        entered.append(1)
-        return len(entered)
+    def body(order: dict[str, int]) -> int:
+        entered.append(order["id"])
+        return order["id"] + 1
 
-    tokens = []
-    for expected in (1, 2):
-        assert pay(order={"order": 1}) == expected
-        (task,) = registry.tasks()
-        tokens.append(task.token)
-    assert tokens[0] < tokens[1]
+    ship = shipping(layer, body)
+    start = threading.Barrier(8)
 
-
-def test_an_interrupted_handler_is_a_crash(registry: Registry) -> None:
-    """The utility says nothing of a KeyboardInterrupt; the next invocation settles it by the crash policy."""
-    for policy, layer in (("hold", IdemregPersistenceLayer(registry)), ("rerun", rerunning(registry))):
-        tries: list[int] = []
-
-        @idempotent_function(data_keyword_argument="order", config=config(), persistence_store=layer, key_prefix=policy)
-        def pay(order: dict[str, Any], tries: list[int] = tries) -> str:
-            tries.append(1)
-            if len(tries) == 1:
-                raise KeyboardInterrupt
-            return "paid"
-
-        with pytest.raises(KeyboardInterrupt):
-            pay(order={"order": 1})
-        if policy == "rerun":
-            assert pay(order={"order": 1}) == "paid"
-        else:
-            with pytest.raises(IdempotencyPersistenceLayerError) as refused:
-                pay(order={"order": 1})
-            assert isinstance(refused.value.__cause__, TaskUnknownError)
-            assert len(tries) == 1
-
-
-def rerunning(registry: Registry) -> IdemregPersistenceLayer:
-    return IdemregPersistenceLayer(registry, on_crash="rerun")
-
-
-@pytest.mark.parametrize("on_crash", ["hold", "rerun"])
-def test_a_process_that_died_in_the_handler(registry: Registry, path: Path, on_crash: Any) -> None:
-    """No expiry is waited for: the death is proven, and the task is unknown, or runs again at once."""
-    script = """
-        import warnings
-        warnings.simplefilter("ignore")
-        from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
-        from idemreg import Registry
-        from idemreg.ext.powertools import IdemregPersistenceLayer
-        layer = IdemregPersistenceLayer(Registry(sys.argv[1]), on_crash=sys.argv[2])
-        @idempotent_function(data_keyword_argument="order", config=IdempotencyConfig(event_key_jmespath="order"),
-                             persistence_store=layer, key_prefix="pay")
-        def pay(order): os.kill(os.getpid(), 9)
-        pay(order={"order": 1})
-    """
-    with Script(script, path, on_crash) as process:
-        assert process.end() == -signal.SIGKILL
-
-    @idempotent_function(
-        data_keyword_argument="order",
-        config=config(),
-        persistence_store=IdemregPersistenceLayer(registry, on_crash=on_crash),
-        key_prefix="pay",
-    )
-    def pay(order: dict[str, Any]) -> str:
-        return "paid"
-
-    if on_crash == "rerun":
-        assert pay(order={"order": 1}) == "paid"
-    else:
-        with pytest.raises(IdempotencyPersistenceLayerError):
-            pay(order={"order": 1})
-
-
-def test_a_late_owner_changes_nothing(registry: Registry) -> None:
-    """Its claim was settled meanwhile: the update fails loudly, and the row stays as it was settled."""
-    layer = IdemregPersistenceLayer(registry)
-
-    @idempotent_function(data_keyword_argument="order", config=config(), persistence_store=layer)
-    def late(order: dict[str, Any]) -> str:
-        (claim, _) = next(iter(layer._claims.values()))
-        claim.fail(KeyboardInterrupt())
-        return "too late"
-
-    with pytest.raises(IdempotencyPersistenceLayerError) as refused:
-        late(order={"order": 1})
-    assert isinstance(refused.value.__cause__, ClaimLostError)
-    assert [task.status for task in registry.tasks()] == [Status.UNKNOWN]
-
-
-def test_threads_at_once(registry: Registry) -> None:
-    """Of many that call at once one runs; the others are refused as in progress, or get its response."""
-    layer = IdemregPersistenceLayer(registry)
-    entered: list[int] = []
-    barrier = threading.Barrier(8)
-
-    @idempotent_function(data_keyword_argument="order", config=config(), persistence_store=layer)
-    def pay(order: dict[str, Any]) -> str:
-        entered.append(1)
-        return "paid"
-
-    def call(_: int) -> str:
-        barrier.wait(PATIENCE_S)
-        try:
-            return str(pay(order={"order": 1}))
-        except IdempotencyAlreadyInProgressError:
-            return "refused"
+    def work(_: int) -> None:
+        start.wait()
+        for number in range(20):
+            with contextlib.suppress(IdempotencyAlreadyInProgressError):
+                assert ship(order={"id": number}) == number + 1
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(call, range(8)))
-    assert set(answers) <= {"paid", "refused"}
-    assert "paid" in answers
+        list(pool.map(work, range(8)))
+    assert sorted(entered) == list(range(20))
+    assert registry.count() == {Status.SUCCEEDED: 20}
+
+
+def test_two_threads_do_not_mix_their_functions(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """A layer that is shared by two functions keeps each one's name, though the base has room for one."""
+    meet = threading.Barrier(2)
+
+    def one(order: Any) -> str:
+        meet.wait()
+        return "one"
+
+    def two(order: Any) -> str:
+        meet.wait()
+        return "two"
+
+    jobs: list[Any] = [
+        idempotent_function(body, data_keyword_argument="order", persistence_store=layer, config=config())
+        for body in (one, two)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda job: job(order={"id": 1}), jobs)) == ["one", "two"]
+    assert registry.count() == {Status.SUCCEEDED: 2}
+
+
+@pytest.mark.parametrize("replays", [False, True])
+def test_nested_functions_keep_their_rows_apart(
+    layer: IdemregPersistenceLayer,
+    registry: Registry,
+    replays: bool,  # noqa: FBT001
+) -> None:
+    """A decorated function inside another one, run or replayed, ends its own record, and so does the outer one."""
+
+    def inner(order: Any) -> str:
+        return "inner"
+
+    ship = idempotent_function(inner, data_keyword_argument="order", persistence_store=layer, config=config())
+
+    def outer(order: Any) -> str:
+        return f"outer of {ship(order=order)}"
+
+    both = idempotent_function(outer, data_keyword_argument="order", persistence_store=layer, config=config())
+    if replays:
+        ship(order={"id": 1})
+    assert both(order={"id": 1}) == "outer of inner"
+    assert both(order={"id": 1}) == "outer of inner"
+    assert registry.count() == {Status.SUCCEEDED: 2}
+
+
+def test_a_missing_key_is_the_utilitys_own_business(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Without a key it warns and runs unprotected, unless it is told to raise; no row is written."""
+    ship = shipping(layer, lambda order: "ran")
+    with pytest.warns(UserWarning, match="No idempotency key"):
+        assert ship(order={"other": 1}) == "ran"
+    assert registry.count() == {}
+
+
+def test_keys_of_any_length_are_taken(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """A name of a function that is no task_id is told by its hash."""
+
+    def ship(order: Any) -> str:
+        return "ok"
+
+    ship.__qualname__ = "ship" * 200
+    job: Any = idempotent_function(ship, data_keyword_argument="order", persistence_store=layer, config=config())
+    assert [job(order={"id": 1}) for _ in range(2)] == ["ok", "ok"]
+    assert re.fullmatch("powertools:[0-9a-f]{64}", only(registry).task_id)
+
+
+# --- late owners ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("meets", [True, False], ids=["while its successor runs", "after its successor"])
+@pytest.mark.parametrize("fails", [True, False], ids=["a late failure", "a late result"])
+def test_a_late_function_loses(
+    layer: IdemregPersistenceLayer,
+    registry: Registry,
+    clock: ManualClock,
+    fails: bool,  # noqa: FBT001
+    meets: bool,  # noqa: FBT001
+) -> None:
+    """Past its time, a function gives way to a second run. When it comes back it fails, and overwrites nothing."""
+    in_first, come_back, is_back = threading.Event(), threading.Event(), threading.Event()
+    runs: list[str] = []
+
+    def body(order: Any) -> str:
+        runs.append("run")
+        if len(runs) == 1:
+            in_first.set()
+            assert come_back.wait(60)
+            if fails:
+                raise LookupError
+            return "first"
+        if meets:
+            come_back.set()
+            assert is_back.wait(60)
+        return "second"
+
+    ship = shipping(layer, body)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ship, order={"id": 1})
+        first.add_done_callback(lambda _: is_back.set())
+        assert in_first.wait(60)
+        with pytest.raises(IdempotencyAlreadyInProgressError):
+            ship(order={"id": 1})
+        clock.advance(61)
+        assert ship(order={"id": 1}) == "second"
+        come_back.set()
+        error = first.exception()
+    if fails:
+        assert isinstance(error, LookupError)
+    else:
+        assert isinstance(error, IdempotencyPersistenceLayerError)
+        assert isinstance(error.__cause__, ClaimLostError)
+    assert ship(order={"id": 1}) == "second"
+    assert len(runs) == 2
+    assert registry.count() == {Status.SUCCEEDED: 1}
+
+
+def test_a_live_process_keeps_its_key(path: Path, registry: Registry, clock: ManualClock) -> None:
+    """An owner that lives in another process is not replaced when its time is over, only when it is dead as well."""
+    ship = shipping(IdemregPersistenceLayer(registry), lambda order: "here")
+    with Script(CHILD, path, "rerun") as child:
+        child.expect("in the function")
+        clock.advance(HOUR_S)
+        with pytest.raises(IdempotencyAlreadyInProgressError):
+            ship(order={"id": 1})
+        child.kill()
+        assert ship(order={"id": 1}) == "here"
+
+
+CHILD = """
+    from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
+    from idemreg import Registry
+    from idemreg.ext.powertools import IdemregPersistenceLayer
+
+    class Context:
+        def get_remaining_time_in_millis(self):
+            return 60_000
+
+    def body(order):
+        say("in the function")
+        wait()
+        return "there"
+
+    layer = IdemregPersistenceLayer(Registry(sys.argv[1]), on_crash=sys.argv[2])
+    config = IdempotencyConfig(event_key_jmespath="id", lambda_context=Context())
+    ship = idempotent_function(
+        body, data_keyword_argument="order", persistence_store=layer, config=config, key_prefix="ship"
+    )
+    ship(order={"id": 1})
+"""
+
+
+def test_a_killed_process_runs_again_after_its_time(path: Path, registry: Registry, clock: ManualClock) -> None:
+    """SIGKILL in the function: in progress until the in-progress expiry, then it runs again: the utility's rule."""
+    entered: list[Any] = []
+    ship = shipping(IdemregPersistenceLayer(registry), noting(entered, "here"))
+    with Script(CHILD, path, "rerun") as child:
+        child.expect("in the function")
+        child.kill()
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        ship(order={"id": 1})
+    clock.advance(30)
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        ship(order={"id": 1})
+    clock.advance(31)
+    assert [ship(order={"id": 1}) for _ in range(2)] == ["here", "here"]
     assert len(entered) == 1
 
 
-def test_an_operators_result_is_the_response(registry: Registry) -> None:
-    """What `resolve` stored for an unknown record is what the utility returns."""
-    layer = IdemregPersistenceLayer(registry)
+@pytest.mark.parametrize("verdict", [Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN])
+@pytest.mark.parametrize("held_there", [True, False], ids=["the dead process holds", "the layer that asks holds"])
+def test_a_killed_process_that_holds_leaves_unknown(
+    path: Path,
+    registry: Registry,
+    clock: ManualClock,
+    held_there: bool,  # noqa: FBT001
+    verdict: Verdict,
+) -> None:
+    """With on_crash="hold", of either side, nothing runs again by itself; an operator's word ends it."""
+    ship = shipping(IdemregPersistenceLayer(registry, on_crash="rerun" if held_there else "hold"), lambda order: "here")
+    with Script(CHILD, path, "hold" if held_there else "rerun") as child:
+        child.expect("in the function")
+        child.kill()
+    clock.advance(HOUR_S)
+    for _ in range(2):
+        with pytest.raises(IdempotencyPersistenceLayerError) as caught:
+            ship(order={"id": 1})
+        assert isinstance(caught.value.__cause__, TaskUnknownError)
+    assert only(registry).status is Status.UNKNOWN
+    registry.resolve(only(registry).task_id, verdict, result={"response": '"there"', "expires_at": 2_000_000_000})
+    assert ship(order={"id": 1}) == ("there" if verdict is Verdict.HAPPENED else "here")
 
-    @idempotent_function(data_keyword_argument="order", config=config(), persistence_store=layer)
-    def pay(order: dict[str, Any]) -> dict[str, int]:
-        raise KeyboardInterrupt
+
+def test_an_interrupted_function_stays_in_progress_for_its_time(
+    layer: IdemregPersistenceLayer, clock: ManualClock
+) -> None:
+    """The utility does not end what KeyboardInterrupt or SystemExit ends; its time does."""
+    ends: list[BaseException] = [SystemExit(1)]
+
+    def body(order: Any) -> str:
+        if ends:
+            raise ends.pop()
+        return "ok"
+
+    ship = shipping(layer, body)
+    with pytest.raises(SystemExit):
+        ship(order={"id": 1})
+    with pytest.raises(IdempotencyAlreadyInProgressError):
+        ship(order={"id": 1})
+    clock.advance(61)
+    assert ship(order={"id": 1}) == "ok"
+
+
+class Durable:
+    """The context of a durable function, as the utility looks at it."""
+
+    def __init__(self, operations: int) -> None:
+        self.lambda_context = Context()
+        self.state = type("State", (), {"operations": [None] * operations})()
+
+
+def test_a_durable_function_goes_on(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """An invocation that was suspended is in progress; its replay goes on under the same key and ends it."""
+    suspends = [KeyboardInterrupt()]
+
+    @idempotent(persistence_store=layer, config=IdempotencyConfig(event_key_jmespath="id"))
+    def handler(event: dict[str, Any], context: Any) -> str:
+        if suspends:
+            raise suspends.pop()
+        return "done"
 
     with pytest.raises(KeyboardInterrupt):
-        pay(order={"order": 1})
+        handler({"id": 1}, Durable(1))
+    with ThreadPoolExecutor(1) as pool:  # another thread has no claim of its own
+        assert pool.submit(handler, {"id": 1}, Durable(2)).result() == "done"
+    assert only(registry).status is Status.SUCCEEDED
+    assert handler({"id": 1}, Durable(1)) == "done"
+
+
+def test_a_durable_function_goes_on_after_its_process_died(path: Path, registry: Registry) -> None:
+    """Its replay in another process takes the claim over, by proof of death."""
+    with Script(CHILD, path, "rerun") as child:
+        child.expect("in the function")
+        child.kill()
+    layer = IdemregPersistenceLayer(registry)
+    key = only(registry).task_id
+    record = DataRecord(key, "COMPLETED", 2_000_000_000, response_data='"done"')
+    layer._update_record(record)
+    assert layer._get_record(key).response_data == '"done"'
+
+
+# --- results and stores that refuse ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [object(), {"text": "x" * (1 << 20)}], ids=["no JSON", "too large"])
+def test_a_result_that_cannot_be_stored_is_lost(
+    layer: IdemregPersistenceLayer, registry: Registry, clock: ManualClock, result: object
+) -> None:
+    """The function has run, and does not run again before the record expires: no retry repeats its effect."""
+    entered: list[Any] = []
+
+    def body(order: Any) -> object:
+        entered.append(order)
+        return result
+
+    ship = shipping(layer, body)
     with pytest.raises(IdempotencyPersistenceLayerError):
-        pay(order={"order": 1})
-    (task,) = registry.tasks()
-    registry.resolve(task.task_id, "happened", result={"paid": 5})
-    assert pay(order={"order": 1}) == {"paid": 5}
+        ship(order={"id": 1})
+    assert (only(registry).status, only(registry).result) == (Status.SUCCEEDED, None)
+    clock.advance(HOUR_S - 60)
+    with pytest.raises(IdempotencyPersistenceLayerError) as caught:
+        ship(order={"id": 1})
+    assert isinstance(caught.value.__cause__, ResultError)
+    assert len(entered) == 1
+    clock.advance(120)
+    with pytest.raises(IdempotencyPersistenceLayerError):
+        ship(order={"id": 1})
+    assert len(entered) == 2
+
+
+def test_a_key_that_an_operator_cancelled_does_not_run(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """It is an error of the layer, with the reason as its cause."""
+    ship = shipping(layer, lambda order: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ship(order={"id": 1})
+    registry.cancel(only(registry).task_id, reason="sold out")
+    with pytest.raises(IdempotencyPersistenceLayerError) as caught:
+        ship(order={"id": 1})
+    assert isinstance(caught.value.__cause__, TaskDoneError)
+
+
+def test_another_jobs_row_is_left_alone(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """A task of that name which is not the utility's is never removed, and answers for nobody."""
+    ship = shipping(layer, lambda order: "ok")
+    ship(order={"id": 1})
+    task_id = only(registry).task_id
+    registry.forget(task_id)
+    registry.run(task_id, lambda: 1, name="mine")
+    with pytest.raises(IdempotencyPersistenceLayerError, match="belongs to the job 'mine'"):
+        ship(order={"id": 1})
+    assert only(registry).name == "mine"
+
+
+# --- the four methods -----------------------------------------------------------------------------------------------
+
+
+def record_of(key: str, status: str = "INPROGRESS", **more: Any) -> DataRecord:
+    return DataRecord(key, status, 2_000_000_000, payload_hash="h", **more)
+
+
+def test_the_methods_keep_their_contract(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Get, put, update and delete: a missing record is not found, one that stands is given back with the error."""
+    with pytest.raises(IdempotencyItemNotFoundError):
+        layer._get_record("k")
+    layer._put_record(record_of("k", in_progress_expiry_timestamp=1_999_999_999_999))
+    assert layer._get_record("k").in_progress_expiry_timestamp == 1_999_999_999_999
+    with pytest.raises(IdempotencyItemAlreadyExistsError) as caught:
+        layer._put_record(record_of("k"))
+    assert caught.value.old_data_record is not None
+    assert caught.value.old_data_record.status == "INPROGRESS"
+    layer._delete_record(record_of("k"))
+    with pytest.raises(IdempotencyItemNotFoundError):
+        layer._get_record("k")
+    layer._delete_record(record_of("k"))  # nothing is there
+    with pytest.raises(ClaimLostError):  # nor anything that could be updated
+        layer._update_record(record_of("k", "COMPLETED", response_data="1"))
+    layer._put_record(record_of("k"))
+    layer._update_record(record_of("k", "COMPLETED", response_data='{"a": 1}'))
+    done = layer._get_record("k")
+    assert (done.status, done.response_json_as_dict(), done.expiry_timestamp) == ("COMPLETED", {"a": 1}, 2_000_000_000)
+    layer._delete_record(record_of("k"))  # of nobody who holds it: the record stays
+    assert layer._get_record("k").status == "COMPLETED"
+
+
+def test_an_expired_record_is_removed_only_as_it_was_seen(
+    layer: IdemregPersistenceLayer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two find the same expired record: the slower one must not remove what the quicker one has completed since."""
+    layer._put_record(DataRecord("k", "INPROGRESS", 1))
+    layer._update_record(DataRecord("k", "COMPLETED", 1, response_data='"old"'))
+    forget = SqliteStore.forget
+    other = IdemregPersistenceLayer(registry)
+
+    def slow(self: SqliteStore, task_id: str, **options: Any) -> Any:
+        monkeypatch.setattr(SqliteStore, "forget", forget)
+        other._put_record(record_of("k"))
+        other._update_record(record_of("k", "COMPLETED", response_data='"new"'))
+        return forget(self, task_id, **options)
+
+    monkeypatch.setattr(SqliteStore, "forget", slow)
+    with pytest.raises(IdempotencyItemAlreadyExistsError) as caught:
+        layer._put_record(record_of("k"))
+    assert caught.value.old_data_record is not None
+    assert caught.value.old_data_record.response_data == '"new"'
+
+
+def test_events_are_told(open_registry: Callable[..., Registry]) -> None:
+    """A registry with on_event hears of the utility's runs."""
+    events: list[str] = []
+    layer = IdemregPersistenceLayer(open_registry(on_event=lambda event: events.append(type(event).__name__)))
+    shipping(layer, lambda order: "ok")(order={"id": 1})
+    with pytest.raises(ZeroDivisionError):
+        shipping(layer, lambda order: 1 / 0)(order={"id": 2})
+    assert events == ["Claimed", "Succeeded", "Claimed", "Released"]
+
+
+# --- docs/powertools.md ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each python block of docs/powertools.md, in order."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "docs/powertools.md", "exec"), namespace)  # noqa: S102 - the page's own words
+    assert namespace["shipped"] == {"shipped": 7}
