@@ -49,6 +49,7 @@ MAX_REQUEST_BYTES: Final = 1_024 * 1_024
 # As text it grows by a third, and has to stay below the 1 MiB of a result.
 MAX_RESPONSE_BYTES: Final = 512 * 1_024
 RETRY_AFTER_S: Final = 1
+MAX_DIGITS: Final = 18  # of a declared length; Python refuses to read numbers of some thousand
 
 # Of one moment, one machine, or one browser.
 LEAVE_OUT: Final = ("date", "server", "set-cookie")
@@ -259,7 +260,7 @@ class _Exchange:
 
     async def _settle(self) -> None:
         claim, start = cast("AsyncClaim", self._claim), cast("Message", self._start)
-        status = start["status"]
+        status = int(start["status"])  # an `HTTPStatus` is no plain data, and would be lost with its response
         if status in NOT_BEGUN:
             return await claim.release()
         if status >= FIRST_FAILURE:
@@ -291,7 +292,7 @@ class _Exchange:
 async def _read(receive: Receive, scope: Scope, limit: int) -> bytes | Problem | None:
     """The whole body; a `Problem` where it has more than ``limit`` bytes, None where the client has gone."""
     declared = next((value for name, value in scope["headers"] if bytes(name).lower() == b"content-length"), b"")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdigit() and (len(declared) > MAX_DIGITS or int(declared) > limit):
         return TOO_LARGE
     chunks, size, more = [], 0, True
     while more:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2 as httpx
 import pytest
 import trio
 from fastapi import BackgroundTasks, FastAPI, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -336,14 +337,14 @@ def test_concurrent_duplicates_run_once(areg: AsyncRegistry) -> None:
 # --- bounds -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("declared", [True, False])
-def test_a_large_request_is_refused_before_the_application(areg: AsyncRegistry, declared: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("declared", [b"", b"11", b"9" * 5_000])
+def test_a_large_request_is_refused_before_the_application(areg: AsyncRegistry, declared: bytes) -> None:
     """A body beyond the limit, declared or found while it comes: 413, nothing runs, nothing is stored."""
     app = App(CREATED)
     protected = IdempotencyMiddleware(app, areg, max_request_bytes=10)
     scope = scope_of()
     if declared:
-        scope["headers"].append((b"content-length", b"11"))
+        scope["headers"].append((b"content-length", declared))
     answer = asyncio.run(call(protected, scope, body=b"x" * 11, parts=3))
     assert (answer.status, answer.problem, app.entered, tasks(areg)) == (413, "request-too-large", 0, [])
     assert asyncio.run(call(protected, body=b"x" * 10)).status == 201
@@ -790,6 +791,42 @@ def test_a_fastapi_application_is_protected(areg: AsyncRegistry) -> None:
         assert [client.post("/broken", headers=headers).status_code for _ in range(2)] == [500, 500]
         assert client.get("/docs").status_code == 200
     assert shop.entered == ["order", "background", "lines", "broken", "broken"]
+
+
+def test_a_status_with_a_name_is_kept(areg: AsyncRegistry) -> None:
+    """`HTTPStatus.CREATED`, which FastAPI's users write, is replayed like 201."""
+    api = FastAPI()
+
+    @api.post("/orders")
+    def order() -> JSONResponse:
+        return JSONResponse({"a": 1}, status_code=HTTPStatus.CREATED)
+
+    api.add_middleware(IdempotencyMiddleware, registry=areg)
+    with TestClient(api) as client:
+        answers = [client.post("/orders", headers={"Idempotency-Key": KEY}) for _ in range(2)]
+    assert [(one.status_code, one.json()) for one in answers] == [(201, {"a": 1})] * 2
+
+
+def test_work_behind_the_response_changes_nothing(areg: AsyncRegistry) -> None:
+    """A background task that fails is the server's to log; the request has succeeded, and is replayed."""
+    api = FastAPI()
+    ran: list[str] = []
+
+    def later() -> None:
+        ran.append("later")
+        raise LookupError
+
+    @api.post("/orders")
+    def order(background: BackgroundTasks) -> None:
+        ran.append("order")
+        background.add_task(later)
+
+    api.add_middleware(IdempotencyMiddleware, registry=areg)
+    with TestClient(api) as client:
+        with pytest.raises(LookupError):
+            client.post("/orders", headers={"Idempotency-Key": KEY})
+        assert "idempotent-replayed" in client.post("/orders", headers={"Idempotency-Key": KEY}).headers
+    assert ran == ["order", "later"]
 
 
 def test_an_asynchronous_client_and_its_twins(areg: AsyncRegistry) -> None:
