@@ -1,51 +1,103 @@
-"""The pages of docs/: every Python block runs, page by page, in the order in which it stands."""
+"""The pages of docs/ cannot drift: each is a program that runs as written, and every link leads somewhere.
+
+The Python blocks of a page run in their order, as one script in an empty folder. What is the reader's own there
+(`send_mail`, a broker in memory) and what the test asserts stands in the page as well, in Python blocks inside HTML
+comments: they run like the others, and no reader sees them.
+"""
 
 from __future__ import annotations
 
-import gc
 import re
-from typing import TYPE_CHECKING, Any
+import subprocess
+import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import AsyncRegistry, Registry
-from tests.support.processes import ROOT
-from tests.test_readme import blocks
+from tests.support.processes import PATIENCE_S, ROOT
+from tests.test_readme import README, blocks, environment, headings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a reader would type them, in an empty folder; a page says what holds by its own assertions."""
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, Any] = {"__name__": "__page__"}
-    found = [block.text for block in blocks(page.read_text("utf-8")) if block.language == "python"]
-    assert found, f"{page.name} shows no Python"
-    try:
-        for text in found:
-            exec(compile(text, page.name, "exec", dont_inherit=True), namespace)  # noqa: S102 - our own page
-    finally:
-        for value in list(namespace.values()):
-            if isinstance(value, AsyncRegistry):
-                value.registry.close()
-            elif isinstance(value, Registry):
-                value.close()
-        namespace.clear()
-        gc.collect()
+def program(text: str) -> str:
+    """The page's Python blocks, each on the lines that it has in the page, so that a traceback names those."""
+    lines: list[str] = []
+    position = 0
+    for block in blocks(text):
+        position = text.index(f"```{block.language}\n{block.text}", position) + 3
+        if block.language == "python":
+            lines += [""] * (text.count("\n", 0, position) + 1 - len(lines))
+            lines += block.text.splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def anchors(text: str) -> set[str]:
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings(text)}
+
+
+@each_page
+def test_the_page_runs_as_written(page: Path, tmp_path: Path) -> None:
+    """The page's Python, hidden assertions included, ends without an error or a warning."""
+    script = tmp_path / f"{page.stem}_page.py"
+    script.write_text(program(page.read_text("utf-8")), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # A host may log the failures that the page speaks of; an assertion that fails in a thread ends no process.
+    for words in ("Exception in thread", "Exception ignored", "AssertionError"):
+        assert words not in done.stderr, done.stderr
+
+
+@each_page
+def test_the_page_shows_python_and_proves_it(page: Path) -> None:
+    """Each page has Python that the reader sees, and asserts something about it."""
+    text = page.read_text("utf-8")
+    seen = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    assert [block for block in blocks(seen) if block.language == "python"]
+    assert re.search(r"^\s*assert ", program(text), re.MULTILINE)
+
+
+def test_a_page_keeps_its_line_numbers() -> None:
+    """A block of the page stands on the same lines in the script; other languages and comments' words are left out."""
+    hidden, other = "<!--\n```python\nb = 2\n```\n-->\n", "```console\n$ c\n```\n"
+    lines = program(f"# A\n\n```python\na = 1\n```\n\n{hidden}\n{other}\n```python\na = 1\n```\n").splitlines()
+    assert {number: line for number, line in enumerate(lines, 1) if line} == {4: "a = 1", 9: "b = 2", 18: "a = 1"}
+
+
+@each_page
+def test_every_link_of_the_page_leads_somewhere(page: Path) -> None:
+    """A link to a file, or to a heading in this page or in another, finds it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked.read_text("utf-8")), target
 
 
 def test_the_readme_links_every_page() -> None:
-    """A page that nobody finds is not there; a link that leads nowhere misleads."""
-    assert {f"docs/{page.name}" for page in PAGES} == set(re.findall(r"\]\((docs/[\w.-]+)\)", README))
+    """README.md leads to each page."""
+    linked = set(re.findall(r"\]\((docs/[^)#]+\.md)\)", README))
+    assert linked >= {str(page.relative_to(ROOT)) for page in PAGES}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    """Relative links name a file that is there."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
-        assert (page.parent / target).exists(), target
+@each_page
+def test_every_cron_line_is_one_of_the_readme(page: Path) -> None:
+    """A crontab line of a page is one that the README shows too, where tests run it as cron does."""
+    for block in blocks(page.read_text("utf-8")):
+        if block.language == "crontab":
+            assert block.text in README

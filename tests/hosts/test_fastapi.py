@@ -1,104 +1,328 @@
-"""FastAPI: endpoints that run once, plain and asynchronous, with what FastAPI injects and validates."""
+"""Under FastAPI: plain and coroutine endpoints, background tasks, and two server processes on one file."""
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
-from fastapi import BackgroundTasks, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 
-from idemreg import AsyncRegistry, ChecksumMismatchError, IdemregError
-from tests.support.processes import PATIENCE_S
+from idemreg import (
+    AsyncRegistry,
+    IdemregError,
+    Registry,
+    Status,
+    TaskDoneError,
+    TaskIdError,
+    TaskRunningError,
+    current_claim,
+)
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ran: list[Any] = []
+Key = Annotated[str, Header(alias="Idempotency-Key")]
 
 
-def session() -> object:
-    return object()
+class Order(BaseModel):
+    sku: str
+    count: int = 1
 
 
-async def refuse(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, IdemregError)
-    status = 422 if isinstance(error, ChecksumMismatchError) else 503 if error.retryable else 409
-    return JSONResponse({"error": error.code, "detail": str(error)}, status)
+class User:
+    """Has no canonical bytes, like most of what a dependency gives."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def user_of(request: Request) -> User:
+    return User(request.headers.get("User", "nobody"))
+
+
+Caller = Annotated[User, Depends(user_of)]
+
+
+def what_counts(key: str, order: Order, *_: object, **__: object) -> object:
+    return order.model_dump(mode="json")
+
+
+class PydanticCodec:
+    """As in docs/fastapi.md: models as results."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+
+    def encode(self, value: Any, /) -> object:
+        return value.model_dump(mode="json")
+
+    def decode(self, data: Any, /) -> Any:
+        return self.model.model_validate(data)
 
 
 @pytest.fixture
-def client(path: Path) -> Iterator[TestClient]:
-    """An application as a user would write it."""
-    ran.clear()
-    registry = AsyncRegistry(path, durability="normal")
+def app() -> FastAPI:
     app = FastAPI()
-    app.add_exception_handler(IdemregError, refuse)
 
-    @app.post("/plain/{order}")
-    @registry.idempotent("plain:{order}", exclude=("request", "db"), wait=PATIENCE_S)
-    def plain(order: str, cents: int, request: Request, db: Annotated[object, Depends(session)]) -> dict[str, Any]:
-        ran.append(("plain", order, request.method))
-        return {"order": order, "cents": cents}
+    @app.exception_handler(IdemregError)
+    def refused(_request: Request, error: IdemregError) -> Response:
+        status = 400 if isinstance(error, TaskIdError) else 503 if error.retryable else 409
+        return Response(error.code, status, {"Retry-After": "1"} if error.retryable else None)
 
-    @app.post("/async/{order}")
-    @registry.idempotent("async:{order}", exclude=("request",), wait=PATIENCE_S)
-    async def asynchronous(order: str, cents: int, request: Request) -> dict[str, Any]:
-        await request.body()
-        ran.append(("async", order, request.method))
-        return {"order": order, "cents": cents}
+    @app.exception_handler(TaskDoneError)
+    def known(_request: Request, error: TaskDoneError) -> Response:
+        assert error.outcome is not None
+        return Response(error.outcome.result, 208)
 
-    @registry.idempotent("mail:{order}")
-    def mail(order: str) -> None:
-        ran.append(("mail", order))
-
-    @app.post("/background/{order}")
-    async def background(order: str, tasks: BackgroundTasks) -> dict[str, bool]:
-        tasks.add_task(mail, order)
-        return {"accepted": True}
-
-    with TestClient(app) as test_client:
-        yield test_client
-    registry.registry.close()
+    return app
 
 
-@pytest.mark.parametrize("kind", ["plain", "async"])
-def test_a_request_that_comes_again_is_replayed(client: TestClient, kind: str) -> None:
-    """The same request has one effect and equal answers; another content under the same task is refused."""
-    answers = [client.post(f"/{kind}/o-1?cents=5") for _ in range(3)]
-    assert [(one.status_code, one.json()) for one in answers] == [(200, {"order": "o-1", "cents": 5})] * 3
-    changed = client.post(f"/{kind}/o-1?cents=6")
-    assert (changed.status_code, changed.json()["error"]) == (422, "mismatch")
-    assert ran == [(kind, "o-1", "POST")]
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app) as client:
+        yield client
 
 
-@pytest.mark.parametrize("kind", ["plain", "async"])
-def test_requests_at_once_have_one_effect(client: TestClient, kind: str) -> None:
-    """Eight clients at the same instant: one runs, the others wait for it and replay it."""
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: client.post(f"/{kind}/o-2?cents=5"), range(8)))
-    assert {one.status_code for one in answers} == {200}
-    assert len(ran) == 1
+@pytest.fixture(params=["def", "async def"])
+def endpoint(request: pytest.FixtureRequest, app: FastAPI, registry: Registry) -> list[str]:
+    """POST /orders in both colours, under one contract: the tests below are run for each. Returns the witness."""
+    entered: list[str] = []
+    options: dict[str, Any] = {"checksum": what_counts, "release_on": HTTPException}
+
+    def work(key: str, order: Order, user: User, request: Request) -> dict[str, object]:
+        entered.append(key)
+        if order.count == 0:
+            raise HTTPException(422, "nothing to send")
+        return {"sku": order.sku, "for": user.name, "by": request.method, "attempt": current_claim().attempt}
+
+    if request.param == "def":
+
+        @app.post("/orders", status_code=201)
+        @registry.idempotent("order:{key}", **options)
+        def post_order(key: Key, order: Order, user: Caller, request: Request) -> dict[str, object]:
+            return work(key, order, user, request)
+
+    else:
+
+        @app.post("/orders", status_code=201)
+        @AsyncRegistry.of(registry).idempotent("order:{key}", **options)
+        async def post_order_async(key: Key, order: Order, user: Caller, request: Request) -> dict[str, object]:
+            return work(key, order, user, request)
+
+    return entered
 
 
-@pytest.mark.parametrize("kind", ["plain", "async"])
-def test_what_fastapi_refuses_claims_nothing(client: TestClient, kind: str) -> None:
-    """Its own check of the arguments comes first: 422, and the task is free for the corrected request."""
-    assert client.post(f"/{kind}/o-3?cents=many").status_code == 422
-    assert client.post(f"/{kind}/o-3?cents=7").json() == {"order": "o-3", "cents": 7}
+def post(client: TestClient, key: str | None, body: object, **headers: str) -> tuple[int, Any]:
+    named = headers if key is None else {"Idempotency-Key": key, **headers}
+    response = client.post("/orders", json=body, headers=named)
+    return response.status_code, response.json() if "json" in response.headers.get(
+        "content-type", ""
+    ) else response.text
 
 
-def test_background_tasks_run_once(client: TestClient) -> None:
-    """A job behind the answer is idempotent like any other."""
-    for _ in range(3):
-        assert client.post("/background/o-4").json() == {"accepted": True}
-    assert ran == [("mail", "o-4")]
+def test_a_repeated_request_runs_once(endpoint: list[str], client: TestClient) -> None:
+    """The same key and body: one body entered, and the same answer; what is injected does not count."""
+    answer = (201, {"sku": "lamp", "for": "ada", "by": "POST", "attempt": 1})
+    assert post(client, "k-1", {"sku": "lamp"}, User="ada") == answer
+    assert post(client, "k-1", {"sku": "lamp", "count": 1}, User="grace") == answer
+    assert endpoint == ["k-1"]
 
 
-def test_the_signature_is_the_endpoints_own(client: TestClient) -> None:
-    """The OpenAPI page knows the parameters, and nothing of the registry."""
-    parameters = client.get("/openapi.json").json()["paths"]["/async/{order}"]["post"]["parameters"]
-    assert {one["name"] for one in parameters} == {"order", "cents"}
+def test_another_body_is_refused(endpoint: list[str], client: TestClient) -> None:
+    """The same key with another body is a conflict, and runs nothing."""
+    post(client, "k-1", {"sku": "lamp"})
+    assert post(client, "k-1", {"sku": "desk"}) == (409, "mismatch")
+    assert endpoint == ["k-1"]
+
+
+def test_fastapi_validates_before_the_claim(endpoint: list[str], client: TestClient, registry: Registry) -> None:
+    """What FastAPI refuses (a body or key that is missing or wrong) is its 422, and leaves no row; an empty key too."""
+    for key, body in ((None, {"sku": "lamp"}), ("k-1", {"count": 1}), ("k-1", {"sku": "lamp", "count": "many"})):
+        status, answer = post(client, key, body)
+        assert (status, answer["detail"][0]["type"] in {"missing", "int_parsing"}) == (422, True)
+    assert post(client, "", {"sku": "lamp"}) == (400, "task-id")
+    assert endpoint == []
+    assert registry.count() == {}
+
+
+def test_an_http_exception_can_release(endpoint: list[str], client: TestClient, registry: Registry) -> None:
+    """A refusal by the endpoint reaches the client as it is, and costs no attempt."""
+    for _ in range(12):  # more than max_attempts
+        assert post(client, "k-1", {"sku": "lamp", "count": 0}) == (422, {"detail": "nothing to send"})
+    assert registry.count() == {Status.PENDING: 1}
+    assert len(endpoint) == 12
+
+
+def test_the_schema_is_the_functions_own(endpoint: list[str], app: FastAPI) -> None:
+    """The OpenAPI page has the header, the body and the answer of the decorated function."""
+    operation = app.openapi()["paths"]["/orders"]["post"]
+    assert [one["name"] for one in operation["parameters"]] == ["Idempotency-Key"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Order"}
+    assert operation["responses"]["201"]["content"]["application/json"]["schema"]["type"] == "object"
+
+
+def test_what_is_injected_is_excluded(app: FastAPI, client: TestClient, registry: Registry) -> None:
+    """A dependency in `exclude=` does not count; forgotten, it is refused at the first request, before the body."""
+
+    @app.post("/greet/{name}")
+    @registry.idempotent("greet:{name}", exclude=("user", "request"))
+    def greet(name: str, user: Caller, request: Request) -> str:
+        return f"{user.name} greets {name}"
+
+    @app.post("/forgotten/{name}")
+    @registry.idempotent("forgotten:{name}")
+    def forgotten(name: str, user: Caller) -> None: ...
+
+    assert [client.post("/greet/you", headers={"User": name}).json() for name in ("ada", "grace")] == [
+        "ada greets you"
+    ] * 2
+    assert client.post("/forgotten/you").text == "argument"
+    assert registry.count() == {Status.SUCCEEDED: 1}
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+def test_a_twin_at_the_same_time_is_told_to_come_later(
+    colour: str, app: FastAPI, client: TestClient, registry: Registry
+) -> None:
+    """While the first request is in the body, its twin gets 503 and Retry-After; afterwards the first one's answer."""
+    inside, refused = threading.Event(), threading.Event()
+    entered = []
+
+    def wait_for_the_refusal(key: str) -> dict[str, str]:
+        entered.append(key)
+        inside.set()
+        assert refused.wait(PATIENCE_S)
+        return {"key": key}
+
+    if colour == "def":
+
+        @app.post("/slow/{key}")
+        @registry.idempotent("slow:{key}")
+        def slow(key: str) -> dict[str, str]:
+            return wait_for_the_refusal(key)
+
+    else:
+
+        @app.post("/slow/{key}")
+        @AsyncRegistry.of(registry).idempotent("slow:{key}")
+        async def slow_async(key: str) -> dict[str, str]:
+            import anyio.to_thread  # noqa: PLC0415 - comes with FastAPI
+
+            return await anyio.to_thread.run_sync(wait_for_the_refusal, key)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/slow/a")
+        assert inside.wait(PATIENCE_S)
+        try:
+            twin = client.post("/slow/a")
+        finally:
+            refused.set()
+        assert (twin.status_code, twin.text, twin.headers["Retry-After"]) == (503, TaskRunningError.code, "1")
+        assert first.result(PATIENCE_S).json() == client.post("/slow/a").json() == {"key": "a"}
+    assert entered == ["a"]
+
+
+def test_a_model_is_a_result(app: FastAPI, client: TestClient, registry: Registry) -> None:
+    """With a codec an endpoint returns its model, also when it is replayed."""
+
+    @app.post("/models/{sku}")
+    @registry.idempotent("model:{sku}", result=PydanticCodec(Order))
+    def model(sku: str) -> Order:
+        return Order(sku=sku, count=2)
+
+    assert [client.post("/models/lamp").json() for _ in range(2)] == [{"sku": "lamp", "count": 2}] * 2
+    assert model("lamp") == Order(sku="lamp", count=2)
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+def test_a_background_task_runs_once(colour: str, app: FastAPI, client: TestClient, registry: Registry) -> None:
+    """Two deliveries each add the task; the second finds it done. A delivery after a failure is the next attempt."""
+    attempts = []
+
+    def work() -> None:
+        attempts.append(current_claim().attempt)
+        if len(attempts) == 1:
+            raise ConnectionError
+
+    @registry.idempotent("mail:{delivery}")
+    def mail(delivery: str) -> None:
+        work()
+
+    @AsyncRegistry.of(registry).idempotent("mail, async:{delivery}")
+    async def mail_async(delivery: str) -> None:
+        work()
+
+    @app.post("/hooks/{delivery}", status_code=202)
+    def hook(delivery: str, background: BackgroundTasks) -> None:
+        background.add_task(mail if colour == "def" else mail_async, delivery)
+
+    with pytest.raises(ConnectionError):
+        client.post("/hooks/a")
+    assert [client.post("/hooks/a").status_code for _ in range(2)] == [202, 202]
+    assert attempts == [1, 2]
+
+
+def test_a_background_task_that_was_announced_is_seen(app: FastAPI, client: TestClient, registry: Registry) -> None:
+    """`add` before the answer: what was promised by 202 has a row, even if the server dies before it starts."""
+
+    @registry.idempotent("mail:{delivery}")
+    def mail(delivery: str) -> None: ...
+
+    @app.post("/hooks/{delivery}", status_code=202)
+    def hook(delivery: str) -> None:
+        mail.add(delivery)  # and the server dies here
+
+    assert client.post("/hooks/a").status_code == 202
+    assert [task.task_id for task in registry.tasks(status=Status.PENDING)] == ["mail:a"]
+
+
+def test_a_duplicate_can_be_told(app: FastAPI, client: TestClient, registry: Registry) -> None:
+    """With on_duplicate="raise" a handler answers duplicates in its own way, with the stored outcome at hand."""
+
+    @app.post("/tell/{key}")
+    @registry.idempotent("tell:{key}", on_duplicate="raise")
+    def tell(key: str) -> str:
+        return f"done {key}"
+
+    assert [client.post("/tell/a").status_code for _ in range(2)] == [200, 208]
+
+
+def test_two_processes_handle_a_request_once(path: Path) -> None:
+    """Two servers, as two workers of one service: every request reaches both at once, and one of them handles it."""
+    source = """
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+        from idemreg import AsyncRegistry
+
+        app = FastAPI()
+        registry = AsyncRegistry(sys.argv[1], durability="normal")
+
+        @app.post("/orders/{key}")
+        @registry.idempotent("order:{key}", wait=60)
+        async def order(key: int) -> dict:
+            with open(sys.argv[1] + ".witness", "a") as file:
+                file.write(f"{key}\\n")
+            return {"key": key, "pid": os.getpid()}
+
+        with TestClient(app) as client:
+            say("ready")
+            wait()
+            for key in range(20):
+                say(client.post(f"/orders/{key}").text)
+            client.portal.call(registry.close)
+    """
+    with Script(source, path) as one, Script(source, path) as other:
+        for script in (one, other):
+            script.expect("ready")
+        for script in (one, other):
+            script.go()
+        assert [one.line() for _ in range(20)] == [other.line() for _ in range(20)]
+        assert (one.end(), other.end()) == (0, 0)
+    handled = path.with_name(path.name + ".witness").read_text("utf-8").split()
+    assert sorted(map(int, handled)) == list(range(20))
