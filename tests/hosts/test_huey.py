@@ -1,4 +1,4 @@
-"""Under huey, with its queue in memory and a consumer of two threads."""
+"""Under huey: its queue in memory and a consumer of two threads, and its queue in SQLite and two processes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from huey import MemoryHuey, crontab
+from huey import MemoryHuey, SqliteHuey, crontab
 from huey.exceptions import RetryTask, TaskException, TaskTimeout
 from huey.signals import SIGNAL_EXECUTING, SIGNAL_INTERRUPTED
 
 from idemreg import Registry, Status, current_claim
-from tests.support.processes import PATIENCE_S
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -252,3 +253,106 @@ def test_two_workers_share_one_execution(huey: MemoryHuey, registry: Registry, c
     first, second = slow("a"), slow("a")
     assert result(first) == result(second)
     assert entered == ["a"]
+
+
+def test_other_arguments_are_an_error_of_their_message(huey: MemoryHuey, registry: Registry) -> None:
+    """The same task with another amount is refused, and has no second effect."""
+    entered = []
+
+    @huey.task()
+    @registry.idempotent("pay:{order}")
+    def pay(order: str, cents: int) -> int:
+        entered.append(cents)
+        return cents
+
+    sent = [pay("a", 100), pay("a", 900)]
+    run_all(huey)
+    assert result(sent[0]) == 100
+    with pytest.raises(TaskException) as caught:
+        result(sent[1])
+    assert caught.value.metadata["error"].startswith("ChecksumMismatchError(")
+    assert entered == [100]
+
+
+# --- two processes ----------------------------------------------------------------------------------------------------
+
+
+# A consumer of one worker, so that two messages at a time are in two processes. The body waits for the test's word.
+CONSUMER = """
+    import threading
+    from huey import SqliteHuey
+    from huey.signals import SIGNAL_EXECUTING
+    from idemreg import Registry
+
+    huey = SqliteHuey(filename=sys.argv[1] + ".queue")
+    registry = Registry(sys.argv[1], durability="normal")
+    gate = threading.Event()
+
+    @huey.task(name="slow")
+    @registry.idempotent("slow:{key}", name="slow", wait=60)
+    def slow(key):
+        say("entered")
+        assert gate.wait(60)
+        with open(sys.argv[1] + ".witness", "a") as file:
+            file.write(key)
+        return os.getpid()
+
+    huey.signal(SIGNAL_EXECUTING)(lambda signal, task: say("executing"))
+    consumer = huey.create_consumer(workers=1, initial_delay=0.01, max_delay=0.01, periodic=False)
+    consumer.start()
+    say(os.getpid())
+    wait()
+    gate.set()
+    wait()
+    consumer.stop(graceful=True)
+    registry.close()
+"""
+
+
+@pytest.fixture
+def queue(path: Path) -> Iterator[Any]:
+    """The test's side of a queue that two processes consume: its task, to be sent."""
+    huey = SqliteHuey(filename=f"{path}.queue")
+
+    def slow(key: str) -> None:
+        pytest.fail("the sender runs nothing")
+
+    slow.__module__ = "__main__"  # part of the task's name, and there the consumers have it
+    yield huey.task(name="slow")(slow)
+    huey.storage.close()
+
+
+def test_two_processes_share_one_execution(path: Path, queue: Any) -> None:
+    """Both consumers have a message of the task at once: one enters the body, both give its result."""
+    with Script(CONSUMER, path) as one, Script(CONSUMER, path) as other:
+        pids = {int(one.line()), int(other.line())}
+        sent = [queue("a"), queue("a")]
+        for consumer in (one, other):
+            consumer.expect("executing")  # and one of them says "entered", which nobody reads
+        for consumer in (one, other):
+            consumer.go()
+        results = [result(message) for message in sent]
+        assert results[0] == results[1]
+        assert results[0] in pids
+        for consumer in (one, other):
+            consumer.go()
+        assert (one.end(), other.end()) == (0, 0)
+    assert path.with_name(f"{path.name}.witness").read_text("utf-8") == "a"
+
+
+def test_a_message_whose_consumer_was_killed_is_unknown(path: Path, queue: Any) -> None:
+    """huey has taken it off the queue. Sent again, another process says that nobody knows, and runs nothing."""
+    with Script(CONSUMER, path) as one:
+        one.line()
+        message = queue("a")
+        one.expect("executing")
+        one.expect("entered")
+        one.kill()
+    with Script(CONSUMER, path) as other:
+        other.line()
+        message.huey.enqueue(message.task)
+        other.expect("executing")
+        with pytest.raises(TaskException) as caught:
+            result(message)
+        assert caught.value.metadata["error"].startswith("TaskUnknownError(")
+    assert not path.with_name(f"{path.name}.witness").exists()
