@@ -1,4 +1,4 @@
-"""A child process: its output passed through live and kept in part, signals passed on, its end awaited."""
+"""A child process: its output passed through live and kept in part, its end awaited."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ import contextlib
 import fcntl
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import termios
-import threading
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import FrameType
+    from collections.abc import Iterator, Mapping, Sequence
 
     from idemreg.output import Output
 
-__all__ = ["Descriptors", "Lines", "Relay", "Signals", "Sink", "pump", "replay_output", "spawn"]
+__all__ = ["Descriptors", "Lines", "Sink", "pump", "replay_output", "spawn"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
-
-# Those that ask a program to do something. A terminal sends the first three to the whole foreground process group,
-# the command included.
-_FROM_TERMINAL: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
-_PASSED_ON: Final = (*_FROM_TERMINAL, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Sink(Protocol):
@@ -57,27 +49,27 @@ class Descriptors:
 
 
 class Lines:
-    """Line by line, so that the lines of several commands do not mix: each whole under a common ``lock``."""
+    """Line by line, so that the lines of several commands do not mix where each `write` of the sink is whole."""
 
-    def __init__(self, sink: Sink, lock: threading.Lock) -> None:
+    def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._lock = lock
         self._begun: Final = {STDOUT: b"", STDERR: b""}
 
     def write(self, stream: int, data: bytes) -> bool:
         """Write what is whole; keep what is not. A line of more than 64 KiB goes in pieces."""
         data = self._begun[stream] + data
-        end = len(data) if len(data) >= READ_BYTES else data.rfind(b"\n") + 1
+        end = data.rfind(b"\n") + 1
+        if not end and len(data) >= READ_BYTES:
+            end = len(data)
         self._begun[stream] = data[end:]
-        with self._lock:
-            return not end or self._sink.write(stream, data[:end])
+        return not end or self._sink.write(stream, data[:end])
 
     def close(self) -> None:
         """Write what is left, as a line."""
-        with self._lock:
-            for stream, rest in self._begun.items():
-                if rest:
-                    self._sink.write(stream, rest + b"\n")
+        for stream, rest in self._begun.items():
+            if rest:
+                self._sink.write(stream, rest + b"\n")
+        self._begun.update({STDOUT: b"", STDERR: b""})
 
 
 def replay_output(pieces: Any, sink: Sink) -> None:  # noqa: ANN401 - what was stored
@@ -186,130 +178,3 @@ def _exit_descriptor(pid: int) -> Iterator[int | None]:
         yield fd
     finally:
         os.close(fd)
-
-
-class Signals:
-    """While it is entered, signals go to the command. Before `hold`, they end this process as they would anyway.
-
-    From `hold` until the command is known they are kept for it: a handler that raised inside Popen would leave a
-    command running that nobody knows of. A signal that the terminal sent has reached the command already, as it is in
-    the same process group.
-    """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._is_holding = False
-        self._kept: list[int] = []
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in _PASSED_ON:
-                # An ignored signal (nohup) stays ignored, for the command too.
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def hold(self) -> None:
-        """From now on no signal ends this process: the command is about to be started."""
-        self._is_holding = True
-
-    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
-        """From now on signals are the command's, those that were kept included."""
-        self._process = process
-        while self._kept:
-            _send(process, self._kept.pop(0))
-
-    def ended(self, process: subprocess.Popen[bytes]) -> None:
-        """The command has ended; nothing to do."""
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._process is None:
-            if not self._is_holding:
-                self._end(number)
-            self._kept.append(number)
-        elif not (number in _FROM_TERMINAL and _is_foreground()):
-            _send(self._process, number)
-
-    @staticmethod
-    def _end(number: int) -> None:
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if number != signal.SIGWINCH:
-            raise SystemExit(128 + number)
-
-
-class Relay:
-    """`Signals` for many commands at once: the first that asks to end is passed on to all, and nothing new begins.
-
-    The first SIGINT or SIGTERM is passed on; a second one kills. Its handlers raise nothing: the caller reads
-    ``received`` and winds up.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.on_first: Callable[[], None] = _nothing  # called in the handler
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def hold(self) -> None:
-        """Handlers run in the main thread only, and raise nothing there."""
-
-    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
-        """From now on signals are this command's as well; one that came while it was started, too."""
-        self._running.add(process)
-        if self.received is not None:
-            _send(process, self.received)
-
-    def ended(self, process: subprocess.Popen[bytes]) -> None:
-        """The command has ended."""
-        self._running.discard(process)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        again = self.received is not None
-        self.received = self.received or number
-        if not again:
-            self.on_first()
-        for process in list(self._running):
-            if again:
-                _send(process, signal.SIGKILL)
-            elif not (number in _FROM_TERMINAL and _is_foreground()):
-                _send(process, number)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _send(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-
-
-def _is_foreground() -> bool:
-    """Whether this process group is in the foreground of its terminal, which then tells the command as well."""
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)

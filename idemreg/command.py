@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
 from idemreg.attempt import acquire
-from idemreg.child import Descriptors, Signals, pump, replay_output, spawn
+from idemreg.child import Descriptors, pump, replay_output, spawn
+from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
-from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError, TaskUnknownError
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import CallOptions, CommonOptions, Options, Verified
 from idemreg.output import Output, stored_output
 from idemreg.request import wanted
+from idemreg.signals import SIGNAL_EXIT, Inbox, Signals
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from typing import Unpack
 
-    from idemreg.child import Relay, Sink
+    from idemreg.child import Sink
     from idemreg.claim import Claim, Terms
     from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandEnd", "run_command"]
 
-SIGNAL_EXIT: Final = 128  # shells report "killed by signal n" as 128 + n
 EVIDENCE_CHARACTERS: Final = 4_096
 BY_SHELL: Final = "/bin/sh"
 
@@ -87,7 +88,7 @@ def run_command(
     stdout: int = 1,
     stderr: int = 2,
     sink: Sink | None = None,
-    signals: Relay | None = None,
+    inbox: Inbox | None = None,
     shows_replay: bool = True,
     **options: Unpack[CommonOptions],
 ) -> CommandEnd:
@@ -97,25 +98,26 @@ def run_command(
     command that tells what became of a dead owner's task, by exit code 0 (happened), 1 (did not happen) or any other
     (cannot tell); its output is the evidence. ``unknown_on``, ``release_on``: exit codes that leave open whether the
     effect happened, or put the task back. ``stdin``: a descriptor, in place of our own standard input. ``stdout``,
-    ``stderr``: descriptors to write to; or ``sink``. ``signals``: who passes signals on, for several commands at once.
-    ``shows_replay``: whether a duplicate writes the stored output.
+    ``stderr``: descriptors to write to; or ``sink``. ``inbox``: where signals for the command come in, in place of
+    handlers of our own. ``shows_replay``: whether a duplicate writes the stored output.
     """
-    store = registry.store
-    hook = None if verify is None else _verifier(store, verify)
-    checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
-    content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
-    request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
+    signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
-    owner = store.own_byte()
-    try:
-        with contextlib.nullcontext(signals) if signals is not None else Signals() as passed:
-            claim = _acquire(registry.terms(checked), request._replace(owner=owner.id))
-            if isinstance(claim, Outcome):
-                return _replay(claim, target if shows_replay else None)
-            return _run(claim, argv, owner, passed, _Codes(unknown_on, release_on), _Streams(stdin, target))
-    finally:
-        owner.close()
-        target.close()
+    with contextlib.closing(target), signals as letters:
+        hook = None if verify is None else _verifier(registry.store, verify, letters)
+        checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
+        content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
+        request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
+        owner = registry.store.own_byte()
+        try:
+            claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
+            if not isinstance(claim, Outcome):
+                return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), _Streams(stdin, target))
+        finally:
+            owner.close()
+        letters.check()
+    with contextlib.closing(target):  # out of the signals' hands: one ends a write that nobody reads
+        return _replay(claim, target if shows_replay else None)
 
 
 def _name(command: str) -> str:
@@ -132,10 +134,29 @@ def _storable(word: str) -> str | bytes:
     return word
 
 
-def _acquire(terms: Terms, request: Wanted) -> Claim | Outcome[Any]:
+class _InterruptibleClock(Clock):
+    """A clock whose naps are where a signal ends the wait for a twin: nothing is claimed there, nothing half done."""
+
+    def __init__(self, clock: Clock, inbox: Inbox) -> None:
+        self._clock = clock
+        self._inbox = inbox
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    def sleep(self, pause: float) -> None:
+        self._inbox.check()
+        self._clock.sleep(pause)
+
+
+def _acquire(terms: Terms, request: Wanted, inbox: Inbox) -> Claim | Outcome[Any]:
     """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
+    terms = terms._replace(clock=_InterruptibleClock(terms.clock, inbox))
     try:
         return cast("Claim | Outcome[Any]", drive(acquire(terms, request)))
+    except TaskUnknownError:
+        inbox.check()  # the verify command was interrupted: that is why nobody knows
+        raise
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:
@@ -157,25 +178,31 @@ def _run(
     claim: Claim,
     argv: Sequence[str],
     owner: CommandOwner,
-    signals: Signals | Relay,
+    inbox: Inbox,
     codes: _Codes,
     streams: _Streams,
 ) -> CommandEnd:
-    output = Output()
-    signals.hold()
-    process = _spawn(claim, argv, owner, streams.stdin)
-    signals.pass_to(process)
-    owner.note_process(process.pid)
-    faults.point("command.spawned")
+    output, problem = Output(), None
+    process = _spawn(claim, argv, owner, inbox, streams.stdin)
     try:
-        code = pump(process, output, streams.sink)
-    except BaseException as error:
-        process.wait()  # a claim must not end before its command has
-        claim.fail(error)
-        raise
+        inbox.pass_to(process)
+        owner.note_process(process.pid)
+        faults.point("command.spawned")
+        pump(process, output, streams.sink)
+    except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
+        problem = error
+        process.wait()  # the claim must not end before its command has; what it was, it was in spite of us
     finally:
-        signals.ended(process)
+        inbox.ended()
     faults.point("command.ended")
+    end = _record(claim, process.returncode, output, codes)
+    if problem is not None:
+        raise problem
+    return end
+
+
+def _record(claim: Claim, code: int, output: Output, codes: _Codes) -> CommandEnd:
+    """Store what the command's return code makes of its task."""
     exit_code = code if code >= 0 else SIGNAL_EXIT - code
     result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
     status = Status.SUCCEEDED
@@ -188,19 +215,31 @@ def _run(
     return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
 
 
-def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, stdin: int | None) -> subprocess.Popen[bytes]:
-    """Start the command; where its execution was refused, nothing ran, and the task is put back."""
+def _spawn(
+    claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, stdin: int | None
+) -> subprocess.Popen[bytes]:
+    """Start the command; where its execution was refused, nothing ran, and the task is put back.
+
+    So it is where a signal asked to end before. One that comes from now on is the command's.
+    """
     environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
+    if inbox.asked is not None:
+        _put_back(claim)
+        inbox.check()
     try:
         return spawn(argv, environment, owner.fd, stdin)
     except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
-        claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
+        _put_back(claim)
         if isinstance(error, FileNotFoundError) and not _exists(argv[0]):
             msg = f"no such command: {argv[0]}"
             raise CommandNotFoundError(msg, task_id=claim.task_id) from error
         reason = getattr(error, "strerror", None) or error
         msg = f"cannot execute {argv[0]}: {reason}"
         raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
+
+
+def _put_back(claim: Claim) -> None:
+    claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
 
 def _exists(command: str) -> bool:
@@ -233,22 +272,25 @@ def _bad_end(claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> 
     return end._replace(result=store_result(result, None))  # `Output` bounds it
 
 
-def _verifier(store: Store, command: str) -> Callable[[Task], Verified]:
+def _verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Verified]:
     def verify(task: Task) -> Verified:
         variables = _variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
-        done = subprocess.run(  # noqa: S603 - the caller's own command
+        process = subprocess.Popen(  # noqa: S603 - the caller's own command
             [BY_SHELL, "-c", command],
             env=os.environ | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=None,
-            check=False,
         )
+        inbox.pass_to(process)
+        try:
+            written, _ = process.communicate()
+        finally:
+            inbox.ended()
         verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
-        evidence = done.stdout[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
+        evidence = written[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
         return Verified(
-            verdicts.get(done.returncode, Verdict.CANNOT_TELL),
-            evidence=evidence or f"verify command exited with {done.returncode}",
+            verdicts.get(process.returncode, Verdict.CANNOT_TELL),
+            evidence=evidence or f"verify command exited with {process.returncode}",
         )
 
     return verify

@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import queue
-import re
+import string
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -34,21 +34,21 @@ from idemreg.errors import (
 )
 from idemreg.model import Status
 from idemreg.request import job_name
+from idemreg.signals import Interrupted
 from idemreg.template import Template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
-    from idemreg.child import Relay, Sink
+    from idemreg.child import Sink
     from idemreg.registry import Registry
+    from idemreg.signals import Relay
 
 __all__ = ["Each", "End", "Kind", "Line", "LineTemplate", "Work", "read_lines"]
 
 LINE_BYTES: Final = 1_024 * 1_024
 READ_BYTES: Final = 64 * 1_024
 AHEAD: Final = 2  # lines read for each that is handled at once
-
-_ROOT: Final = re.compile(r"\w+")
 
 
 class Kind(enum.Enum):
@@ -85,27 +85,50 @@ class End(NamedTuple):
 class LineTemplate:
     """A template over the fields of a line, ``{id}`` or ``{order[id]}``, and what of the line the checksum covers."""
 
-    def __init__(self, literal: str, payload: Sequence[str] = ()) -> None:
-        roots = {_ROOT.match(piece).group() for piece in literal.split("{")[1:] if _ROOT.match(piece)}  # type: ignore[union-attr]
-        self._template: Final = Template(literal, roots)
-        self._roots: Final = sorted(roots)
-        self._payload: Final = payload
+    def __init__(self, literal: str, payload: str | None = None) -> None:
+        self._task_id: Final = _Text(literal)
+        self._payload: Final = None if payload is None or "{" not in payload else _Text(payload)
+        self._fields: Final = [] if payload is None or "{" in payload else [one.strip() for one in payload.split(",")]
+        if "" in self._fields:
+            msg = f"{payload!r} names a field without a name"
+            raise ValueError(msg)
 
     def task_id(self, fields: dict[str, Any]) -> str:
         """The task_id; `TaskIdError` where a field is missing or empty."""
+        return self._task_id.render(fields)
+
+    def payload(self, fields: dict[str, Any]) -> object:
+        """What counts of the line; `ArgumentError` where a field is missing."""
+        if self._payload is not None:
+            try:
+                return self._payload.render(fields)
+            except TaskIdError as error:
+                raise ArgumentError(error.message) from error
+        for field in self._fields:
+            if field not in fields:
+                msg = f"the line has no field {field!r}"
+                raise ArgumentError(msg)
+        return {field: fields[field] for field in self._fields} if self._fields else fields
+
+
+class _Text:
+    """A template over the fields of a line. ValueError where it names none: all lines would be one task."""
+
+    def __init__(self, literal: str) -> None:
+        fields = [field for _, field, _, _ in string.Formatter().parse(literal) if field is not None]
+        if not fields:
+            msg = f"{literal!r} names no field of the line, so all lines would be one"
+            raise ValueError(msg)
+        self._roots: Final = sorted({field.partition("[")[0].partition(".")[0] for field in fields})
+        self._template: Final = Template(literal, self._roots)
+
+    def render(self, fields: dict[str, Any]) -> str:
+        """The text; `TaskIdError` where a field is missing or empty."""
         for root in self._roots:
             if root not in fields:
                 msg = f"the line has no field {root!r}"
                 raise TaskIdError(msg)
         return self._template.render(fields)
-
-    def payload(self, fields: dict[str, Any]) -> object:
-        """What counts of the line; `ArgumentError` where a field is missing."""
-        for field in self._payload:
-            if field not in fields:
-                msg = f"the line has no field {field!r}"
-                raise ArgumentError(msg)
-        return {field: fields[field] for field in self._payload} if self._payload else fields
 
 
 def read_lines(fd: int) -> Iterator[Line]:
@@ -132,44 +155,60 @@ def read_lines(fd: int) -> Iterator[Line]:
 
 
 class Each:
-    """Handles each line once, ``jobs`` at a time; iterate to have the ends. `stop` begins no more.
+    """Handles each line once, ``jobs`` at a time; iterate to have the ends.
 
-    An error of ``handle`` (the store cannot be used) stops the others, and is raised when those begun have ended.
+    `stop` begins no more, `leave` waits no more. An error of ``handle`` (the store fails) stops the others, and
+    is raised when those begun have ended. So is one of the caller: whoever closes the iterator waits for them.
+    ``handle`` gives None for a line that it let be.
     """
 
-    def __init__(self, lines: Iterator[Line], handle: Callable[[Line], End], *, jobs: int) -> None:
+    def __init__(self, lines: Iterator[Line], handle: Callable[[Line], End | None], *, jobs: int) -> None:
         self._lines = lines
         self._handle = handle
         self._jobs = jobs
-        # Simple queues: `stop` may be called in a signal handler.
+        # Simple queues alone, and plain attributes: `stop` and `leave` are called in a signal handler, which would hang
+        # on the lock of an Event or a Semaphore that the step below it holds.
         self._begun: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
         self._ends: queue.SimpleQueue[End | BaseException | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(AHEAD * jobs)
-        self._over = threading.Event()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(AHEAD * jobs):
+            self._room.put(None)
+        self._is_over = False
+        self._is_left = False
 
     def stop(self) -> None:
         """Begin no more lines; those that have begun go on to their end."""
-        self._over.set()
+        self._is_over = True
         self._release_workers()
-        self._room.release()  # the feeder may wait for it
+        self._room.put(None)  # the feeder may wait for it
 
-    def __iter__(self) -> Iterator[End]:
+    def leave(self) -> None:
+        """Wait no more for those that have begun."""
+        self._is_left = True
+        self._ends.put(None)
+
+    def __iter__(self) -> Generator[End, None, None]:
         # Daemons: the feeder may wait for a line that never comes.
         threading.Thread(target=self._feed, name="idemreg-feeder", daemon=True).start()
         for number in range(self._jobs):
             threading.Thread(target=self._work, name=f"idemreg-each-{number}", daemon=True).start()
         problem: BaseException | None = None
         working = self._jobs
-        while working:
-            end = self._ends.get()
-            if end is None:
-                working -= 1
-            elif isinstance(end, End):
-                self._room.release()  # not before: an end that nobody takes counts as well
-                yield end
-            else:
-                problem = problem or end
-                self.stop()
+        try:
+            while working and not self._is_left:
+                end = self._ends.get()
+                if end is None:
+                    working -= 1
+                elif isinstance(end, End):
+                    self._room.put(None)  # not before: an end that nobody takes counts as well
+                    yield end
+                else:
+                    problem = problem or end
+                    self.stop()
+        finally:
+            self.stop()
+            while working and not self._is_left:
+                working -= self._ends.get() is None
         if problem is not None:
             raise problem
 
@@ -180,8 +219,8 @@ class Each:
     def _feed(self) -> None:
         try:
             for line in self._lines:
-                self._room.acquire()
-                if self._over.is_set():
+                self._room.get()
+                if self._is_over:
                     break
                 self._begun.put(line)
         except BaseException as error:  # noqa: BLE001 - told to the caller's thread
@@ -189,9 +228,10 @@ class Each:
         self._release_workers()
 
     def _work(self) -> None:
-        while (line := self._begun.get()) is not None and not self._over.is_set():
+        while (line := self._begun.get()) is not None and not self._is_over:
             try:
-                self._ends.put(self._handle(line))
+                if (end := self._handle(line)) is not None:
+                    self._ends.put(end)
             except BaseException as error:  # noqa: BLE001 - told to the caller's thread
                 self._ends.put(error)
         self._ends.put(None)
@@ -200,44 +240,56 @@ class Each:
 # --- what is done with a line -----------------------------------------------------------------------------------
 
 
-class Work(NamedTuple):
-    """How lines are handled: under which task, and with which options of `Registry.run` or `run_command`."""
+class Work:
+    """How lines are handled: under which task, and with which options of `Registry.run` or `run_command`.
 
-    registry: Registry
-    template: LineTemplate
-    options: dict[str, Any]
+    Two lines of one task are handled one behind the other: the second has the answer of the first, not "running".
+    """
 
-    def by_command(self, argv: Sequence[str], sink: Sink, signals: Relay) -> Callable[[Line], End]:
-        """A function that runs the command for a line, which is its standard input."""
-        lock = threading.Lock()
+    def __init__(self, registry: Registry, template: LineTemplate, options: dict[str, Any]) -> None:
+        self.registry: Final = registry
+        self._template: Final = template
+        self._options: Final = options
+        self._now: set[str] = set()  # the tasks of the lines that are being handled
+        self._changed: Final = threading.Condition()
+
+    @property
+    def in_hand(self) -> int:
+        """How many lines are being handled."""
+        return len(self._now)
+
+    def by_command(
+        self, argv: Sequence[str], sink: Sink, relay: Relay, *, line_by_line: bool
+    ) -> Callable[[Line], End | None]:
+        """A function that runs the command for a line, which is its standard input. ``line_by_line``: its output."""
 
         def run(line: Line, task_id: str, payload: object) -> End:
-            with _as_file(line.raw + b"\n") as stdin:
+            with _as_file(line.raw + b"\n") as stdin, relay.inbox() as inbox:
                 end = run_command(
                     self.registry,
                     task_id,
                     argv,
                     payload=payload,
                     stdin=stdin,
-                    sink=Lines(sink, lock),
-                    signals=signals,
+                    sink=Lines(sink) if line_by_line else sink,
+                    inbox=inbox,
                     shows_replay=False,
-                    **self.options,
+                    **self._options,
                 )
             kind = Kind.REPLAYED if end.replayed and end.status is Status.SUCCEEDED else _KINDS[end.status]
             return End(line, kind, task_id, end.exit_code)
 
-        return functools.partial(self._handle, run)
+        return functools.partial(self._handle, run, relay)
 
-    def by_function(self, function: Callable[[Any], object]) -> Callable[[Line], End]:
+    def by_function(self, function: Callable[[Any], object], relay: Relay) -> Callable[[Line], End | None]:
         """A function that calls ``function`` with the parsed line."""
-        name = self.options.pop("name", None) or job_name(function)
+        name = self._options.pop("name", None) or job_name(function)
 
         def run(line: Line, task_id: str, payload: object) -> End:
             fields = _parse(line)
             try:
                 outcome = self.registry.run(
-                    task_id, lambda: function(fields), name=name, payload=payload, **self.options
+                    task_id, lambda: function(fields), name=name, payload=payload, **self._options
                 )
             except IdemregError:
                 raise
@@ -247,20 +299,36 @@ class Work(NamedTuple):
                 return End(line, kind, task_id, error=f"{type(error).__name__}: {error}")
             return End(line, Kind.REPLAYED if outcome.replayed else Kind.DONE, task_id)
 
-        return functools.partial(self._handle, run)
+        return functools.partial(self._handle, run, relay)
 
-    def _handle(self, run: Callable[[Line, str, object], End], line: Line) -> End:
+    def _handle(self, run: Callable[[Line, str, object], End], relay: Relay, line: Line) -> End | None:
         task_id = None
         try:
             fields = _parse(line)
-            task_id = self.template.task_id(fields)
-            return run(line, task_id, self.template.payload(fields))
+            task_id = self._template.task_id(fields)
+            payload = self._template.payload(fields)
+            with self._alone(task_id):
+                return None if relay.received is not None else run(line, task_id, payload)
+        except Interrupted:
+            return None
         except FinishNotRecordedError as error:  # it did run; its task becomes unknown once the store can write
             return End(line, Kind.UNKNOWN, task_id, error=error.message)
         except (StoreError, CommandNotFoundError, CommandNotExecutableError):
             raise  # of all lines, not of this one
         except IdemregError as error:
             return End(line, _kind_of(error), task_id, error=error.message)
+
+    @contextlib.contextmanager
+    def _alone(self, task_id: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: task_id not in self._now)
+            self._now.add(task_id)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._now.discard(task_id)
+                self._changed.notify_all()
 
 
 _KINDS: Final = {

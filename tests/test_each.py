@@ -65,7 +65,7 @@ def test_lines_come_whole_and_bounded(tmp_path: Path) -> None:
 
 def test_the_template_is_over_the_lines_fields() -> None:
     """Fields, and fields within fields; what is missing is an error of its line, a slip in the template one at once."""
-    template = LineTemplate("order:{id}:{customer[name]}", ["id"])
+    template = LineTemplate("order:{id}:{customer[name]}", "id")
     assert template.task_id({"id": 7, "customer": {"name": "a"}, "more": 1}) == "order:7:a"
     assert template.payload({"id": 7, "more": 1}) == {"id": 7}
     for wrong in ({"id": 7}, {"id": 7, "customer": {}}, {"id": None, "customer": {"name": "a"}}):
