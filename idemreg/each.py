@@ -116,7 +116,7 @@ class _Text:
 
     def __init__(self, literal: str) -> None:
         fields = [field for _, field, _, _ in string.Formatter().parse(literal) if field is not None]
-        if not fields:
+        if not all(fields) or not fields:
             msg = f"{literal!r} names no field of the line, so all lines would be one"
             raise ValueError(msg)
         self._roots: Final = sorted({field.partition("[")[0].partition(".")[0] for field in fields})

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import random
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import ArgumentError, Registry, Status, TaskIdError
+from idemreg import ArgumentError, Registry, Status, TaskIdError, TaskUnknownError, faults
+from idemreg.command import run_command
 from idemreg.each import LINE_BYTES, Each, End, Kind, Line, LineTemplate, read_lines
 from tests.support.processes import PATIENCE_S, ROOT
 
@@ -22,10 +31,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SH = "/bin/sh"
+SEED = 20_261_123
+KILLED_EVERY = 50  # lines
 
 
-def start(path: Path, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)}
+def start(path: Path, *words: str, more: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)} | (more or {})
     return subprocess.Popen([sys.executable, "-m", "idemreg", "each", *words], env=environment, **options)
 
 
@@ -74,8 +85,13 @@ def test_the_template_is_over_the_lines_fields() -> None:
     with pytest.raises(ArgumentError):
         template.payload({"customer": 1})
     assert LineTemplate("{id}").payload({"id": 1, "x": 2}) == {"id": 1, "x": 2}
-    with pytest.raises(ValueError, match="separator"):
-        LineTemplate("{a}{b}")
+    for literal in ("{a}{b}", "all", "{}", "{a!r}", "{a"):
+        with pytest.raises(ValueError):
+            LineTemplate(literal)
+    assert LineTemplate("{{x}}:{id}").task_id({"id": 1}) == "{x}:1"
+    assert LineTemplate("{id}", "{a}:{b[c]}").payload({"id": 1, "a": "x", "b": {"c": 2}}) == "x:2"
+    with pytest.raises(ArgumentError):
+        LineTemplate("{id}", "{a}").payload({"id": 1})
 
 
 def test_no_more_than_twice_the_jobs_are_read_ahead() -> None:
@@ -212,6 +228,163 @@ def test_a_missing_command_stops_at_once(path: Path, registry: Registry) -> None
     assert Status.FAILED not in registry.count()
 
 
+def test_two_lines_of_one_task_are_handled_in_turn(path: Path) -> None:
+    """A line that comes twice in one feed is replayed, however many are handled at once: nobody else runs it."""
+    code, _, err = feed(path, orders(1, 1, 2, 1, 1), "-j", "4", "--task-id", "{id}", "--", SH, "-c", "cat >/dev/null")
+    assert (code, words_of(err)) == (0, "5 lines: 2 done, 3 replayed")
+
+
+def test_long_outputs_do_not_mix(path: Path) -> None:
+    """Of commands that write more than a pipe holds, every line stays whole."""
+    script = f"{sys.executable} -c 'import os; n = os.environ[\"IDEMREG_TASK_ID\"]; print((n * 9 + chr(10)) * 40_000)'"
+    code, out, _ = feed(path, orders(1, 2, 3, 4), "-j", "4", "--task-id", "{id}", "--", SH, "-c", script)
+    assert code == 0
+    assert Counter(out.split()) == {str(n).encode() * 9: 40_000 for n in range(1, 5)}
+
+
+def test_one_at_a_time_its_output_comes_as_it_is(path: Path) -> None:
+    """With one command at a time nothing is held back, and nothing is added."""
+    code, out, _ = feed(path, orders(1, 2), "--task-id", "{id}", "--", "printf", "x")
+    assert (code, out) == (0, b"xx")
+
+
+def test_stdin_that_is_closed_is_empty(path: Path) -> None:
+    """Nothing to read is nothing to do."""
+    words = [sys.executable, "-m", "idemreg", "--db", str(path), "each", "--task-id", "{id}", "--", "true"]
+    closed = [SH, "-c", 'exec "$@" <&-', "sh", *words]
+    done = subprocess.run(closed, cwd=ROOT, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, words_of(done.stderr)) == (0, "0 lines: nothing to do")
+
+
+# --- its own output goes wrong ----------------------------------------------------------------------------------------
+
+
+def test_json_comes_line_by_line(path: Path, tmp_path: Path) -> None:
+    """Whoever reads the JSON has each line when it has ended, though others go on."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f'[ "$IDEMREG_TASK_ID" = 1 ] || read x <{gate}'
+    process = start(
+        path, "--json", "--task-id", "{id}", "--", SH, "-c", script, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(orders(1, 2))
+    process.stdin.close()
+    assert json.loads(process.stdout.readline())["line"] == 1
+    gate.write_text("go\n")
+    assert [json.loads(line).get("line") for line in process.stdout] == [2, None]
+    assert process.wait(PATIENCE_S) == 0
+    process.stdout.close()
+
+
+def test_a_reader_that_leaves_stops_it_in_order(path: Path, registry: Registry) -> None:
+    """`each --json | head -1`: no more lines are begun, and those that were have their end: none is left unknown."""
+    process = start(
+        path, "-j", "4", "--json", "--task-id", "{id}", "--", "true", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(orders(*range(300)))
+    process.stdin.close()
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 141
+    assert registry.count().keys() == {Status.SUCCEEDED}
+
+
+def test_a_full_disk_behind_stderr_stops_nothing(path: Path, registry: Registry) -> None:
+    """Where our own lines cannot be written, the work is done all the same."""
+    with open("/dev/full", "wb") as full:
+        process = start(path, "--task-id", "{id}", "--", "true", stdin=subprocess.PIPE, stderr=full)
+    process.communicate(orders(1, 2) + b"no json\n", PATIENCE_S)
+    assert process.returncode == 65
+    assert registry.count() == {Status.SUCCEEDED: 2}
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_terminal_shows_how_far_it_is(path: Path, tmp_path: Path, columns: int) -> None:
+    """A bar with share, rate and remaining time that never folds; the commands' output stands above it, whole."""
+    (tmp_path / "in").write_bytes(orders(*range(30)))
+    screen, line = pty.openpty()
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with (tmp_path / "in").open("rb") as source:
+        words = ["-j", "2", "--task-id", "{id}", "--", SH, "-c", "printf 'out %s' $IDEMREG_TASK_ID"]
+        process = start(path, *words, stdin=source, stdout=line, stderr=line)
+    os.close(line)
+    seen = b""
+    with contextlib.suppress(OSError):  # EIO: the last has closed it
+        while data := os.read(screen, 65_536):
+            seen += data
+    os.close(screen)
+    assert process.wait(PATIENCE_S) == 0
+    text = seen.decode().replace("\r\n", "\n")
+    drawn = [piece.split("\n")[0] for piece in text.split("\r\x1b[K")[1:]]
+    bars = [piece for piece in drawn if "/s" in piece]
+    assert bars, text
+    assert max(map(len, bars)) < columns
+    assert all(re.fullmatch(r"(\[#*-*\] )? *\d+% \d+ lines [\d,]+/s \d+:\d\d left", bar) for bar in bars), bars
+    assert any(bar.startswith("[#") for bar in bars)
+    shown = [line.split("\r\x1b[K")[-1] for line in text.split("\n")]
+    assert sorted(line for line in shown if line.startswith("out ")) == sorted(f"out {n}" for n in range(30))
+    assert "30 lines: 30 done" in shown[-2]
+
+
+def test_a_pipe_shows_no_bar(path: Path) -> None:
+    """Elsewhere than on a terminal nothing is drawn."""
+    _, _, err = feed(path, orders(1, 2), "--task-id", "{id}", "--", "true")
+    assert b"\x1b" not in err
+
+
+# --- signals and kills ------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_the_wait_for_a_twin(path: Path, registry: Registry) -> None:
+    """Lines that wait for a task that runs elsewhere are let be: nothing is waited for but what has begun."""
+    gate_read, gate_write = os.pipe()
+    sleeper = threading.Thread(target=run_command, args=(registry, "1", ["cat"]), kwargs={"stdin": gate_read})
+    started = threading.Event()
+    faults.arm("command.spawned", started.set)
+    sleeper.start()
+    assert started.wait(PATIENCE_S)
+    words = ["-j", "2", "--wait", "1h", "--name", "cat", "--task-id", "{id}", "--payload", "{id}", "--", "cat"]
+    process = start(path, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(orders(1, 2))
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"id": 2}
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    os.close(gate_write)
+    sleeper.join(PATIENCE_S)
+    os.close(gate_read)
+    assert process.returncode == 130
+    assert words_of(err).startswith("interrupted: ")
+
+
+def test_a_second_ctrl_c_leaves_a_function(path: Path, tmp_path: Path, registry: Registry) -> None:
+    """Nothing can kill a function alone: the second signal ends the process, and its task is unknown."""
+    os.mkfifo(tmp_path / "gate")
+    (tmp_path / "hangs.py").write_text("def send(line):\n    print('on', flush=True)\n    open('gate').read()\n")
+    process = start(
+        path, "--task-id", "{id}", "--python", "hangs:send", cwd=tmp_path,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(orders(1, 2))
+    process.stdin.flush()
+    assert process.stdout.readline() == b"on\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # of two that wait at once, the lower is handled first
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert words_of(err) == "interrupted: 0 lines: nothing to do; 1 left in the middle"
+    with pytest.raises(TaskUnknownError):
+        registry.run("1", lambda: None, name="send", payload={"id": 1})
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_in_order(path: Path, tmp_path: Path, registry: Registry, number: int, code: int) -> None:
     """No more lines are begun, the commands get the signal, their rows are settled, and the account is given."""
@@ -287,29 +460,64 @@ def test_killed_in_the_middle_and_fed_again(path: Path, tmp_path: Path, open_reg
 
 
 def test_the_real_deliveries_with_kills_in_between(shared_data: Path, path: Path, tmp_path: Path) -> None:
-    """Fed again and again while it is killed: every delivery ends, each with one effect, and no other."""
-    lines = (shared_data / "github-deliveries.jsonl").read_bytes().splitlines()[:40]
-    witness = tmp_path / "witness"
-    script = f'grep -qx "$IDEMREG_TASK_ID" {witness} || echo "$IDEMREG_TASK_ID" >>{witness}; echo done'
-    verify = f'grep -qx "$IDEMREG_TASK_ID" {witness}'
+    """Fed again after each kill: no delivery has two effects, and one that has an end has exactly one.
+
+    The effect repeats itself as often as it is run. What was in the middle is unknown until somebody looks; then the
+    last feed finishes, with every delivery done.
+    """
+    source, witness = shared_data / "github-deliveries.jsonl", tmp_path / "witness"
+    lines = source.read_bytes().splitlines(keepends=True)
+    deliveries = [json.loads(line)["delivery"] for line in lines]
     witness.touch()
-    words = ["-j", "4", "--on-crash", "verify", "--verify", verify, "--wait", "60"]
-    words += ["--task-id", "gh:{delivery}", "--", SH, "-c", script]
-    data = b"\n".join(lines) + b"\n"
-    (tmp_path / "in").write_bytes(data)
-    for kill_after in (3, 7, 11):
-        with (tmp_path / "in").open("rb") as source:
-            process = start(path, *words, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None
-        for _ in range(kill_after):
-            assert process.stdout.readline() == b"done\n"
-        process.kill()
-        process.wait(PATIENCE_S)
-        process.stdout.close()
-    code, _, err = feed(path, data, *words)
-    assert code == 0, err
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # Some stand still in the middle, before or behind their effect, so that a kill finds them there.
+    script = f"""
+    stand() {{ echo $1 $$; read x <{gate}; }}
+    [ "$STAND_BEFORE" != "$IDEMREG_TASK_ID" ] || stand before
+    echo "$IDEMREG_TASK_ID" >>{witness}
+    [ "$STAND_BEHIND" != "$IDEMREG_TASK_ID" ] || stand behind
+    """
+    words = ["-j", "4", "--wait", "60", "--task-id", "{delivery}", "--", SH, "-c", script]
+    chance, doomed = random.Random(SEED), set()  # noqa: S311 - repeatable, not secret
+    for begin in range(0, len(lines) - KILLED_EVERY, KILLED_EVERY):  # each time as far as before, and a piece more
+        before, behind = chance.sample(deliveries[begin : begin + KILLED_EVERY], 2)
+        doomed |= {before, behind}
+        killed_while_they_stand(path, b"".join(lines[: begin + KILLED_EVERY]), words, before, behind)
+
     with Registry(path, create=False) as registry:
-        assert registry.count() == {Status.SUCCEEDED: len(lines)}
-    effects = Counter(witness.read_text().split())
-    assert set(effects.values()) == {1}
-    assert len(effects) == len(lines)
+        code, _, err = feed(path, b"".join(lines), *words)
+        assert code == 76, err
+        assert {task.task_id for task in registry.tasks(status=Status.UNKNOWN)} >= doomed
+        effects = Counter(witness.read_text().split())
+        assert max(effects.values()) == 1
+        for task in registry.tasks():
+            assert task.status in (Status.SUCCEEDED, Status.UNKNOWN)
+            assert task.status is Status.UNKNOWN or effects[task.task_id] == 1
+            if task.status is Status.UNKNOWN:
+                registry.resolve(task.task_id, "happened" if effects[task.task_id] else "did-not-happen")
+        code, _, err = feed(path, b"".join(lines), *words)
+        assert code == 0, err
+        assert registry.count() == {Status.SUCCEEDED: len(deliveries)}
+    assert Counter(witness.read_text().split()) == dict.fromkeys(deliveries, 1)
+
+
+def killed_while_they_stand(path: Path, lines: bytes, words: list[str], before: str, behind: str) -> None:
+    """Feed them, wait until those two stand still in the middle, and kill `each` and them."""
+    environment = {"STAND_BEFORE": before, "STAND_BEHIND": behind}
+    process = start(
+        path, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, more=environment
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(lines)
+    process.stdin.close()
+    standing = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    ended = [os.pidfd_open(one) for one in standing]
+    process.kill()
+    process.wait(PATIENCE_S)
+    process.stdout.close()
+    for one in ended:
+        signal.pidfd_send_signal(one, signal.SIGKILL)
+        assert select.select([one], [], [], PATIENCE_S)[0]
+        os.close(one)
