@@ -36,7 +36,8 @@ KILLED_EVERY = 50  # lines
 
 
 def start(path: Path, *words: str, more: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)} | (more or {})
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # it would hide a buffer
+    environment = ours | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)} | (more or {})
     return subprocess.Popen([sys.executable, "-m", "idemreg", "each", *words], env=environment, **options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -56,11 +56,21 @@ _NAMED: Final = (
 def guarded(work: Callable[[], Any], settings: Settings) -> int:
     """Do the work, and give the exit code; whatever it raises becomes a line on stderr."""
     try:
+        return _guarded(work, settings)
+    finally:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            _let_go_of(sys.stderr)  # what Python cannot flush at its exit would be its exit code
+
+
+def _guarded(work: Callable[[], Any], settings: Settings) -> int:
+    try:
         code = work()
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        _let_go_of_stdout()
+        _let_go_of(sys.stdout)
         return BROKEN_PIPE
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stderr.write(f"{error.message}\n")
@@ -71,7 +81,7 @@ def guarded(work: Callable[[], Any], settings: Settings) -> int:
         if isinstance(error, SystemExit):
             raise
         if isinstance(error, OSError):
-            _let_go_of_stdout()
+            _let_go_of(sys.stdout)
         report = describe(error, settings)
         if report["error"] == "unexpected" and os.environ.get(DEBUG_VARIABLE):
             _write_traceback(error)
@@ -173,11 +183,11 @@ def _write_traceback(error: BaseException) -> None:
     traceback.print_exception(error)
 
 
-def _let_go_of_stdout() -> None:
-    """Nobody reads stdout any more (`idemreg list | head`), or its disk is full: Python must not flush at its exit."""
+def _let_go_of(stream: TextIO) -> None:
+    """Nobody reads it any more (`idemreg list | head`), or its disk is full: Python must not flush at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
     except (OSError, ValueError):
         pass
     finally:

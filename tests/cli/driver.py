@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S = 60.0  # only for a test that would hang
-NOT_INHERITED = frozenset({"COLUMNS", "NO_COLOR", "TERM", "XDG_STATE_HOME", "IDEMREG_DEBUG"})
+NOT_INHERITED = frozenset({"COLUMNS", "PYTHONUNBUFFERED", "NO_COLOR", "TERM", "XDG_STATE_HOME", "IDEMREG_DEBUG"})
 
 
 class Cli:
