@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_TASK_ID_BYTES", "Template", "check_task_id"]
 
 MAX_TASK_ID_BYTES: Final = 512
+NO_SPACE: Final = "Leave the white space at its ends out."
 
 # Control characters, line and paragraph separators, lone surrogates.
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
@@ -33,7 +34,7 @@ def check_task_id(task_id: object) -> str:
         if task_id[0] != " " and task_id[-1] != " ":
             return task_id
         msg = "a task_id neither begins nor ends with white space"
-        raise TaskIdError(msg, task_id=task_id)
+        raise TaskIdError(msg, task_id=task_id, hint=NO_SPACE)
     return _check_unusual(task_id)
 
 
@@ -51,10 +52,12 @@ def _check_unusual(task_id: str) -> str:
         raise TaskIdError(msg, hint="Use a hash of the long part.")
     if not unicodedata.is_normalized("NFC", task_id):
         msg = f"the task_id {task_id!r} is not in Unicode's NFC form, so an equal-looking one would be another task"
-        raise TaskIdError(msg, task_id=task_id, hint="Give unicodedata.normalize('NFC', task_id).")
+        raise TaskIdError(
+            msg, task_id=task_id, hint="Give its NFC form: unicodedata.normalize('NFC', task_id)."
+        )
     if task_id != task_id.strip():
         msg = "a task_id neither begins nor ends with white space"
-        raise TaskIdError(msg, task_id=task_id)
+        raise TaskIdError(msg, task_id=task_id, hint=NO_SPACE)
     return task_id
 
 

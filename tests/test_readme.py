@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import http.client
+import itertools
 import os
 import re
 import shlex
@@ -282,7 +283,7 @@ def test_the_shell_of_the_tour_prints_what_it_says(execute: Callable[..., dict[s
     """Each command of the tour, run by /bin/sh, prints what is shown below it; `...` stands for anything."""
     execute("The tour")
     exports: list[str] = []
-    for command, shown in commands(under("The tour", "console")[0]):
+    for command, shown in itertools.chain.from_iterable(map(commands, under("The tour", "console"))):
         if command.startswith("export "):
             exports.append(command)
             continue
@@ -360,6 +361,9 @@ def test_the_cron_trap_is_one() -> None:
 def test_the_systemd_units_work(app: Path) -> None:
     """The service's command, unescaped as systemd does it, runs the job once; the timer names a time."""
     service, timer = map(unit, under("A systemd timer", "ini"))
+    # Within the interval, at the pace of the restarts: otherwise the limit would never be reached.
+    assert int(service["Unit"]["StartLimitBurst"]) * int(service["Service"]["RestartSec"]) < 3_600
+    assert service["Unit"]["StartLimitIntervalSec"] == "1h"
     start = service["Service"]["ExecStart"]
     assert not re.search(r"(?<!%)(%%)*%(?!%)|(?<!\$)(\$\$)*\$(?!\$)", start)
     argv = shlex.split(start.replace("%%", "%").replace("$$", "$"))

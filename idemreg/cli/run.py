@@ -100,7 +100,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     The checksum covers the command's words, and --payload, which is plain text and is not parsed: the same TASK_ID
     with other words exits with 65. Output streams through live, its last 64 KiB are kept. The command finds
     IDEMREG_TASK_ID, IDEMREG_ATTEMPT, IDEMREG_TOKEN and IDEMREG_DOWNSTREAM_KEY in its environment, and gets our
-    standard input and signals. Killed by a signal, it was interrupted, and --on-crash decides.
+    standard input and signals. Killed by a signal, it was interrupted, and --on-crash decides. In the foreground of a
+    terminal SIGINT, SIGQUIT and SIGWINCH are not passed on, since the terminal sends them to the command itself: end it
+    by SIGTERM from elsewhere.
 
     Options go before `--`. A DURATION is a number of seconds, or has a unit: 90s, 15m, 12h, 30d, 2w. CODES are
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since
