@@ -76,18 +76,20 @@ def test_a_reader_that_left_ends_nothing(registry: Registry) -> None:
     assert json.loads(task.result or "")["output"] == [[1, "out\nmore\n"]]
 
 
-def test_the_end_is_seen_without_a_pidfd(registry: Registry, both: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that has none costs a look now and then: the silent child of a command keeps nobody."""
+def test_the_end_is_seen_without_a_pidfd(
+    registry: Registry, both: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that has none costs a look now and then: a silent child that holds the streams keeps nobody."""
 
     def refused(_pid: int) -> int:
         raise OSError
 
     monkeypatch.setattr(os, "pidfd_open", refused)
-    gate_read, gate_write = os.pipe()
-    end = run_command(registry, "t", [SH, "-c", "cat & echo out"], stdin=gate_read, stdout=both, stderr=both)
-    os.close(gate_write)
-    os.close(gate_read)
-    assert (end.exit_code, os.pread(both, 10, 0)) == (0, b"out\n")
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    end = run_command(registry, "t", [SH, "-c", f"cat <{gate} & sleep 0.05"], stdout=both, stderr=both)
+    assert end.exit_code == 0
+    gate.write_text("it was still there to read this")
 
 
 def test_a_verify_command_reads_nothing_of_ours(cli: Cli) -> None:
