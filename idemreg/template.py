@@ -52,9 +52,7 @@ def _check_unusual(task_id: str) -> str:
         raise TaskIdError(msg, hint="Use a hash of the long part.")
     if not unicodedata.is_normalized("NFC", task_id):
         msg = f"the task_id {task_id!r} is not in Unicode's NFC form, so an equal-looking one would be another task"
-        raise TaskIdError(
-            msg, task_id=task_id, hint="Give its NFC form: unicodedata.normalize('NFC', task_id)."
-        )
+        raise TaskIdError(msg, task_id=task_id, hint="Give its NFC form: unicodedata.normalize('NFC', task_id).")
     if task_id != task_id.strip():
         msg = "a task_id neither begins nor ends with white space"
         raise TaskIdError(msg, task_id=task_id, hint=NO_SPACE)
