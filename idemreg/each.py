@@ -48,6 +48,7 @@ __all__ = ["Each", "End", "Kind", "Line", "LineTemplate", "Work", "read_lines"]
 
 LINE_BYTES: Final = 1_024 * 1_024
 READ_BYTES: Final = 64 * 1_024
+LOOK_UP_S: Final = 0.25
 AHEAD: Final = 2  # lines read for each that is handled at once
 
 
@@ -196,7 +197,7 @@ class Each:
         working = self._jobs
         try:
             while working and not self._is_left:
-                end = self._ends.get()
+                end = self._next()
                 if end is None:
                     working -= 1
                 elif isinstance(end, End):
@@ -208,9 +209,16 @@ class Each:
         finally:
             self.stop()
             while working and not self._is_left:
-                working -= self._ends.get() is None
+                working -= self._next() is None
         if problem is not None:
             raise problem
+
+    def _next(self) -> End | BaseException | None:
+        # The kernel may give one of two signals to a worker. Python then runs its handler in this thread, but wakes it
+        # for none: so it looks up by itself. (Blocked in the workers, they would be blocked in the commands as well.)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._ends.get(timeout=LOOK_UP_S)
 
     def _release_workers(self) -> None:
         for _ in range(self._jobs):

@@ -296,6 +296,26 @@ def test_a_handler_may_stop_at_any_step() -> None:
         assert script.end() == 0
 
 
+def test_a_signal_that_a_worker_gets_is_handled() -> None:
+    """The kernel may give a signal to any thread; its handler runs all the same, though the main thread waits."""
+    handled, looks = threading.Event(), 0
+
+    def handle(line: Line) -> End:
+        nonlocal looks
+        while looks < ROUNDS:  # each look lets the main thread go on, as far as it can
+            with open(f"/proc/self/task/{os.getpid()}/stat", encoding="utf-8") as stat:
+                looks = looks + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return End(line, Kind.DONE if handled.wait(PATIENCE_S) else Kind.FAILED)
+
+    every = Each((Line(n, b"", n) for n in range(1, 2)), handle, jobs=1)
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+    try:
+        assert [end.kind for end in every] == [Kind.DONE]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_a_caller_that_fails_waits_for_those_begun() -> None:
     """Whoever closes the iterator has no line in the middle when that returns."""
     begun, ended = threading.Semaphore(0), []
