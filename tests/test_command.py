@@ -134,19 +134,23 @@ def test_a_background_process_that_writes_for_ever_is_not_waited_for(
     read_end, write_end = os.pipe()
     background = tmp_path / "background"
     script = f"yes & echo $! >{background}; sleep 0.05"
-    reader = threading.Thread(target=read_slowly, args=(read_end,))
+    passed: list[int] = []
+    reader = threading.Thread(target=read_slowly, args=(read_end, passed))
     reader.start()
     end = run_command(registry, "t", [SH, "-c", script], stdout=write_end, stderr=streams[1])
     os.close(write_end)
     os.kill(int(background.read_text()), signal.SIGKILL)
     reader.join(PATIENCE_S)
     assert (end.exit_code, reader.is_alive()) == (0, False)
+    assert passed[0] < 8_000_000  # without a bound it goes on until the reader is faster for once
 
 
-def read_slowly(fd: int) -> None:
-    """A little at a time, so that the writer has always more."""
+def read_slowly(fd: int, passed: list[int]) -> None:
+    """A byte at a time, so that the writer has nearly always more."""
+    count = 0
     while os.read(fd, 1):
-        pass
+        count += 1
+    passed.append(count)
     os.close(fd)
 
 
