@@ -17,7 +17,9 @@ from idemreg import (
     StoreVersionError,
     TaskUnknownError,
 )
-from idemreg.sqlite import files
+from idemreg.clock import Clock
+from idemreg.sqlite import files, upkeep
+from idemreg.sqlite.connection import FULL, connect
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
 
@@ -57,6 +59,28 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     refuse(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["other.db"]
+
+
+@pytest.mark.parametrize("statement", range(4))
+def test_a_registry_that_another_process_makes_meanwhile_is_no_foreign_file(path: Path, statement: int) -> None:
+    """Between any two statements of the look at a file that has its header and no table yet."""
+    made = apsw.Connection(str(path))
+    made.pragma("journal_mode", "wal")
+    made.close()
+    seen: list[str] = []
+
+    def make_it_now(_cursor: object, sql: str, _bindings: object) -> bool:
+        if len(seen) == statement:
+            Registry(path, durability="normal").add("task", name="job")
+        seen.append(sql)
+        return True
+
+    connection = connect(str(path), synchronous=FULL, busy_s=1, clock=Clock())
+    connection.exec_trace = make_it_now
+    is_empty = upkeep.check_identity(connection, str(path))
+    connection.close()
+    assert len(seen) >= 4
+    assert is_empty == (statement > 1)  # a transaction begins with its first read
 
 
 def test_a_text_file_is_refused(tmp_path: Path) -> None:

@@ -134,11 +134,20 @@ def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Cl
 
 
 def check_identity(connection: Connection, path: str) -> bool:
-    """Whether the database is empty; `StorePathError` where it is another program's."""
-    if connection.pragma("application_id") == APPLICATION_ID:
+    """Whether the database is empty; `StorePathError` where it is another program's.
+
+    One read transaction: who looked before and after another process made the registry would see tables of nobody.
+    """
+    connection.execute("BEGIN")
+    try:
+        application_id = connection.pragma("application_id")
+        version = connection.pragma("user_version")
+        is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchall() == []
+    finally:
+        _roll_back(connection)
+    if application_id == APPLICATION_ID:
         return False
-    is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
-    if not is_empty or connection.pragma("application_id") or connection.pragma("user_version"):
+    if not is_empty or application_id or version:
         msg = f"{path} is a database of another program"
         raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.")
     return True
