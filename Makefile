@@ -7,6 +7,8 @@
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 # More words for the command behind a target: make test ARGS="-k fork -x"
 ARGS ?=
+# How the tests are shared out; one after another, for a debugger: make test PARALLEL=
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
@@ -38,7 +40,7 @@ demo: $(SET_UP)  ## see it work; installs the run-time dependencies only
 
 .PHONY: test
 test: $(DEV_SET_UP)  ## run the tests; ARGS="..." goes to pytest
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: lint
 lint: $(DEV_SET_UP)  ## check style and format (ruff)
@@ -58,7 +60,7 @@ check: lint types floors test  ## all four: lint, types, floors, test
 
 .PHONY: coverage
 coverage: $(DEV_SET_UP)  ## run the tests and list the branches that none of them takes
-	@$(PY) -m pytest --cov $(ARGS)
+	@$(PY) -m pytest --cov $(PARALLEL) $(ARGS)
 
 .PHONY: bench
 bench: $(DEV_SET_UP)  ## measure this machine

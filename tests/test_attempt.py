@@ -44,6 +44,7 @@ from idemreg import (
 from idemreg.clock import Clock
 from idemreg.ends import ERROR_CHARACTERS
 from idemreg.testing import ManualClock
+from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -600,7 +601,7 @@ class Unspeakable:
         Verified(Verdict.SKIPPED),
         Verified(Verdict.HAPPENED, evidence=Unspeakable()),  # type: ignore[arg-type]
     ],
-    ids=ascii,
+    ids=shown,
 )
 def test_a_hook_that_fails_leaves_it_unknown(registry: Registry, path: Path, answer: object) -> None:
     """A hook that raises, or whose answer is no verdict on what happened, decides nothing and holds nothing up."""
@@ -722,7 +723,7 @@ RESULTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("result", RESULTS, ids=lambda value: ascii(value)[:30])
+@pytest.mark.parametrize("result", RESULTS, ids=lambda value: shown(value)[:30])
 def test_a_replay_equals_the_result_in_value_and_type(registry: Registry, result: Any) -> None:
     """Whatever plain data a job returns, every later caller gets an equal value of the same type."""
     registry.run("t", lambda: result, name="")

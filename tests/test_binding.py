@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from idemreg.binding import Binder
 from idemreg.errors import ArgumentError
 from idemreg.tagged import canonical
+from tests.support.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -199,7 +200,7 @@ def test_an_added_optional_parameter_changes_nothing() -> None:
         (frozenset(), set()),
         (b"", bytearray()),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_an_argument_equal_to_its_default_is_left_out(default: object, equal: object) -> None:
     """Giving the default's value counts as giving nothing; equal means equal canonical bytes."""
@@ -212,7 +213,7 @@ def test_an_argument_equal_to_its_default_is_left_out(default: object, equal: ob
 @pytest.mark.parametrize(
     ("default", "other"),
     [(1, True), (1, 1.0), (0.0, -0.0), (None, 0), (None, ""), ((), set()), (Decimal(1), Decimal("1.0")), ("a", b"a")],
-    ids=repr,
+    ids=shown,
 )
 def test_an_argument_like_its_default_counts(default: object, other: object) -> None:
     """What Python calls equal but is written otherwise is another argument."""
@@ -246,7 +247,7 @@ def test_a_sentinel_default_counts_by_identity() -> None:
         content(job, object())
 
 
-@pytest.mark.parametrize("default", [None, [], [0], MISSING], ids=repr)
+@pytest.mark.parametrize("default", [None, [], [0], MISSING], ids=shown)
 def test_a_refused_argument_is_named(default: object) -> None:
     """The error leads from the argument's name to the value, whatever the default is."""
 
@@ -318,7 +319,7 @@ class Class:
     pass
 
 
-@pytest.mark.parametrize("function", [generator, async_generator, Class, int, type, 7, None], ids=repr)
+@pytest.mark.parametrize("function", [generator, async_generator, Class, int, type, 7, None], ids=shown)
 def test_what_is_no_job_is_refused(function: Any) -> None:
     """Generators, classes and what cannot be called are refused at decoration."""
     with pytest.raises(TypeError):

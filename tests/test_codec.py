@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from idemreg.codec import Codec, DataclassCodec, as_codec, load_result, store_result
 from idemreg.errors import ResultError
 from idemreg.tagged import encode_result
+from tests.support.names import shown
 
 
 class Colour(enum.Enum):
@@ -59,7 +60,7 @@ def test_registered_classes_come_back(value: object) -> None:
     assert load_result(store_result(value, CLASSES), CLASSES) == value
 
 
-@pytest.mark.parametrize("value", [Access.READ, Access.READ | Access.WRITE, Access(0)], ids=repr)
+@pytest.mark.parametrize("value", [Access.READ, Access.READ | Access.WRITE, Access(0)], ids=shown)
 def test_flags_come_back(value: Access) -> None:
     """A flag comes back, also as a combination and as none at all."""
     assert load_result(store_result(value, CLASSES), CLASSES) is value
@@ -136,7 +137,7 @@ def test_a_class_that_changed_is_a_result_error() -> None:
         {"x": [], "y": 1},
         {},
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_damaged_row_is_a_result_error(data: object) -> None:
     """Stored data that the codec cannot have written is a ResultError."""
@@ -213,7 +214,7 @@ def test_the_option_may_be_a_codec_or_classes() -> None:
         assert isinstance(as_codec(option), DataclassCodec)
 
 
-@pytest.mark.parametrize("option", [1, "Item", int, (Item, int), (Item, "x"), (), [Item], Cents, Item("a")], ids=repr)
+@pytest.mark.parametrize("option", [1, "Item", int, (Item, int), (Item, "x"), (), [Item], Cents, Item("a")], ids=shown)
 def test_any_other_option_is_a_type_error(option: object) -> None:
     """What is neither a codec nor classes is refused at decoration."""
     with pytest.raises(TypeError):
@@ -230,7 +231,7 @@ class Listed(list):  # type: ignore[type-arg] # as users write it
 
 
 @pytest.mark.parametrize(
-    "classes", [(1,), ("Item",), (int,), (Item("a"),), (Item, Item), (Extended,), (Listed,)], ids=repr
+    "classes", [(1,), ("Item",), (int,), (Item("a"),), (Item, Item), (Extended,), (Listed,)], ids=shown
 )
 def test_a_codec_takes_classes_only(classes: tuple[Any, ...]) -> None:
     """DataclassCodec refuses what is no dataclass or Enum, what is more than its fields, and two of one name."""

@@ -13,6 +13,7 @@ import pytest
 
 from idemreg import ArgumentError, ChecksumMismatchError, Registry, Status, TaskIdError, TaskRunningError
 from idemreg.testing import ManualClock, throw_away_registry
+from tests.support.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -288,7 +289,7 @@ BAD_TASK_IDS: list[object] = [
 ]
 
 
-@pytest.mark.parametrize("bad", BAD_TASK_IDS, ids=lambda value: ascii(value)[:20])
+@pytest.mark.parametrize("bad", BAD_TASK_IDS, ids=lambda value: shown(value)[:20])
 def test_a_malformed_task_id_never_runs(registry: Registry, bad: Any) -> None:
     """Empty, no text, over-long, not NFC, or not to be seen: TaskIdError everywhere, nothing is stored or run."""
 
@@ -319,7 +320,7 @@ def test_a_malformed_task_id_never_runs(registry: Registry, bad: Any) -> None:
     assert registry.count() == {}
 
 
-@pytest.mark.parametrize("value", [None, "", 1.5, [1], object(), float("nan")], ids=ascii)
+@pytest.mark.parametrize("value", [None, "", 1.5, [1], object(), float("nan")], ids=shown)
 def test_a_template_field_without_a_text_never_runs(registry: Registry, value: Any) -> None:
     """A task_id without its key would make different work one task."""
 
@@ -446,7 +447,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "word"), BAD_OPTIONS, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize(("options", "word"), BAD_OPTIONS, ids=lambda value: shown(value)[:40])
 def test_a_bad_option_is_refused_by_name(registry: Registry, options: dict[str, Any], word: str) -> None:
     """At decoration, at run and at claim: an error that names the option, and nothing is stored."""
     acts: list[Callable[[], object]] = [

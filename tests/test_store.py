@@ -29,6 +29,7 @@ from idemreg.store import (
     Stored,
     Unknown,
 )
+from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -380,7 +381,7 @@ class StoreContract:
             ("none", []),
             ("'; DROP TABLE idempotent_log; --", []),
         ],
-        ids=ascii,
+        ids=shown,
     )
     def test_a_prefix_is_text_and_no_pattern(self, store: Store, prefix: str, found: list[str]) -> None:
         """Signs that some query language gives a meaning to, capitals and the last code points are plain text."""

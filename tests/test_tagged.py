@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from idemreg.errors import ArgumentError, ResultError
 from idemreg.tagged import MAX_RESULT_BYTES, canonical, decode_result, digest, encode_result
+from tests.support.names import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,7 +255,7 @@ def test_these_types_count_as_one(one: object, other: object) -> None:
 @pytest.mark.parametrize(
     "value",
     [Units(1), OrderedDict(a=1), Pair(1, 2), object(), Extended("a"), len, Later, 1j, type("Text", (str,), {})("a")],
-    ids=repr,
+    ids=shown,
 )
 def test_other_types_are_refused_with_the_way_to_them(value: object) -> None:
     """A type with no canonical bytes is an ArgumentError that names the type, the place, and the remedy."""
@@ -370,7 +371,7 @@ def test_decimals_come_back_with_their_exponent(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [Colour.RED, Level.LOW, Item("a"), Units(1), Pair(1, 2), object(), [{1: Item("a")}]], ids=repr
+    "value", [Colour.RED, Level.LOW, Item("a"), Units(1), Pair(1, 2), object(), [{1: Item("a")}]], ids=shown
 )
 def test_results_of_own_types_are_refused(value: object) -> None:
     """Enums, dataclasses and unknown types are a ResultError that names the remedy."""

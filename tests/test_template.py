@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from idemreg.errors import TaskIdError
 from idemreg.template import MAX_TASK_ID_BYTES, Template, check_task_id
+from tests.support.names import shown
 
 # Few letters, and all that a template or its escapes are made of, so that chance meetings are frequent.
 awkward = st.text(alphabet=":%-/ 1230ADaé\u2013\u2014", min_size=1, max_size=6)
@@ -61,7 +62,7 @@ def test_good_task_ids_are_given_back(task_id: str) -> None:
         "x" * (MAX_TASK_ID_BYTES + 1),
         "é" * (MAX_TASK_ID_BYTES // 2 + 1),
     ],
-    ids=ascii,
+    ids=shown,
 )
 def test_bad_task_ids_are_refused(task_id: object) -> None:
     """What is no text, is empty, too long, not NFC, or holds what cannot be seen, never becomes a task_id."""
@@ -137,7 +138,7 @@ def test_an_escape_beyond_ascii_does_not_run_into_the_next_text() -> None:
         ("50%", "50%25"),
         ("a:b", "a%3Ab"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_values_with_one_text_are_written(value: object, text: str) -> None:
     """Text, whole numbers, decimals, dates and UUIDs have the one text that anybody expects."""
