@@ -19,7 +19,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from idemreg.async_claim import AsyncClaim, AsyncTransaction
-from idemreg.attempt import acquire, run_walk
+from idemreg.attempt import acquire, hand_over, run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
@@ -76,7 +76,7 @@ class _Claiming:
     async def _take(self) -> AsyncClaim:
         offload = self._terms.offload
         assert offload is not None  # noqa: S101 - asynchronous terms have one
-        return cast("AsyncClaim", await adrive(acquire(self._terms, self._request), offload.host()))
+        return cast("AsyncClaim", await adrive(hand_over(acquire(self._terms, self._request)), offload.host()))
 
     async def __aenter__(self) -> AsyncClaim:
         self._claim = await self._take()
@@ -195,7 +195,7 @@ class AsyncRegistry:
     ) -> list[AsyncClaim | Outcome[Any] | IdemregError]:
         """Claim tasks, each (task_id, payload), by one commit; see `Registry.claim_many`."""
         terms = self._terms(options)
-        walk = claim_many(terms, requests(items, name, terms.options))
+        walk = hand_over(claim_many(terms, requests(items, name, terms.options)))
         return await adrive(walk, self._registry.offload.host())
 
     async def finish_many(self, ended: Iterable[tuple[AsyncClaim, object]]) -> list[Outcome[Any] | IdemregError]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from idemreg import faults
-from idemreg.claim import Claim, Terms, current
+from idemreg.claim import BaseClaim, Claim, Terms, current
 from idemreg.codec import load_result, store_result
 from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, record, success_end
 from idemreg.errors import (
@@ -41,7 +41,6 @@ from idemreg.walk import PAUSE, NotStartedError, Walk, drive
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from idemreg.claim import BaseClaim
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
     from idemreg.store import Answer
@@ -197,6 +196,28 @@ def acquire(
                 if terms.teller is not None:
                     terms.teller.refused(answer, wanted)
                 raise _refusal(answer, wanted)
+
+
+def hand_over(walk: Walk[R]) -> Walk[R]:
+    """A walk whose claims go to a caller who may have been cancelled meanwhile: then they are put back."""
+    taken = yield from walk
+    try:
+        yield _received, (), {}
+    except NotStartedError:
+        for claim in taken if isinstance(taken, list) else [taken]:
+            if isinstance(claim, BaseClaim):
+                yield from _put_back(claim)
+        raise
+    return taken
+
+
+def _received() -> None:
+    """Stands for the caller's own code: a step of it is not begun once the caller was cancelled."""
+
+
+def _put_back(claim: BaseClaim) -> Walk[None]:
+    claim.settled()
+    yield from record(claim, End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
 
 def replay(task: Task, terms: Terms) -> Outcome[Any]:
@@ -356,13 +377,13 @@ def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
     """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
     if not claim.is_open or isinstance(error, GeneratorExit):
         return  # a coroutine that is closed can await nothing: its claim is dropped
-    if isinstance(error, NotStartedError):
-        end = End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
-    else:
-        end = claim.end_for(error)
-    claim.settled()
     try:
-        yield from record(claim, end)
+        if isinstance(error, NotStartedError):
+            yield from _put_back(claim)
+        else:
+            end = claim.end_for(error)
+            claim.settled()
+            yield from record(claim, end)
     except (ClaimLostError, FinishNotRecordedError) as problem:
         if not isinstance(error, Exception):
             error.add_note(f"idemreg: {problem}")

@@ -33,7 +33,7 @@ from idemreg.sqlite.backend import SqliteStore
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from idemreg import Task
@@ -397,6 +397,40 @@ def test_cancelled_between_claim_and_job_the_task_is_put_back(areg: AsyncRegistr
 
     asyncio.run(main())
     assert {row(areg, name).status for name in ("first", "again")} == {Status.SUCCEEDED}
+
+
+async def take_one(areg: AsyncRegistry) -> None:
+    async with areg.claim("t"):
+        pytest.fail("entered")
+
+
+async def take_many(areg: AsyncRegistry) -> None:
+    await areg.claim_many([("warm", None), ("t", None)])
+
+
+@pytest.mark.parametrize(
+    ("take", "point"),
+    [
+        (take_one, "claim.in-transaction"),
+        (take_one, "claim.committed"),
+        (take_many, "batch.in-transaction"),
+        (take_many, "batch.committed"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_claim_that_its_cancelled_caller_never_gets_is_put_back(
+    areg: AsyncRegistry, take: Callable[[AsyncRegistry], Awaitable[None]], point: str
+) -> None:
+    """`claim` and `claim_many` hand out nothing to a cancelled caller; no task is left running, or in doubt."""
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        cancel_at(point)
+        with pytest.raises(asyncio.CancelledError):
+            await take(areg)
+
+    asyncio.run(main())
+    assert row(areg).status is Status.PENDING
 
 
 @pytest.mark.parametrize("point", ["finish.in-transaction", "finish.committed"])
