@@ -39,6 +39,9 @@ SUPPORTED = hasattr(fcntl, "F_OFD_SETLK")
 # they inherited there. Nobody was seen to reuse one above this.
 HIGH_DESCRIPTOR = 700
 
+LOWEST_DESCRIPTOR = 3  # below are the standard streams
+
+_NO_SUCH_NUMBER = frozenset({errno.EINVAL, errno.EMFILE})  # above the limit; all up to the limit taken
 _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EACCES})
 
 
@@ -75,17 +78,19 @@ def open_high(path: str) -> int:
     """
     low = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _highest_usable())
+        return _duplicate(low, HIGH_DESCRIPTOR)
     finally:
         os.close(low)
 
 
-def _highest_usable() -> int:
-    import resource  # noqa: PLC0415 - only commands need it
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room = 8  # below a small limit, leave a few numbers above for our own use
-    return HIGH_DESCRIPTOR if soft == resource.RLIM_INFINITY else max(3, min(HIGH_DESCRIPTOR, soft - room))
+def _duplicate(fd: int, lowest: int) -> int:
+    """On the number ``lowest`` or above; where the process may have no such number, as near to it as halves lead."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_NUMBER or lowest <= LOWEST_DESCRIPTOR:
+            raise
+    return _duplicate(fd, max(LOWEST_DESCRIPTOR, lowest // 2))
 
 
 def self_test(path: str, byte: int) -> bool:

@@ -113,6 +113,18 @@ def test_real_rows_come_over_whole(registry: Registry, tmp_path: Path) -> None:
         assert list(other.export_lines()) == file.read_text().splitlines(keepends=True)
 
 
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_a_task_with_a_long_error_that_is_pending_runs(registry: Registry, attempt: int) -> None:
+    """What is large in the row from before does not keep its success, small as it is, from being stored."""
+    checksum = registry.add("other", name="job").checksum
+    task = a_task(status=Status.PENDING, attempt=attempt, error="x" * 1_000, checksum=checksum)
+    registry.import_lines(file_of(task))
+    assert registry.run("t", lambda: 5, name=task.name).result == 5
+    stored = registry.get("t")
+    assert stored is not None
+    assert (stored.status, stored.error) == (Status.SUCCEEDED, None)
+
+
 def test_what_was_running_is_unknown(
     registry: Registry, open_registry: Callable[..., Registry], tmp_path: Path
 ) -> None:

@@ -207,20 +207,20 @@ def claim(
 
 
 def is_plain_success(end: End) -> bool:
-    """Whether `succeed` does for this end: the success of a first attempt with a small result, the hot path."""
-    return end.attempt <= 1 and end.status is _SUCCEEDED and not _is_large(end.result, end.error)
+    """Whether `succeed` may do for this end: a success with a small result, the hot path."""
+    return end.status is _SUCCEEDED and not _is_large(end.result, end.error)
 
 
 _SUCCEEDED: Final = Status.SUCCEEDED
 _SUCCEED: Final = (
     "UPDATE idempotent_log SET status = 1, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
-    " verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
+    " verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3 AND is_large = 0"
     " AND (SELECT schema_version FROM idempotent_registry) = ?"
 )
 
 
 def succeed(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
-    """running -> succeeded, of a first attempt, which has nothing large from before. False as in `finish`."""
+    """running -> succeeded. False as in `finish`, and where the row has something large from before."""
     bindings = (*stamp, end.result, end.error, end.task_id, end.token, end.owner, schema_version)
     connection.hot.execute(_SUCCEED, bindings)
     return connection.changes() == 1
