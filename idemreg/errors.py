@@ -31,6 +31,7 @@ __all__ = [
     "StoreFullError",
     "StorePathError",
     "StoreVersionError",
+    "SyncFailedError",
     "TaskDoneError",
     "TaskFailedError",
     "TaskIdError",
@@ -241,6 +242,17 @@ class StoreFullError(StoreError):
     code = "store-full"
     retryable = True
     hint = "Free some space on the disk; every task keeps its state meanwhile."
+
+
+class SyncFailedError(StoreError):
+    """The disk refused to make durable what was written. It is visible, and may be gone after a power cut.
+
+    Nothing is reported as durable from then on, whatever is read, until the machine was booted anew: the system tells
+    of a failed sync once, and says OK ever after.
+    """
+
+    code = "sync-failed"
+    hint = "Look after the disk, then reboot: only what is read from the disk anew proves anything."
 
 
 class StoreCorruptError(StoreError):

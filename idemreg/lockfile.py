@@ -7,15 +7,16 @@ another id, so its free bytes prove nobody dead.
     offset 0   magic, 16 bytes
     offset 16  lock id, 16 bytes
     offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
+    offset 64  what the last good sync of the -wal covered, 96 bytes: see `sqlite/syncing.py`
     the rest   zeros, for the bookkeeping of later versions
 
     offset 4096 and on: the notes of batches, a byte a task: 1 once its job was entered. They survive the death of the
     process and not that of the machine, which is all that is asked of them: nobody trusts those of an earlier boot.
 
-    byte 2^62           write turn      (later)
-    byte 2^62 + 1       sync turn       (later)
+    byte 2^62           write turn: held by the process that writes (`turn.py`, the other turns too)
+    byte 2^62 + 1       sync turn: held by the process that syncs the -wal for all
     byte 2^62 + 2       creation: held while the files are made or a schema is migrated
-    byte 2^62 + 3       checkpoint turn (later)
+    byte 2^62 + 3       checkpoint turn: held by the process that moves the -wal's pages
     byte 2^62 + 16 + n  owner n
 """
 
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
 
-__all__ = ["FIRST_NOTE", "LockFile", "owner_byte", "random_owner"]
+__all__ = [
+    "CHECKPOINT_TURN",
+    "FIRST_NOTE",
+    "SYNC_RECORD_OFFSET",
+    "SYNC_TURN",
+    "WRITE_TURN",
+    "LockFile",
+    "owner_byte",
+    "random_owner",
+]
 
 MAGIC = b"idemreg lock 1\0\0"
 SIZE = 4_096  # one page: it is written in one piece
@@ -42,7 +52,11 @@ FIRST_NOTE = SIZE
 ID_BYTES = 16
 DATABASE_OFFSET = len(MAGIC) + ID_BYTES
 HEAD_BYTES = DATABASE_OFFSET + 1
+SYNC_RECORD_OFFSET = 64
+WRITE_TURN = 2**62
+SYNC_TURN = 2**62 + 1
 CREATION_BYTE = 2**62 + 2
+CHECKPOINT_TURN = 2**62 + 3
 FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 

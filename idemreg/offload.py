@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Offload"]
 
-# Writers take turns anyway; a few threads let readers pass a writer that waits for the disk.
-THREADS: Final = 4
+# Those who wait for the disk are combined, so more threads mean fewer syncs. They start when they are needed.
+THREADS: Final = 64
 
 
 class Offload:

@@ -49,7 +49,9 @@ class Operations:
         self.durability: Final = durability
         self.clock: Final = clock or Clock()
         busy_s = seconds(busy_timeout, what="busy_timeout")
-        self._store = SqliteStore(path, create=create, busy_s=busy_s, clock=self.clock)
+        self._store = SqliteStore(
+            path, create=create, busy_s=busy_s, clock=self.clock, reads_durable=durability == "full"
+        )
         self._teller: Teller | None = None
 
     @property

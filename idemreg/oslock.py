@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SUPPORTED", "is_held", "open_high", "self_test", "try_lock", "unlock"]
+__all__ = ["SUPPORTED", "is_held", "obey", "open_high", "orders", "self_test", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length, pid. The "0q" pads it as a C compiler does.
 _FLOCK = struct.Struct("hhqqi0q")
@@ -45,13 +45,16 @@ _NO_SUCH_NUMBER = frozenset({errno.EINVAL, errno.EMFILE})  # above the limit; al
 _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EACCES})
 
 
-def try_lock(fd: int, byte: int) -> bool:
-    """Take the exclusive lock on one byte through this open file; False where another open file holds it.
+def orders(byte: int) -> tuple[bytes, bytes]:
+    """What `obey` is to be given to lock the byte, and to unlock it."""
+    lock, unlock = (_FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+    return lock, unlock
 
-    ``fd`` must be open for writing. Never waits. Raises OSError where the file system refuses locks.
-    """
+
+def obey(fd: int, order: bytes) -> bool:
+    """Carry the order out through this open file; False where another open file holds the lock."""
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, order)
     except OSError as error:
         if error.errno in _HELD_BY_ANOTHER:
             return False
@@ -59,9 +62,17 @@ def try_lock(fd: int, byte: int) -> bool:
     return True
 
 
+def try_lock(fd: int, byte: int) -> bool:
+    """Take the exclusive lock on one byte through this open file; False where another open file holds it.
+
+    ``fd`` must be open for writing. Never waits. Raises OSError where the file system refuses locks.
+    """
+    return obey(fd, orders(byte)[0])
+
+
 def unlock(fd: int, byte: int) -> None:
     """Give the lock on one byte back. Never in a forked child: it would drop the parent's lock."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+    obey(fd, orders(byte)[1])
 
 
 def is_held(fd: int, byte: int) -> bool:

@@ -1281,6 +1281,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "StoreFullError": (74, True),
     "StorePathError": (74, False),
     "StoreVersionError": (74, False),
+    "SyncFailedError": (74, False),
     "TaskDoneError": (73, False),
     "TaskFailedError": (1, False),
     "TaskIdError": (2, False),

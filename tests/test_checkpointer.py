@@ -497,7 +497,7 @@ def test_a_block_stays_with_the_parent(path: Path) -> None:
             pid = os.fork()
             if pid == 0:
                 registry.add("child")
-                say(running.is_running, registry._store._opening.opened().database._wal_hook)
+                say(running.is_running, registry._store.wal._watcher)
                 os._exit(0)
             say("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), running.is_running)
     """

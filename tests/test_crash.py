@@ -239,6 +239,10 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "boot.before-commit": [(OTHER_BOOT, starts_as_if_nothing_was)],
     "owner.byte-held": [(RUN_HOLD, starts_as_if_nothing_was)],
     "claim.in-transaction": [(RUN_HOLD, starts_as_if_nothing_was), (RUN_HOLD_AGAIN, starts_as_if_nothing_was)],
+    "turn.taken": [(RUN_HOLD, starts_as_if_nothing_was), (RUN_RERUN, starts_as_if_nothing_was)],
+    "sync.begun": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_replayed)],
+    "sync.done": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_replayed)],
+    "sync.published": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_replayed)],
     "claim.committed": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_run_again)],
     "claim.granted": [(RUN_HOLD, is_unknown(0)), (RUN_RERUN, is_run_again)],
     "job.returned": [

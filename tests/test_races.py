@@ -21,7 +21,7 @@ from idemreg import (
     TaskUnknownError,
     faults,
 )
-from idemreg.sqlite import connection
+from idemreg.sqlite import forking
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[...,
     def until_somebody_forks() -> None:
         reached.set()
         for _ in range(5_000_000):  # until the fork waits for this thread
-            if connection._fork.thread:
+            if forking.fork.thread:
                 return
 
     faults.arm("create.in-transaction", until_somebody_forks)

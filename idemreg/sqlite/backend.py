@@ -11,15 +11,14 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from idemreg import faults
-from idemreg.errors import ClaimLostError, StoreError
-from idemreg.model import Liveness, Status, may_forget, settled_status
+from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
 from idemreg.sqlite import hot, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, changed_under_lock
-from idemreg.sqlite.connection import FULL, NORMAL, CommitUnsureError
-from idemreg.sqlite.keeping import Keeper
+from idemreg.sqlite.claiming import Claiming
+from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.sqlite.opening import Opened, Opening
+from idemreg.sqlite.settling import Settler, are_durable
 from idemreg.sqlite.wal import Wal
-from idemreg.store import Granted, Lost, Recorded, Unsure
+from idemreg.store import End, Granted, Lost, Recorded, Running, Unsure
 
 if TYPE_CHECKING:
     import os
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
     from idemreg.liveness import OwnerRecord
-    from idemreg.model import Task, Version, Wanted
+    from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.owners import CommandOwner
-    from idemreg.store import Absent, Answer, End, Settlement, Stored
+    from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(Keeper):
+class SqliteStore(Settler):
     """Tasks in one SQLite file. Touches no file before its first use; shared by threads; reopens in a forked child."""
 
     def __init__(
@@ -47,8 +46,10 @@ class SqliteStore(Keeper):
         busy_s: float,
         clock: Clock,
         schema: upkeep.Schema = upkeep.SCHEMA,
+        reads_durable: bool = True,
     ) -> None:
-        opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema)
+        """``reads_durable``: nothing is answered from a final row that a power cut could take back."""
+        opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema, reads_durable=reads_durable)
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)
@@ -58,8 +59,18 @@ class SqliteStore(Keeper):
     # --- claim --------------------------------------------------------------------------------------------------
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
-        """Replay the task's stored success, or claim it where it has no row; see `hot.begin`."""
-        answer = hot.begin(self._opening.opened(), self._schema_version, wanted)
+        """Replay the task's stored success, or claim it where it has no row; see `hot.Claim`."""
+        claim = hot.Claim(self._opening.opened(), self._schema_version, wanted)
+        try:
+            answer = claim.begin()
+            if claim.grant is not None:
+                faults.point("claim.committed")
+        except SyncFailedError:
+            self._release([claim.grant])
+            raise
+        except BaseException:
+            claim.take_back()
+            raise
         if self._unsettled:
             self._settle_dropped()
         return answer
@@ -71,6 +82,7 @@ class SqliteStore(Keeper):
         answers: list[Answer] = []
 
         def claim(connection: Connection) -> None:
+            _take_back(opened, answers)
             floor = opened.floor = tasks.floor(connection, version)
             stamp = opened.stamp()
             claiming = Claiming(connection, version, opened.owners)
@@ -78,15 +90,19 @@ class SqliteStore(Keeper):
             faults.point("claim.in-transaction")
 
         try:
-            opened.database.write(claim, synchronous=_synchronous(wanted))
+            opened.database.write(claim, durable=are_durable(wanted))
         except CommitUnsureError as error:
             _take_back(opened, answers)
             return [Unsure(error)] * len(wanted)
+        except SyncFailedError:
+            self._release(answers)
+            raise
         except BaseException:
             _take_back(opened, answers)
             raise
         opened.owners.note_recorded(answers)
         faults.point("claim.committed")
+        self._seen(opened, answers)
         self._settle_dropped()
         return answers
 
@@ -108,16 +124,20 @@ class SqliteStore(Keeper):
             faults.point("batch.in-transaction")
 
         try:
-            opened.database.write(claim, synchronous=_synchronous(wanted))
+            opened.database.write(claim, durable=are_durable(wanted), is_alone=True)
         except CommitUnsureError as error:
             _take_back(opened, answers)
             answers = [Unsure(error)] * len(wanted)
+        except SyncFailedError:
+            self._release(answers)
+            raise
         except BaseException:
             _take_back(opened, answers)
             raise
         finally:
             opened.owners.close_batch(batch.id)
         faults.point("batch.committed")
+        self._seen(opened, answers)
         self._settle_dropped()
         return answers
 
@@ -130,6 +150,18 @@ class SqliteStore(Keeper):
         if claim.note is not None:
             opened.owners.enter(claim.owner, claim.note)
         faults.point("batch.entered")
+
+    def _release(self, answers: Sequence[object]) -> None:
+        """The disk refused to sync these claims: nobody is told of them, so no job starts, and they are put back."""
+        for answer in answers:
+            if isinstance(answer, Granted):
+                self.abandon(End.release(answer, durable=False, nothing_ran=True))
+
+    @staticmethod
+    def _seen(opened: Opened, answers: Sequence[Answer]) -> None:
+        """Nobody is answered from a final row that a power cut could take back."""
+        if not all(isinstance(answer, (Granted, Running)) for answer in answers):
+            opened.database.seen_final()
 
     # --- finish -------------------------------------------------------------------------------------------------
 
@@ -144,7 +176,10 @@ class SqliteStore(Keeper):
         except CommitUnsureError as error:
             if not isinstance(self._read_again(end, error), Recorded):
                 raise
+        except SyncFailedError as error:
+            return Unsure(error)
         faults.point("finish.committed")
+        opened.database.after_commit()
         self._let_go(opened, end)
         if self._unsettled:
             self._settle_dropped()
@@ -167,9 +202,11 @@ class SqliteStore(Keeper):
             return answers
 
         try:
-            answers = opened.database.write(finish, synchronous=_synchronous(ends))
+            answers = opened.database.write(finish, durable=are_durable(ends))
         except CommitUnsureError as error:
             answers = [self._read_again(end, error) for end in ends]
+        except SyncFailedError as error:
+            answers = [Unsure(error) if end.durable else Recorded(end.task_id) for end in ends]
         faults.point("finish.committed")
         for end, answer in zip(ends, answers, strict=True):
             if not isinstance(answer, Unsure):
@@ -183,23 +220,18 @@ class SqliteStore(Keeper):
         return Lost(tasks.read(connection, self._schema_version, end.task_id))
 
     def _read_again(self, end: End, error: CommitUnsureError) -> Recorded | Unsure:
-        """After an error at COMMIT: at FULL, what is visible was synced before it became so."""
+        """After an error at COMMIT: what is visible was committed, and is reported once it is durable."""
         with contextlib.suppress(StoreError):
             (row,) = self.get([end.task_id])
+            self._opening.opened().database.durable()
             if row is not None and (row.status, row.token) == (end.status, end.token):
                 return Recorded(end.task_id)
         return Unsure(error)
 
-    @staticmethod
-    def _let_go(opened: Opened, end: End | Task) -> None:
-        # Of this token only: another thread may have claimed the task since the commit.
-        opened.owners.let_go(end.task_id, end.token)
-        if opened.wants_close:
-            opened.close_if_idle()
-
     def abandon(self, end: End) -> None:
         """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
-        self._unsettled.append(end)
+        # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
+        self._unsettled.append(end._replace(durable=False))
         self._settle_dropped()
 
     def _settle_dropped(self) -> None:
@@ -216,7 +248,7 @@ class SqliteStore(Keeper):
                 opened = self._opening.of_owner(end.owner)
                 if opened is None:
                     continue  # of a parent process
-                if opened.database.is_writing:
+                if opened.database.gate.is_taken:
                     self._unsettled.append(end)
                     return
                 if not self._try_to_settle(end):
@@ -230,68 +262,6 @@ class SqliteStore(Keeper):
             return False
         return not isinstance(answer, Unsure)
 
-    # --- settle, add, forget ------------------------------------------------------------------------------------
-
-    def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
-        """End the task without its owner. `Lost` where its status does not allow the verdict."""
-        opened = self._opening.opened()
-
-        def settle(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema_version, task_id)
-            if row is None:
-                return Lost(None)
-            verifying = settlement.verifying is not None and self._is_own(opened, row, settlement.verifying)
-            liveness = self._liveness(connection, opened, row)
-            status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
-            if status is None or (settlement.verifying is not None and not verifying):
-                return Lost(row)
-            if not tasks.settle(connection, row, status, settlement, opened.stamp()):
-                raise changed_under_lock(task_id)
-            if row.status is Status.RUNNING and row.owner is not None:
-                opened.owners.ended(connection, row.owner)
-            faults.point("settle.in-transaction")
-            return self._reread(connection, task_id)
-
-        answer = opened.database.write(settle, synchronous=FULL)
-        faults.point("settle.committed")
-        if not isinstance(answer, Lost):
-            self._let_go(opened, answer)
-        return answer
-
-    def add(self, wanted: Wanted) -> Task:
-        """Make sure that the row exists, `pending` where it is new."""
-        opened = self._opening.opened()
-
-        def add(connection: Connection) -> Task:
-            floor = tasks.floor(connection, self._schema_version)
-            tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
-            return self._reread(connection, wanted.task_id)
-
-        return opened.database.write(add, synchronous=_synchronous([wanted]))
-
-    def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
-        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
-        opened = self._opening.opened()
-
-        def forget(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema_version, task_id)
-            if row is None or (seen is not None and row.version != seen):
-                return Lost(row)
-            if not may_forget(row, self._liveness(connection, opened, row), force=force):
-                return Lost(row)
-            if not tasks.forget(connection, row):
-                raise changed_under_lock(task_id)
-            if row.owner is not None:
-                opened.owners.ended(connection, row.owner)
-            faults.point("forget.in-transaction")
-            return row
-
-        answer = opened.database.write(forget, synchronous=FULL)
-        faults.point("forget.committed")
-        if not isinstance(answer, Lost):
-            self._let_go(opened, answer)
-        return answer
-
     # --- more ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -304,14 +274,14 @@ class SqliteStore(Keeper):
             msg = "the claim belongs to the parent of this process"
             raise ClaimLostError(msg, task_id=claim.task_id)
         try:
-            with opened.database.long_write(synchronous=FULL if durable else NORMAL) as connection:
-                row = tasks.read(connection, self._schema_version, claim.task_id)
+            with opened.database.long_write(durable=durable) as write:
+                row = tasks.read(write.connection, self._schema_version, claim.task_id)
                 if row is None or not self._is_own(opened, row, claim.token):
                     msg = "another owner has the task, or it was settled without this claim"
                     raise ClaimLostError(msg, task_id=claim.task_id)
                 faults.point("transaction.open")
                 yield Effects(
-                    connection,
+                    write,
                     lambda connection, end: self._finish_with_effects(connection, opened, end),
                     lambda end: self._let_go(opened, end),
                     claim.task_id,
@@ -326,28 +296,12 @@ class SqliteStore(Keeper):
         opened.owners.ended(connection, end.owner)
         return True
 
-    @staticmethod
-    def _is_own(opened: Opened, row: Task, token: int) -> bool:
-        return row.status is Status.RUNNING and row.token == token and opened.owners.is_ours(row.owner or 0)
-
-    @staticmethod
-    def _liveness(connection: Connection, opened: Opened, row: Task) -> Liveness:
-        if row.status is not Status.RUNNING:
-            return Liveness.CANNOT_TELL
-        return opened.owners.of(connection, row).liveness
-
-    def _reread(self, connection: Connection, task_id: str) -> Task:
-        row = tasks.read(connection, self._schema_version, task_id)
-        if row is None:
-            raise changed_under_lock(task_id)
-        return row
-
     def own_byte(self) -> CommandOwner:
         """A new owner with a lock and a descriptor of its own, for a command that inherits it."""
         opened = self._opening.opened()
 
         def rewrite(record: OwnerRecord) -> None:
-            opened.database.write(lambda connection: tasks.record_owner(connection, record), synchronous=NORMAL)
+            opened.database.write(lambda connection: tasks.record_owner(connection, record), durable=False)
 
         return opened.owners.command(rewrite)
 
@@ -370,11 +324,8 @@ class SqliteStore(Keeper):
         self._opening.close()
 
 
-def _take_back(opened: Opened, answers: Sequence[Answer]) -> None:
+def _take_back(opened: Opened, answers: list[Answer]) -> None:
     for answer in answers:
         if isinstance(answer, Granted):
             opened.owners.take_back(answer)
-
-
-def _synchronous(requests: Sequence[Wanted] | Sequence[End]) -> int:
-    return FULL if any(request.durable for request in requests) else NORMAL
+    answers.clear()

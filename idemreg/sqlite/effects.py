@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 
 from idemreg import faults
-from idemreg.errors import ClaimLostError, StoreError
-from idemreg.sqlite.connection import CommitUnsureError, commit
+from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
+from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.store import Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.database import LongWrite
     from idemreg.store import End
 
 __all__ = ["Effects"]
@@ -35,12 +36,13 @@ class Effects:
 
     def __init__(
         self,
-        connection: Connection,
+        write: LongWrite,
         finish: Callable[[Connection, End], bool],
         let_go: Callable[[End], None],
         task_id: str,
     ) -> None:
-        self._connection = connection
+        self._write = write
+        self._connection = write.connection
         self._finish = finish
         self._let_go = let_go
         self._task_id = task_id
@@ -69,8 +71,8 @@ class Effects:
             return Lost(None)
         faults.point("transaction.finished")
         try:
-            commit(self._connection)
-        except CommitUnsureError as error:
+            self._write.commit()
+        except (CommitUnsureError, SyncFailedError) as error:
             return Unsure(error)
         self._let_go(end)
         return Recorded(end.task_id)

@@ -1,11 +1,13 @@
-"""The hot path: the claim of a new task and its first success, each by one statement that is its own transaction.
+"""The hot path: the claim of a new task and a plain success, each by one statement that is its own transaction.
 
 A statement takes the write lock before it reads, as BEGIN IMMEDIATE does, and checks by itself what a transaction would
 have read before; BEGIN and COMMIT cost 3 µs of the 25 that SQLite takes for a task. Whatever does not fit (a row that
-is there, a lock that somebody has, a first claim that brings its owner's record) is left to the general path, which
-decides. So nothing here is a rule of its own: both paths use the statements of `tasks`, the general one in the frame of
-a transaction. The frame is written out here, not borrowed from `Database`: each Python call between two statements
-costs twice what it does alone, since SQLite has had the caches in between.
+is there, a first claim that brings its owner's record) is left to the general path, which decides. So nothing here is a
+rule of its own: both paths use the statements of `tasks`, the general one in the frame of a transaction.
+
+The frame is written out here, not borrowed from `Database`: each Python call between two statements costs twice what
+it does alone, since SQLite has had the caches in between. Where another thread writes, the statement is combined with
+what others want to write (see `writing`).
 """
 
 from __future__ import annotations
@@ -16,77 +18,108 @@ import apsw
 
 from idemreg import faults
 from idemreg.sqlite import tasks
-from idemreg.sqlite.connection import FULL, NORMAL, translate, unsure
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
     from idemreg.model import Wanted
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened
     from idemreg.store import End, Stored
 
-__all__ = ["begin", "succeed"]
+__all__ = ["Claim", "succeed"]
 
 
-def begin(opened: Opened, schema_version: int, wanted: Wanted) -> Stored | Granted | Absent | None:
-    """Replay the task's stored success, or claim it where it has no row.
+class Claim:
+    """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
-    `Absent` where there is no row, and the general path must insert it; None where there is one, to be decided about.
-    """
-    database, live = opened.database, opened.owners.live
-    synchronous = FULL if wanted.durable else NORMAL
-    connection = database.take(synchronous)
-    grant = None
-    try:
-        found = tasks.glance(connection, schema_version, wanted)
-        owner = opened.owners.recorded
-        if type(found) is not Absent or owner is None or wanted.owner is not None:
-            return found
-        turn = database.try_turn()
-        if turn is None:
-            return found
+    __slots__ = ("_opened", "_schema_version", "_wanted", "grant")
+
+    def __init__(self, opened: Opened, schema_version: int, wanted: Wanted) -> None:
+        self._opened = opened
+        self._schema_version = schema_version
+        self._wanted = wanted
+        self.grant: Granted | None = None
+
+    def begin(self) -> Stored | Granted | Absent | None:
+        """Replay the task's stored success, or claim it where it has no row; durable if that is wanted.
+
+        `Absent` where there is no row, and the general path must insert it; None where there is one, to be decided
+        about. `SyncFailedError` where the claim is stored, and not durable.
+        """
+        wanted, database = self._wanted, self._opened.database
+        synchronous, gate = database.levels[wanted.durable], database.gate
+        connection = database.take(synchronous)
         try:
-            if wanted.task_id in live:  # of another thread, whose note must stay
-                return None
-            grant = Granted(wanted.task_id, opened.floor + 1, 1, owner, None, wanted.policy)
-            live[wanted.task_id] = grant  # before anybody can see the row
-            faults.point("claim.in-transaction")
-            if tasks.insert(connection, wanted, schema_version, opened.floor, owner, opened.stamp()):
-                faults.point("claim.committed")
-                return grant
-            del live[wanted.task_id]
-            return None
+            found = tasks.glance(connection, self._schema_version, wanted)
+            if type(found) is not Absent:
+                if found is not None:
+                    database.seen_final()
+                return found
+            if self._opened.owners.recorded is None or wanted.owner is not None:
+                return found
+            is_alone = gate.try_enter()
+            if is_alone:
+                try:
+                    self._insert(connection)
+                finally:
+                    gate.leave()
+        except apsw.Error as error:  # that it is unsure does not matter: the job does not start
+            raise database.translate(error) from error
         finally:
-            database.leave_turn(turn)
-    except BaseException as error:
-        if grant is not None:  # whatever row is found of it counts as dropped
-            opened.owners.take_back(grant)
-        if isinstance(error, apsw.Error):  # that it is unsure does not matter: the job does not start
-            raise translate(error) from error
-        raise
-    finally:
-        database.give_back(connection, synchronous)
+            database.give_back(connection, synchronous)
+        if not is_alone:
+            database.write(self._insert, durable=wanted.durable, is_atomic=True)
+        elif wanted.durable and self.grant is not None:
+            database.durable()
+        return self.grant
+
+    def _insert(self, connection: Connection) -> None:
+        self.take_back()
+        wanted, opened, owner = self._wanted, self._opened, self._opened.owners.recorded
+        live = opened.owners.live
+        if owner is None or wanted.task_id in live:  # of another thread, whose note must stay
+            return
+        grant = self.grant = Granted(wanted.task_id, opened.floor + 1, 1, owner, None, wanted.policy)
+        live[wanted.task_id] = grant  # before anybody can see the row
+        faults.point("claim.in-transaction")
+        if not tasks.insert(connection, wanted, self._schema_version, opened.floor, owner, opened.stamp()):
+            del live[wanted.task_id]
+            self.grant = None
+
+    def take_back(self) -> None:
+        """Nobody is told of it: whatever row is found of it counts as dropped."""
+        if self.grant is not None:
+            self._opened.owners.take_back(self.grant)
+            self.grant = None
 
 
 def succeed(opened: Opened, schema_version: int, end: End) -> bool:
-    """Store a plain success. False where another thread writes, or nothing was changed.
+    """Store a plain success; durable if that is wanted. False where nothing was changed.
 
-    `CommitUnsureError` where the statement reported an error: it may or may not be stored.
+    `CommitUnsureError` where the statement reported an error: it may or may not be stored. `SyncFailedError` where it
+    is, and not durable.
     """
     database = opened.database
-    synchronous = FULL if end.durable else NORMAL
-    connection = database.take(synchronous)
+    synchronous, gate = database.levels[end.durable], database.gate
+    if not gate.try_enter():
+        return database.write(
+            lambda connection: tasks.succeed(connection, schema_version, end, opened.stamp()),
+            durable=end.durable,
+            is_atomic=True,
+        )
     try:
-        turn = database.try_turn()
-        if turn is None:
-            return False
+        connection = database.take(synchronous)
         try:
             faults.point("finish.in-transaction")
-            return tasks.succeed(connection, schema_version, end, opened.stamp())
+            is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
         except apsw.BusyError as error:
-            raise translate(error) from error
+            raise database.translate(error) from error
         except apsw.Error as error:
-            raise unsure(error) from translate(error)
+            raise database.unsure(error) from error
         finally:
-            database.leave_turn(turn)
+            database.give_back(connection, synchronous)
     finally:
-        database.give_back(connection, synchronous)
+        gate.leave()
+    if is_stored and end.durable:
+        database.durable()
+    return is_stored

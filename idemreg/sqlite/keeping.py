@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from idemreg import faults
-from idemreg.sqlite.connection import FULL, NORMAL
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.reading import Reader
 from idemreg.store import Removed
@@ -48,7 +47,7 @@ class Keeper(Reader):
         def remove(connection: Connection) -> int:
             return purging.remove(connection, version, found.rows)
 
-        count = database.write(remove, synchronous=NORMAL)
+        count = database.write(remove, durable=False)
         faults.point("purge.committed")
         return Removed(count, found.after)
 
@@ -61,7 +60,7 @@ class Keeper(Reader):
         def put(connection: Connection) -> list[Present | None]:
             return importing.put(connection, version, tasks, floor, registry_id)
 
-        answers = self._opening.opened().database.write(put, synchronous=FULL)
+        answers = self._opening.opened().database.write(put, durable=True)
         faults.point("import.committed")
         return answers
 

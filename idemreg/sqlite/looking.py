@@ -36,7 +36,7 @@ STEPS_BETWEEN_LOOKS_AT_THE_CLOCK: Final = 10_000  # of SQLite's machine, about a
 # What idemreg's own connections ask for, and read back.
 WANTED_SETTINGS: Final = {
     "synchronous": connections.FULL,
-    "wal_autocheckpoint": connections.AUTOCHECKPOINT_PAGES,
+    "wal_autocheckpoint": 0,
     "trusted_schema": 0,
 }
 

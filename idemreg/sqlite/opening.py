@@ -15,7 +15,9 @@ from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, tasks, upkeep
-from idemreg.sqlite.connection import FULL, NORMAL, Database, connect, no_fork_meanwhile, translate
+from idemreg.sqlite.connection import FULL, connect, translate
+from idemreg.sqlite.database import Database
+from idemreg.sqlite.forking import no_fork_meanwhile
 from idemreg.sqlite.owners import Owners
 from idemreg.store import Instant
 
@@ -34,12 +36,19 @@ class Opened:
     """All that exists once the files are open."""
 
     def __init__(
-        self, location: files.Location, lock_file: LockFile, row: upkeep.Registered, clock: Clock, busy_s: float
+        self,
+        location: files.Location,
+        lock_file: LockFile,
+        row: upkeep.Registered,
+        clock: Clock,
+        busy_s: float,
+        *,
+        reads_durable: bool,
     ) -> None:
         self._epoch_bits = row.epoch << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
-        self.database = Database(location.database, busy_s=busy_s, clock=clock)
+        self.database = Database(location.database, lock_file, busy_s=busy_s, clock=clock, reads_durable=reads_durable)
         self.owners = Owners(lock_file, clock)
         self._clock = clock
         self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
@@ -73,10 +82,10 @@ class Opened:
         owner = self.owners.recorded
         if owner is None:
             return
-        database = Database(self.database.path, busy_s=FAREWELL_S, clock=self._clock)
         with contextlib.suppress(StoreError):
-            database.write(lambda connection: tasks.forget_owner(connection, owner), synchronous=NORMAL)
-        database.close()
+            self.database.write(
+                lambda connection: tasks.forget_owner(connection, owner), durable=False, busy_s=FAREWELL_S
+            )
 
     def forget(self) -> None:
         """In a forked child: close the lock descriptor (an unlock would drop the parent's locks) and touch nothing."""
@@ -88,13 +97,21 @@ class Opening:
     """Opens the registry's files once, at first use, for all threads."""
 
     def __init__(
-        self, path: str | os.PathLike[str], *, create: bool, busy_s: float, clock: Clock, schema: upkeep.Schema
+        self,
+        path: str | os.PathLike[str],
+        *,
+        create: bool,
+        busy_s: float,
+        clock: Clock,
+        schema: upkeep.Schema,
+        reads_durable: bool,
     ) -> None:
         self.path = files.absolute(path)
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
         self._schema = schema
+        self._reads_durable = reads_durable
         self.when_opened: Callable[[Opened], None] | None = None  # also in a forked child, when it opens anew
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
@@ -135,7 +152,7 @@ class Opening:
         lock_file = LockFile(location.lock)
         try:
             row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s)
-            return Opened(location, lock_file, row, self._clock, self._busy_s)
+            return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
         except BaseException:
             lock_file.close()
             raise

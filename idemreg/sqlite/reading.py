@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg.model import Status
 from idemreg.sqlite import queries, tasks
 from idemreg.sqlite.claiming import look
+from idemreg.store import Running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from idemreg.store import Answer, Instant, Page, Query
 
 __all__ = ["Reader"]
+
+# What is said of these is no promise: a power cut may take them back.
+_MAY_PASS: Final = (Status.PENDING, Status.RUNNING)
 
 
 class Reader:
@@ -29,7 +33,10 @@ class Reader:
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer, with no write lock; None where a row must be written."""
         opened = self._opening.opened()
-        return opened.database.read(look, self._schema_version, opened.owners, wanted)
+        answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
+        if answer is not None and not isinstance(answer, Running):
+            opened.database.seen_final()
+        return answer
 
     def get(self, task_ids: Sequence[str]) -> list[Task | None]:
         """The rows, in order."""
@@ -39,14 +46,19 @@ class Reader:
             tasks.floor(connection, version)
             return [tasks.read(connection, version, task_id) for task_id in task_ids]
 
-        return self._opening.opened().database.read(get)
+        database = self._opening.opened().database
+        rows = database.read(get)
+        if any(row is not None and row.status not in _MAY_PASS for row in rows):
+            database.seen_final()
+        return rows
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""
         version, at = self._schema_version, self.instant()
-        return self._opening.opened().database.read(
-            lambda connection: queries.page(connection, version, query, at, after, limit)
-        )
+        database = self._opening.opened().database
+        page = database.read(lambda connection: queries.page(connection, version, query, at, after, limit))
+        database.seen_final()
+        return page
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""

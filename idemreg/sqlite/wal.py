@@ -1,29 +1,45 @@
 """The -wal of an open registry: its state, checkpoints with a bound, and word of each commit of this process.
 
-SQLite checkpoints at a commit by a hook of the connection (``wal_autocheckpoint`` is one). Whoever watches the -wal
-puts his own in its place: commits then move no pages, they only say how long the -wal has become. Since a thread that
-listens can die, the hook keeps a net: told so by the watcher, the commit itself checkpoints, as SQLite would have.
+SQLite's own checkpoint inside a commit is off: it swallows what the disk reports, and it is reported once. In its place
+each commit looks at the -wal's index, which costs a comparison, and checkpoints once it is long; or it tells whoever
+watches the -wal. Since a thread that listens can die, the commit keeps a net: told so by the watcher, it checkpoints
+itself.
+
+Such a checkpoint goes in two steps. The first moves what is there, while others write. The second moves the little that
+came meanwhile, under the write turn: so it ends, and the next commit begins the -wal anew, in the size that it has.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, cast
+import threading
+from typing import TYPE_CHECKING, Final
 
-import apsw
-
+from idemreg.errors import StoreBusyError, StoreError
 from idemreg.sqlite import upkeep
-from idemreg.sqlite.connection import Database
+from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
-    from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.database import Database
     from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.sqlite.walindex import WalIndex
 
 __all__ = ["Wal"]
+
+# The -wal is written to this size once, and keeps it until the last process closes it: a sync of a file that grows
+# costs several times as much, since the file system has its own notes to write. Twice what it holds when it is
+# checkpointed. Zeros are no frames to SQLite. It costs as much as some dozens of syncs, so a process that syncs a few
+# times only does without.
+WORKING_BYTES: Final = 4 * 2**20
+ZEROS_AT_ONCE: Final = 2**16
+SYNCS_BEFORE: Final = 20
+
+# Seconds that the second step waits for its turn to write: the next commit tries again.
+PATIENCE_S: Final = 0.05
 
 
 class Wal:
@@ -32,6 +48,16 @@ class Wal:
     def __init__(self, opening: Opening, clock: Clock) -> None:
         self._opening = opening
         self._clock = clock
+        self._watcher: tuple[Callable[[int], bool], Callable[[], None]] | None = None
+        opening.when_opened = self._when_opened
+
+    def _when_opened(self, opened: Opened) -> None:
+        database = opened.database
+        if database.index is not None:  # where there is none, SQLite checkpoints at its commits
+            grown = None if self._watcher is None else self._watcher[0]
+            database.after_commit = _AfterCommit(database, database.index, self._clock, grown)
+        if self._watcher is not None:
+            self._watcher[1]()
 
     @property
     def is_open(self) -> bool:
@@ -63,14 +89,9 @@ class Wal:
         """
         database = self._opening.opened().database
         begun = self._clock.monotonic()
-        if busy_s is None:
-            done = database.read(upkeep.checkpoint, mode)
-        else:
-            hurried = Database(database.path, busy_s=busy_s, clock=self._clock)
-            try:
-                done = hurried.read(upkeep.checkpoint, mode)
-            finally:
-                hurried.close()
+        until = begun + (database.busy_s if busy_s is None else busy_s)
+        database.durable()
+        done = database.read(upkeep.checkpoint, mode) if mode == "PASSIVE" else _alone(database, mode, until)
         done = done._replace(duration_us=round((self._clock.monotonic() - begun) * 1_000_000))
         if not done.busy:
             return done
@@ -79,39 +100,109 @@ class Wal:
         return done._replace(readers=wal_readers(database.path, self._clock))
 
     def watch(self, grown: Callable[[int], bool], opened: Callable[[], None]) -> None:
-        """From now on ``grown`` hears of each commit of this process, in place of SQLite's own checkpoints.
+        """From now on ``grown`` hears of each commit of this process, which does not checkpoint by itself.
 
-        It gets the pages in the -wal, and answers whether the commit shall checkpoint by itself. It must be quick and
-        never raise: it runs inside the commit. ``opened`` is called whenever the file is opened, and now if it is.
-        Connections that are in use at this moment keep SQLite's own checkpoints.
+        It gets the pages in the -wal, and answers whether the commit shall checkpoint all the same. It must be quick
+        and never raise. ``opened`` is called whenever the file is opened, and now if it is.
         """
-        hook = _hook(grown)
-
-        def when_opened(now_open: Opened) -> None:
-            now_open.database.hook_wal(hook)
-            opened()
-
-        self._opening.when_opened = when_opened
-        if (now_open := self._opening.current) is not None:
-            when_opened(now_open)
+        self._watch((grown, opened))
 
     def unwatch(self) -> None:
-        """Give the checkpoints back to SQLite."""
-        self._opening.when_opened = None
+        """Give the checkpoints back to the commits."""
+        self._watch(None)
+
+    def _watch(self, watcher: tuple[Callable[[int], bool], Callable[[], None]] | None) -> None:
+        self._watcher = watcher
         if (now_open := self._opening.current) is not None:
-            now_open.database.hook_wal(None)
+            self._when_opened(now_open)
 
     def forget(self) -> None:
         """In a forked child: nobody watches what it will open. What the parent has open is not touched."""
-        self._opening.when_opened = None
+        self._watcher = None
 
 
-def _hook(grown: Callable[[int], bool]) -> Callable[[apsw.Connection, str, int], int]:
-    def hook(connection: apsw.Connection, _name: str, pages: int) -> int:
-        if grown(pages):
-            # The commit is done: an error here would make its caller believe that it failed.
-            with contextlib.suppress(apsw.Error):
-                upkeep.checkpoint(cast("Connection", connection), "PASSIVE")
-        return int(apsw.SQLITE_OK)
+def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkpoint:
+    """A checkpoint that keeps writers out, under the write turn. Busy where the turn is not free in time."""
+    try:
+        with database.alone(until) as connection:
+            return upkeep.checkpoint(connection, mode)
+    except StoreBusyError:
+        state = database.read(upkeep.wal_state)
+        return upkeep.Checkpoint(mode, state.pages, state.moved, busy=True)
 
-    return hook
+
+class _AfterCommit:
+    """What a commit does for the -wal once it is through."""
+
+    def __init__(self, database: Database, index: WalIndex, clock: Clock, grown: Callable[[int], bool] | None) -> None:
+        assert database.sync is not None  # noqa: S101 - it comes with the index
+        self._sync = database.sync
+        self._database = database
+        self._index = index
+        self._clock = clock
+        self._grown = self._is_long if grown is None else grown
+        self._working = threading.Lock()
+        self._is_grown = False
+        self._frames = 0
+        self._due_at = AUTOCHECKPOINT_PAGES
+
+    def __call__(self) -> None:
+        if not self._is_grown and self._sync.syncs >= SYNCS_BEFORE:
+            self._is_grown = True
+            with contextlib.suppress(StoreError, OSError):  # no room: then it stays small
+                self._grow()
+        frames, moved = self._index.frames()
+        if self._grown(frames) and moved < frames:
+            # The commit is done: an error here would make its caller believe that it failed. The disk's are remembered.
+            with contextlib.suppress(StoreError):
+                self._checkpoint()
+
+    def _is_long(self, frames: int) -> bool:
+        if frames < self._frames:  # the -wal began anew
+            self._due_at = AUTOCHECKPOINT_PAGES
+        self._frames = frames
+        if frames < self._due_at:
+            return False
+        self._due_at = frames + AUTOCHECKPOINT_PAGES  # not at every commit, while a reader makes it futile
+        return True
+
+    def _checkpoint(self) -> None:
+        with self._turn() as is_ours:
+            if not is_ours:
+                return
+            database = self._database
+            database.durable()
+            database.read(upkeep.checkpoint, "PASSIVE")
+            with database.alone(self._clock.monotonic() + PATIENCE_S) as connection:
+                upkeep.checkpoint(connection, "PASSIVE")
+
+    def _grow(self) -> None:
+        """Write zeros beyond the end of the -wal, which nobody else moves under the write lock."""
+        with self._database.alone(self._clock.monotonic() + PATIENCE_S) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            fd = os.open(f"{self._database.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                end = os.fstat(fd).st_size
+                for offset in range(end, WORKING_BYTES, ZEROS_AT_ONCE):
+                    os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
+                if end < WORKING_BYTES:
+                    os.fdatasync(fd)
+            finally:
+                os.close(fd)
+                connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """One thread of one process checkpoints; the others go on."""
+        if not self._working.acquire(blocking=False):
+            yield False
+            return
+        turn = self._database.turns.checkpoint
+        is_ours = False
+        try:
+            is_ours = turn.try_take()
+            yield is_ours
+        finally:
+            if is_ours:
+                turn.drop()
+            self._working.release()

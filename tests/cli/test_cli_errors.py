@@ -35,6 +35,7 @@ EXIT_CODES = {
     "StoreCorruptError": 74,
     "StoreError": 74,
     "StoreFullError": 74,
+    "SyncFailedError": 74,
     "StorePathError": 74,
     "StoreVersionError": 74,
     "TaskDoneError": 73,

@@ -1,0 +1,381 @@
+"""One database file: a pool of connections, reads, and write transactions.
+
+A connection is borrowed for one operation and given back: never shared by two threads at a time, since a transaction
+belongs to the connection and another thread could commit it. There is no connection a thread, which would leak with
+every thread that ends.
+
+Every write is a BEGIN IMMEDIATE. A read that turns into a write fails at once with BUSY_SNAPSHOT after another's
+commit, and the busy handler is not even asked. Who writes when is `writing.Gate`'s to say; what makes a commit durable
+is `syncing.GroupSync`. Where SQLite does not show its index, durable writes are SQLite's own synchronous=FULL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+
+import apsw
+
+from idemreg.sqlite.connection import (
+    AUTOCHECKPOINT_PAGES,
+    FULL,
+    NORMAL,
+    CommitUnsureError,
+    Connection,
+    connect,
+    is_sync_failure,
+    translate,
+)
+from idemreg.sqlite.forking import FORK_NAP_S, forgets, fork, inside, leak
+from idemreg.sqlite.syncing import GroupSync
+from idemreg.sqlite.walindex import WalIndex
+from idemreg.sqlite.writing import Gate, Write
+from idemreg.turn import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from idemreg.clock import Clock
+    from idemreg.errors import StoreError
+    from idemreg.lockfile import LockFile
+
+__all__ = ["Database"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# More connections than this are closed when they are given back; each holds a page cache.
+IDLE_CONNECTIONS: Final = 8
+
+
+class Database:
+    """One database file, open. Thread-safe."""
+
+    def __init__(self, path: str, lock_file: LockFile, *, busy_s: float, clock: Clock, reads_durable: bool) -> None:
+        self.path = path
+        self.busy_s = busy_s
+        self.reads_durable = reads_durable
+        self.after_commit: Callable[[], None] = _nothing
+        self._clock = clock
+        self._closed = False
+        self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
+        self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
+        self.turns = Turns(lock_file.path, clock)
+        self.gate = Gate(self.turns.write, clock, busy_s)
+        self._anchor: Connection | None = None
+        self.index: WalIndex | None = None
+        self.sync: GroupSync | None = None
+        try:
+            self._look_at_index(lock_file)
+        except BaseException:
+            self.close()
+            raise
+        forgets(self)
+
+    def _look_at_index(self, lock_file: LockFile) -> None:
+        """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
+        self._anchor = self._open(NORMAL)
+        self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        index = WalIndex(self._anchor)
+        if index.is_known:
+            self.index = index
+            self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock)
+        else:
+            self.levels = (NORMAL, FULL)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``body`` on a connection, outside any transaction. It must fetch fully: an open read blocks the WAL."""
+        connection = self.take(NORMAL)
+        try:
+            return body(connection, *args, **kwargs)
+        except apsw.Error as error:
+            raise self.translate(error) from error
+        finally:
+            self.give_back(connection, NORMAL)
+
+    def durable(self) -> None:
+        """Return once all that is committed now is on the disk; `SyncFailedError` where the disk refuses."""
+        if self.sync is not None:
+            self.sync.durable()
+
+    def seen_final(self) -> None:
+        """A final row was read, and is about to be answered from: a power cut must not take it back afterwards."""
+        if self.reads_durable and self.sync is not None:
+            self.sync.durable()
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        body: Callable[[Connection], T],
+        *,
+        durable: bool,
+        is_alone: bool = False,
+        is_atomic: bool = False,
+        busy_s: float | None = None,
+    ) -> T:
+        """Run ``body`` in a write transaction, and commit; if ``durable``, it is on the disk when this returns.
+
+        Unless it ``is_alone``, others may share the transaction, each for itself: an error of ``body`` rolls back what
+        it did (one that ``is_atomic`` has done nothing then). It may run in another thread, and once more after a
+        rollback. `StoreBusyError` when the write lock is not free in time; `CommitUnsureError` when COMMIT itself
+        reports an error, `SyncFailedError` when the sync behind it does.
+        """
+        mine = Write(body, durable=durable, is_alone=is_alone, is_atomic=is_atomic)
+        until = self._clock.monotonic() + (self.busy_s if busy_s is None else busy_s)
+        gate = self.gate
+        writes = gate.enter(mine, until)
+        if writes:
+            self._lead(gate, writes, until)
+        elif durable and mine.error is None and not mine.is_synced:
+            self.durable()  # whoever committed it was interrupted before the sync
+        if mine.error is not None:
+            raise mine.error
+        answer: T = mine.answer
+        return answer
+
+    def _lead(self, gate: Gate, writes: Sequence[Write], until: float) -> None:
+        """Carry out what this thread has taken along, and let the others know."""
+        others = writes[1:]
+        try:
+            try:
+                self._carry_out(writes, until)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
+                _tell(writes, error)
+            except BaseException:
+                gate.put_back(others)
+                others = ()
+                raise
+            finally:
+                gate.leave()
+            for other in others:
+                if not other.durable:
+                    other.wake()
+            self._sync(writes)
+        finally:
+            for other in others:
+                other.wake()
+        self.after_commit()
+
+    def _carry_out(self, writes: Sequence[Write], until: float) -> None:
+        synchronous = self.levels[any(write.durable for write in writes)]
+        connection = self.take(synchronous)
+        try:
+            connection.patience.until = until
+            connection.execute("BEGIN IMMEDIATE")
+            if len(writes) == 1:
+                writes[0].answer = writes[0].body(connection)
+            else:
+                for write in writes:
+                    _carry_out_one(connection, write)
+            self.commit(connection)
+        except apsw.Error as error:
+            raise self.translate(error) from error
+        finally:
+            connection.patience.until = None
+            self.give_back(connection, synchronous)
+
+    def commit(self, connection: Connection) -> None:
+        """Commit; `CommitUnsureError` where COMMIT reports an error."""
+        try:
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise self.unsure(error) from error
+
+    def _sync(self, writes: Sequence[Write]) -> None:
+        to_sync = [write for write in writes if write.durable and write.error is None]
+        if not to_sync:
+            return
+        try:
+            self.durable()
+        except Exception as error:  # noqa: BLE001 - as above
+            _tell(to_sync, error)
+        else:
+            for write in to_sync:
+                write.is_synced = True
+
+    @contextlib.contextmanager
+    def long_write(self, *, durable: bool) -> Iterator[LongWrite]:
+        """A write transaction around user code; rolled back where it was not committed."""
+        gate, until = self.gate, self._clock.monotonic() + self.busy_s
+        if not gate.enter(Write(_no_body, durable=durable, is_alone=True), until):
+            raise AssertionError
+        synchronous = self.levels[durable]
+        long_write = LongWrite(self, gate, durable=durable)
+        try:
+            connection = self.take(synchronous)
+            try:
+                connection.patience.until = until
+                connection.execute("BEGIN IMMEDIATE")
+                connection.patience.until = None
+                long_write.connection = connection
+                yield long_write
+            except apsw.Error as error:
+                raise self.translate(error) from error
+            finally:
+                connection.patience.until = None
+                self.give_back(connection, synchronous)
+        finally:
+            long_write.leave()
+
+    @contextlib.contextmanager
+    def alone(self, until: float) -> Iterator[Connection]:
+        """A connection outside any transaction, while nobody else writes who knows of turns."""
+        gate = self.gate
+        if not gate.enter(Write(_no_body, durable=False, is_alone=True), until):
+            raise AssertionError
+        try:
+            connection = self.take(NORMAL)
+            try:
+                connection.patience.until = until
+                yield connection
+            except apsw.Error as error:
+                raise self.translate(error) from error
+            finally:
+                connection.patience.until = None
+                self.give_back(connection, NORMAL)
+        finally:
+            gate.leave()
+
+    def translate(self, error: apsw.Error) -> StoreError:
+        """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
+        if self.sync is not None and is_sync_failure(error):
+            self.sync.taint()
+        return translate(error)
+
+    def unsure(self, error: apsw.Error) -> CommitUnsureError:
+        """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
+        return CommitUnsureError(f"the commit reported an error: {self.translate(error).message}")
+
+    # --- the pool -----------------------------------------------------------------------------------------------
+
+    def take(self, synchronous: int) -> Connection:
+        """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
+        me = threading.get_ident()
+        idle = self._idle[synchronous]
+        while True:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                connection = self._open(synchronous)
+            inside[connection] = me
+            if not fork.thread or fork.thread == me:
+                return connection
+            # A thread is about to fork: stay out of SQLite until it has.
+            del inside[connection]
+            idle.append(connection)
+            self._clock.sleep(FORK_NAP_S)
+
+    def _open(self, synchronous: int) -> Connection:
+        ticket = object()
+        inside[ticket] = threading.get_ident()
+        try:
+            connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
+            if self.levels[True] == FULL:
+                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+            return connection
+        except apsw.Error as error:
+            raise self.translate(error) from error
+        finally:
+            inside.pop(ticket, None)
+
+    def give_back(self, connection: Connection, synchronous: int) -> None:
+        """Put the connection back, rolling back what it did not commit."""
+        if inside.pop(connection, None) is None:
+            return  # taken before a fork: it is the parent's
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except apsw.Error:
+                connection.close()  # rolls back as well; SQLite did so itself after most errors
+                return
+        idle = self._idle[synchronous]
+        if self._closed or len(idle) >= IDLE_CONNECTIONS:
+            connection.close()
+        else:
+            idle.append(connection)
+
+    def close(self) -> None:
+        """Close the idle connections now, and the borrowed ones as they come back."""
+        self._closed = True
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+        if self.sync is not None:
+            self.sync.close()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+        self.turns.close()
+
+    def forget(self) -> None:
+        """In a forked child: leave every connection to the parent."""
+        for connection in [*self._idle[NORMAL], *self._idle[FULL], self._anchor]:
+            leak(connection)
+        self._idle = {NORMAL: [], FULL: []}
+        self._anchor = self.index = None
+        if self.sync is not None:
+            self.sync.close()
+        self.turns.close()
+        self.gate = Gate(self.turns.write, self._clock, self.busy_s)
+
+
+class LongWrite:
+    """A write transaction around user code."""
+
+    connection: Connection
+
+    def __init__(self, database: Database, gate: Gate, *, durable: bool) -> None:
+        self._database = database
+        self._gate: Gate | None = gate
+        self._durable = durable
+
+    def commit(self) -> None:
+        """Commit, let the next writer through, and return once it is durable. Errors as in `Database.write`."""
+        self._database.commit(self.connection)
+        self.leave()
+        if self._durable:
+            self._database.durable()
+        self._database.after_commit()
+
+    def leave(self) -> None:
+        """Let the next writer through, once."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.leave()
+
+
+def _carry_out_one(connection: Connection, write: Write) -> None:
+    if not write.is_atomic:
+        connection.execute("SAVEPOINT one")
+    try:
+        write.answer = write.body(connection)
+    except Exception as error:
+        if not connection.in_transaction:
+            raise  # SQLite has rolled back all of it
+        if not write.is_atomic:
+            connection.execute("ROLLBACK TO one")
+        write.error = translate(error) if isinstance(error, apsw.Error) else error
+    if not write.is_atomic:
+        connection.execute("RELEASE one")
+
+
+def _tell(writes: Sequence[Write], error: Exception) -> None:
+    """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
+    for write in writes:
+        if write.error is None:
+            write.error = error if write is writes[0] else copy.copy(error)
+            if write.error is not error:
+                write.error.__cause__ = error
+
+
+def _no_body(_connection: Connection) -> Any:  # noqa: ANN401 - as any body
+    return None
+
+
+def _nothing() -> None:
+    """Nobody looks after the -wal."""

@@ -1,0 +1,102 @@
+"""Fork: a gate, and connections left behind.
+
+A child must not use the parent's connections: it could commit the parent's open transaction. Nor may it close them,
+which writes to the shared -shm. It forgets them (see `_leak`), and opens its own at its next call. The fork itself
+waits, for a moment, until no other thread is inside SQLite: the child would inherit SQLite's mutexes locked, and its
+note, shared by all connections of a process to one file, of the locks that the parent's connection held. For that
+reason a child that is forked inside `claim.transaction()` itself cannot write to the file: it finds it busy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final, Protocol
+
+from idemreg.clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "leak", "no_fork_meanwhile"]
+
+# How long a fork waits for other threads to leave SQLite.
+FORK_PATIENCE_S: Final = 1.0
+FORK_NAP_S: Final = 0.0002
+
+
+class Forgetful(Protocol):
+    """Something that is the parent's in a forked child."""
+
+    def forget(self) -> None:
+        """In a forked child: leave everything to the parent."""
+
+
+class Fork:
+    """The thread that is about to fork; 0 = none."""
+
+    thread = 0
+
+
+fork = Fork()
+
+# What is inside SQLite now (a connection, or a ticket while one is being opened), and in which thread.
+inside: dict[object, int] = {}
+
+_forgetful: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+
+
+def forgets(one: Forgetful) -> None:
+    """From now on a forked child tells it to `forget`."""
+    _forgetful.add(one)
+
+
+@contextlib.contextmanager
+def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
+    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's."""
+    ticket, me = object(), threading.get_ident()
+    while True:
+        inside[ticket] = me
+        if not fork.thread or fork.thread == me:
+            break
+        del inside[ticket]
+        clock.sleep(FORK_NAP_S)
+    try:
+        yield
+    finally:
+        inside.pop(ticket, None)
+
+
+def _before_fork() -> None:
+    me = threading.get_ident()
+    fork.thread = me
+    clock = Clock()
+    deadline = clock.monotonic() + FORK_PATIENCE_S
+    while any(thread != me for thread in list(inside.values())) and clock.monotonic() < deadline:
+        clock.sleep(FORK_NAP_S)
+
+
+def _after_fork_in_parent() -> None:
+    fork.thread = 0
+
+
+def _after_fork_in_child() -> None:
+    fork.thread = 0
+    for connection in inside:
+        leak(connection)
+    inside.clear()
+    for one in list(_forgetful):
+        one.forget()
+
+
+def leak(connection: object) -> None:
+    """Make the object immortal, so that not even the interpreter's exit closes the parent's connection."""
+    import ctypes  # noqa: PLC0415 - 1.4 ms that only forked children pay
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,451 @@
+"""Group sync: what is answered is durable, whoever wrote it; one sync covers many; a failed one is never forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from idemreg import (
+    AsyncRegistry,
+    Clock,
+    FinishNotRecordedError,
+    Registry,
+    Status,
+    StoreBusyError,
+    SyncFailedError,
+    TaskUnknownError,
+)
+from idemreg.sqlite import walindex
+from idemreg.turn import Turns
+from tests.support.processes import PATIENCE_S, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import apsw
+
+    from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.database import Database
+    from idemreg.sqlite.syncing import GroupSync
+
+# Stops itself at a named fault point, or is killed there, while it finishes "t".
+FINISHER = """
+from idemreg import Registry, faults
+registry = Registry(sys.argv[1])
+registry.run("warm", lambda: 0, on_crash="rerun")
+if sys.argv[2]: faults.arm(sys.argv[2], lambda: os.kill(os.getpid(), getattr(signal, sys.argv[3])))
+say("ready"); wait()
+registry.run("t", lambda: 7, name="job", on_crash="rerun")
+say("told")
+wait()
+"""
+
+
+class LaterBoot(Clock):
+    """The machine was booted anew."""
+
+    def boot_id(self) -> str:
+        return "a later boot"
+
+
+@pytest.fixture
+def full(open_registry: Callable[..., Registry]) -> Registry:
+    """A registry whose answers are durable."""
+    return open_registry(durability="full", busy_timeout=2)
+
+
+def database(registry: Registry) -> Database:
+    opened = cast("SqliteStore", registry.store)._opening.current
+    assert opened is not None
+    return opened.database
+
+
+def sync_of(registry: Registry) -> GroupSync:
+    sync = database(registry).sync
+    assert sync is not None
+    return sync
+
+
+def break_disk(registry: Registry) -> None:
+    """From now on each sync of this process fails by an error of the system, as on a disk that is gone.
+
+    The descriptor becomes one that names the file (O_PATH), and cannot be synced.
+    """
+    sync = sync_of(registry)
+    named = os.open(sync._path, os.O_PATH | os.O_CLOEXEC)
+    os.dup2(named, sync._fd, inheritable=False)
+    os.close(named)
+
+
+# --- how many syncs -------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_task_needs_two_syncs_a_rerun_task_one(full: Registry) -> None:
+    """The claim is durable before its job under hold only; the finish always; a duplicate needs none."""
+    full.run("first", lambda: 1)
+    counts = []
+    for on_crash in ("hold", "verify", "rerun"):
+        before = sync_of(full).syncs
+        options: dict[str, Any] = {"on_crash": on_crash}
+        if on_crash == "verify":
+            options["verify"] = lambda: "cannot-tell"
+        full.run(f"new:{on_crash}", lambda: 1, **options)
+        counts.append(sync_of(full).syncs - before)
+        full.run(f"new:{on_crash}", lambda: 1, **options)
+        assert sync_of(full).syncs - before == counts[-1]
+    assert counts == [2, 2, 1]
+
+
+def test_nothing_is_synced_where_nothing_was_promised(registry: Registry) -> None:
+    """At ``durability="normal"`` neither claims nor finishes nor their readers sync."""
+    for number in range(30):
+        registry.run(f"t:{number}", lambda: 1)
+        registry.get(f"t:{number}")
+    assert sync_of(registry).syncs == 0
+
+
+def test_a_thousand_claims_at_once_share_their_syncs(path: Path) -> None:
+    """1,000 coroutines claim at once: combined in transactions, they are covered by at most 100 syncs."""
+
+    async def main() -> None:
+        async with AsyncRegistry(path) as registry:
+            await registry.run("first", lambda: 1)
+            before = sync_of(registry.registry).syncs
+            claims = await asyncio.gather(*(registry.claim(f"t:{number}") for number in range(1_000)))
+            assert sync_of(registry.registry).syncs - before <= 100
+            assert (await registry.count())[Status.RUNNING] == len(claims) == 1_000
+            await registry.finish_many((claim, None) for claim in claims)
+
+    asyncio.run(main())
+
+
+# --- readers join ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look", ["run", "get", "list"])
+def test_a_reader_of_what_a_killed_writer_left_syncs_it_first(path: Path, full: Registry, look: str) -> None:
+    """A finish that was committed and not synced is durable before anybody answers from it."""
+    with Script(FINISHER, path, "sync.begun", "SIGKILL") as writer:
+        writer.expect("ready")
+        full.open()
+        before = sync_of(full).syncs
+        writer.go()
+        assert writer.end() == -signal.SIGKILL
+    looks: dict[str, Callable[[], Any]] = {
+        "run": lambda: full.run("t", lambda: pytest.fail("ran again"), name="job", on_crash="rerun").result,
+        "get": lambda: full.get("t"),
+        "list": lambda: list(full.tasks()),
+    }
+    assert looks[look]()
+    assert sync_of(full).syncs == before + 1
+    looks[look]()
+    assert sync_of(full).syncs == before + 1  # it is known to be covered by now
+
+
+def test_a_covered_row_needs_no_sync_of_its_reader(path: Path, full: Registry) -> None:
+    """What another process has synced and published is believed."""
+    with Script(FINISHER, path, "", "") as writer:
+        writer.expect("ready")
+        writer.go()
+        writer.expect("told")
+        full.open()
+        before = sync_of(full).syncs
+        assert full.run("t", lambda: 0, name="job", on_crash="rerun").result == 7
+        assert sync_of(full).syncs == before
+
+
+def test_another_programs_commit_is_synced_before_it_is_passed(path: Path, full: Registry) -> None:
+    """A program that knows nothing of idemreg commits at NORMAL: the next answer syncs what it left."""
+    full.run("t", lambda: 1, name="job")
+    before = sync_of(full).syncs
+    script = "import apsw; c = apsw.Connection(sys.argv[1]); c.pragma('synchronous', 1); c.execute('create table f(x)')"
+    with Script(script, path) as other:
+        assert other.end() == 0
+    assert full.run("t", lambda: 2, name="job").result == 1
+    assert sync_of(full).syncs == before + 1
+
+
+# --- a disk that fails ----------------------------------------------------------------------------------------------
+
+
+def test_a_claim_whose_sync_fails_starts_no_job(path: Path, full: Registry) -> None:
+    """It is put back by a plain commit; and from then on nobody, in no process, calls anything durable."""
+    full.run("first", lambda: 1, name="job")
+    with Registry(path) as other:
+        other.open()
+        break_disk(full)
+        with pytest.raises(SyncFailedError):
+            full.run("t", lambda: pytest.fail("the job started"))
+        for _ in range(2):
+            with pytest.raises(SyncFailedError):
+                other.run("first", lambda: 1, name="job")
+        with pytest.raises(SyncFailedError):
+            other.run("u", lambda: pytest.fail("the job started"))
+    with pytest.raises(SyncFailedError), Registry(path) as later:
+        later.get("first")
+    with Registry(path, clock=LaterBoot()) as booted:
+        assert booted.run("first", lambda: 1, name="job").replayed
+        assert booted.run("t", lambda: 2).attempt == 1
+
+
+def test_a_finish_whose_sync_fails_is_told(path: Path, full: Registry) -> None:
+    """The caller gets the result and an error; nobody is told of a success before the machine was booted anew."""
+    full.run("first", lambda: 1)
+    break_disk(full)
+    with pytest.raises(FinishNotRecordedError) as unsure:
+        full.run("t", lambda: 7, name="job", on_crash="rerun")
+    assert unsure.value.result == 7
+    with pytest.raises(SyncFailedError):
+        full.get("t")
+    with Registry(path, clock=LaterBoot()) as booted:
+        assert booted.run("t", lambda: pytest.fail("ran"), name="job", on_crash="rerun").result == 7
+
+
+def test_effects_whose_sync_fails_are_told(full: Registry) -> None:
+    """A transaction that was committed and not synced is a finish that was not recorded."""
+    full.run("first", lambda: 1)
+    break_disk(full)
+    with (
+        pytest.raises(FinishNotRecordedError),
+        full.claim("t", on_crash="rerun") as claim,
+        claim.transaction() as tx,
+    ):
+        tx.execute("create table effect (n)")
+
+
+def test_all_who_waited_for_a_sync_that_failed_are_told(full: Registry) -> None:
+    """Many threads, one failing sync: every one of them gets an error of its own, and no job starts."""
+    full.run("first", lambda: 1)
+    break_disk(full)
+
+    def claim(number: int) -> BaseException | None:
+        try:
+            full.run(f"t:{number}", lambda: pytest.fail("the job started"))
+        except SyncFailedError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(16) as pool:
+        errors = list(pool.map(claim, range(64)))
+    assert len({id(error) for error in errors if error is not None}) == 64
+
+
+# --- files that vanish ----------------------------------------------------------------------------------------------
+
+
+def test_a_wal_that_was_deleted_acknowledges_nothing(path: Path, full: Registry) -> None:
+    """SQLite commits into a deleted file, and says OK; the sync looks whether the file is the one at the path."""
+    full.run("first", lambda: 1)
+    os.unlink(f"{path}-wal")
+    with pytest.raises(SyncFailedError, match="deleted"):
+        full.run("t", lambda: pytest.fail("the job started"))
+
+
+def test_a_lock_file_that_was_cut_short_is_an_error(path: Path, full: Registry) -> None:
+    """It is read and written, not mapped: a typed error, not SIGBUS."""
+    full.run("first", lambda: 1)
+    os.truncate(f"{path}-lock", 70)
+    with pytest.raises(Exception, match="cut short") as error:
+        full.run("t", lambda: pytest.fail("the job started"))
+    assert getattr(error.value, "code", "") == "store-corrupt"
+
+
+def test_an_index_of_another_format_is_not_believed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then durable writes are SQLite's own synchronous=FULL, with its own checkpoints."""
+    monkeypatch.setattr(walindex, "VERSION", 1)
+    with Registry(path) as registry:
+        assert registry.run("t", lambda: 1).result == 1
+        assert registry.run("t", lambda: 1).replayed
+        assert database(registry).sync is None
+        connection = database(registry).take(2)
+        assert (connection.pragma("synchronous"), connection.pragma("wal_autocheckpoint")) == (2, 1_000)
+        database(registry).give_back(connection, 2)
+
+
+# --- whoever holds a turn and stops ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["sync.begun", "sync.done"])
+def test_a_stopped_leader_costs_the_others_some_speed(path: Path, full: Registry, point: str) -> None:
+    """A process that was stopped with the sync turn keeps nobody waiting: each syncs for itself, and its own counts."""
+    full.run("first", lambda: 1)
+    with Script(FINISHER, path, point, "SIGSTOP") as writer:
+        writer.expect("ready")
+        writer.go()
+        os.waitid(os.P_PID, writer.process.pid, os.WSTOPPED)
+        assert full.run("u", lambda: 1).result == 1
+        with Registry(path) as other:
+            assert other.run("u", lambda: 2).result == 1
+        writer.signal(signal.SIGCONT)
+        writer.expect("told")
+
+
+def test_a_stopped_writer_ends_in_a_busy_error(path: Path, full: Registry) -> None:
+    """A process that was stopped with the write turn: `StoreBusyError` at the deadline, and no job starts."""
+    full.run("first", lambda: 1)
+    with Script(FINISHER, path, "finish.in-transaction", "SIGSTOP") as writer:
+        writer.expect("ready")
+        writer.go()
+        os.waitid(os.P_PID, writer.process.pid, os.WSTOPPED)
+        with Registry(path, busy_timeout=0.05) as hurried, pytest.raises(StoreBusyError):
+            hurried.run("u", lambda: pytest.fail("the job started"))
+        writer.signal(signal.SIGCONT)
+        writer.expect("told")
+    assert full.run("u", lambda: 1).result == 1
+
+
+@pytest.mark.parametrize("point", ["turn.taken", "sync.begun"])
+def test_a_turn_ends_with_its_holder(path: Path, full: Registry, point: str) -> None:
+    """A process that is killed with a turn leaves it to the others at once."""
+    full.run("first", lambda: 1)
+    script = FINISHER.replace('registry.run("warm"', "#")
+    with Script(script, path, point, "SIGKILL") as writer:
+        writer.expect("ready")
+        writer.go()
+        assert writer.end() == -signal.SIGKILL
+    turns = Turns(f"{path}-lock", Clock())
+    assert turns.write.try_take()
+    assert turns.sync.try_take()
+    turns.close()
+    assert full.run("u", lambda: 1).result == 1
+
+
+# --- combining ------------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_is_written_together(full: Registry) -> None:
+    """Threads that find another writing are carried out in one transaction, each for itself."""
+    full.run("first", lambda: 1)
+    commits = _count_commits(full)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with full.claim("held", on_crash="rerun") as claim, claim.transaction():
+            held.set()
+            done.wait(PATIENCE_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE_S)
+    before = commits()
+    with ThreadPoolExecutor(20) as pool:
+        results = [pool.submit(full.add, f"t:{number}") for number in range(20)]
+        gate = database(full).gate
+        while len(gate._waiting) < 20:
+            threading.Event().wait(0.001)
+        done.set()
+        assert {result.result(PATIENCE_S).status for result in results} == {Status.PENDING}
+    holder.join()
+    assert commits() - before == 2  # the holder's, and one for the twenty
+
+
+def _count_commits(registry: Registry) -> Callable[[], int]:
+    """How often the -wal's index has changed: its counter of transactions."""
+    index = database(registry).index
+    assert index is not None
+
+    def count() -> int:
+        header = index.header()
+        assert header is not None
+        return int.from_bytes(header[8:12], "little")
+
+    return count
+
+
+def test_an_error_of_one_spares_the_others(full: Registry) -> None:
+    """In a shared transaction what fails is rolled back alone, and its caller alone is told."""
+    full.run("first", lambda: 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with full.claim("held", on_crash="rerun") as claim, claim.transaction():
+            held.set()
+            done.wait(PATIENCE_S)
+
+    def fails(connection: apsw.Connection) -> None:
+        connection.execute("CREATE TABLE half (n)")
+        connection.execute("INSERT INTO nowhere VALUES (1)")
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE_S)
+    with ThreadPoolExecutor(3) as pool:
+        one = pool.submit(full.add, "one")
+        bad = pool.submit(lambda: database(full).write(fails, durable=True))
+        two = pool.submit(full.add, "two")
+        while len(database(full).gate._waiting) < 3:
+            threading.Event().wait(0.001)
+        done.set()
+        assert one.result(PATIENCE_S).status is two.result(PATIENCE_S).status is Status.PENDING
+        assert bad.exception(PATIENCE_S) is not None
+    holder.join()
+    tables = database(full).read(lambda connection: connection.execute("SELECT name FROM sqlite_schema").fetchall())
+    assert ("half",) not in tables
+
+
+def test_whoever_waited_too_long_is_told_and_nothing_of_it_is_written(open_registry: Callable[..., Registry]) -> None:
+    """At its deadline a thread that waits for another of its process gives up, and is not carried out later."""
+    registry = open_registry(durability="full", busy_timeout=0.05)
+    registry.run("first", lambda: 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with registry.claim("held", on_crash="rerun") as claim, claim.transaction():
+            held.set()
+            done.wait(PATIENCE_S)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE_S)
+    with pytest.raises(StoreBusyError):
+        registry.add("late")
+    done.set()
+    holder.join()
+    assert registry.run("next", lambda: 1).result == 1
+    assert registry.get("late") is None
+
+
+# --- the -wal -------------------------------------------------------------------------------------------------------
+
+
+def test_the_wal_is_written_to_its_size_once_and_kept(path: Path, full: Registry) -> None:
+    """A process that syncs often grows it to its working size; checkpoints leave it there."""
+    wal = f"{path}-wal"
+    full.run("first", lambda: 1)
+    assert os.path.getsize(wal) < 2**20
+    for number in range(1_000):
+        full.run(f"t:{number}", lambda: "x" * 100, on_crash="rerun")
+    assert os.path.getsize(wal) == 4 * 2**20
+    index = database(full).index
+    assert index is not None
+    assert index.frames()[0] < 2_000  # it began anew meanwhile
+
+
+def test_a_backup_in_the_place_of_a_closed_registry_is_what_it_is(path: Path, tmp_path: Path, full: Registry) -> None:
+    """Nothing stays beside a file that was closed: frames that stayed would be replayed over the backup."""
+    full.run("old", lambda: 1)
+    full.backup(tmp_path / "copy.db")
+    for number in range(50):
+        full.run(f"new:{number}", lambda: 1)
+    full.close()
+    os.replace(tmp_path / "copy.db", path)
+    with Registry(path) as restored:
+        assert [task.task_id for task in restored.tasks()] == ["old"]
+
+
+def test_a_hold_task_that_was_told_of_stays_told_of_after_kills(path: Path, full: Registry) -> None:
+    """Killed between commit and sync of its claim, the task was never entered, and is unknown, not run again."""
+    script = FINISHER.replace('on_crash="rerun")\nsay("told")', 'on_crash="hold")\nsay("told")')
+    with Script(script, path, "sync.begun", "SIGKILL") as writer:
+        writer.expect("ready")
+        writer.go()
+        assert writer.end() == -signal.SIGKILL
+    with pytest.raises(TaskUnknownError):
+        full.run("t", lambda: pytest.fail("ran"), name="job")
