@@ -18,8 +18,8 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
-from idemreg.async_claim import AsyncClaim, AsyncTransaction
-from idemreg.attempt import acquire, hand_over, run_walk
+from idemreg.async_claim import AsyncClaim, AsyncTransaction, hand_over
+from idemreg.attempt import claim, run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
@@ -76,7 +76,7 @@ class _Claiming:
     async def _take(self) -> AsyncClaim:
         offload = self._terms.offload
         assert offload is not None  # noqa: S101 - asynchronous terms have one
-        return cast("AsyncClaim", await adrive(hand_over(acquire(self._terms, self._request)), offload.host()))
+        return cast("AsyncClaim", await adrive(hand_over(claim(self._terms, self._request)), offload.host()))
 
     async def __aenter__(self) -> AsyncClaim:
         self._claim = await self._take()

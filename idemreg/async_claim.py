@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from idemreg.claim import BaseClaim, current
-from idemreg.ends import success_end
+from idemreg.ends import put_back, success_end
 from idemreg.errors import ClaimLostError, FinishNotRecordedError
 from idemreg.store import End
-from idemreg.walk import adrive
+from idemreg.walk import NotStartedError, adrive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
     from idemreg.offload import Offload
     from idemreg.store import Transaction
+    from idemreg.walk import Walk
 
-__all__ = ["AsyncClaim", "AsyncTransaction"]
+__all__ = ["AsyncClaim", "AsyncTransaction", "hand_over"]
+
+R = TypeVar("R")
 
 
 class AsyncTransaction:
     """An open transaction in which the effects of a job commit together with its success."""
 
-    def __init__(self, offload: Offload, lane: Executor, transaction: Transaction) -> None:
+    def __init__(self, offload: Offload, thread: Executor, transaction: Transaction) -> None:
         self._offload = offload
-        self._lane = lane
+        self._lane = thread
         self._transaction = transaction
 
     async def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
@@ -78,27 +81,27 @@ class AsyncClaim(BaseClaim):
 
         See `Claim.transaction`. It has a thread of its own while it is open, and every other writer of the file waits.
         """
-        offload, lane = self._offload, self._offload.lane()
+        offload, thread = self._offload, self._offload.own_thread()
         block = self._transaction()
         try:
-            host = offload.host(lane)
+            host = offload.host(thread)
             transaction = await host.call(block.__enter__, ())
             try:
                 host.leave()
-                yield AsyncTransaction(offload, lane, transaction)
+                yield AsyncTransaction(offload, thread, transaction)
             except GeneratorExit as error:  # the coroutine was closed, and cannot await
-                lane.submit(block.__exit__, type(error), error, error.__traceback__)
+                thread.submit(block.__exit__, type(error), error, error.__traceback__)
                 raise
             except BaseException as error:
-                await offload.host(lane).call(block.__exit__, (type(error), error, error.__traceback__))
+                await offload.host(thread).call(block.__exit__, (type(error), error, error.__traceback__))
                 raise
-            await self._leave(block, offload, lane)
+            await self._leave(block, offload, thread)
         finally:
-            lane.shutdown(wait=False)
+            thread.shutdown(wait=False)
 
     @staticmethod
-    async def _leave(block: Any, offload: Offload, lane: Executor) -> None:  # noqa: ANN401 - a context manager
-        host = offload.host(lane)
+    async def _leave(block: Any, offload: Offload, thread: Executor) -> None:  # noqa: ANN401 - a context manager
+        host = offload.host(thread)
         await host.call(block.__exit__, (None, None, None))
         host.leave()
 
@@ -124,3 +127,20 @@ class AsyncClaim(BaseClaim):
             if isinstance(error, Exception):
                 raise
             error.add_note(f"idemreg: {problem}")  # an interruption goes on its way whatever the store says
+
+
+def hand_over(walk: Walk[R]) -> Walk[R]:
+    """A walk whose claims go to a caller who may have been cancelled meanwhile: then they are put back."""
+    taken = yield from walk
+    try:
+        yield _received, (), {}
+    except NotStartedError:
+        for claim in taken if isinstance(taken, list) else [taken]:
+            if isinstance(claim, BaseClaim):
+                yield from put_back(claim)
+        raise
+    return taken
+
+
+def _received() -> None:
+    """Stands for the caller's own code: a step of it is not begun once the caller was cancelled."""

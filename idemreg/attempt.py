@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from idemreg import faults
 from idemreg.claim import BaseClaim, Claim, Terms, current
 from idemreg.codec import load_result, store_result
-from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, record, success_end
+from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, put_back, record, success_end
 from idemreg.errors import (
     ChecksumMismatchError,
     ClaimLostError,
@@ -24,7 +24,6 @@ from idemreg.options import Verified
 from idemreg.store import (
     Absent,
     Done,
-    End,
     Granted,
     Lost,
     Mismatch,
@@ -45,7 +44,17 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Answer
 
-__all__ = ["Terms", "acquire", "attempt", "ended_in_job", "make_claim", "outcome_of", "run", "run_walk"]
+__all__ = [
+    "Terms",
+    "acquire",
+    "attempt",
+    "claim",
+    "ended_in_job",
+    "make_claim",
+    "outcome_of",
+    "run",
+    "run_walk",
+]
 
 R = TypeVar("R")
 
@@ -198,26 +207,12 @@ def acquire(
                 raise _refusal(answer, wanted)
 
 
-def hand_over(walk: Walk[R]) -> Walk[R]:
-    """A walk whose claims go to a caller who may have been cancelled meanwhile: then they are put back."""
-    taken = yield from walk
-    try:
-        yield _received, (), {}
-    except NotStartedError:
-        for claim in taken if isinstance(taken, list) else [taken]:
-            if isinstance(claim, BaseClaim):
-                yield from _put_back(claim)
-        raise
-    return taken
-
-
-def _received() -> None:
-    """Stands for the caller's own code: a step of it is not begun once the caller was cancelled."""
-
-
-def _put_back(claim: BaseClaim) -> Walk[None]:
-    claim.settled()
-    yield from record(claim, End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
+def claim(terms: Terms, wanted: Wanted) -> Walk[Any]:
+    """The walk of a claim that its caller ends: `acquire`, by one statement where the task is new."""
+    seen = yield terms.store.begin, (wanted,), None
+    if type(seen) is Granted:
+        return make_claim(terms, seen, wanted.name)
+    return (yield from acquire(terms, wanted, is_absent=type(seen) is Absent))
 
 
 def replay(task: Task, terms: Terms) -> Outcome[Any]:
@@ -379,7 +374,7 @@ def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
         return  # a coroutine that is closed can await nothing: its claim is dropped
     try:
         if isinstance(error, NotStartedError):
-            yield from _put_back(claim)
+            yield from put_back(claim)
         else:
             end = claim.end_for(error)
             claim.settled()

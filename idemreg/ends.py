@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from idemreg.store import Store
     from idemreg.walk import Walk
 
-__all__ = ["bounded", "crash_end", "describe", "error_end", "lost_error", "not_recorded", "record", "success_end"]
+__all__ = [
+    "bounded",
+    "crash_end",
+    "describe",
+    "error_end",
+    "lost_error",
+    "not_recorded",
+    "put_back",
+    "record",
+    "success_end",
+]
 
 ERROR_CHARACTERS: Final = 4_096
 MESSAGE_CHARACTERS: Final = 1_000
@@ -71,6 +81,12 @@ def record(claim: BaseClaim, end: End, result: object = None) -> Walk[None]:
         yield from not_recorded(store, end, answer, result)
     if teller is not None:
         teller.ended(claim.grant, claim.name, end)
+
+
+def put_back(claim: BaseClaim) -> Walk[None]:
+    """End the claim of a caller who was cancelled before the job: the task is as it was."""
+    claim.settled()
+    yield from record(claim, End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
 
 def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:

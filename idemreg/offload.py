@@ -14,6 +14,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from idemreg.lane import Item, Lane
 from idemreg.store import End, Granted
 
 if TYPE_CHECKING:
@@ -26,14 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Offload"]
 
-# Those who wait for the disk are combined, so more threads mean fewer syncs. They start when they are needed.
-THREADS: Final = 64
+# What goes to a thread of its own waits for the write lock or the disk, and is combined: more threads mean fewer syncs.
+# They start when they are needed.
+THREADS: Final = 32
 
 
 class Offload:
     """The threads of one registry. They start at first use, and anew in a forked child."""
 
     def __init__(self, store: Store) -> None:
+        self.lane = Lane(store, self.pool)
         self.store = cast("Store", _OffLoopStore(store, self))
         self._pool: Executor | None = None
         self._pid = 0
@@ -42,6 +45,7 @@ class Offload:
         """The threads that all calls share."""
         if self._pool is None or self._pid != os.getpid():  # a forked child has none of its parent's threads
             self._pool, self._pid = _threads(THREADS), os.getpid()
+            self.lane.renew()
         return self._pool
 
     def host(self, pool: Executor | None = None) -> Host:
@@ -58,7 +62,7 @@ class Offload:
                 self.store.abandon(End.release(grant, nothing_ran=True))
 
     @staticmethod
-    def lane() -> Executor:
+    def own_thread() -> Executor:
         """One thread of its own, for a transaction: while it is open, others may wait for it in all of the pool's."""
         return _threads(1)
 
@@ -83,6 +87,7 @@ class _OffLoopStore:
     def __init__(self, store: Store, offload: Offload) -> None:
         self._store = store
         self._offload = offload
+        self.begin = self.finish_one = Together(offload.lane)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the store
         return getattr(self._store, name)
@@ -90,6 +95,19 @@ class _OffLoopStore:
     def abandon(self, end: End) -> None:
         """As the store's own, but on another thread: finalisers run wherever they happen to."""
         self._offload.pool().submit(self._store.abandon, end)
+
+
+class Together:
+    """Stands for a call of the store that goes by the lane."""
+
+    __slots__ = ("lane",)
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+
+    def __call__(self, _request: object) -> None:
+        """Nobody calls it: see `_AsyncioHost.call`."""
+        raise NotImplementedError
 
 
 def _threads(number: int) -> Executor:
@@ -107,6 +125,8 @@ class _AsyncioHost:
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         import asyncio  # noqa: PLC0415 - the caller has imported it; the module may be imported without
 
+        if type(call) is Together:
+            return await self._together(call.lane, args[0])
         submitted = self._pool.submit(call, *args)
         future = asyncio.wrap_future(submitted)
         while not future.done():
@@ -118,6 +138,29 @@ class _AsyncioHost:
                 submitted.add_done_callback(self._put_back)
                 raise
         return future.result()
+
+    async def _together(self, lane: Lane, request: Any) -> Any:  # noqa: ANN401
+        import asyncio  # noqa: PLC0415
+
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def wake() -> None:
+            if not future.done():  # the caller may have been cancelled right now
+                future.set_result(None)
+
+        item = Item(request, loop, loop.call_soon_threadsafe, wake)
+        lane.put(item)
+        while not item.is_done:
+            try:
+                await future
+            except asyncio.CancelledError as cancelled:  # the future as well; what was begun is done all the same
+                self._cancelled = cancelled
+                future = loop.create_future()
+            except GeneratorExit:
+                item.is_dropped = True
+                raise
+        return item.result()
 
     async def sleep(self, pause: float) -> None:
         import asyncio  # noqa: PLC0415
@@ -142,6 +185,16 @@ class _TrioHost:
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         token, done = self._trio.lowlevel.current_trio_token(), self._trio.Event()
+        if type(call) is Together:
+            item = Item(args[0], token, token.run_sync_soon, done.set)
+            call.lane.put(item)
+            try:
+                with self._trio.CancelScope(shield=True):
+                    await done.wait()
+            except GeneratorExit:
+                item.is_dropped = True
+                raise
+            return item.result()
         future: Future[Any] = self._pool.submit(call, *args)
         future.add_done_callback(lambda _: token.run_sync_soon(done.set))
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
-from idemreg.attempt import acquire, run
+from idemreg.attempt import claim, run
 from idemreg.claim import Claim, Terms
 from idemreg.operations import Operations
 from idemreg.options import CallOptions, Durability, Options
@@ -128,10 +128,10 @@ class Registry(Operations):
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
         checked = self._options({**options, "on_duplicate": "raise"})
         request = wanted(task_id, name, canonical(payload), checked)
-        claim = drive(acquire(self.terms(checked), request))
-        assert isinstance(claim, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
-        claim.hold()
-        return claim
+        taken = drive(claim(self.terms(checked), request))
+        assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
+        taken.hold()
+        return taken
 
     def claim_many(
         self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]

@@ -325,6 +325,9 @@ class Store(Protocol):
     def finish_one(self, end: End) -> Recorded | Lost | Unsure:
         """End one claim likewise; the common success in few steps."""
 
+    def together(self, requests: Sequence[Wanted | End]) -> list[object]:
+        """Each as by `begin` or `finish_one`, in one transaction. In place of an answer its error, not raised."""
+
     def abandon(self, end: End) -> None:
         """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.owners import CommandOwner
+    from idemreg.sqlite.writing import Write
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
@@ -162,6 +163,66 @@ class SqliteStore(Settler):
         """Nobody is answered from a final row that a power cut could take back."""
         if not all(isinstance(answer, (Granted, Running)) for answer in answers):
             opened.database.seen_final()
+
+    def together(self, requests: Sequence[Wanted | End]) -> list[object]:
+        """Begin or finish each in one transaction, for callers who wait on an event loop; see `Store.together`."""
+        opened = self._opening.opened()
+        found: dict[int, object] = {}
+        claims: dict[int, hot.Claim] = {}
+        writes: dict[int, Write] = {}
+
+        def look(connection: Connection) -> None:
+            for number, wanted in enumerate(requests):
+                if isinstance(wanted, End):
+                    continue
+                claim = claims[number] = hot.Claim(opened, self._schema_version, wanted)
+                found[number] = claim.look(connection)
+                if claim.may_insert:
+                    writes[number] = claim.write()
+
+        opened.database.read(look)
+        for number, end in enumerate(requests):
+            if isinstance(end, End) and end.owner == opened.owners.recorded and tasks.is_plain_success(end):
+                writes[number] = hot.success(opened, self._schema_version, end)
+        if writes:
+            opened.database.write_all(list(writes.values()))
+        answers = [
+            self._ended(opened, request, writes.get(number))
+            if isinstance(request, End)
+            else self._begun(claims[number], found[number], writes.get(number))
+            for number, request in enumerate(requests)
+        ]
+        self._settle_dropped()
+        return answers
+
+    def _begun(self, claim: hot.Claim, found: object, write: Write | None) -> object:
+        if write is None:
+            return found
+        if write.error is None:
+            if claim.grant is not None:
+                faults.point("claim.committed")
+            return claim.grant
+        if isinstance(write.error, SyncFailedError):
+            self._release([claim.grant])
+        else:
+            claim.take_back()
+        return write.error
+
+    def _ended(self, opened: Opened, end: End, write: Write | None) -> object:
+        try:
+            if write is None or (write.error is None and not write.answer):
+                return self.finish([end])[0]
+            if write.error is not None:
+                raise write.error
+        except CommitUnsureError as error:
+            return self._read_again(end, error)
+        except SyncFailedError as error:
+            return Unsure(error)
+        except StoreError as error:
+            return error
+        faults.point("finish.committed")
+        self._let_go(opened, end)
+        return Recorded(end.task_id)
 
     # --- finish -------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import apsw
 
+from idemreg.errors import StoreBusyError, StoreError
 from idemreg.sqlite.connection import (
     AUTOCHECKPOINT_PAGES,
     FULL,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from idemreg.clock import Clock
-    from idemreg.errors import StoreError
     from idemreg.lockfile import LockFile
 
 __all__ = ["Database"]
@@ -115,7 +115,6 @@ class Database:
         *,
         durable: bool,
         is_alone: bool = False,
-        is_atomic: bool = False,
         busy_s: float | None = None,
     ) -> T:
         """Run ``body`` in a write transaction, and commit; if ``durable``, it is on the disk when this returns.
@@ -125,22 +124,36 @@ class Database:
         rollback. `StoreBusyError` when the write lock is not free in time; `CommitUnsureError` when COMMIT itself
         reports an error, `SyncFailedError` when the sync behind it does.
         """
-        mine = Write(body, durable=durable, is_alone=is_alone, is_atomic=is_atomic)
+        answer: T = self.write_one(Write(body, durable=durable, is_alone=is_alone), busy_s=busy_s)
+        return answer
+
+    def write_one(self, mine: Write, *, busy_s: float | None = None) -> Any:  # noqa: ANN401 - what its body answers
+        """As `write`."""
         until = self._clock.monotonic() + (self.busy_s if busy_s is None else busy_s)
         gate = self.gate
         writes = gate.enter(mine, until)
         if writes:
-            self._lead(gate, writes, until)
-        elif durable and mine.error is None and not mine.is_synced:
+            self._lead(gate, writes, until, own=1)
+        elif mine.durable and mine.error is None and not mine.is_synced:
             self.durable()  # whoever committed it was interrupted before the sync
         if mine.error is not None:
             raise mine.error
-        answer: T = mine.answer
-        return answer
+        return mine.answer
 
-    def _lead(self, gate: Gate, writes: Sequence[Write], until: float) -> None:
-        """Carry out what this thread has taken along, and let the others know."""
-        others = writes[1:]
+    def write_all(self, writes: Sequence[Write]) -> None:
+        """Carry them out in one transaction; each has its answer or its error then."""
+        until = self._clock.monotonic() + self.busy_s
+        gate = self.gate
+        try:
+            gate.enter(Write(_no_body, durable=False, is_alone=True), until)
+        except StoreBusyError as error:
+            _tell(writes, error)
+        else:
+            self._lead(gate, writes, until, own=len(writes))
+
+    def _lead(self, gate: Gate, writes: Sequence[Write], until: float, *, own: int) -> None:
+        """Carry out this thread's ``own`` and what it has taken along, and let the others know."""
+        others = writes[own:]
         try:
             try:
                 self._carry_out(writes, until)

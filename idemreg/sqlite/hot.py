@@ -18,6 +18,7 @@ import apsw
 
 from idemreg import faults
 from idemreg.sqlite import tasks
+from idemreg.sqlite.writing import Write
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
@@ -26,19 +27,20 @@ if TYPE_CHECKING:
     from idemreg.sqlite.opening import Opened
     from idemreg.store import End, Stored
 
-__all__ = ["Claim", "succeed"]
+__all__ = ["Claim", "succeed", "success"]
 
 
 class Claim:
     """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
-    __slots__ = ("_opened", "_schema_version", "_wanted", "grant")
+    __slots__ = ("_opened", "_schema_version", "_wanted", "grant", "may_insert")
 
     def __init__(self, opened: Opened, schema_version: int, wanted: Wanted) -> None:
         self._opened = opened
         self._schema_version = schema_version
         self._wanted = wanted
         self.grant: Granted | None = None
+        self.may_insert = False
 
     def begin(self) -> Stored | Granted | Absent | None:
         """Replay the task's stored success, or claim it where it has no row; durable if that is wanted.
@@ -50,12 +52,8 @@ class Claim:
         synchronous, gate = database.levels[wanted.durable], database.gate
         connection = database.take(synchronous)
         try:
-            found = tasks.glance(connection, self._schema_version, wanted)
-            if type(found) is not Absent:
-                if found is not None:
-                    database.seen_final()
-                return found
-            if self._opened.owners.recorded is None or wanted.owner is not None:
+            found = self.look(connection)
+            if not self.may_insert:
                 return found
             is_alone = gate.try_enter()
             if is_alone:
@@ -68,10 +66,23 @@ class Claim:
         finally:
             database.give_back(connection, synchronous)
         if not is_alone:
-            database.write(self._insert, durable=wanted.durable, is_atomic=True)
+            database.write_one(self.write())
         elif wanted.durable and self.grant is not None:
             database.durable()
         return self.grant
+
+    def look(self, connection: Connection) -> Stored | Absent | None:
+        """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
+        found = tasks.glance(connection, self._schema_version, self._wanted)
+        if type(found) is Absent:
+            self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
+        elif found is not None:
+            self._opened.database.seen_final()
+        return found
+
+    def write(self) -> Write:
+        """The second half, to be written with others."""
+        return Write(self._insert, durable=self._wanted.durable, is_atomic=True)
 
     def _insert(self, connection: Connection) -> None:
         self.take_back()
@@ -102,11 +113,7 @@ def succeed(opened: Opened, schema_version: int, end: End) -> bool:
     database = opened.database
     synchronous, gate = database.levels[end.durable], database.gate
     if not gate.try_enter():
-        return database.write(
-            lambda connection: tasks.succeed(connection, schema_version, end, opened.stamp()),
-            durable=end.durable,
-            is_atomic=True,
-        )
+        return bool(database.write_one(success(opened, schema_version, end)))
     try:
         connection = database.take(synchronous)
         try:
@@ -123,3 +130,13 @@ def succeed(opened: Opened, schema_version: int, end: End) -> bool:
     if is_stored and end.durable:
         database.durable()
     return is_stored
+
+
+def success(opened: Opened, schema_version: int, end: End) -> Write:
+    """A plain success, to be written with others; its answer is whether anything was changed."""
+
+    def succeed(connection: Connection) -> bool:
+        faults.point("finish.in-transaction")
+        return tasks.succeed(connection, schema_version, end, opened.stamp())
+
+    return Write(succeed, durable=end.durable, is_atomic=True)

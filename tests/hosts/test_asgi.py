@@ -30,6 +30,7 @@ from idemreg import (
 from idemreg.ext import http
 from idemreg.ext.asgi import IdempotencyMiddleware, IncompleteResponseError
 from idemreg.ext.http import end_to_end, parse_key, task_id_of
+from idemreg.sqlite import tasks as statements
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
 from tests.support.processes import ROOT, Script
@@ -494,7 +495,7 @@ def test_a_claim_that_cannot_be_stored_starts_nothing(areg: AsyncRegistry, monke
         raise StoreBusyError(msg)
 
     app = App(CREATED)
-    monkeypatch.setattr(SqliteStore, "begin", busy)
+    monkeypatch.setattr(SqliteStore, "together", busy)
     answer = asyncio.run(call(IdempotencyMiddleware(app, areg), scope_of()))
     assert (answer.status, answer.problem, app.entered) == (503, "unavailable", 0)
     assert (b"retry-after", b"1") in answer.headers
@@ -514,8 +515,8 @@ def test_an_end_that_cannot_be_stored_is_not_acknowledged(
 
     protected = IdempotencyMiddleware(App((201, [], [b"a", b""]) if streams else CREATED), areg)
     with monkeypatch.context() as patch:
-        patch.setattr(SqliteStore, "finish_one", full)
-        patch.setattr(SqliteStore, "finish", full)
+        patch.setattr(statements, "succeed", full)
+        patch.setattr(statements, "finish", full)
         sent: list[dict[str, Any]] = []
 
         async def send(message: dict[str, Any]) -> None:
@@ -662,16 +663,16 @@ def test_a_request_that_is_cancelled_while_its_end_is_stored_has_ended(
     areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The finish is done whole: the retry is answered from it."""
-    finish = SqliteStore.finish_one
+    finish = statements.finish
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
 
-        def cancelling(self: SqliteStore, end: Any) -> Any:
+        def cancelling(*args: Any) -> bool:
             loop.call_soon_threadsafe(request.cancel)
-            return finish(self, end)
+            return bool(finish(*args))
 
-        monkeypatch.setattr(SqliteStore, "finish_one", cancelling)
+        monkeypatch.setattr(statements, "finish", cancelling)
         app = App(CREATED)
         protected = IdempotencyMiddleware(app, areg)
         request = asyncio.create_task(call(protected))
