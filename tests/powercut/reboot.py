@@ -1,0 +1,79 @@
+"""The thorough look: a copy of an image opened by a whole `Registry` after a reboot, and asked as callers would ask."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg import Clock, IdemregError, Registry, Status, TaskUnknownError, current_claim
+from tests.powercut.image import write_out
+from tests.powercut.worker import JOB, POLICIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from random import Random
+
+    from tests.powercut.image import Content
+    from tests.powercut.told import Need, Told
+
+__all__ = ["reboot"]
+
+ASKED: Final = 8  # tasks an image
+
+
+class Rebooted(Clock):
+    """After the power came back."""
+
+    def boot_id(self) -> str:
+        return "after the cut"
+
+
+def reboot(image: dict[str, Content], folder: str, database: str, told: Told, chance: Random) -> Iterator[str]:
+    """What a registry says wrong, after a reboot, about tasks whose callers had been told something."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.mkdir(folder)
+    write_out(image, folder)
+    with Registry(os.path.join(folder, database), clock=Rebooted(), busy_timeout=1) as registry:
+        try:
+            registry.open()
+        except IdemregError as error:
+            yield f"the registry does not open: {error!r}"
+            return
+        try:
+            for task in chance.sample(sorted(told.needs), min(ASKED, len(told.needs))):
+                yield from _ask(registry, task, told.needs[task], told)
+            yield from _claim_new(registry, told)
+        except IdemregError as error:
+            yield f"{error!r}"
+
+
+def _ask(registry: Registry, task: str, need: Need, told: Told) -> Iterator[str]:
+    """Call the task again: a success is replayed, and what may have begun under hold does not begin again."""
+    entered: list[int] = []
+    row = registry.get(task)
+    before = None if row is None else row.status
+    options: dict[str, Any] = {"name": JOB, "on_crash": POLICIES[task[0]]}
+    if task[0] == "v":
+        options["verify"] = lambda _: None  # cannot tell
+    try:
+        outcome = registry.run(task, lambda: entered.append(current_claim().token), **options)
+    except IdemregError as error:
+        if need.is_final:
+            yield f"{task}: must be replayed, and is {error!r}"
+        elif before == Status.RUNNING and task[0] in "hov" and not isinstance(error, TaskUnknownError):
+            yield f"{task}: was running at the cut, and is not unknown but {error!r}"
+        return
+    if need.is_final and (entered or json.dumps(outcome.result) not in {result for _, result in need.states}):
+        yield f"{task}: must be replayed as {need.states}, and gives {outcome}"
+    if entered and before in {Status.RUNNING, Status.UNKNOWN} and task[0] in "hov":
+        yield f"{task}: began again, and was {before!r}"
+    if entered and entered[0] <= told.newest:
+        yield f"{task}: got token {entered[0]}, and {told.newest} had been given before"
+
+
+def _claim_new(registry: Registry, told: Told) -> Iterator[str]:
+    with registry.claim("new after the cut") as claim:
+        if claim.token <= told.newest:
+            yield f"a new task got token {claim.token}, and {told.newest} had been given before"
