@@ -1,0 +1,209 @@
+"""Conducts one recording: starts workers, kills, stops and continues them, by a seed. Runs recorded itself.
+
+    python -m tests.powercut.conduct '{"database": ..., "control": ..., "seed": 1, ...}'
+
+A recording goes in rounds. In each, some processes work on the same file at the same time, each with a fate of its own:
+it ends in order, or without closing, is killed at a named fault point, is killed or stopped for a while from outside.
+Between two rounds nobody has the file open; now and then the machine is said to have booted.
+
+Workers are forked, since a new interpreter costs as much as all its work; each opens the registry by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import traceback
+from random import Random
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+
+from idemreg import faults
+from tests.powercut import worker
+from tests.powercut.mutants import MUTANTS
+from tests.powercut.recorder import Control
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Points that no worker here comes past.
+ELSEWHERE: Final = ("migrate.", "purge.", "import.", "backup.", "place.", "command.")
+CREATION: Final = "create."
+
+# How long a process stays stopped while nobody else makes a step: the others may be waiting for it.
+STOPPED_S: Final = 0.02
+PATIENCE_S: Final = 60.0  # only where something hangs
+
+
+# The roles of the processes of a round (worker.ROLES).
+CREWS: Final = (
+    ("jobs", "jobs", "keeper", "jobs"),
+    ("jobs", "threads", "keeper", "foreign"),
+    ("jobs", "threads", "readers", "readers"),
+    ("jobs", "coroutines", "keeper"),
+    ("threads", "coroutines", "readers", "foreign"),
+    ("visitors", "visitors", "visitors", "foreign"),
+    ("visitors", "visitors", "keeper"),
+)
+
+
+class Scenario(NamedTuple):
+    """What is recorded; all that `conduct` needs."""
+
+    database: str
+    control: str
+    seed: int
+    rounds: int = 3
+    steps: int = 6
+    durability: str = "full"
+    mutant: str = ""
+    crews: Sequence[Sequence[str]] = CREWS
+    boots: float = 0.3  # how likely a boot is between two rounds
+    fail_sync: bool = False  # let a sync of the -wal fail in one of the rounds
+
+
+class Fate(NamedTuple):
+    """How a worker ends. ``at``: the number of steps of all workers, or of passes of the fault point."""
+
+    kind: str  # close, leave, fault, kill or stop
+    at: int = 0
+    point: str = ""
+
+
+class Crew:
+    """The workers of one round."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._tell = worker.Teller()
+        self._pipes: dict[int, tuple[int, Fate]] = {}  # the end that says its steps -> who, and how it will end
+        self._stopped: set[int] = set()
+        self._steps = 0
+
+    def start(self, plan: worker.Plan, fate: Fate, mutant: str) -> None:
+        read, write = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(read)
+            _child(plan, fate, mutant, write)
+        os.close(write)
+        self._pipes[read] = (pid, fate)
+
+    def watch(self) -> None:
+        """Until all have ended."""
+        while self._pipes:
+            ready, _, _ = select.select([*self._pipes], [], [], STOPPED_S if self._stopped else PATIENCE_S)
+            if not ready and not self._stopped:
+                self._kill_all()
+                sys.exit("the workers hang")
+            if not ready:
+                self._go_on()
+            for pipe in ready:
+                self._hear(pipe)
+            for pid, fate in list(self._pipes.values()):
+                if fate.at == self._steps:
+                    self._strike(pid, fate)
+
+    def _hear(self, pipe: int) -> None:
+        said = os.read(pipe, 1)
+        if said:
+            self._steps += 1
+            return
+        pid, fate = self._pipes.pop(pipe)
+        os.close(pipe)
+        _, status = os.waitpid(pid, 0)
+        if os.waitstatus_to_exitcode(status) == -signal.SIGKILL:
+            self._tell("event", "killed at a fault point" if fate.kind == "fault" else "killed")
+        elif status:
+            self._kill_all()
+            sys.exit(f"a worker ended with {os.waitstatus_to_exitcode(status)}")
+
+    def _strike(self, pid: int, fate: Fate) -> None:
+        if fate.kind == "kill":
+            with self._control.alone():
+                os.kill(pid, signal.SIGKILL)
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        elif fate.kind == "stop" and pid not in self._stopped:
+            with self._control.alone():
+                os.kill(pid, signal.SIGSTOP)
+                os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self._stopped.add(pid)
+            self._tell("event", "stopped")
+
+    def _go_on(self) -> None:
+        for pid in self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self._stopped.clear()
+
+    def _kill_all(self) -> None:
+        for pid, _ in self._pipes.values():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _child(plan: worker.Plan, fate: Fate, mutant: str, steps: int) -> NoReturn:
+    code = 1
+    try:
+        if mutant:
+            MUTANTS[mutant].apply()
+        if fate.kind == "fault":
+            _arm(fate)
+        worker.work(plan, lambda: _say(steps), leave=fate.kind == "leave")
+        code = 0
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _say(steps: int) -> None:
+    os.write(steps, b".")
+
+
+def _arm(fate: Fate) -> None:
+    left = fate.at
+
+    def pass_by() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            faults.kill()
+
+    faults.arm(fate.point, pass_by)
+
+
+def _fate(chance: Random, *, first: bool) -> Fate:
+    kind = chance.choice(("close", "close", "leave", "fault", "fault", "kill", "stop"))
+    if kind != "fault":
+        return Fate(kind, chance.randint(2, 20))
+    at_creation = first and chance.random() < 0.3
+    points = [point for point in faults.POINTS if point.startswith(CREATION) == at_creation]
+    return Fate(kind, chance.randint(1, 4), chance.choice([name for name in points if not name.startswith(ELSEWHERE)]))
+
+
+def conduct(scenario: Scenario) -> None:
+    """Carry the rounds out."""
+    chance = Random(scenario.seed)
+    control = Control(scenario.control)
+    boot = 1
+    faulty = chance.randrange(scenario.rounds) if scenario.fail_sync else -1
+    for number in range(scenario.rounds):
+        crew = Crew(control)
+        for role in chance.choice(scenario.crews):
+            first = number * (scenario.steps // 2 + 1)
+            seed = chance.getrandbits(32)
+            plan = worker.Plan(scenario.database, role, seed, scenario.steps, first, scenario.durability, boot)
+            crew.start(plan, _fate(chance, first=not number), scenario.mutant)
+        if number == faulty:
+            control.fail_sync(chance.randint(1, 30))
+        crew.watch()
+        boot += chance.random() < scenario.boots
+    control.close()
+
+
+if __name__ == "__main__":
+    conduct(Scenario(**json.loads(sys.argv[1])))
