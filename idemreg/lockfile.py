@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from idemreg import faults, oslock
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINT_TURN",
+    "FAILED_SYNC_OFFSET",
     "FIRST_NOTE",
     "SYNC_RECORD_OFFSET",
     "SYNC_TURN",
@@ -53,6 +56,10 @@ ID_BYTES = 16
 DATABASE_OFFSET = len(MAGIC) + ID_BYTES
 HEAD_BYTES = DATABASE_OFFSET + 1
 SYNC_RECORD_OFFSET = 64
+SYNC_NUMBERS_OFFSET = 112
+FAILED_SYNC_OFFSET = 128
+SYNC_BOOT_OFFSET = 144
+BOOT_BYTES = 16
 WRITE_TURN = 2**62
 SYNC_TURN = 2**62 + 1
 CREATION_BYTE = 2**62 + 2
@@ -127,6 +134,18 @@ class LockFile:
             os.pwrite(self.fd, b"\x01", DATABASE_OFFSET)
             os.fsync(self.fd)
             self.has_database = True
+
+    def begin_boot(self, boot_id: str) -> None:
+        """What the syncs of an earlier boot have left says nothing any more. Call it under `creation` only."""
+        boot = hashlib.blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
+        if os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) != boot:
+            void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
+            zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)
+            os.pwrite(self.fd, void + zeros + boot, SYNC_RECORD_OFFSET)
+
+    def note_failed_sync(self, number: int = 1) -> None:
+        """Note that a sync of the -wal has failed, for every process until the next boot; see `sqlite/syncing.py`."""
+        os.pwrite(self.fd, struct.pack("<Q", number), FAILED_SYNC_OFFSET)
 
     def clear_notes(self, at: int, number: int) -> None:
         """Take a place for notes. Raises where the disk is full, so that entering a task never does."""

@@ -16,6 +16,7 @@ import pytest
 
 from idemreg import Status
 from tests.powercut import recorder
+from tests.powercut.crews import SYNC_FAILS
 from tests.powercut.cuts import WAYS
 from tests.powercut.disk import Disk
 from tests.powercut.image import contents
@@ -51,6 +52,12 @@ def test_full_loses_nothing(seed: int) -> None:
     assert min(report.by_way.values()) == report.cuts > 300
     assert report.distinct > 500
     assert min(report.reboots, report.entries, report.ends) > 0
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_full_loses_nothing_where_a_sync_fails(seed: int) -> None:
+    """A sync of the -wal reports an error once, and says OK ever after: nothing that it should have covered is told."""
+    assert record_and_judge(seed, **SYNC_FAILS).losses == []
 
 
 def test_normal_loses() -> None:

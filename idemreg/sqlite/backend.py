@@ -79,6 +79,7 @@ class SqliteStore(Settler):
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         opened = self._opening.opened()
+        opened.database.check_disk()
         version = self._schema_version
         answers: list[Answer] = []
 
@@ -110,6 +111,7 @@ class SqliteStore(Settler):
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
         opened = self._opening.opened()
+        opened.database.check_disk()
         version = self._schema_version
         batch = opened.owners.batch(len(wanted))
         answers: list[Answer] = []

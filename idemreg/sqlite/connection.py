@@ -24,6 +24,7 @@ __all__ = [
     "Connection",
     "connect",
     "is_sync_failure",
+    "leave_wal",
     "translate",
 ]
 
@@ -102,6 +103,14 @@ def _set(connection: Connection, pragma: str, value: int) -> None:
     if connection.pragma(pragma) != value:
         msg = f"SQLite does not accept {pragma}={value}"
         raise StoreError(msg)
+
+
+def leave_wal(connection: Connection) -> None:
+    """Should it be the last to close, it moves nothing into the database and leaves the -wal where it is.
+
+    After a failed sync the -wal on the disk may lack what is seen of it: moved, it would damage the database.
+    """
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
 def translate(error: apsw.Error) -> StoreError:

@@ -1,8 +1,4 @@
-"""One database file: a pool of connections, reads, and write transactions.
-
-A connection is borrowed for one operation and given back: never shared by two threads at a time, since a transaction
-belongs to the connection and another thread could commit it. There is no connection a thread, which would leak with
-every thread that ends.
+"""One database file: reads, and write transactions.
 
 Every write is a BEGIN IMMEDIATE. A read that turns into a write fails at once with BUSY_SNAPSHOT after another's
 commit, and the busy handler is not even asked. Who writes when is `writing.Gate`'s to say; what makes a commit durable
@@ -13,23 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import threading
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
 from idemreg.errors import StoreBusyError, StoreError
 from idemreg.sqlite.connection import (
-    AUTOCHECKPOINT_PAGES,
     FULL,
     NORMAL,
     CommitUnsureError,
     Connection,
-    connect,
     is_sync_failure,
+    leave_wal,
     translate,
 )
-from idemreg.sqlite.forking import FORK_NAP_S, forgets, fork, inside, leak
+from idemreg.sqlite.forking import forgets, leak
+from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
 from idemreg.sqlite.writing import Gate, Write
@@ -46,22 +41,14 @@ __all__ = ["Database"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# More connections than this are closed when they are given back; each holds a page cache.
-IDLE_CONNECTIONS: Final = 8
 
-
-class Database:
+class Database(Pool):
     """One database file, open. Thread-safe."""
 
     def __init__(self, path: str, lock_file: LockFile, *, busy_s: float, clock: Clock, reads_durable: bool) -> None:
-        self.path = path
-        self.busy_s = busy_s
+        super().__init__(path, busy_s, clock)
         self.reads_durable = reads_durable
         self.after_commit: Callable[[], None] = _nothing
-        self._clock = clock
-        self._closed = False
-        self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
-        self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
         self.turns = Turns(lock_file.path, clock)
         self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
@@ -106,6 +93,11 @@ class Database:
         """A final row was read, and is about to be answered from: a power cut must not take it back afterwards."""
         if self.reads_durable and self.sync is not None:
             self.sync.durable()
+
+    def check_disk(self) -> None:
+        """Before a claim that needs no sync of its own: `SyncFailedError` where what it stands on may be lost."""
+        if self.reads_durable and self.sync is not None:
+            self.sync.check()
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -264,66 +256,40 @@ class Database:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
         return CommitUnsureError(f"the commit reported an error: {self.translate(error).message}")
 
-    # --- the pool -----------------------------------------------------------------------------------------------
-
-    def take(self, synchronous: int) -> Connection:
-        """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
-        me = threading.get_ident()
-        idle = self._idle[synchronous]
-        while True:
-            try:
-                connection = idle.pop()
-            except IndexError:
-                connection = self._open(synchronous)
-            inside[connection] = me
-            if not fork.thread or fork.thread == me:
-                return connection
-            # A thread is about to fork: stay out of SQLite until it has.
-            del inside[connection]
-            idle.append(connection)
-            self._clock.sleep(FORK_NAP_S)
-
-    def _open(self, synchronous: int) -> Connection:
-        ticket = object()
-        inside[ticket] = threading.get_ident()
-        try:
-            connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
-            if self.levels[True] == FULL:
-                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
-            return connection
-        except apsw.Error as error:
-            raise self.translate(error) from error
-        finally:
-            inside.pop(ticket, None)
-
-    def give_back(self, connection: Connection, synchronous: int) -> None:
-        """Put the connection back, rolling back what it did not commit."""
-        if inside.pop(connection, None) is None:
-            return  # taken before a fork: it is the parent's
-        if connection.in_transaction:
-            try:
-                connection.execute("ROLLBACK")
-            except apsw.Error:
-                connection.close()  # rolls back as well; SQLite did so itself after most errors
-                return
-        idle = self._idle[synchronous]
-        if self._closed or len(idle) >= IDLE_CONNECTIONS:
-            connection.close()
-        else:
-            idle.append(connection)
+    # --- the end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close the idle connections now, and the borrowed ones as they come back."""
+        may_move = self._move_wal()
         self._closed = True
+        if self._anchor is not None:
+            self._idle[NORMAL].append(self._anchor)
+            self._anchor = None
         for idle in self._idle.values():
             while idle:
-                idle.pop().close()
+                connection = idle.pop()
+                if not may_move:
+                    leave_wal(connection)
+                connection.close()
         if self.sync is not None:
             self.sync.close()
-        if self._anchor is not None:
-            self._anchor.close()
-            self._anchor = None
         self.turns.close()
+
+    def _move_wal(self) -> bool:
+        """Before the end move what is in the -wal. False where SQLite must not: it would swallow a failed sync."""
+        if self._anchor is None or self.sync is None or self.index is None:
+            return True
+        try:
+            frames, moved = self.index.frames()
+            if frames > moved:
+                self.durable()
+                self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            else:
+                self.sync.check()
+        except StoreError:
+            return False
+        frames, moved = self.index.frames()
+        return frames == moved
 
     def forget(self) -> None:
         """In a forked child: leave every connection to the parent."""

@@ -75,6 +75,8 @@ class Claim:
         """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
         found = tasks.glance(connection, self._schema_version, self._wanted)
         if type(found) is Absent:
+            if not self._wanted.durable:
+                self._opened.database.check_disk()
             self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
         elif found is not None:
             self._opened.database.seen_final()

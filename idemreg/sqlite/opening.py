@@ -15,7 +15,7 @@ from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, tasks, upkeep
-from idemreg.sqlite.connection import FULL, connect, translate
+from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import no_fork_meanwhile
 from idemreg.sqlite.owners import Owners
@@ -171,6 +171,7 @@ class Opening:
         try:
             connection = connect(location.database, synchronous=FULL, busy_s=self._busy_s, clock=self._clock)
             try:
+                leave_wal(connection)
                 upkeep.check_identity(connection, location.database)
             finally:
                 connection.close()

@@ -12,7 +12,7 @@ import apsw
 
 from idemreg.clock import Clock
 from idemreg.errors import IdemregError
-from idemreg.sqlite.connection import NORMAL, connect
+from idemreg.sqlite.connection import NORMAL, connect, leave_wal
 from idemreg.sqlite.queries import Conditions, within
 from idemreg.sqlite.upkeep import SCHEMA, check_identity
 from idemreg.store import Query
@@ -34,9 +34,12 @@ def task_ids(path: str, prefix: str, limit: int) -> list[str]:
     # A registry that was ever opened has its lock file. Without it (a backup, say) nobody is to come upon new files.
     if not (os.path.isfile(database) and os.path.isfile(database + "-lock")):
         return []
+    has_wal = os.path.exists(f"{database}-wal")
     try:
         connection = connect(database, synchronous=NORMAL, busy_s=PATIENCE_S, clock=Clock())
         try:
+            if has_wal:
+                leave_wal(connection)
             return _read(connection, database, prefix, limit)
         finally:
             connection.close()

@@ -35,15 +35,16 @@ Why it is correct, step by step.
 7. *A sync that failed* is told to each open descriptor once; later ones say OK, and the page cache shows what the disk
    does not have. So ``failed`` is written before the turn is dropped, and looked at before anything is believed. What
    is visible proves nothing from then on: no answer is durable before the machine was booted anew, which clears the
-   page cache, and the mark.
-8. *Another boot*: numbers and the failed mark are void; the header is not believed either, which costs one sync.
+   page cache, and the mark. Nor is the -wal moved into the database, not even by the last to close it: on the disk the
+   database could be overwritten by half of what the -wal there lacks.
+8. *Another boot*: numbers and the failed mark are void, and the header, which costs one sync. The first opener of a
+   boot sees to it before it writes anything (`LockFile.begin_boot`).
 9. *The -wal that is synced is the one at the path.* A descriptor of a deleted file syncs happily. It is compared before
    each sync by its link in /proc: a stat would make the next write of the file dearer (Linux 6.13 and later).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
@@ -65,7 +66,6 @@ __all__ = ["GroupSync", "SyncRecord"]
 _RECORD: Final = struct.Struct("<48sQQQQ16s")
 _NUMBER: Final = struct.Struct("<Q")
 _BEGUN_OFFSET: Final = SYNC_RECORD_OFFSET + HEADER_BYTES
-_FAILED_OFFSET: Final = _BEGUN_OFFSET + 16
 _INODE_OFFSET: Final = _BEGUN_OFFSET + 24
 
 # Seconds that a sync of another process is waited for; or three times the last sync, where that is more.
@@ -106,22 +106,17 @@ class GroupSync:
         self._synced = b""  # both copies of a header that is known to be covered
         self._last_s = 0.0
         self.syncs = 0  # made by this process
-        self._void_what_is_old(hashlib.blake2b(clock.boot_id().encode(), digest_size=16).digest())
+        self._note_wal()
 
-    def _void_what_is_old(self, boot: bytes) -> None:
-        """Of another boot, or of another -wal: the header says nothing, and an inode of now takes its place."""
+    def _note_wal(self) -> None:
+        """Of another -wal the header says nothing; the numbers go on."""
         inode = os.fstat(self._fd).st_ino
         with self._leading:
-            record = self._read()
-            if (record.boot, record.inode) == (boot, inode):
-                return
-            if not self._turn.take(self._clock.monotonic() + PATIENCE_S):
-                return  # somebody syncs right now: the record is of now, or he voids it
+            if self._read().inode == inode or not self._turn.take(self._clock.monotonic() + PATIENCE_S):
+                return  # where somebody syncs right now, he knows this -wal
             try:
                 record = self._read()
-                if record.boot != boot:
-                    self._put(SYNC_RECORD_OFFSET, _RECORD.pack(NO_HEADER, 0, 0, 0, inode, boot))
-                elif record.inode != inode:
+                if record.inode != inode:
                     self._put(SYNC_RECORD_OFFSET, NO_HEADER + _NUMBER.pack(record.begun) * 2)
                     self._put(_INODE_OFFSET, _NUMBER.pack(inode))
             finally:
@@ -158,6 +153,11 @@ class GroupSync:
             self._synced = header * 2
             return
         self._join(record.begun)
+
+    def check(self) -> None:
+        """`SyncFailedError` where a sync has failed in this boot: then not even the epoch of the tokens is sure."""
+        if self._read().failed:
+            raise failed_before()
 
     def _join(self, seen: int) -> None:
         """Wait for a sync numbered above ``seen``, or make it."""
@@ -213,7 +213,7 @@ class GroupSync:
     def taint(self, number: int = 0) -> None:
         """A write or sync of the files has failed: nothing that is visible proves anything from now on."""
         self._synced = b""
-        self._put(_FAILED_OFFSET, _NUMBER.pack(number or self._read().begun or 1))
+        self._lock_file.note_failed_sync(number or 1)
 
     def _check_path(self) -> None:
         """What is about to be synced is the file at the path, and not one that was deleted or replaced."""

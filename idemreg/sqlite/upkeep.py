@@ -84,6 +84,7 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
     """
     with lock_file.creation(clock, busy_s):
         lock_file.read_or_write_id()
+        lock_file.begin_boot(clock.boot_id())
         if lock_file.has_database and not _has_content(location.database):
             msg = f"{location.database} has vanished or is empty, but its lock file {lock_file.path} is still there"
             hint = f"Put a backup in its place; to start anew and forget every task, delete {lock_file.path}."
@@ -92,6 +93,8 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
         try:
             registered = _bring_up(location, lock_file, schema, clock, busy_s)
         except apsw.Error as error:
+            if connections.is_sync_failure(error):
+                lock_file.note_failed_sync()
             raise connections.translate(error) from error
         lock_file.note_database()
         return registered
@@ -120,6 +123,7 @@ def _create_file(path: str) -> None:
 def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
     connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
     try:
+        connections.leave_wal(connection)
         is_empty = check_identity(connection, location.database)
         if is_empty:
             _create_pages(connection)

@@ -17,6 +17,7 @@ from typing import Final
 
 from tests.powercut import recorder
 from tests.powercut.conduct import Scenario
+from tests.powercut.crews import SYNC_FAILS
 from tests.powercut.mutants import MUTANTS
 from tests.powercut.run import Report, judge, record_and_judge
 
@@ -67,7 +68,7 @@ def _many(options: argparse.Namespace) -> Report:
         "mutant": options.mutant,
     }
     if options.fail_sync:
-        scenario["fail_sync"] = True
+        scenario |= SYNC_FAILS
     seeds = iter(range(options.seed, options.seed + options.traces))
     with ProcessPoolExecutor(options.jobs) as pool:
         running: dict[Future[Report], int] = {}

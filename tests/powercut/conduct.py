@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from idemreg import faults
 from tests.powercut import worker
+from tests.powercut.crews import CREWS
 from tests.powercut.mutants import MUTANTS
 from tests.powercut.recorder import Control
 
@@ -36,18 +37,6 @@ CREATION: Final = "create."
 # How long a process stays stopped while nobody else makes a step: the others may be waiting for it.
 STOPPED_S: Final = 0.02
 PATIENCE_S: Final = 60.0  # only where something hangs
-
-
-# The roles of the processes of a round (worker.ROLES).
-CREWS: Final = (
-    ("jobs", "jobs", "keeper", "jobs"),
-    ("jobs", "threads", "keeper", "foreign"),
-    ("jobs", "threads", "readers", "readers"),
-    ("jobs", "coroutines", "keeper"),
-    ("threads", "coroutines", "readers", "foreign"),
-    ("visitors", "visitors", "visitors", "foreign"),
-    ("visitors", "visitors", "keeper"),
-)
 
 
 class Scenario(NamedTuple):

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.model import Wanted
-from idemreg.sqlite import backend, connection, hot, upkeep
+from idemreg.sqlite import backend, hot, syncing, upkeep
+from idemreg.sqlite.database import Database
+from idemreg.sqlite.syncing import GroupSync
+from idemreg.sqlite.walindex import HEADER_BYTES
 from idemreg.store import End
+from tests.powercut.crews import SYNC_FAILS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["MUTANTS", "Mutant", "replace"]
 
 OFF: Final = 0  # of PRAGMA synchronous: nothing is synced
+
+
+# With slower syncs more happens during one.
+SLOW: Final[Mapping[str, Any]] = {"sync_us": 1_500}
 
 
 class Mutant(NamedTuple):
@@ -34,29 +43,78 @@ def replace(owner: object, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def full_is_normal() -> None:
-    def careless(connect: Any) -> Any:
-        return lambda path, **options: connect(path, **{**options, "synchronous": connection.NORMAL})
-
-    replace(connection, "connect", careless)
+    """Nobody syncs."""
+    replace(GroupSync, "durable", lambda _: lambda _self: None)
 
 
-def _never_synced(kind: type) -> None:
+def _never_durable(kind: type) -> None:
     """Requests of this kind commit as if nobody had asked for durability."""
 
-    def careless(synchronous: Any) -> Any:
-        return lambda requests: connection.NORMAL if isinstance(requests[0], kind) else synchronous(requests)
+    def careless(are_durable: Any) -> Any:
+        return lambda requests: False if isinstance(requests[0], kind) else are_durable(requests)
 
-    replace(backend, "_synchronous", careless)
+    replace(backend, "are_durable", careless)
 
 
 def finish_not_synced() -> None:
-    replace(hot, "succeed", lambda succeed: lambda *args: succeed(*args[:-1], args[-1]._replace(durable=False)))
-    _never_synced(End)
+    for name in ("succeed", "success"):
+        replace(hot, name, lambda old: lambda *args: old(*args[:-1], args[-1]._replace(durable=False)))
+    _never_durable(End)
 
 
 def claim_not_synced() -> None:
-    replace(hot, "begin", lambda begin: lambda *args: begin(*args[:-1], args[-1]._replace(durable=False)))
-    _never_synced(Wanted)
+    def careless(init: Any) -> Any:
+        return lambda self, opened, version, wanted: init(self, opened, version, wanted._replace(durable=False))
+
+    replace(hot.Claim, "__init__", careless)
+    _never_durable(Wanted)
+
+
+def reader_does_not_join() -> None:
+    """A row is answered from as soon as it is visible."""
+    replace(Database, "seen_final", lambda _: lambda _self: None)
+
+
+def header_after_sync() -> None:
+    """What is published as covered is read behind the sync, and tells of what the sync never saw."""
+
+    def careless(put: Any) -> Any:
+        def put_late(self: Any, offset: int, data: bytes) -> None:
+            if offset == SYNC_RECORD_OFFSET and len(data) == HEADER_BYTES + 16:
+                data = (self._index.header() or data[:HEADER_BYTES]) + data[HEADER_BYTES:]
+            put(self, offset, data)
+
+        return put_late
+
+    replace(GroupSync, "_put", careless)
+
+
+def done_before_sync() -> None:
+    """The end of a sync is published at its beginning."""
+
+    def careless(put: Any) -> Any:
+        def put_both(self: Any, offset: int, data: bytes) -> None:
+            put(self, offset, data)
+            if offset == syncing._BEGUN_OFFSET:
+                put(self, offset + 8, data)
+
+        return put_both
+
+    replace(GroupSync, "_put", careless)
+
+
+def begun_not_written() -> None:
+    """Who joins takes a sync that began before he committed for a later one."""
+
+    def careless(join: Any) -> Any:
+        return lambda self, seen: join(self, seen - 1)
+
+    replace(GroupSync, "_join", careless)
+
+
+def failed_not_noted() -> None:
+    """A failed sync is forgotten: the next one says OK."""
+    replace(GroupSync, "taint", lambda _: lambda _self, _number=0: None)
 
 
 def effects_not_synced() -> None:
@@ -101,6 +159,11 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "full-is-normal": Mutant("commits of durable requests are not synced", full_is_normal),
     "finish-not-synced": Mutant("an end is not synced before it is acknowledged", finish_not_synced),
     "claim-not-synced": Mutant("a claim under hold is not synced before the body is entered", claim_not_synced),
+    "reader-does-not-join": Mutant("a final row is answered from before it is durable", reader_does_not_join, SLOW),
+    "header-after-sync": Mutant("the header is read behind the sync that is to cover it", header_after_sync, SLOW),
+    "done-before-sync": Mutant("a sync is published as done when it begins", done_before_sync, SLOW),
+    "earlier-sync-taken": Mutant("a sync that began earlier is taken for a later one", begun_not_written, SLOW),
+    "failed-not-noted": Mutant("a failed sync is forgotten", failed_not_noted, SYNC_FAILS),
     "effects-not-synced": Mutant("a transaction of effects is not synced", effects_not_synced),
     "epoch-not-synced": Mutant(
         "tokens are drawn from a new epoch before it is synced", epoch_not_synced, {"boots": 1, "crews": [["jobs"]]}

@@ -15,7 +15,7 @@ import threading
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg import Claim, Clock, IdemregError, Outcome, Registry, Status, current_claim
+from idemreg import Claim, Clock, IdemregError, Outcome, Registry, Status, StoreError, current_claim
 from idemreg.aio import AsyncRegistry
 from idemreg.aio import current_claim as current_async_claim
 
@@ -222,7 +222,8 @@ class Jobs:
 
     def look(self) -> None:
         """Whoever gets a final row may rely on it."""
-        self.tell.row(self.registry.get(self.pick("hhrve")))
+        with contextlib.suppress(StoreError):  # a sync has failed: nothing is told
+            self.tell.row(self.registry.get(self.pick("hhrve")))
 
     def settle(self) -> None:
         """An operator decides about an unknown task. One process at a time does this."""

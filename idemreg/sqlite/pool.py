@@ -1,0 +1,89 @@
+"""A pool of connections to one database file.
+
+A connection is borrowed for one operation and given back: never shared by two threads at a time, since a transaction
+belongs to the connection and another thread could commit it. There is no connection a thread, which would leak with
+every thread that ends.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+import apsw
+
+from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside
+
+if TYPE_CHECKING:
+    from idemreg.clock import Clock
+    from idemreg.errors import StoreError
+
+__all__ = ["Pool"]
+
+# More connections than this are closed when they are given back; each holds a page cache.
+IDLE_CONNECTIONS: Final = 8
+
+
+class Pool:
+    """Connections that nobody uses at the moment, by their synchronous setting. Thread-safe."""
+
+    def __init__(self, path: str, busy_s: float, clock: Clock) -> None:
+        self.path = path
+        self.busy_s = busy_s
+        self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
+        self._clock = clock
+        self._closed = False
+        self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
+
+    def translate(self, error: apsw.Error) -> StoreError:
+        """The error for one of SQLite's."""
+        return translate(error)
+
+    def take(self, synchronous: int) -> Connection:
+        """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
+        me = threading.get_ident()
+        idle = self._idle[synchronous]
+        while True:
+            try:
+                connection = idle.pop()
+            except IndexError:
+                connection = self._open(synchronous)
+            inside[connection] = me
+            if not fork.thread or fork.thread == me:
+                return connection
+            # A thread is about to fork: stay out of SQLite until it has.
+            del inside[connection]
+            idle.append(connection)
+            self._clock.sleep(FORK_NAP_S)
+
+    def _open(self, synchronous: int) -> Connection:
+        ticket = object()
+        inside[ticket] = threading.get_ident()
+        try:
+            connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
+            if self.levels[True] == FULL:
+                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+            return connection
+        except apsw.Error as error:
+            raise self.translate(error) from error
+        finally:
+            inside.pop(ticket, None)
+
+    def give_back(self, connection: Connection, synchronous: int) -> None:
+        """Put the connection back, rolling back what it did not commit."""
+        if inside.pop(connection, None) is None:
+            return  # taken before a fork: it is the parent's
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except apsw.Error:
+                connection.close()  # rolls back as well; SQLite did so itself after most errors
+                return
+        idle = self._idle[synchronous]
+        if self._closed or len(idle) >= IDLE_CONNECTIONS:
+            if self._closed:
+                leave_wal(connection)
+            connection.close()
+        else:
+            idle.append(connection)
