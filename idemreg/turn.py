@@ -56,24 +56,24 @@ class Turn:
 
     def __init__(self, fd: int, byte: int, clock: Clock) -> None:
         self.fd = fd
-        self._lock, self._unlock = oslock.orders(byte)
+        self.lock, self._unlock = oslock.orders(byte)
         self._clock = clock
 
     def try_take(self) -> bool:
         """Take the turn if it is free."""
-        return oslock.obey(self.fd, self._lock)
+        return oslock.obey(self.fd, self.lock)
 
     def take(self, until: float) -> bool:
         """Take the turn; False where it has not become free ``until`` then, by the monotonic clock."""
         for number in range(TRIES + YIELDS):
             if number >= TRIES:
                 os.sched_yield()
-            if oslock.obey(self.fd, self._lock):
+            if oslock.obey(self.fd, self.lock):
                 return True
         nap = FIRST_NAP_S
         while (left := until - self._clock.monotonic()) > 0:
             self._clock.sleep(min(nap, left))
-            if oslock.obey(self.fd, self._lock):
+            if oslock.obey(self.fd, self.lock):
                 return True
             nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
         return False

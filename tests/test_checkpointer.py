@@ -104,11 +104,11 @@ def test_commits_do_not_checkpoint_by_themselves(slow: Registry) -> None:
 
 
 def test_checkpoints_go_back_to_the_commits(slow: Registry) -> None:
-    """Once it is closed, a long -wal is SQLite's business again."""
+    """Once it is closed, a long -wal is the business of commits again."""
     hand = by_hand(slow, passive_pages=NEVER)
     slow.add("before")
     hand.close()
-    for number in range(3):
+    for number in range(5):
         slow.claim(f"big:{number}").succeed("x" * 900_000)
     state = hand._wal.state()
     assert state is not None

@@ -280,16 +280,14 @@ class Database(Pool):
         if self._anchor is None or self.sync is None or self.index is None:
             return True
         try:
-            frames, moved = self.index.frames()
-            if frames > moved:
+            if self.index.frames > self.index.moved:
                 self.durable()
                 self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
             else:
                 self.sync.check()
         except StoreError:
             return False
-        frames, moved = self.index.frames()
-        return frames == moved
+        return self.index.frames == self.index.moved
 
     def forget(self) -> None:
         """In a forked child: leave every connection to the parent."""

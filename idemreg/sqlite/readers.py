@@ -21,6 +21,7 @@ __all__ = ["WalReader", "wal_readers"]
 READ_MARK_BYTES: Final = range(123, 128)
 OPEN_BYTE: Final = 128  # every process that has the -shm open holds it, this one as well
 READERS_LIMIT: Final = 32  # named at once
+LOOKS: Final = 3  # /proc/locks is told page by page: while others lock and unlock, a lock that stays can be left out
 
 
 class WalReader(NamedTuple):
@@ -49,8 +50,12 @@ class WalReader(NamedTuple):
 
 def wal_readers(database: str, clock: Clock, *, locks_path: str = LOCKS_PATH) -> tuple[WalReader, ...] | None:
     """The processes that read now, as far as this one may see them; None where /proc does not tell."""
-    locks = locks_on(f"{database}-shm", own_byte=OPEN_BYTE, locks_path=locks_path)
-    if locks is None:
-        return None
-    marked = sorted({lock.pid for lock in locks if any(map(lock.covers, READ_MARK_BYTES))})
+    marked: list[int] = []
+    for _ in range(LOOKS):
+        locks = locks_on(f"{database}-shm", own_byte=OPEN_BYTE, locks_path=locks_path)
+        if locks is None:
+            return None
+        marked = sorted({lock.pid for lock in locks if any(map(lock.covers, READ_MARK_BYTES))})
+        if marked:
+            break
     return tuple(WalReader(pid, command_of(pid), age_s(pid, clock)) for pid in marked[:READERS_LIMIT])

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Wal"]
 
 # The -wal is written to this size once, and keeps it until the last process closes it: a sync of a file that grows
-# costs several times as much, since the file system has its own notes to write. Twice what it holds when it is
-# checkpointed. Zeros are no frames to SQLite. It costs as much as some dozens of syncs, so a process that syncs a few
-# times only does without.
-WORKING_BYTES: Final = 4 * 2**20
+# costs several times as much, since the file system has its own notes to write. Half as much again as it holds when
+# it is checkpointed. Zeros are no frames to SQLite. It costs as much as some dozens of syncs, so a process that syncs a
+# few times only does without.
+WORKING_BYTES: Final = 6 * 2**20
 ZEROS_AT_ONCE: Final = 2**16
 SYNCS_BEFORE: Final = 20
 
@@ -151,8 +151,8 @@ class _AfterCommit:
             self._is_grown = True
             with contextlib.suppress(StoreError, OSError):  # no room: then it stays small
                 self._grow()
-        frames, moved = self._index.frames()
-        if self._grown(frames) and moved < frames:
+        frames = self._index.frames
+        if self._grown(frames) and self._index.moved < frames:
             # The commit is done: an error here would make its caller believe that it failed. The disk's are remembered.
             with contextlib.suppress(StoreError):
                 self._checkpoint()

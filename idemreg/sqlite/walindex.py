@@ -29,8 +29,8 @@ SHM_MAP_METHOD: Final = 13  # xShmMap in sqlite3_io_methods, counted in pointers
 VERSION: Final = 3_007_000  # of the index's format, the only one so far
 TRIES: Final = 100  # a commit writes the two copies of the header within a hundred nanoseconds
 
-_FRAMES: Final = slice(16, 20)  # in the header: how many frames are committed
-_MOVED: Final = slice(2 * HEADER_BYTES, 2 * HEADER_BYTES + 4)  # behind both: how many are in the database already
+_FRAMES: Final = 16  # in the header: how many frames are committed, a uint32 as the machine has them
+_MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in the database already, likewise
 
 
 class WalIndex:
@@ -38,9 +38,10 @@ class WalIndex:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._begin = _map(connection, _MOVED.stop)
         # Both copies of the header. Whoever has seen them equal to a header twice has seen that header.
-        self.copies = _map(connection, 2 * HEADER_BYTES)
+        self.copies = _map(connection, 0, 2 * HEADER_BYTES)
+        self._frames = _map(connection, _FRAMES)
+        self._moved = _map(connection, _MOVED)
 
     @property
     def is_known(self) -> bool:
@@ -57,14 +58,19 @@ class WalIndex:
                 return header
         return None
 
-    def frames(self) -> tuple[int, int]:
-        """How many frames are in the -wal, and how many of them in the database already. A guess: no lock is held."""
-        seen: bytes = self._begin.raw
-        return int.from_bytes(seen[_FRAMES], sys.byteorder), int.from_bytes(seen[_MOVED], sys.byteorder)
+    @property
+    def frames(self) -> int:
+        """How many frames are in the -wal. A guess, as the next: no lock is held."""
+        return int(self._frames.value)
+
+    @property
+    def moved(self) -> int:
+        """How many of them are in the database already."""
+        return int(self._moved.value)
 
 
-def _map(connection: apsw.Connection, size: int) -> Any:  # noqa: ANN401 - ctypes makes its types as it goes
-    """The first bytes of the shared memory; zeros, which are of no known format, where SQLite gives none."""
+def _map(connection: apsw.Connection, at: int, size: int = 0) -> Any:  # noqa: ANN401 - ctypes makes its types as it goes
+    """Bytes of the shared memory, or a uint32; zeros, which are of no known format, where SQLite gives none."""
     import ctypes  # noqa: PLC0415 - not before a file is opened
 
     pointer = ctypes.c_void_p
@@ -74,6 +80,5 @@ def _map(connection: apsw.Connection, size: int) -> Any:  # noqa: ANN401 - ctype
     kind = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.POINTER(pointer))
     region = pointer()
     code = kind(methods[SHM_MAP_METHOD] or 0)(file, 0, REGION_BYTES, 0, ctypes.byref(region))
-    if code or not region.value:
-        return ctypes.create_string_buffer(size)
-    return (ctypes.c_char * size).from_address(region.value)
+    mapped = ctypes.c_char * size if size else ctypes.c_uint32
+    return mapped() if code or not region.value else mapped.from_address(region.value + at)
