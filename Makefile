@@ -14,6 +14,8 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -q
 SET_UP := .venv/.set-up
 DEV_SET_UP := .venv/.dev-set-up
+BENCH_PY := .venv-bench/bin/python
+BENCH_SET_UP := .venv-bench/.set-up
 
 # The caller's virtual environment and import path must not reach ours, nor an option that sends pip elsewhere. All
 # other PIP_* variables (index, proxy, certificates, cache, ...) count as usual.
@@ -32,7 +34,7 @@ SOUND := $(PY) -I -c 'import importlib.metadata as m, os, sys; \
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(SET_UP)  ## see it work; installs the run-time dependencies only
@@ -63,10 +65,15 @@ coverage: $(DEV_SET_UP)  ## run the tests and list the branches that none of the
 	@$(PY) -m pytest --cov $(PARALLEL) $(ARGS)
 
 .PHONY: bench
-bench: $(DEV_SET_UP)  ## measure this machine
+bench: $(DEV_SET_UP)  ## measure this machine, in two minutes
 	@$(PY) -m bench $(ARGS)
 	@echo
 	@$(PY) -m bench.imports
+
+# Needs redis-server and strace as well, and says so where they are missing; it installs nothing outside of .venv-bench.
+.PHONY: bench-full
+bench-full: $(BENCH_SET_UP)  ## all figures, every contender, in an hour; writes bench/results/ and the README's table
+	@$(BENCH_PY) -m bench --scale full --save $(ARGS)
 
 .PHONY: dist
 dist: $(DEV_SET_UP)  ## build wheel and sdist into dist/
@@ -75,7 +82,7 @@ dist: $(DEV_SET_UP)  ## build wheel and sdist into dist/
 
 .PHONY: clean
 clean:  ## remove all that these targets made, .venv included
-	@rm -rf .venv build dist idemreg.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .venv .venv-bench build dist idemreg.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
@@ -118,4 +125,13 @@ $(SET_UP): pyproject.toml
 $(DEV_SET_UP): pyproject.toml $(SET_UP)
 	@echo "installing the tools for tests and checks into .venv"
 	@$(PIP) install --group dev
+	@touch $@
+
+# The contenders bring many packages, none of which the tests may come to stand on: an environment of their own. Made
+# anew whenever .venv was.
+$(BENCH_SET_UP): pyproject.toml $(SET_UP)
+	@echo "installing the contenders into .venv-bench"
+	@rm -rf .venv-bench
+	@$(PY) -m venv --without-pip .venv-bench
+	@$(PIP) --python $(BENCH_PY) install -e . --group bench
 	@touch $@

@@ -1,0 +1,82 @@
+"""Many tasks by two commits, against as many single calls."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.contenders.sqlite_files import FILE
+from bench.crew import NotDoneError
+from bench.job import DAY, issue_coupon
+from bench.model import Figure, Measured, Side, Value, at_least
+from bench.race import ratios
+from idemreg import Claim, Outcome, Registry
+
+if TYPE_CHECKING:
+    from bench.model import Scale
+
+__all__ = ["FIGURES"]
+
+
+def by_batch(registry: Registry, users: range) -> None:
+    payloads = ((f"coupon:{user}:{DAY}", {"user_id": user, "day": DAY}) for user in users)
+    ended: list[tuple[Claim, Any]] = []
+    for claim, user in zip(registry.claim_many(payloads, name="issue_coupon"), users, strict=True):
+        if not isinstance(claim, Claim):
+            msg = f"no claim for user {user}: {claim!r}"
+            raise NotDoneError(msg)
+        with_result = issue_coupon(user, DAY)
+        claim.enter()
+        ended.append((claim, with_result))
+    for outcome in registry.finish_many(ended):
+        if not isinstance(outcome, Outcome):
+            raise NotDoneError from outcome
+
+
+def singly(registry: Registry, users: range) -> None:
+    for user in users:
+        registry.run(
+            f"coupon:{user}:{DAY}",
+            lambda user=user: issue_coupon(user, DAY),  # type: ignore[misc] # bound now
+            payload={"user_id": user, "day": DAY},
+            name="issue_coupon",
+        )
+
+
+def measure(scale: Scale, folder: str) -> Measured:
+    batch: list[float] = []
+    single: list[float] = []
+    with Registry(os.path.join(folder, FILE), busy_timeout=60) as registry:
+        first = 10**9
+        singly(registry, range(first, first := first + scale.full_calls))  # warms up
+        for number in range(scale.rounds):
+            for is_batch in (True, False) if number % 2 else (False, True):
+                sizes = [scale.batch] * scale.batches if is_batch else [scale.full_calls]
+                began = time.perf_counter()
+                for size in sizes:
+                    (by_batch if is_batch else singly)(registry, range(first, first + size))
+                    first += size
+                (batch if is_batch else single).append(sum(sizes) / (time.perf_counter() - began))
+        counted = sum(registry.count().values())
+    if counted != first - 10**9:
+        msg = f"{counted} tasks, not {first - 10**9}"
+        raise NotDoneError(msg)
+    survives = "power cut"
+    return Measured(
+        [Value(f"{scale.batch} a batch / single calls", "x", ratios(batch, single), at_least(8))],
+        [Side("claim_many + finish_many", "new", "jobs/s", batch, survives),
+         Side("single calls", "new", "jobs/s", single, survives)],
+    )  # fmt: skip
+
+
+FIGURES: Final = (
+    Figure(
+        "batch",
+        "`claim_many` + `finish_many`, 500 a batch",
+        "full",
+        "Each claim of a batch is entered and its job run, then all are finished; jobs a second against `run`, one call"
+        " a job, in turn in one process.",
+        measure,
+    ),
+)
