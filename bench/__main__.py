@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contenders import KINDS, absent
 from bench.figures import FIGURES
+from bench.keep import save, write_json
 from bench.machine import machine
 from bench.model import SCALES
 from bench.report import figure_table
-from bench.keep import save, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

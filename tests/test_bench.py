@@ -1,78 +1,349 @@
-"""The benchmark runs, tells what it measured, and compares like with like."""
+"""The benchmark runs, tells what it measured, and compares like with like. What it says of speed is not tested."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import tomllib
+from array import array
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.__main__ import GOALS, Row, issue_coupon, race, table
-from bench.by_hand import ByHand
+from bench import __main__ as command
+from bench import keep, race
+from bench.by_hand import ByHand, ByHandQueued
+from bench.contenders import KINDS, Place, absent, contender
+from bench.contenders.sqlite_files import Hold
+from bench.crew import Crew, NotDoneError, Order, Report
+from bench.figures import FIGURES
+from bench.figures.peers import served
+from bench.figures.processes import load_of
+from bench.figures.together import Traced, read_trace
 from bench.imports import MEASURED
+from bench.job import DAY, issue_coupon, runs
+from bench.model import SCALES, Value, at_least, at_most, percentile
+from bench.report import BEGIN, END, figure_table, markdown, readme_section, with_section
+from idemreg.model import OnCrash
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CALLS = ("new", "new, no look by hand", "duplicate")
+    from idemreg.options import Durability
+
+# Of the goals, those of the figures that the tiny run takes in: (sense, bound) in the order of their table.
+TINY = {
+    "calls-normal": [("≤", 1.35), ("≤", 1.5)],
+    "calls-full": [("≤", 1.2), ("≤", 0.75)],
+    "processes-8": [("≥", 2.2), ("≥", 3), ("≥", 1.6), ("≥", 2.5), ("≥", 1.4), ("≥", 2.2)],
+    "threads": [("≥", 3), ("≥", 2)],
+    "coroutines": [("≥", 3)],
+    "ticker": [("≤", 3)],
+    "batch": [("≥", 8)],
+    "disk": [("≤", 190)],
+    "rows-new": [("≤", 1.5), ("≤", 3), ("≤", 1.5)],
+    "rows-list": [("≤", 3)] * 7,
+    "rows-export": [("≤", 64)],
+    "rows-purge": [("≤", 64), ("≤", 10)],
+}
 
 
-def test_a_tiny_run_prints_its_table_and_writes_its_figures(tmp_path: Path) -> None:
-    """A line a durability and kind of call, the machine above it, the same figures as JSON, and exit code 0."""
-    file = tmp_path / "results" / "run.json"
-    command = [sys.executable, "-m", "bench", "--rounds", "2", "--calls", "30", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """The figures of a tiny run, and what it printed."""
+    folder = tmp_path_factory.mktemp("bench")
+    file = folder / "results" / "run.json"
+    chosen = [word for name in TINY for word in ("--only", name)]
+    argv = [sys.executable, "-m", "bench", "--scale", "tiny", *chosen, "--json", str(file), "--folder", str(folder)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    figures = json.loads(file.read_text("utf-8"))
-    assert figures["machine"].keys() >= {"python", "apsw", "sqlite", "kernel", "cpus"}
-    assert [(row["durability"], row["call"]) for row in figures["rows"]] == [
-        (durability, call) for durability in ("normal", "full") for call in CALLS
-    ]
-    assert {row["call"]: row["goal"] for row in figures["rows"] if row["goal"]} == GOALS
-    for row in figures["rows"]:
-        assert 0 < row["lowest"] <= row["ratio"] <= row["highest"]
-    lines = done.stdout.splitlines()
-    assert f"sqlite {figures['machine']['sqlite']}" in lines[0]
-    assert [line.split()[0] for line in lines[-6:]] == ["normal"] * 3 + ["full"] * 3
+    assert [one.name for one in folder.iterdir()] == ["results"], "what was measured on is removed"
+    return json.loads(file.read_text("utf-8")), done.stdout
 
 
-def test_the_table_says_what_was_reached() -> None:
-    """A goal is told as reached or not; the exit code never depends on it."""
-    good = Row("normal", "new", 20.0, 29.0, 1.45, 1.4, 1.6, 1.5)
-    lines = table([good, good._replace(ratio=1.51), good._replace(goal=None)]).splitlines()
-    assert [line.partition("1.60x")[2].strip() for line in lines[1:]] == [
-        "<= 1.5x reached",
-        "<= 1.5x NOT REACHED",
-        "",
-    ]
+# --- a run ------------------------------------------------------------------------------------------------------
 
 
-def test_contenders_take_turns_and_do_the_same_calls() -> None:
-    """Every contender gets each user once, in slices, and who begins changes."""
-    calls: list[tuple[str, int]] = []
-    spent = race([lambda user: calls.append(("a", user)), lambda user: calls.append(("b", user))], range(7, 47), 0)
-    assert len(spent) == 2
-    assert [user for who, user in calls if who == "a"] == [user for who, user in calls if who == "b"] == [*range(7, 47)]
-    assert "".join(who for who, _ in calls)[:8] == "aabbbbaa"
+def test_a_tiny_run_measures_what_it_was_asked_for(tiny: tuple[dict[str, Any], str]) -> None:
+    """Each figure chosen, in that order, with the machine above them; the printed tables name them all."""
+    found, printed = tiny
+    assert list(found["figures"]) == list(TINY)
+    assert found["machine"].keys() >= {"python", "apsw", "sqlite", "kernel", "cpus", "file system"}
+    assert f"sqlite {found['machine']['sqlite']}" in printed.splitlines()[0]
+    for name, figure in found["figures"].items():
+        assert f"== {name}: {figure['title']}" in printed
+        assert figure["command"].endswith(f"--only {name}")
+        assert not figure["absent"]
 
 
-def test_the_yardstick_is_idempotent(path: Path) -> None:
+def test_a_figure_has_its_goals(tiny: tuple[dict[str, Any], str]) -> None:
+    """The goals are those that the project set itself."""
+    for name, figure in tiny[0]["figures"].items():
+        goals = [(one["goal"]["sense"], one["goal"]["bound"]) for one in figure["values"] if one["goal"]]
+        assert goals == TINY[name], name
+
+
+def test_a_value_is_the_median_of_its_rounds_and_judged_by_its_goal(tiny: tuple[dict[str, Any], str]) -> None:
+    """As many rounds as the scale says, positive all of them, and `reached` says what the numbers say."""
+    for name, figure in tiny[0]["figures"].items():
+        for one in figure["values"]:
+            assert len(one["rounds"]) in (1, SCALES["tiny"].rounds), name
+            assert 0 <= min(one["rounds"]) == one["lowest"] <= one["median"] <= one["highest"] == max(one["rounds"])
+            if one["goal"] is None:
+                assert one["reached"] is None
+            else:
+                bound, median = one["goal"]["bound"], one["median"]
+                assert one["reached"] is (median <= bound if one["goal"]["sense"] == "≤" else median >= bound)
+        for side in figure["sides"]:
+            assert 0 < side["lowest"] <= side["median"] <= side["highest"], (name, side)
+
+
+def test_ratios_are_of_the_sides_that_they_name(tiny: tuple[dict[str, Any], str]) -> None:
+    """Hold over rerun by their ratios to (a) is hold over rerun by their own numbers: nobody is mixed up."""
+    figure = tiny[0]["figures"]["calls-full"]
+    sides = {side["name"]: side for side in figure["sides"] if side["what"] == "new"}
+    for value, who in zip(figure["values"], ("idemreg", "idemreg, rerun"), strict=False):
+        ours, hand = sides[who], sides["by hand"]
+        assert ours["lowest"] / hand["highest"] <= value["median"] <= ours["highest"] / hand["lowest"]
+
+
+def test_what_a_full_run_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with gaps is not made by accident: exit code 2, and each one missing with its remedy."""
+    monkeypatch.setattr(command, "absent", lambda name: f"{name}: apt install it" if name == "Redis" else None)
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--scale", "full"])
+    assert ended.value.code == 2
+    assert "Redis: apt install it" in capsys.readouterr().err
+
+
+def test_only_a_full_run_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Smaller ones are for a look, and never end up in the README."""
+    with pytest.raises(SystemExit):
+        command.main(["--scale", "tiny", "--save"])
+    assert "--scale full" in capsys.readouterr().err
+
+
+def test_what_starting_costs_is_measured_too() -> None:
+    """A line a process, each against what it stands on."""
+    argv = [sys.executable, "-m", "bench.imports", "--runs", "1"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line[:30].strip() for line in done.stdout.splitlines()[1:]] == list(MEASURED)
+
+
+# --- contenders -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if not kind.uses_redis and absent(name) is None])
+def test_a_contender_runs_the_job_once(name: str, tmp_path: Path) -> None:
+    """At each of its settings: a new task runs the job, a duplicate gets its result and runs nothing."""
+    for durability in KINDS[name].survives:
+        home = tmp_path / durability
+        home.mkdir()
+        one = contender(name, Place(str(home), durability))
+        before = runs()
+        assert [one.call(7), one.call(7), one.call(8)] == [issue_coupon(user, DAY) for user in (7, 7, 8)]
+        assert runs() - before == 2 + 3  # three by this test
+        one.close()
+
+
+@pytest.mark.parametrize(("name", "on_crash"), [("idemreg", OnCrash.HOLD), ("idemreg, rerun", OnCrash.RERUN)])
+@pytest.mark.parametrize("durability", ["normal", "full"])
+def test_idemreg_is_measured_at_what_its_line_says(
+    tmp_path: Path, name: str, on_crash: OnCrash, durability: Durability
+) -> None:
+    """Its rows have the policy of the line, and its registry the durability of the table."""
+    one = contender(name, Place(str(tmp_path), durability))
+    assert isinstance(one, Hold)
+    one.call(7)
+    (task,) = one.registry.tasks()
+    assert task.policy.on_crash is on_crash
+    assert one.registry.durability == durability
+    one.close()
+
+
+@pytest.mark.parametrize("kind", [ByHand, ByHandQueued])
+def test_the_yardstick_is_idempotent(path: Path, kind: type[ByHand]) -> None:
     """What is measured against runs a job once, replays it, and refuses other arguments."""
-    hand = ByHand(str(path), "normal")
+    hand = kind(str(path), "normal")
     for call in (hand.call, hand.call, hand.call_unseen):
         assert call("coupon:7", issue_coupon, user_id=7, day="d") == issue_coupon(7, "d")
     with pytest.raises(ValueError):
         hand.call("coupon:7", issue_coupon, user_id=8, day="d")
     assert hand.connection.execute("SELECT task_id, status FROM task").fetchall() == [("coupon:7", 1)]
+    assert hand.connection.pragma("synchronous") == 1
     hand.close()
 
 
-def test_what_starting_costs_is_measured_too() -> None:
-    """A line a process, each against what it stands on."""
-    command = [sys.executable, "-m", "bench.imports", "--runs", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line[:30].strip() for line in done.stdout.splitlines()[1:]] == list(MEASURED)
+def test_each_contender_can_be_installed() -> None:
+    """What a contender needs is in the group of packages that `make bench-full` installs."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    installed = {one.partition(">=")[0] for one in groups["bench"]}
+    assert {package for kind in KINDS.values() for package in kind.needs.values()} <= installed
+
+
+def test_a_line_is_not_filled_with_something_else(tmp_path: Path) -> None:
+    """A crew whose new tasks ran no job, or whose duplicates ran one, was not measured at that: the run stops."""
+    with Crew(1, {"by hand": Place(str(tmp_path), "normal")}) as crew:
+        users = range(9 * 10**9, 9 * 10**9 + 5)
+        with pytest.raises(NotDoneError):
+            served(crew, "by hand", users, is_new=False)
+        with pytest.raises(NotDoneError):
+            served(crew, "by hand", users, is_new=True)
+        assert served(crew, "by hand", users, is_new=False).ran == 0
+
+
+def test_a_crew_starts_together_and_ends_in_time(tmp_path: Path) -> None:
+    """Nobody begins before the common start, nobody begins a call after the end, and the users are nobody else's."""
+    with Crew(2, {"by hand": Place(str(tmp_path), "normal")}) as crew:
+        start = crew.start_ns()
+        until = start + 50_000_000
+        orders = [Order("by hand", range(at, at + 10**6), start, until) for at in (10**9, 2 * 10**9)]
+        reports = crew.work(orders)
+        for report in reports:
+            assert start <= report.began_ns <= report.ended_ns
+            assert 0 < len(report.spent_ns) == report.ran < 10**6
+            assert report.ended_ns - report.spent_ns[-1] < until
+            assert report.memory_mib > 1
+
+
+def test_a_member_that_fails_is_heard(tmp_path: Path) -> None:
+    """An error of a contender ends the run with its name, not with a time-out."""
+    with Crew(1, {"by hand": Place(str(tmp_path), "normal")}) as crew, pytest.raises(NotDoneError, match="KeyError"):
+        crew.work([Order("nobody", range(1))])
+
+
+# --- how it is measured -----------------------------------------------------------------------------------------
+
+
+def test_contenders_take_turns_and_do_the_same_calls() -> None:
+    """Every contender gets each user once, in slices, and who begins changes."""
+    calls: list[tuple[str, int]] = []
+    spent = race.race([lambda user: calls.append(("a", user)), lambda user: calls.append(("b", user))], range(7, 47), 0)
+    assert len(spent) == 2
+    assert [user for who, user in calls if who == "a"] == [user for who, user in calls if who == "b"] == [*range(7, 47)]
+    assert "".join(who for who, _ in calls)[:8] == "aabbbbaa"
+
+
+def test_a_wal_is_written_to_its_working_size_first(tmp_path: Path) -> None:
+    """Until 1,000 pages of 4 KiB, or until it has stopped to grow; never for ever."""
+    wal, served = tmp_path / "x-wal", []
+
+    def grow(users: range) -> None:
+        served.append(users)
+        wal.write_bytes(bytes(min(len(served), limit) * 1_000_000))
+
+    limit = 10
+    assert race.to_working_size(grow, str(tmp_path / "x")) == 5_000_000
+    assert all(one.stop == other.start for one, other in pairwise(served))
+    limit = 3
+    served.clear()
+    assert race.to_working_size(grow, str(tmp_path / "x")) == 3_000_000
+    assert len(served) < race.MOST_WARMINGS
+
+
+def test_a_load_counts_what_was_done_until_its_end() -> None:
+    """A call that was under way at the end is a wait and no job; the processes' jobs are told one by one."""
+    late = Report(array("q", [10**6, 5 * 10**9]), 0, 2 * 10**9, 2, 1.0)
+    even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 1.0)
+    load = load_of([late, even], 10**9)
+    assert load == (5.0, 5_000.0, 5_000.0, 1, 4)
+
+
+def test_percentiles_are_of_the_nearest_rank() -> None:
+    """The smallest number that so many are not above."""
+    numbers = [float(number) for number in range(100, 0, -1)]
+    assert [percentile(numbers, share) for share in (0.01, 0.5, 0.99, 1)] == [1, 50, 99, 100]
+    assert percentile([3.0], 0.99) == 3
+
+
+TRACE = """\
+7  openat(AT_FDCWD, "jobs.db", O_RDWR) = 5
+8  fdatasync(5) = 0
+7  fdatasync(1000001) = -1 EBADF (Bad file descriptor)
+8  pwrite64(5, "x", 1, 0) = 1
+8  fdatasync(5 <unfinished ...>
+7  fcntl(9, F_DUPFD_CLOEXEC, 0) = 10
+8  <... fdatasync resumed>) = 0
+9  fsync(6) = 0
+7  fdatasync(1000001) = -1 EBADF (Bad file descriptor)
+9  fdatasync(5) = 0
+7  fcntl(9, F_OFD_SETLK, {l_type=F_WRLCK}) = 0
+7  fdatasync(1000001) = -1 EBADF (Bad file descriptor)
+7  fdatasync(5) = 0
++++ exited with 0 +++
+""".splitlines()
+
+
+def test_syncs_are_counted_from_the_kernels_account() -> None:
+    """Those between the first two marks, whoever issues them; and on the loop's thread whatever it must not do."""
+    assert read_trace(TRACE) == Traced(syncs=2, on_the_loop=1)
+
+
+def test_an_account_without_its_marks_counts_for_nothing() -> None:
+    """A process that ended early, or an account in another form, is an error and never a zero."""
+    for lines in (TRACE[3:], [], ["nothing of the kind"]):
+        with pytest.raises(ValueError):
+            read_trace(lines)
+
+
+# --- what is told -----------------------------------------------------------------------------------------------
+
+
+def told(*values: Value) -> dict[str, Any]:
+    as_json = [value.as_json() for value in values]
+    return {"title": "T", "durability": "full", "how": "H", "values": as_json, "sides": [], "absent": [], "notes": []}
+
+
+def test_the_tables_say_what_was_reached() -> None:
+    """A goal is told as reached or not by the median, in the terminal and in Markdown; a reason stands beside it."""
+    values = [Value("a", "x", [1, 1.5, 9], at_most(1.5)), Value("b", "x", [1.5], at_least(1.6)), Value("c", "", [1])]
+    plain = figure_table("name", told(*values), is_plain=True).splitlines()
+    assert [line.split()[-1] for line in plain[2:5]] == ["reached", "reached", "1"]
+    assert "not reached" not in plain[2]
+    assert "not reached" in plain[3]
+    found = {"machine": {"cpus": 2}, "figures": {"name": told(*values)}}
+    why = {"name": {"b": "the disk is slow"}}
+    for text in (markdown(found, why), readme_section(found, why)):
+        assert "**not reached**" in text
+        assert "the disk is slow" in text
+        assert "cpus 2" in text
+
+
+def test_a_section_is_put_between_its_marks() -> None:
+    """Once or twice, with the same result, and nothing around it changes; without marks nothing is written."""
+    once = with_section(f"before\n{BEGIN}\nold\n{END}\nafter", "new")
+    assert once == with_section(once, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter"
+    with pytest.raises(ValueError):
+        with_section("no marks", "new")
+
+
+def test_the_readme_shows_the_figures_that_are_kept() -> None:
+    """README.md and bench/results/figures.md are what `python -m bench.keep` makes of figures.json."""
+    found, why = keep.load(), keep.reasons()
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert readme == with_section(readme, readme_section(found, why)), "run python -m bench.keep"
+    assert (ROOT / "bench/results/figures.md").read_text("utf-8") == markdown(found, why)
+
+
+def test_the_figures_that_are_kept_have_no_gaps() -> None:
+    """Every figure, at full scale, nobody absent, and each one of the goals that the tiny run has as well."""
+    found = keep.load()["figures"]
+    assert list(found) == list(FIGURES)
+    for name, figure in found.items():
+        assert not figure["absent"], name
+        assert figure["scale"]["name"] == "full", name
+        goals = [(one["goal"]["sense"], one["goal"]["bound"]) for one in figure["values"] if one["goal"]]
+        assert goals
+        assert goals == TINY.get(name, goals)
+
+
+def test_a_reason_is_given_for_what_is_not_reached_only() -> None:
+    """A reason names a value that exists and misses its goal: one that was reached meanwhile is taken out."""
+    found = keep.load()["figures"]
+    missed = {(name, one["label"]) for name, of in found.items() for one in of["values"] if one["reached"] is False}
+    given = {(name, label) for name, of in keep.reasons().items() for label in of}
+    assert given <= missed

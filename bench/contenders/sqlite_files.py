@@ -43,14 +43,14 @@ class Hold:
     on_crash: ClassVar[Literal["hold", "rerun"]] = "hold"
 
     def __init__(self, place: Place) -> None:
-        self._registry = Registry(os.path.join(place.folder, FILE), durability=place.durability, busy_timeout=60)
-        self._job = self._registry.idempotent("coupon:{user_id}:{day}", on_crash=self.on_crash)(issue_coupon)
+        self.registry = Registry(os.path.join(place.folder, FILE), durability=place.durability, busy_timeout=60)
+        self._job = self.registry.idempotent("coupon:{user_id}:{day}", on_crash=self.on_crash)(issue_coupon)
 
     def call(self, user: int) -> object:
         return self._job(user, DAY)
 
     def close(self) -> None:
-        self._registry.close()
+        self.registry.close()
 
 
 class Rerun(Hold):

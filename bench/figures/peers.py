@@ -42,14 +42,14 @@ def measure(who: Sequence[str], durability: Durability, scale: Scale, folder: st
     with contextlib.ExitStack() as stack:
         crews = {one: stack.enter_context(_alone(one, durability, folder, stack)) for one in who}
         for one, crew in crews.items():
-            _served(crew, one, WARMERS[: WARMING_CALLS[scale.name]], is_new=True)
+            served(crew, one, WARMERS[: WARMING_CALLS[scale.name]], is_new=True)
         for number in range(scale.rounds):
             users = range(10**9 + number * scale.peer_calls, 10**9 + (number + 1) * scale.peer_calls)
             for is_new in (True, False):
                 for one, spent in _round(crews, users, number, is_new=is_new).items():
                     (taken[one].new if is_new else taken[one].again).append(spent)
         for one, crew in crews.items():
-            taken[one].memory_mib.append(_served(crew, one, users[:1], is_new=False).memory_mib)
+            taken[one].memory_mib.append(served(crew, one, users[:1], is_new=False).memory_mib)
     return taken
 
 
@@ -72,12 +72,12 @@ def _round(crews: dict[str, Crew], users: range, number: int, *, is_new: bool) -
     for turn, start in enumerate(range(0, len(users), step), number):
         for place in range(len(names)):
             who = names[(place + turn) % len(names)]
-            report = _served(crews[who], who, users[start : start + step], is_new=is_new)
+            report = served(crews[who], who, users[start : start + step], is_new=is_new)
             spent[who] += [ns / 1_000 for ns in report.spent_ns]
     return spent
 
 
-def _served(crew: Crew, who: str, users: range, *, is_new: bool) -> Report:
+def served(crew: Crew, who: str, users: range, *, is_new: bool) -> Report:
     (report,) = crew.work([Order(who, users, warming=WARMERS[: 0 if users[0] in WARMERS else AGAIN])])
     if report.ran != (len(users) if is_new else 0):
         msg = f"{who}: {report.ran} jobs ran for {len(users)} {'new tasks' if is_new else 'duplicates'}"
