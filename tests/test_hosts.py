@@ -19,14 +19,29 @@ if TYPE_CHECKING:
 
 # Tasks as a user would write them. The registry is open, and an owner, before Celery forks its workers.
 CELERY_JOBS = """
+    import json
     import os
     import signal
+    import time
+    import uuid
 
     from celery import Celery
     from celery.exceptions import Retry
     from idemreg import Registry, current_claim
+    from kombu.transport import filesystem
 
     FOLDER = os.path.dirname(__file__)
+
+    # Kombu's own opens the file of a message where the worker looks for it, and fills it afterwards: a worker that takes
+    # it in between reads nothing, and ends. Here a message appears whole.
+    def put(channel, queue, payload, **_):
+        name = f"{FOLDER}/queue/{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}"
+        with open(f"{name}.part", "w") as file:
+            json.dump(payload, file)
+        os.rename(f"{name}.part", f"{name}.msg")
+
+    filesystem.Channel._put = put
+
     app = Celery("celery_jobs", broker="filesystem://", backend=f"file://{FOLDER}/results")
     app.conf.update(
         broker_connection_retry_on_startup=True,
