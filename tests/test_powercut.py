@@ -22,6 +22,7 @@ from tests.powercut.disk import Disk
 from tests.powercut.image import contents
 from tests.powercut.mutants import MUTANTS
 from tests.powercut.run import check_whole, record_and_judge
+from tests.powercut.settings import SETTINGS
 from tests.powercut.told import Found, Row, Told
 from tests.powercut.trace import FOLDER, BrokenTraceError, Record, read
 
@@ -58,6 +59,12 @@ def test_full_loses_nothing(seed: int) -> None:
 def test_full_loses_nothing_where_a_sync_fails(seed: int) -> None:
     """A sync of the -wal reports an error once, and says OK ever after: nothing that it should have covered is told."""
     assert record_and_judge(seed, **SYNC_FAILS).losses == []
+
+
+@pytest.mark.parametrize(("seed", "setting"), [*enumerate(SETTINGS, 6)])
+def test_full_loses_nothing_where_rare_things_are_common(seed: int, setting: str) -> None:
+    """Syncs without the turn; a -wal that is grown, filled and begun anew by commits."""
+    assert record_and_judge(seed, settings=[setting]).losses == []
 
 
 def test_normal_loses() -> None:

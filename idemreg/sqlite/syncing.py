@@ -40,18 +40,26 @@ Why it is correct, step by step.
 8. *Another boot*: numbers and the failed mark are void, and the header, which costs one sync. The first opener of a
    boot sees to it before it writes anything (`LockFile.begin_boot`).
 9. *The -wal that is synced is the one at the path.* A descriptor of a deleted file syncs happily. It is compared before
-   each sync by its link in /proc: a stat would make the next write of the file dearer (Linux 6.13 and later).
+   each sync by its link in /proc: a stat would make the next write of the file dearer (Linux 6.13 and later). And what
+   others have synced counts only for the -wal that they had: the record tells of another inode where it was deleted
+   under this process, and somebody has begun a new one.
+
+Whoever waits sleeps on the low half of ``done`` (see `futex`), each on the channel of the sync that will cover him. A
+leader that is done wakes those that he has covered, and one of the next sync to lead it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import sys
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg import faults
 from idemreg.errors import StoreCorruptError, SyncFailedError
+from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER
 
@@ -66,18 +74,15 @@ __all__ = ["GroupSync", "SyncRecord"]
 _RECORD: Final = struct.Struct("<48sQQQQ16s")
 _NUMBER: Final = struct.Struct("<Q")
 _BEGUN_OFFSET: Final = SYNC_RECORD_OFFSET + HEADER_BYTES
+_DONE_OFFSET: Final = _BEGUN_OFFSET + (8 if sys.byteorder == "little" else 12)
 _INODE_OFFSET: Final = _BEGUN_OFFSET + 24
 
 # Seconds that a sync of another process is waited for; or three times the last sync, where that is more.
 PATIENCE_S: Final = 0.02
 PATIENT_SYNCS: Final = 3
 
-# Whoever waits needs the rest of one sync and the whole of the next. The first nap is about as long, measured by the
-# last sync of this process: a nap costs as much processor time as a commit, so one or two must do.
-NAP_SYNCS: Final = 1.5
-FIRST_NAP_S: Final = 0.0001
-LONGEST_NAP_S: Final = 0.001
-NAP_GROWTH: Final = 1.4
+# Seconds between two looks of somebody whom nobody wakes: whoever had the turn was killed.
+LONGEST_NAP_S: Final = 0.002
 
 
 class SyncRecord(NamedTuple):
@@ -102,25 +107,15 @@ class GroupSync:
         self._clock = clock
         self._path = wal_path
         self._fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
-        self._leading = threading.Lock()  # the turn does not see the threads of its own process
+        self._inode = os.fstat(self._fd).st_ino
+        self._done = Futex(lock_file.fd, _DONE_OFFSET, clock)
+        self._leading = threading.RLock()  # the turn does not see the threads of its own process
+        self._is_leading = False
         self._synced = b""  # both copies of a header that is known to be covered
+        self._failed = False
         self._last_s = 0.0
-        self.syncs = 0  # made by this process
-        self._note_wal()
-
-    def _note_wal(self) -> None:
-        """Of another -wal the header says nothing; the numbers go on."""
-        inode = os.fstat(self._fd).st_ino
-        with self._leading:
-            if self._read().inode == inode or not self._turn.take(self._clock.monotonic() + PATIENCE_S):
-                return  # where somebody syncs right now, he knows this -wal
-            try:
-                record = self._read()
-                if record.inode != inode:
-                    self._put(SYNC_RECORD_OFFSET, NO_HEADER + _NUMBER.pack(record.begun) * 2)
-                    self._put(_INODE_OFFSET, _NUMBER.pack(inode))
-            finally:
-                self._turn.drop()
+        # Syncs of this process, published or not: how many began, and the last that ended well.
+        self._begun = self.syncs = 0
 
     # --- the record -----------------------------------------------------------------------------------------------
 
@@ -136,6 +131,20 @@ class GroupSync:
         # ``failed`` may be written at any moment.
         os.pwrite(self._lock_file.fd, data, offset)
 
+    def _sound(self) -> SyncRecord:
+        """The record, if no sync has failed and the -wal is still there."""
+        record = self._read()
+        if self._failed or record.failed:
+            msg = "a sync of the -wal failed earlier, so what is visible may not be on the disk"
+            raise SyncFailedError(msg)
+        if record.inode != self._inode:
+            self._check_path()
+        return record
+
+    def _covers(self, record: SyncRecord, seen: int) -> bool:
+        """Whether a sync numbered above ``seen`` is done, of this very -wal (see step 9)."""
+        return record.done > seen and record.inode == self._inode
+
     # --- sync -----------------------------------------------------------------------------------------------------
 
     def durable(self) -> None:
@@ -145,75 +154,104 @@ class GroupSync:
         """
         if self._index.copies.raw == self._synced:
             return  # no system call
-        header = self._index.header()
-        record = self._read()
-        if record.failed:
-            raise failed_before()
-        if header is not None and header == record.header:
-            self._synced = header * 2
-            return
-        self._join(record.begun)
+        try:
+            begun = self._begun
+            header = self._index.header()
+            record = self._sound()
+            if header is not None and header == record.header and record.inode == self._inode:
+                self._note_synced(header)
+            else:
+                self._join(record.begun, begun)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def check(self) -> None:
         """`SyncFailedError` where a sync has failed in this boot: then not even the epoch of the tokens is sure."""
-        if self._read().failed:
-            raise failed_before()
+        try:
+            self._sound()
+        except OSError as error:
+            raise self._refused(error) from error
 
-    def _join(self, seen: int) -> None:
-        """Wait for a sync numbered above ``seen``, or make it."""
+    def _refused(self, error: OSError) -> SyncFailedError:
+        self.taint()
+        return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
+
+    def _join(self, seen: int, begun: int) -> None:
+        """Wait for a sync numbered above ``seen``, or for one of this process above ``begun``; or make it."""
         with self._leading:
-            nap = min(max(FIRST_NAP_S, NAP_SYNCS * self._last_s), LONGEST_NAP_S)
-            until = self._clock.monotonic() + max(PATIENCE_S, PATIENT_SYNCS * self._last_s)
-            while not (has_turn := self._turn.try_take()):
-                if self._is_covered(seen):
-                    return
-                if self._clock.monotonic() >= until:
-                    break  # its holder is stopped, or its disk is: without the turn nothing is published
-                self._clock.sleep(nap)
-                nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
+            if self._is_leading:  # called by a finaliser or a signal's handler, in the middle of a sync
+                self._sync(None)
+                return
+            if self.syncs > begun:
+                return
+            self._is_leading = True
+            number = 0
             try:
-                if not self._is_covered(seen):
-                    self._sync(publish=has_turn)
-            finally:
+                has_turn = self._turn.try_take() or self._wait(seen)
+                record = self._sound()
                 if has_turn:
-                    self._turn.drop()
+                    number = record.begun + 1
+                if not self._covers(record, seen):
+                    self._sync(record if has_turn else None)
+            except OSError:
+                self.taint(number)  # with the turn held: the next must not begin before
+                raise
+            finally:
+                self._turn.drop()
+                self._is_leading = False
+            if number:
+                self._done.wake(number)
+                self._done.wake(number + 1, 1)
 
-    def _is_covered(self, seen: int) -> bool:
-        record = self._read()
-        if record.failed:
-            raise failed_before()
-        return record.done > seen
+    def _wait(self, seen: int) -> bool:
+        """True once the turn is ours; False once another's sync covers, or patience has ended."""
+        until = self._clock.monotonic() + max(PATIENCE_S, PATIENT_SYNCS * self._last_s)
+        while (left := until - self._clock.monotonic()) > 0:
+            record = self._sound()
+            if self._covers(record, seen):
+                return False
+            if self._turn.try_take():
+                return True
+            self._done.wait(record.done, seen + 1, min(left, LONGEST_NAP_S))
+        return False  # its holder is stopped, or its disk is
 
-    def _sync(self, *, publish: bool) -> None:
-        record = self._read()
-        number = record.begun + 1
-        if publish:
-            self._put(_BEGUN_OFFSET, _NUMBER.pack(number))
+    def _sync(self, record: SyncRecord | None) -> None:
+        """Sync the -wal; with the turn, and so the record as it stands, number the sync and publish what it covers."""
+        begun = self._begun = self._begun + 1
+        if record is not None:
+            self._put(_BEGUN_OFFSET, _NUMBER.pack(record.begun + 1))
         faults.point("sync.begun")
         header = self._index.header()  # before the sync: see step 1
         self._check_path()
         begun_at = self._clock.monotonic()
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            self.taint(number)
-            msg = f"the disk reported an error at the sync of {self._path}: {error.strerror}"
-            raise SyncFailedError(msg) from error
+        os.fdatasync(self._fd)
         self._last_s = self._clock.monotonic() - begun_at
-        self.syncs += 1
         faults.point("sync.done")
-        if publish:
-            self._put(SYNC_RECORD_OFFSET, (header or NO_HEADER) + _NUMBER.pack(number) * 2)
+        if record is not None:
+            self._publish(record, header or NO_HEADER)
             faults.point("sync.published")
-        if self._read().failed:  # of somebody without the turn, meanwhile
-            raise failed_before()
+        self._sound()  # nobody without the turn has failed meanwhile
+        self.syncs = begun
         if header is not None:
-            self._synced = header * 2
+            self._note_synced(header)
+
+    def _publish(self, record: SyncRecord, header: bytes) -> None:
+        if record.inode != self._inode:  # the first sync of this -wal
+            self._put(SYNC_RECORD_OFFSET, NO_HEADER)
+            self._put(_INODE_OFFSET, _NUMBER.pack(self._inode))
+        self._put(SYNC_RECORD_OFFSET, header + _NUMBER.pack(record.begun + 1) * 2)
+
+    def _note_synced(self, header: bytes) -> None:
+        self._synced = header * 2
+        if self._failed:  # another thread was told so meanwhile
+            self._synced = b""
 
     def taint(self, number: int = 0) -> None:
         """A write or sync of the files has failed: nothing that is visible proves anything from now on."""
+        self._failed = True
         self._synced = b""
-        self._lock_file.note_failed_sync(number or 1)
+        with contextlib.suppress(OSError):  # then this process alone knows
+            self._lock_file.note_failed_sync(number or 1)
 
     def _check_path(self) -> None:
         """What is about to be synced is the file at the path, and not one that was deleted or replaced."""
@@ -230,9 +268,4 @@ class GroupSync:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def failed_before() -> SyncFailedError:
-    """A sync has failed in this boot, in whichever process."""
-    msg = "a sync of the -wal failed earlier, so what is visible may not be on the disk"
-    return SyncFailedError(msg)
+            self._done.close()

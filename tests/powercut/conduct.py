@@ -26,6 +26,7 @@ from tests.powercut import worker
 from tests.powercut.crews import CREWS
 from tests.powercut.mutants import MUTANTS
 from tests.powercut.recorder import Control
+from tests.powercut.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,7 @@ class Scenario(NamedTuple):
     mutant: str = ""
     crews: Sequence[Sequence[str]] = CREWS
     boots: float = 0.3  # how likely a boot is between two rounds
+    settings: Sequence[str] = ()  # of `settings.SETTINGS`
     fail_sync: bool = False  # let a sync of the -wal fail in one of the rounds
 
 
@@ -72,12 +74,12 @@ class Crew:
         self._stopped: set[int] = set()
         self._steps = 0
 
-    def start(self, plan: worker.Plan, fate: Fate, mutant: str) -> None:
+    def start(self, plan: worker.Plan, fate: Fate, scenario: Scenario) -> None:
         read, write = os.pipe()
         pid = os.fork()
         if not pid:
             os.close(read)
-            _child(plan, fate, mutant, write)
+            _child(plan, fate, scenario, write)
         os.close(write)
         self._pipes[read] = (pid, fate)
 
@@ -133,11 +135,13 @@ class Crew:
             os.kill(pid, signal.SIGKILL)
 
 
-def _child(plan: worker.Plan, fate: Fate, mutant: str, steps: int) -> NoReturn:
+def _child(plan: worker.Plan, fate: Fate, scenario: Scenario, steps: int) -> NoReturn:
     code = 1
     try:
-        if mutant:
-            MUTANTS[mutant].apply()
+        for setting in scenario.settings:
+            SETTINGS[setting]()
+        if scenario.mutant:
+            MUTANTS[scenario.mutant].apply()
         if fate.kind == "fault":
             _arm(fate)
         worker.work(plan, lambda: _say(steps), leave=fate.kind == "leave")
@@ -186,7 +190,7 @@ def conduct(scenario: Scenario) -> None:
             first = number * (scenario.steps // 2 + 1)
             seed = chance.getrandbits(32)
             plan = worker.Plan(scenario.database, role, seed, scenario.steps, first, scenario.durability, boot)
-            crew.start(plan, _fate(chance, first=not number), scenario.mutant)
+            crew.start(plan, _fate(chance, first=not number), scenario)
         if number == faulty:
             control.fail_sync(chance.randint(1, 30))
         crew.watch()

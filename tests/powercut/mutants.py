@@ -27,6 +27,8 @@ OFF: Final = 0  # of PRAGMA synchronous: nothing is synced
 
 # With slower syncs more happens during one.
 SLOW: Final[Mapping[str, Any]] = {"sync_us": 1_500}
+SLOW_THREADS: Final[Mapping[str, Any]] = {**SLOW, "crews": [["threads", "threads"]]}
+IMPATIENT: Final[Mapping[str, Any]] = {**SLOW, "settings": ["impatient"]}
 
 
 class Mutant(NamedTuple):
@@ -103,13 +105,40 @@ def done_before_sync() -> None:
     replace(GroupSync, "_put", careless)
 
 
-def begun_not_written() -> None:
+def earlier_sync_taken() -> None:
     """Who joins takes a sync that began before he committed for a later one."""
 
     def careless(join: Any) -> Any:
-        return lambda self, seen: join(self, seen - 1)
+        return lambda self, seen, begun: join(self, seen - 1, begun)
 
     replace(GroupSync, "_join", careless)
+
+
+def begun_not_written() -> None:
+    """The number of a sync is told when it ends: who joins in between takes it for a later one."""
+
+    def careless(put: Any) -> Any:
+        return lambda self, at, data: None if at == syncing._BEGUN_OFFSET else put(self, at, data)
+
+    replace(GroupSync, "_put", careless)
+
+
+def own_sync_taken() -> None:
+    """A thread takes a sync of its process that began before it committed for a later one."""
+
+    def careless(join: Any) -> Any:
+        return lambda self, seen, begun: join(self, seen, begun - 1)
+
+    replace(GroupSync, "_join", careless)
+
+
+def published_without_the_turn() -> None:
+    """Whoever has lost patience publishes all the same, and so a number that another sync has."""
+
+    def careless(sync: Any) -> Any:
+        return lambda self, record: sync(self, record or self._read())
+
+    replace(GroupSync, "_sync", careless)
 
 
 def failed_not_noted() -> None:
@@ -162,7 +191,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "reader-does-not-join": Mutant("a final row is answered from before it is durable", reader_does_not_join, SLOW),
     "header-after-sync": Mutant("the header is read behind the sync that is to cover it", header_after_sync, SLOW),
     "done-before-sync": Mutant("a sync is published as done when it begins", done_before_sync, SLOW),
-    "earlier-sync-taken": Mutant("a sync that began earlier is taken for a later one", begun_not_written, SLOW),
+    "begun-not-written": Mutant("the number of a sync is written when it ends", begun_not_written, SLOW),
+    "earlier-sync-taken": Mutant("a sync that began earlier is taken for a later one", earlier_sync_taken, SLOW),
+    "own-sync-taken": Mutant("the same, of another thread's sync", own_sync_taken, SLOW_THREADS),
+    "published-at-once": Mutant("a sync without the turn is published", published_without_the_turn, IMPATIENT),
     "failed-not-noted": Mutant("a failed sync is forgotten", failed_not_noted, SYNC_FAILS),
     "effects-not-synced": Mutant("a transaction of effects is not synced", effects_not_synced),
     "epoch-not-synced": Mutant(

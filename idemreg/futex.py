@@ -1,0 +1,100 @@
+"""A word of a shared file on which processes sleep until it changes: Linux's futex.
+
+A nap ends late: the kernel rounds its length up, and whoever naps guesses when what it waits for will have come. On two
+busy processors half of each wait for a sync was overshoot. Here whoever has changed the word wakes all that sleep on
+it, at once, in every process and container of the kernel.
+
+It is a hint and nothing more. The word is a part of a note that means something by itself, and is written by ``pwrite``
+and read by ``pread`` as before: at the mapping, which cannot be written through, only the kernel looks, so a file that
+was cut short gives an error code and no SIGBUS. Each wait has a bound, since a process that is killed wakes nobody;
+where there is no futex, a wait is a nap of that length.
+
+The way there is `syscall(2)` by ctypes, since neither Python nor the C library has a function for it (futex(2)).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from idemreg.clock import Clock
+
+__all__ = ["Futex"]
+
+# The number of the call, on machines of 64 bits: on others its times have another form.
+NUMBERS: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
+WAIT: Final = 9  # FUTEX_WAIT_BITSET, in a form that also hears other processes
+WAKE: Final = 10
+CHANNELS: Final = 32
+MASK: Final = 2**32 - 1
+ALL: Final = 2**31 - 1
+NS: Final = 1_000_000_000
+PAGE_BYTES: Final = 4_096
+
+_NO_MAPPING: Final = frozenset({None, 2 ** (8 * struct.calcsize("P")) - 1})  # MAP_FAILED is -1
+
+# It was woken, has changed before, the time is over, or a signal came.
+_LOOK_AGAIN: Final = frozenset({0, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR})
+
+
+class Futex:
+    """The 32-bit word at ``offset`` in the first page of an open file. Thread-safe.
+
+    Whoever sleeps listens on a channel, a number of which the last five bits count; so those whose time has not come
+    sleep on.
+    """
+
+    def __init__(self, fd: int, offset: int, clock: Clock) -> None:
+        self._clock = clock
+        self._call: Any = None
+        self.close: Callable[[], object] = lambda: None
+        number = NUMBERS.get(os.uname().machine)
+        if number is not None:
+            self._prepare(number, fd, offset)
+
+    def _prepare(self, number: int, fd: int, offset: int) -> None:
+        import ctypes  # noqa: PLC0415 - not before a file is opened
+
+        class Time(ctypes.Structure):
+            _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+        c = ctypes.CDLL(None, use_errno=True)
+        pointer, uint32 = ctypes.c_void_p, ctypes.c_uint32
+        # By the C library's own: Python tells the address of a mapping only where it can be written.
+        c.mmap.argtypes = (pointer, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+        c.mmap.restype = pointer
+        c.munmap.argtypes = (pointer, ctypes.c_size_t)
+        c.syscall.argtypes = (ctypes.c_long, pointer, ctypes.c_int, uint32, ctypes.POINTER(Time), pointer, uint32)
+        c.syscall.restype = ctypes.c_long
+        page = c.mmap(None, PAGE_BYTES, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        if page in _NO_MAPPING:
+            return
+        self.close = lambda: c.munmap(page, PAGE_BYTES)
+
+        def call(order: int, value: int, until: float | None, channel: int) -> int:
+            time = None if until is None else Time(*divmod(round(until * NS), NS))
+            answer = c.syscall(number, page + offset, order, value, time, None, 1 << channel % CHANNELS)
+            return ctypes.get_errno() if answer < 0 else 0
+
+        if call(WAKE, ALL, None, 0) == 0:
+            self._call = call
+
+    def wait(self, value: int, channel: int, pause: float) -> None:
+        """Sleep while the word is the low half of ``value``, for ``pause`` seconds at most; at times for less."""
+        until = self._clock.monotonic() + pause
+        code = None if self._call is None else self._call(WAIT, value & MASK, until, channel)
+        # Over by the machine's clock and not by ours, which a test has set by hand.
+        is_early = code == errno.ETIMEDOUT and self._clock.monotonic() < until
+        if is_early or code not in _LOOK_AGAIN:
+            self._clock.sleep(pause)
+
+    def wake(self, channel: int, most: int = ALL) -> None:
+        """Wake all that listen on the channel, behind a change of the word; or so many of them."""
+        if self._call is not None:
+            self._call(WAKE, most, None, channel)
