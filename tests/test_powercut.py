@@ -55,10 +55,10 @@ def test_full_loses_nothing(seed: int) -> None:
     assert min(report.reboots, report.entries, report.ends) > 0
 
 
-@pytest.mark.parametrize("seed", [4, 5])
-def test_full_loses_nothing_where_a_sync_fails(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "settings"), [(4, []), (5, []), (8, ["short wal"]), (9, ["short wal"])])
+def test_full_loses_nothing_where_a_sync_fails(seed: int, settings: list[str]) -> None:
     """A sync of the -wal reports an error once, and says OK ever after: nothing that it should have covered is told."""
-    assert record_and_judge(seed, **SYNC_FAILS).losses == []
+    assert record_and_judge(seed, settings=settings, **SYNC_FAILS).losses == []
 
 
 @pytest.mark.parametrize(("seed", "setting"), [*enumerate(SETTINGS, 6)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
@@ -20,8 +21,10 @@ from idemreg import (
     StoreBusyError,
     SyncFailedError,
     TaskUnknownError,
+    faults,
 )
-from idemreg.sqlite import walindex
+from idemreg.lockfile import SYNC_RECORD_OFFSET
+from idemreg.sqlite import syncing, walindex
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, Script
 
@@ -101,6 +104,19 @@ def test_a_hold_task_needs_two_syncs_a_rerun_task_one(full: Registry) -> None:
         full.run(f"new:{on_crash}", lambda: 1, **options)
         assert sync_of(full).syncs - before == counts[-1]
     assert counts == [2, 2, 1]
+
+
+def test_what_a_first_claim_stands_on_is_durable(path: Path) -> None:
+    """The epoch of the tokens may not be yet, where the process that raised it was killed: a rerun claim syncs once."""
+    with Registry(path) as other:
+        other.open()
+    script = "import apsw; c = apsw.Connection(sys.argv[1]); c.pragma('synchronous', 1); c.execute('create table f(x)')"
+    with Script(f"{script}; say('left'); wait()", path) as writer, Registry(path) as registry:
+        writer.expect("left")
+        registry.open()
+        assert registry.run("t", lambda: sync_of(registry).syncs, on_crash="rerun").result == 1
+        assert registry.run("u", lambda: sync_of(registry).syncs, on_crash="rerun").result == 2
+        writer.kill()
 
 
 def test_nothing_is_synced_where_nothing_was_promised(registry: Registry) -> None:
@@ -237,6 +253,26 @@ def test_all_who_waited_for_a_sync_that_failed_are_told(full: Registry) -> None:
     assert len({id(error) for error in errors if error is not None}) == 64
 
 
+def test_a_failure_that_cannot_be_noted_is_remembered(path: Path, full: Registry) -> None:
+    """The lock file cannot be written either: a typed error, and this process answers nothing from then on."""
+    full.run("first", lambda: 1)
+    opened = cast("SqliteStore", full.store)._opening.current
+    assert opened is not None
+
+    def open_lock_file(flags: int) -> None:
+        fd = os.open(f"{path}-lock", flags | os.O_CLOEXEC)
+        os.dup2(fd, opened.lock_file.fd, inheritable=False)
+        os.close(fd)
+
+    open_lock_file(os.O_RDONLY)
+    with pytest.raises(FinishNotRecordedError):
+        full.run("t", lambda: 7, on_crash="rerun")
+    open_lock_file(os.O_RDWR)
+    for _ in range(2):
+        with pytest.raises(SyncFailedError):
+            full.get("first")
+
+
 # --- files that vanish ----------------------------------------------------------------------------------------------
 
 
@@ -246,6 +282,50 @@ def test_a_wal_that_was_deleted_acknowledges_nothing(path: Path, full: Registry)
     os.unlink(f"{path}-wal")
     with pytest.raises(SyncFailedError, match="deleted"):
         full.run("t", lambda: pytest.fail("the job started"))
+
+
+def test_a_sync_of_a_new_wal_covers_nothing_of_a_deleted_one(
+    path: Path, full: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The -wal is deleted, another process begins a new one: what that one publishes is not believed here."""
+    monkeypatch.setattr(syncing, "PATIENCE_S", PATIENCE_S)
+    full.run("first", lambda: 1)
+    os.unlink(f"{path}-wal")
+    os.unlink(f"{path}-shm")
+    script = """
+        from idemreg import Registry, faults
+        def hold():
+            faults.disarm(); say("begun"); wait()
+        faults.arm("sync.begun", hold)
+        Registry(sys.argv[1]).run("other", lambda: 7)
+        say("told"); wait()
+    """
+    with Script(script, path) as other, ThreadPoolExecutor(1) as pool:
+        other.expect("begun")
+        waits = pool.submit(full.run, "t", lambda: pytest.fail("the job started"))
+        while not sync_of(full)._is_leading:
+            os.sched_yield()
+        other.go()
+        other.expect("told")
+        assert isinstance(waits.exception(PATIENCE_S), SyncFailedError)
+
+
+def test_what_is_noted_of_another_wal_is_not_believed(path: Path, full: Registry) -> None:
+    """Numbers that a process left which still had a deleted -wal cover nothing: this one syncs, and notes its own."""
+    full.run("first", lambda: 1)
+    sync = sync_of(full)
+    sync._put(SYNC_RECORD_OFFSET, walindex.NO_HEADER + struct.pack("<QQQQ", 5, 9, 0, 1))
+    turns = Turns(f"{path}-lock", Clock())
+    assert turns.sync.try_take()
+    before = sync.syncs
+    full.run("t", lambda: 1, on_crash="rerun")
+    assert sync.syncs == before + 1
+    turns.close()
+    full.run("u", lambda: 1, on_crash="rerun")
+    with Registry(path) as other:
+        other.open()
+        assert sync_of(other)._read() == sync._read()
+        assert sync._read().inode == os.stat(f"{path}-wal").st_ino
 
 
 def test_a_lock_file_that_was_cut_short_is_an_error(path: Path, full: Registry) -> None:
@@ -315,6 +395,48 @@ def test_a_turn_ends_with_its_holder(path: Path, full: Registry, point: str) -> 
     assert turns.sync.try_take()
     turns.close()
     assert full.run("u", lambda: 1).result == 1
+
+
+def test_behind_a_stopped_leader_one_sync_serves_all_threads(path: Path, full: Registry) -> None:
+    """What one thread syncs when its patience ends covers the others of its process, who do not begin to wait anew."""
+    full.run("first", lambda: 1)
+    with Script(FINISHER, path, "sync.begun", "SIGSTOP") as writer:
+        writer.expect("ready")
+        writer.go()
+        os.waitid(os.P_PID, writer.process.pid, os.WSTOPPED)
+        before = sync_of(full).syncs
+        with ThreadPoolExecutor(16) as pool:
+            ready = threading.Barrier(16)
+
+            def look(_: int) -> object:
+                ready.wait(PATIENCE_S)
+                return full.get("t")
+
+            assert all(pool.map(look, range(16)))
+        assert 1 <= sync_of(full).syncs - before <= 4
+        writer.signal(signal.SIGCONT)
+        writer.expect("told")
+
+
+def test_a_call_in_the_middle_of_a_sync_waits_for_nobody(path: Path, full: Registry) -> None:
+    """A finaliser or a signal's handler can run anywhere: it syncs for itself, and the sync around it goes on."""
+    full.run("first", lambda: 1)
+    before = sync_of(full).syncs
+
+    def within() -> None:
+        faults.disarm()
+        full.run("within", lambda: 1, name="w", on_crash="rerun")
+        assert not turns.sync.try_take()  # the turn is still that of the sync around it
+
+    turns = Turns(f"{path}-lock", Clock())
+    faults.arm("sync.begun", within)
+    try:
+        full.run("t", lambda: 1, on_crash="rerun")
+    finally:
+        faults.disarm()
+        turns.close()
+    assert sync_of(full).syncs > before
+    assert full.run("within", lambda: 2, name="w", on_crash="rerun").replayed
 
 
 # --- combining ------------------------------------------------------------------------------------------------------
@@ -426,6 +548,11 @@ def test_the_wal_is_written_to_its_size_once_and_kept(path: Path, full: Registry
     index = database(full).index
     assert index is not None
     assert index.frames < 2_500  # it began anew meanwhile
+    assert not full.checkpoint("TRUNCATE").busy
+    assert os.path.getsize(wal) == 0
+    for number in range(10):
+        full.run(f"again:{number}", lambda: 1)
+    assert os.path.getsize(wal) == 6 * 2**20
 
 
 def test_a_backup_in_the_place_of_a_closed_registry_is_what_it_is(path: Path, tmp_path: Path, full: Registry) -> None:

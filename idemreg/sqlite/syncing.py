@@ -166,9 +166,14 @@ class GroupSync:
             raise self._refused(error) from error
 
     def check(self) -> None:
-        """`SyncFailedError` where a sync has failed in this boot: then not even the epoch of the tokens is sure."""
+        """Before a claim that needs no sync of its own: `SyncFailedError` where what it stands on is not sure.
+
+        That is the epoch of the tokens. Whoever raised it may have been killed between his commit and its sync.
+        """
         try:
             self._sound()
+            if not self.syncs:
+                self.durable()
         except OSError as error:
             raise self._refused(error) from error
 
@@ -262,6 +267,10 @@ class GroupSync:
         if there != self._path:
             msg = f"{self._path} was deleted, moved or replaced while this process has the registry open"
             raise SyncFailedError(msg, hint="What was written since may be lost. Stop the processes that have it open.")
+
+    def wal_bytes(self) -> int:
+        """The size of the -wal's file, without a stat (see step 9)."""
+        return os.lseek(self._fd, 0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the -wal, which carries no locks."""

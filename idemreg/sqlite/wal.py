@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.opening import Opened, Opening
     from idemreg.sqlite.walindex import WalIndex
@@ -91,7 +92,7 @@ class Wal:
         begun = self._clock.monotonic()
         until = begun + (database.busy_s if busy_s is None else busy_s)
         database.durable()
-        done = database.read(upkeep.checkpoint, mode) if mode == "PASSIVE" else _alone(database, mode, until)
+        done = database.read(_checkpoint, database, mode) if mode == "PASSIVE" else _alone(database, mode, until)
         done = done._replace(duration_us=round((self._clock.monotonic() - begun) * 1_000_000))
         if not done.busy:
             return done
@@ -125,10 +126,17 @@ def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkp
     """A checkpoint that keeps writers out, under the write turn. Busy where the turn is not free in time."""
     try:
         with database.alone(until) as connection:
-            return upkeep.checkpoint(connection, mode)
+            return _checkpoint(connection, database, mode)
     except StoreBusyError:
         state = database.read(upkeep.wal_state)
         return upkeep.Checkpoint(mode, state.pages, state.moved, busy=True)
+
+
+def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -> upkeep.Checkpoint:
+    """A checkpoint; `SyncFailedError` where what it would move may not be on the disk."""
+    if database.sync is not None:
+        database.sync.check()
+    return upkeep.checkpoint(connection, mode)
 
 
 class _AfterCommit:
@@ -147,20 +155,21 @@ class _AfterCommit:
         self._due_at = AUTOCHECKPOINT_PAGES
 
     def __call__(self) -> None:
-        if not self._is_grown and self._sync.syncs >= SYNCS_BEFORE:
-            self._is_grown = True
-            with contextlib.suppress(StoreError, OSError):  # no room: then it stays small
-                self._grow()
         frames = self._index.frames
-        if self._grown(frames) and self._index.moved < frames:
-            # The commit is done: an error here would make its caller believe that it failed. The disk's are remembered.
-            with contextlib.suppress(StoreError):
+        if frames < self._frames:  # the -wal began anew, and may have been cut
+            self._due_at = AUTOCHECKPOINT_PAGES
+            self._is_grown = False
+        self._frames = frames
+        # The commit is done: an error here would make its caller believe that it failed. A failed sync is remembered.
+        with contextlib.suppress(StoreError, OSError):
+            if not self._is_grown and self._sync.syncs >= SYNCS_BEFORE:
+                self._is_grown = True
+                self._grow()
+        with contextlib.suppress(StoreError, OSError):
+            if self._grown(frames) and self._index.moved < frames:
                 self._checkpoint()
 
     def _is_long(self, frames: int) -> bool:
-        if frames < self._frames:  # the -wal began anew
-            self._due_at = AUTOCHECKPOINT_PAGES
-        self._frames = frames
         if frames < self._due_at:
             return False
         self._due_at = frames + AUTOCHECKPOINT_PAGES  # not at every commit, while a reader makes it futile
@@ -172,24 +181,31 @@ class _AfterCommit:
                 return
             database = self._database
             database.durable()
-            database.read(upkeep.checkpoint, "PASSIVE")
+            database.read(_checkpoint, database, "PASSIVE")
             with database.alone(self._clock.monotonic() + PATIENCE_S) as connection:
-                upkeep.checkpoint(connection, "PASSIVE")
+                _checkpoint(connection, database, "PASSIVE")
 
     def _grow(self) -> None:
         """Write zeros beyond the end of the -wal, which nobody else moves under the write lock."""
+        if self._sync.wal_bytes() >= WORKING_BYTES:
+            return
         with self._database.alone(self._clock.monotonic() + PATIENCE_S) as connection:
             connection.execute("BEGIN IMMEDIATE")
             fd = os.open(f"{self._database.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                end = os.fstat(fd).st_size
-                for offset in range(end, WORKING_BYTES, ZEROS_AT_ONCE):
+                for offset in range(os.lseek(fd, 0, os.SEEK_END), WORKING_BYTES, ZEROS_AT_ONCE):
                     os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
-                if end < WORKING_BYTES:
-                    os.fdatasync(fd)
+                self._sync_grown(fd)
             finally:
                 os.close(fd)
                 connection.execute("ROLLBACK")
+
+    def _sync_grown(self, fd: int) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError:  # of what others have committed as well, and no other descriptor need hear of it
+            self._sync.taint()
+            raise
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[bool]:

@@ -46,7 +46,11 @@ class WalIndex:
     @property
     def is_known(self) -> bool:
         """Whether the index has the format that is known here; where not, nothing of it must be believed."""
-        header = self.header()
+        for _ in range(TRIES):
+            if (header := self.header()) is not None:
+                break
+            # A writer is stopped between the two copies, or was killed there: SQLite's own reader waits, or recovers.
+            self._connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
         return header is not None and int.from_bytes(header[:4], sys.byteorder) == VERSION and header[12] == 1
 
     def header(self) -> bytes | None:
