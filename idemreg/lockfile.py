@@ -7,7 +7,7 @@ another id, so its free bytes prove nobody dead.
     offset 0   magic, 16 bytes
     offset 16  lock id, 16 bytes
     offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
-    offset 64  what the last good sync of the -wal covered, 96 bytes: see `sqlite/syncing.py`
+    offset 64  what the last good sync of the -wal covered, 104 bytes: see `sqlite/syncing.py`
     the rest   zeros, for the bookkeeping of later versions
 
     offset 4096 and on: the notes of batches, a byte a task: 1 once its job was entered. They survive the death of the
@@ -141,7 +141,7 @@ class LockFile:
         if os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) != boot:
             void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
             zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)
-            os.pwrite(self.fd, void + zeros + boot, SYNC_RECORD_OFFSET)
+            os.pwrite(self.fd, void + zeros + boot + bytes(8), SYNC_RECORD_OFFSET)
 
     def note_failed_sync(self, number: int = 1) -> None:
         """Note that a sync of the -wal has failed, for every process until the next boot; see `sqlite/syncing.py`."""
