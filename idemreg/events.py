@@ -19,7 +19,7 @@ from idemreg.model import Status
 if TYPE_CHECKING:
     import logging
 
-    from idemreg.model import Wanted
+    from idemreg.model import Task, Wanted
     from idemreg.sqlite.upkeep import Checkpoint
     from idemreg.store import Answer, End, Granted
 
@@ -188,9 +188,13 @@ class Teller:
             case store.Mismatch():
                 self.tell(Mismatched(wanted.task_id, wanted.name))
             case store.Unknown(task, is_new=True):
-                self.tell(Unknown(task.task_id, task.name, task.token, task.attempt, task.error))
+                self.unknown(task)
             case store.Refused(task, is_new=True):
                 self.tell(Failed(task.task_id, task.name, task.token, task.attempt, task.error))
+
+    def unknown(self, task: Task) -> None:
+        """Tell of a task that is unknown from now on: its owner is dead, or the verify hook could not tell."""
+        self.tell(Unknown(task.task_id, task.name, task.token, task.attempt, task.error))
 
     def checkpointed(self, done: Checkpoint) -> None:
         """Tell of a checkpoint."""
