@@ -3,7 +3,12 @@
     registry = Registry("jobs.db", on_event=log_events(logging.getLogger("jobs")))
 
 Nobody listening costs one comparison a call. A callback runs in the thread (or on the event loop) of the caller, who
-waits for it; an exception in it goes to `threading.excepthook` and never touches the task.
+waits for it; of a dropped claim, wherever that is noticed (it may be the garbage collector). An exception in it goes to
+`threading.excepthook` and never touches the task. An interruption (Ctrl-C) goes to the caller; a claim that was just
+being told of is put back then, since its job has not begun.
+
+Each end is told once, by whoever made it. One that the store could not write is told as soon as it is left to the
+store, which writes it when it can.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Store in one SQLite file: opens it at first use, one transaction a method, settles what was dropped.
+"""The Store in one SQLite file: opens it at first use, one transaction a method.
 
 The order within a claim is what the promises rest on: the owner's byte is held before its row is stored, the row is
 stored before the job starts, and every row that is decided by was read in the transaction that writes it.

@@ -1,4 +1,4 @@
-"""What ends, adds or removes a task without its owner."""
+"""What ends, adds or removes a task without its owner, and what an owner has dropped."""
 
 from __future__ import annotations
 
