@@ -118,9 +118,16 @@ class AsyncClaim(BaseClaim):
             self._before = None
         if not self._is_open or isinstance(error, GeneratorExit):  # a closed coroutine cannot await: dropped
             return
-        if error is None:
-            await self.succeed(self.result)
-            return
+        try:
+            if error is None:
+                await self.succeed(self.result)
+            else:
+                await self._fail_by(error)
+        except BaseException as interruption:
+            self.interrupted(interruption)
+            raise
+
+    async def _fail_by(self, error: BaseException) -> None:
         try:
             await self.fail(error)
         except (ClaimLostError, FinishNotRecordedError) as problem:

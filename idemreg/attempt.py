@@ -7,39 +7,28 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from idemreg import faults
 from idemreg.claim import BaseClaim, Claim, Terms, current
 from idemreg.codec import load_result, store_result
-from idemreg.ends import bounded, crash_end, describe, lost_error, not_recorded, put_back, record, success_end
-from idemreg.errors import (
-    ChecksumMismatchError,
-    ClaimLostError,
-    FinishNotRecordedError,
-    ResultError,
-    StoreError,
-    TaskDoneError,
-    TaskFailedError,
-    TaskRunningError,
-    TaskUnknownError,
+from idemreg.ends import (
+    bounded,
+    crash_end,
+    describe,
+    interrupted,
+    lost_error,
+    not_recorded,
+    put_back,
+    record,
+    success_end,
 )
+from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import Verified
-from idemreg.store import (
-    Absent,
-    Done,
-    Granted,
-    Lost,
-    Mismatch,
-    Recorded,
-    Refused,
-    Running,
-    Settlement,
-    Stored,
-    Unknown,
-    Unsure,
-)
+from idemreg.refusals import done_error, refusal, running_error, unknown_error
+from idemreg.store import Absent, Done, End, Granted, Lost, Recorded, Running, Settlement, Stored, Unsure
 from idemreg.walk import PAUSE, NotStartedError, Walk, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from idemreg.events import Teller
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
     from idemreg.store import Answer
@@ -51,6 +40,7 @@ __all__ = [
     "claim",
     "ended_in_job",
     "make_claim",
+    "make_claims",
     "outcome_of",
     "run",
     "run_walk",
@@ -129,21 +119,24 @@ def attempt(
         faults.point("claim.granted")
         result = yield (job, args, kwargs)
         faults.point("job.returned")
+        if not claim.is_open:
+            return ended_in_job(claim, result)
+        end, problem = success_end(claim.grant, terms.options, result)
     except BaseException as error:
         yield from _end_by_error(claim, error)
         raise
     finally:
         current.reset(before)
-    if not claim.is_open:
-        return ended_in_job(claim, result)
-    end, problem = success_end(claim.grant, terms.options, result)
-    claim.settled()
     try:  # as `record` does, whose walk within the walk costs a microsecond
+        claim.settled()
         recorded = yield terms.store.finish_one, (end,), None
     except StoreError as error:
         recorded = Unsure(error)
+    except BaseException as error:
+        interrupted(claim, end, error)
+        raise
     if type(recorded) is not Recorded:
-        yield from not_recorded(terms.store, end, recorded, result)
+        yield from not_recorded(claim, end, recorded, result)
     if terms.teller is not None:
         terms.teller.ended(claim.grant, wanted.name, end)
     if problem is not None:
@@ -153,9 +146,31 @@ def attempt(
 
 def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
     """The claim of what the store granted."""
+    claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
     if terms.teller is not None:
-        terms.teller.granted(grant, name)
-    return Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
+        _tell(terms.teller, [claim])
+    return claim
+
+
+def make_claims(terms: Terms, granted: Sequence[tuple[Granted, str]]) -> list[Any]:
+    """The claims of a batch. All are there before one is told of: from then on each is settled when it is dropped."""
+    kind = Claim if terms.claim is None else terms.claim
+    claims = [kind(terms, grant, name) for grant, name in granted]
+    if terms.teller is not None:
+        _tell(terms.teller, claims)
+    return claims
+
+
+def _tell(teller: Teller, claims: Sequence[BaseClaim]) -> None:
+    """Tell of claims. An interruption of the callback (Ctrl-C) puts all of them back, untold: no job has begun."""
+    try:
+        for claim in claims:
+            teller.granted(claim.grant, claim.name)
+    except BaseException:
+        for claim in claims:
+            claim.settled()
+            claim.terms.store.abandon(End.release(claim.grant, nothing_ran=True))
+        raise
 
 
 # --- claim ------------------------------------------------------------------------------------------------------
@@ -197,14 +212,14 @@ def acquire(
                 now = clock.monotonic()
                 deadline = now + options.wait_s if deadline is None else deadline
                 if now >= deadline:
-                    raise _running_error(answer)
+                    raise running_error(answer)
                 yield clock.sleep, (min(nap, deadline - now),), PAUSE
                 nap = min(nap * NAP_GROWTH, LONGEST_NAP_S)
                 seen = yield store.look, (wanted,), None
             case _:
                 if terms.teller is not None:
                     terms.teller.refused(answer, wanted)
-                raise _refusal(answer, wanted)
+                raise refusal(answer, wanted)
 
 
 def claim(terms: Terms, wanted: Wanted) -> Walk[Any]:
@@ -221,7 +236,7 @@ def replay(task: Task, terms: Terms) -> Outcome[Any]:
         terms.teller.replayed(task.task_id, task.name, task.token, task.attempt)
     if task.status is not Status.SUCCEEDED:
         reason = f"was {task.status.word}: {task.evidence or 'no reason given'}"
-        raise _done_error(reason, _replayed(task, None))
+        raise done_error(reason, _replayed(task, None))
     if task.result is None:
         msg = f"task {task.task_id!r} succeeded, but its result was lost ({task.error})"
         raise ResultError(msg, task_id=task.task_id)
@@ -232,60 +247,12 @@ def replay(task: Task, terms: Terms) -> Outcome[Any]:
         raise
     if terms.options.raise_on_duplicate:
         happened = "has succeeded before"
-        raise _done_error(happened, outcome)
+        raise done_error(happened, outcome)
     return outcome
 
 
 def _replayed(task: Task, result: R) -> Outcome[R]:
     return Outcome(task.task_id, task.status, result, True, task.attempt, task.token)  # noqa: FBT003 - as above
-
-
-def _done_error(happened: str, outcome: Outcome[Any]) -> TaskDoneError:
-    error = TaskDoneError(f"task {outcome.task_id!r} {happened}", task_id=outcome.task_id)
-    error.outcome = outcome
-    return error
-
-
-def _running_error(answer: Running) -> TaskRunningError:
-    task, owner = answer
-    msg = f"task {task.task_id!r} is running: {owner.describe()}"
-    error = TaskRunningError(msg, task_id=task.task_id)
-    error.owner, error.since = owner, task.updated_at
-    return error
-
-
-def _refusal(answer: Mismatch | Refused | Unknown | Unsure, wanted: Wanted) -> Exception:
-    task_id = wanted.task_id
-    match answer:
-        case Mismatch(task) if task.name != wanted.name:
-            msg = f"task {task_id!r} belongs to the job {task.name!r}, not to {wanted.name!r}"
-            return ChecksumMismatchError(msg, task_id=task_id)
-        case Mismatch():
-            return ChecksumMismatchError(f"task {task_id!r} was claimed with other arguments", task_id=task_id)
-        case Refused(task):
-            failed = TaskFailedError(
-                f"task {task_id!r} failed in attempt {task.attempt}: {first_line(task.error)}", task_id=task_id
-            )
-            failed.task = task
-            return failed
-        case Unknown(task):
-            return _unknown_error(task)
-        case Unsure(cause):
-            store_error = StoreError(f"the claim of task {task_id!r} could not be stored", task_id=task_id)
-            store_error.__cause__ = cause
-            return store_error
-
-
-def _unknown_error(task: Task) -> TaskUnknownError:
-    msg = f"nobody knows whether task {task.task_id!r} happened: {first_line(task.error)}"
-    error = TaskUnknownError(msg, task_id=task.task_id)
-    error.task = task
-    return error
-
-
-def first_line(error: str | None) -> str:
-    """The line of a stored error that says what happened."""
-    return (error or "no error was stored").partition("\n")[0]
 
 
 # --- verify -----------------------------------------------------------------------------------------------------
@@ -297,35 +264,41 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
     Returns where its answer settled the question; the caller claims anew, and finds the task done or claimable.
     """
     store, options = terms.store, terms.options
-    if terms.teller is not None:
-        terms.teller.granted(grant, name)
     failure: BaseException | None = None
     try:
+        if terms.teller is not None:
+            terms.teller.granted(grant, name)
         hook = cast("Callable[..., Any]", options.verify)  # only who has a hook is granted a claim for it
         verified = _as_verified((yield hook, (grant.prior, *args), kwargs))
         settlement = _settlement(options, grant, verified)
     except GeneratorExit as error:  # the coroutine was closed: nothing can be awaited
-        store.abandon(crash_end(grant, options, describe(error)))
+        _abandon_hook(terms, grant, name, error)
         raise
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
         settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
     try:
         answer = yield store.settle, (grant.task_id, settlement), None
-    except GeneratorExit as error:
-        store.abandon(crash_end(grant, options, describe(error)))
-        raise
     except BaseException as error:  # nor by one whose answer could not be stored
-        yield store.abandon, (crash_end(grant, options, describe(error)),), None
+        _abandon_hook(terms, grant, name, error)
         raise
+    is_unknown = settlement.verdict is Verdict.CANNOT_TELL and not isinstance(answer, Lost)
+    if is_unknown and terms.teller is not None:
+        terms.teller.unknown(answer)
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     if isinstance(answer, Lost):
         raise lost_error(grant.task_id)
-    if settlement.verdict is Verdict.CANNOT_TELL:
-        unknown = _unknown_error(answer)
+    if is_unknown:
+        unknown = unknown_error(answer)
         unknown.retryable = True  # the next call asks the hook again
         raise unknown from failure
+
+
+def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException) -> None:
+    end = crash_end(grant, terms.options, describe(error))
+    if terms.store.abandon(end) and terms.teller is not None:
+        terms.teller.ended(grant, name, end)
 
 
 def _as_verified(answer: object) -> Verified:
@@ -376,9 +349,7 @@ def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
         if isinstance(error, NotStartedError):
             yield from put_back(claim)
         else:
-            end = claim.end_for(error)
-            claim.settled()
-            yield from record(claim, end)
+            yield from record(claim, claim.end_for(error))
     except (ClaimLostError, FinishNotRecordedError) as problem:
         if not isinstance(error, Exception):
             error.add_note(f"idemreg: {problem}")

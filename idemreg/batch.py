@@ -10,9 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.attempt import acquire, ended_in_job, make_claim, outcome_of
+from idemreg.attempt import acquire, ended_in_job, make_claims, outcome_of
 from idemreg.claim import BaseClaim, current
-from idemreg.ends import lost_error, not_recorded_end, not_recorded_error, success_end
+from idemreg.ends import (
+    abandon,
+    interrupted,
+    lost_error,
+    not_recorded_end,
+    not_recorded_error,
+    success_end,
+    tell_abandoned,
+)
 from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
 from idemreg.model import Outcome
 from idemreg.request import wanted as make_wanted
@@ -118,17 +126,20 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[lis
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
         raise ValueError(msg)
     granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
-    # All claims first: from here on each is settled when it is dropped.
-    claims = [make_claim(terms, a, w.name) if type(a) is Granted else a for a, w in zip(granted, wanted, strict=True)]
-    answers: list[Any] = []
-    remaining = zip(claims, wanted, strict=True)
-    for request in requests:
-        if isinstance(request, Exception):
-            answers.append(request)
-            continue
-        claim, one = next(remaining)
-        answers.append(claim if isinstance(claim, BaseClaim) else (yield from _answer(terms, one, claim)))
-    return answers
+    pairs = list(zip(granted, wanted, strict=True))
+    claims = make_claims(terms, [(answer, one.name) for answer, one in pairs if type(answer) is Granted])
+    try:
+        unclaimed = iter(claims)
+        answered = []
+        for answer, one in pairs:
+            is_claimed = type(answer) is Granted
+            answered.append(next(unclaimed) if is_claimed else (yield from _answer(terms, one, answer)))
+    except BaseException:  # while one was waited for, say: nobody gets the claims of the others
+        for claim in claims:
+            claim.not_begun()
+        raise
+    rest = iter(answered)
+    return [request if isinstance(request, Exception) else next(rest) for request in requests]
 
 
 def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
@@ -146,11 +157,18 @@ def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
 def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
     """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised)."""
     ended: list[_Ended | Exception] = []
+    seen: set[BaseClaim] = set()
     for claim, result in pairs:
         try:
-            ended.append(_success(claim, result))
+            ended.append(lost_error(claim.task_id) if claim in seen else _success(claim, result))
         except IdemregError as error:
             ended.append(error)
+        seen.add(claim)
+    return (yield from _stored(ended))
+
+
+def _stored(ended: Sequence[Any]) -> Walk[list[Any]]:
+    """Store the ends among them in one commit; each has its answer at its place then."""
     recorded = iter((yield from _store([one for one in ended if isinstance(one, _Ended)])))
     return [next(recorded) if isinstance(one, _Ended) else one for one in ended]
 
@@ -158,7 +176,6 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
 def _success(claim: BaseClaim, result: object) -> _Ended:
     claim.check_entered()
     end, problem = success_end(claim.grant, claim.options, result)
-    claim.settled()
     return _Ended(claim, end, result, problem)
 
 
@@ -171,23 +188,36 @@ def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
         msg = "the claims are of several registries; each ends its own"
         raise ValueError(msg)
     try:
+        for one in ended:
+            one.claim.settled()
         recorded: list[Any] = yield terms.store.finish, ([one.end for one in ended],), None
     except StoreError as error:
         recorded = [Unsure(error)] * len(ended)
-    answers: list[Any] = []
-    for (claim, end, result, problem), answer in zip(ended, recorded, strict=True):
-        if isinstance(answer, Recorded):
-            if terms.teller is not None:
-                terms.teller.ended(claim.grant, claim.name, end)
-            answers.append(problem or outcome_of(claim, result))
-        elif isinstance(answer, Lost):
-            answers.append(lost_error(end.task_id))
-        else:
-            yield terms.store.abandon, (not_recorded_end(end, answer.cause),), None
-            failed = not_recorded_error(end, result)
-            failed.__cause__ = answer.cause
-            answers.append(failed)
-    return answers
+    except BaseException as error:
+        for one in ended:
+            interrupted(one.claim, one.end, error)
+        raise
+    left = []
+    for one, answer in zip(ended, recorded, strict=True):
+        if isinstance(answer, Unsure):
+            instead = not_recorded_end(one.end, answer.cause)
+            left.append((one.claim, instead, (yield terms.store.abandon, (instead,), None)))
+    for claim, instead, is_left in left:  # behind the last of them: an interruption of the callback leaves none
+        tell_abandoned(claim, instead, is_left=is_left)
+    return [_answer_to(one, answer) for one, answer in zip(ended, recorded, strict=True)]
+
+
+def _answer_to(ended: _Ended, answer: Recorded | Lost | Unsure) -> Any:  # noqa: ANN401 - an Outcome or an Exception
+    claim, end, result, problem = ended
+    if isinstance(answer, Recorded):
+        if claim.terms.teller is not None:
+            claim.terms.teller.ended(claim.grant, claim.name, end)
+        return problem or outcome_of(claim, result)
+    if isinstance(answer, Lost):
+        return lost_error(end.task_id)
+    failed = not_recorded_error(end, result)
+    failed.__cause__ = answer.cause
+    return failed
 
 
 def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any]) -> Walk[list[Handled[Any, Any]]]:
@@ -201,15 +231,10 @@ def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any])
         for place, message in enumerate(messages):
             if isinstance(answers[place], BaseClaim):
                 answers[place] = yield from _run(answers[place], job, message.content)
-    except GeneratorExit as error:  # nothing can be awaited
-        for one in _interrupted(answers, error):
-            terms.store.abandon(one.end)
-        raise
     except BaseException as error:
-        yield from _store(_interrupted(answers, error))
+        yield from _leave(answers, error)
         raise
-    recorded = iter((yield from _store([one for one in answers if isinstance(one, _Ended)])))
-    answers = [next(recorded) if isinstance(one, _Ended) else one for one in answers]
+    answers = yield from _stored(answers)
     for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
         if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
             answers[place] = yield from _again(terms, message, job)
@@ -231,7 +256,9 @@ def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[A
         current.reset(before)
     faults.point("job.returned")
     if claim.is_open:
-        return _success(claim, result)
+        ended = _success(claim, result)
+        claim.settled()
+        return ended
     try:
         return ended_in_job(claim, result)
     except ResultError as error:
@@ -247,6 +274,16 @@ def _by_error(claim: BaseClaim, error: Exception) -> _Ended:
 def _release(claim: BaseClaim) -> End:
     claim.settled()
     return End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
+
+
+def _leave(answers: Sequence[Any], error: BaseException) -> Walk[None]:
+    """Store what an interruption makes of the claims among them."""
+    ended = _interrupted(answers, error)
+    if isinstance(error, GeneratorExit):  # nothing can be awaited
+        for one in ended:
+            abandon(one.claim, one.end)
+    else:
+        yield from _store(ended)
 
 
 def _interrupted(answers: Iterable[Any], error: BaseException) -> list[_Ended]:
@@ -272,7 +309,11 @@ def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[An
         return error
     if isinstance(got, Outcome):
         return got
-    ended = yield from _run(got, job, message.content)
+    try:
+        ended = yield from _run(got, job, message.content)
+    except BaseException as error:
+        yield from _leave([got], error)
+        raise
     return (yield from _store([ended]))[0] if isinstance(ended, _Ended) else ended
 
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from idemreg.ends import (
+    abandon,
     crash_end,
     describe,
     error_end,
@@ -23,7 +24,7 @@ from idemreg.ends import (
     record,
     success_end,
 )
-from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
+from idemreg.errors import ClaimLostError, FinishNotRecordedError, StoreError
 from idemreg.store import End, Lost, Unsure
 from idemreg.walk import drive
 
@@ -145,13 +146,22 @@ class BaseClaim:
             return End.release(self.grant, durable=self.terms.options.durable)
         return error_end(self.grant, self.terms.options, error)
 
+    def interrupted(self, error: BaseException) -> None:
+        """The block of the claim is over, and an interruption came before its end was made: as by a crash."""
+        if self._is_open:
+            abandon(self, crash_end(self.grant, self.terms.options, describe(error)))
+
+    def not_begun(self) -> None:
+        """The caller was interrupted before the job: the task is as it was."""
+        if self._is_open:
+            abandon(self, End.release(self.grant, durable=self.terms.options.durable, nothing_ran=True))
+
     def close_for(self, end: End, result: object) -> Walk[None]:
         """The walk that stores an end; whatever comes of it, this claim is over."""
         if end.attempt == self.grant.attempt:  # no release
             self.check_entered()
         elif not self._is_open:
             raise lost_error(self.task_id)
-        self._is_open = False
         return record(self, end, result)
 
     def check_entered(self) -> None:
@@ -165,38 +175,44 @@ class BaseClaim:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Transaction]:
         self.check_entered()
-        with contextlib.ExitStack() as stack:
-            try:
-                opening = self.terms.store.transaction(self.grant, durable=self.terms.options.durable)
-                transaction = stack.enter_context(opening)
-            except StoreError as error:
-                self._store_error = error
-                raise
-            yield transaction
-            problem = self._finish_in(transaction)
+        end: End | None = None
+        try:
+            with contextlib.ExitStack() as stack:
+                transaction = self._open_in(stack)
+                yield transaction
+                end, problem = success_end(self.grant, self.options, self.result)
+                self._finish_in(transaction, end)
+        except ClaimLostError:
+            raise
+        except BaseException as error:
+            # Unless it was committed, the effects are rolled back by now, so the crash policy may decide: rerun
+            # repeats nothing.
+            if end is not None:
+                abandon(self, crash_end(self.grant, self.options, describe(error.__cause__ or error)))
+            raise
+        if self.terms.teller is not None:
+            self.terms.teller.ended(self.grant, self.name, end)
         if problem is not None:
             raise problem
 
-    def _finish_in(self, transaction: Transaction) -> ResultError | None:
-        options = self.terms.options
-        end, problem = success_end(self.grant, options, self.result)
+    def _open_in(self, stack: contextlib.ExitStack) -> Transaction:
+        try:
+            opening = self.terms.store.transaction(self.grant, durable=self.options.durable)
+            return stack.enter_context(opening)
+        except StoreError as error:
+            self._store_error = error
+            raise
+
+    def _finish_in(self, transaction: Transaction, end: End) -> None:
         self._is_open = False
-        cause: Exception
         try:
             answer = transaction.finish(end)
         except StoreError as error:
-            cause = error
-        else:
-            if isinstance(answer, Lost):
-                raise lost_error(self.task_id)
-            if not isinstance(answer, Unsure):
-                if self.terms.teller is not None:
-                    self.terms.teller.ended(self.grant, self.name, end)
-                return problem
-            cause = answer.cause
-        # The effects are rolled back with the finish, so the crash policy may decide: rerun repeats nothing.
-        self.terms.store.abandon(crash_end(self.grant, options, describe(cause)))
-        raise not_recorded_error(end, self.result) from cause
+            answer = Unsure(error)
+        if isinstance(answer, Lost):
+            raise lost_error(self.task_id)
+        if isinstance(answer, Unsure):
+            raise not_recorded_error(end, self.result) from answer.cause
 
     # --- dropped --------------------------------------------------------------------------------------------------
 
@@ -204,12 +220,10 @@ class BaseClaim:
         """Settle an open claim as by a crash, with a ResourceWarning. Nothing happens in a forked child."""
         if not self._is_open or os.getpid() != self._pid or sys.is_finalizing():
             return
-        self._is_open = False
         if self.is_entered:
-            end = crash_end(self.grant, self.terms.options, f"ClaimDropped: {why}")
+            abandon(self, crash_end(self.grant, self.terms.options, f"ClaimDropped: {why}"))
         else:
-            end = End.release(self.grant, durable=self.terms.options.durable, nothing_ran=True)
-        self.terms.store.abandon(end)
+            self.not_begun()
         import warnings  # noqa: PLC0415 - only mistakes need it
 
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
@@ -289,9 +303,16 @@ class Claim(BaseClaim):
             self._before = None
         if not self._is_open:
             return
-        if error is None:
-            self.succeed(self.result)
-            return
+        try:
+            if error is None:
+                self.succeed(self.result)
+            else:
+                self._fail_by(error)
+        except BaseException as interruption:
+            self.interrupted(interruption)
+            raise
+
+    def _fail_by(self, error: BaseException) -> None:
         try:
             self.fail(error)
         except (ClaimLostError, FinishNotRecordedError) as problem:

@@ -12,19 +12,21 @@ from idemreg.store import End, Granted, Lost, Recorded, Unsure
 if TYPE_CHECKING:
     from idemreg.claim import BaseClaim
     from idemreg.options import Options
-    from idemreg.store import Store
     from idemreg.walk import Walk
 
 __all__ = [
+    "abandon",
     "bounded",
     "crash_end",
     "describe",
     "error_end",
+    "interrupted",
     "lost_error",
     "not_recorded",
     "put_back",
     "record",
     "success_end",
+    "tell_abandoned",
 ]
 
 ERROR_CHARACTERS: Final = 4_096
@@ -70,31 +72,62 @@ def record(claim: BaseClaim, end: End, result: object = None) -> Walk[None]:
     """Store the end.
 
     `ClaimLostError` where the claim is another's by now. `FinishNotRecordedError` where the store could not write: the
-    task then becomes `unknown` as soon as it can.
+    task then becomes `unknown` as soon as it can. Whatever else comes, the claim is over: see `interrupted`.
     """
     store, teller = claim.terms.store, claim.terms.teller
     try:
+        claim.settled()
         answer = yield store.finish_one, (end,), None
     except StoreError as error:
         answer = Unsure(error)
+    except BaseException as error:
+        interrupted(claim, end, error)
+        raise
     if type(answer) is not Recorded:
-        yield from not_recorded(store, end, answer, result)
+        yield from not_recorded(claim, end, answer, result)
     if teller is not None:
         teller.ended(claim.grant, claim.name, end)
 
 
 def put_back(claim: BaseClaim) -> Walk[None]:
     """End the claim of a caller who was cancelled before the job: the task is as it was."""
-    claim.settled()
     yield from record(claim, End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
 
-def not_recorded(store: Store, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:
+def not_recorded(claim: BaseClaim, end: End, answer: Lost | Unsure, result: object) -> Walk[None]:
     """Raise what an end that is not stored means to the owner; see `record`."""
     if isinstance(answer, Lost):
         raise lost_error(end.task_id)
-    yield store.abandon, (not_recorded_end(end, answer.cause),), None
+    instead = not_recorded_end(end, answer.cause)
+    is_left = yield claim.terms.store.abandon, (instead,), None
+    tell_abandoned(claim, instead, is_left=is_left)
     raise not_recorded_error(end, result) from answer.cause
+
+
+def interrupted(claim: BaseClaim, end: End, error: BaseException) -> None:
+    """An error from outside (Ctrl-C, a time limit) came while the end was being stored: leave no claim behind.
+
+    Nobody knows yet whether the end is stored. Where it is, it stays. Where not, the crash policy decides, as it does
+    for an interrupted job; only what leaves the task as it was, or as a crash would, is stored after all.
+    """
+    if isinstance(error, GeneratorExit) and claim.terms.offload is not None:
+        return  # a coroutine was closed: what it waited for is done all the same, and whole
+    if end.attempt == claim.grant.attempt and end.status in {Status.SUCCEEDED, Status.FAILED}:
+        why = f"FinishNotRecorded: the job ended as {end.status.word}; storing that was interrupted: {describe(error)}"
+        end = crash_end(claim.grant, claim.options, bounded(why, ERROR_CHARACTERS))
+    abandon(claim, end)
+
+
+def abandon(claim: BaseClaim, end: End) -> None:
+    """The claim ends so as soon as the store can write; that is told at once, unless the claim had ended before."""
+    claim.settled()
+    tell_abandoned(claim, end, is_left=claim.terms.store.abandon(end))
+
+
+def tell_abandoned(claim: BaseClaim, end: End, *, is_left: bool) -> None:
+    """Tell of an end that was left to the store, which may write it now or later: see `Store.abandon`."""
+    if is_left and claim.terms.teller is not None:
+        claim.terms.teller.ended(claim.grant, claim.name, end)
 
 
 def not_recorded_end(end: End, cause: BaseException) -> End:

@@ -3,7 +3,12 @@
     registry = Registry("jobs.db", on_event=log_events(logging.getLogger("jobs")))
 
 Nobody listening costs one comparison a call. A callback runs in the thread (or on the event loop) of the caller, who
-waits for it; an exception in it goes to `threading.excepthook` and never touches the task.
+waits for it; of a dropped claim, wherever that is noticed (it may be the garbage collector). An exception in it goes to
+`threading.excepthook` and never touches the task. An interruption (Ctrl-C) goes to the caller; a claim that was just
+being told of is put back then, since its job has not begun.
+
+Each end is told once, by whoever made it. One that the store could not write is told as soon as it is left to the
+store, which writes it when it can.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from idemreg.model import Status
 if TYPE_CHECKING:
     import logging
 
-    from idemreg.model import Wanted
+    from idemreg.model import Task, Wanted
     from idemreg.sqlite.upkeep import Checkpoint
     from idemreg.store import Answer, End, Granted
 
@@ -188,9 +193,13 @@ class Teller:
             case store.Mismatch():
                 self.tell(Mismatched(wanted.task_id, wanted.name))
             case store.Unknown(task, is_new=True):
-                self.tell(Unknown(task.task_id, task.name, task.token, task.attempt, task.error))
+                self.unknown(task)
             case store.Refused(task, is_new=True):
                 self.tell(Failed(task.task_id, task.name, task.token, task.attempt, task.error))
+
+    def unknown(self, task: Task) -> None:
+        """Tell of a task that is unknown from now on: its owner is dead, or the verify hook could not tell."""
+        self.tell(Unknown(task.task_id, task.name, task.token, task.attempt, task.error))
 
     def checkpointed(self, done: Checkpoint) -> None:
         """Tell of a checkpoint."""

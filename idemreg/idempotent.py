@@ -5,7 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
@@ -37,12 +49,19 @@ Q = ParamSpec("Q")  # of a method: what is left behind self
 S = TypeVar("S")
 T = TypeVar("T")
 
+# The first parameters by which a function in the body of a class is known for a method.
+METHOD_PARAMETERS: Final = frozenset({"self", "cls"})
+ATTRIBUTES: Final = ("call", "task", "task_id", "add")
+
 TaskIdSource = str | Callable[..., str]
 Checksum = Callable[..., object]
 
 
 class IdempotentFunction(Protocol[P, R]):
-    """A decorated function: called like the function itself, and asked about its tasks."""
+    """A decorated function: called like the function itself, and asked about its tasks.
+
+    What asks about the tasks of a method is not bound: `Shop.order.call(shop, 7)`. Without the instance it is refused.
+    """
 
     __name__: str
     __qualname__: str
@@ -157,7 +176,38 @@ def idempotent(
     decorated = make(terms, recipe, task_id, function)
     decorated.__signature__ = inspect.signature(function)
     decorated.task_id = task_id
+    owner, first = function.__qualname__.rpartition(".")[0], next(iter(binder.parameters), "")
+    if first in METHOD_PARAMETERS and owner and not owner.endswith("<locals>"):
+        for attribute in ATTRIBUTES:
+            setattr(decorated, attribute, _of_method(getattr(decorated, attribute), function, owner, first, attribute))
     return decorated
+
+
+def _of_method(
+    ask: Callable[..., Any], function: Callable[..., Any], owner: str, first: str, attribute: str
+) -> Callable[..., Any]:
+    """An attribute of a method: refuses what is not given the instance (or the class) as its first argument.
+
+    Python binds a method, and not the attributes of its function: `shop.order.call(7)` would take 7 for `self`. The
+    class does not exist yet when its methods are decorated, so it is known by its name.
+    """
+
+    def checked(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if args and not _is_of(args[0], owner, function.__module__):
+            msg = (
+                f"{function.__qualname__}.{attribute} is not bound to an instance, and its first argument is"
+                f" {args[0]!r}: write {owner}.{function.__name__}.{attribute}({first}, ...)"
+            )
+            raise TypeError(msg)
+        return ask(*args, **kwargs)
+
+    return checked
+
+
+def _is_of(value: Any, owner: str, module: str) -> bool:  # noqa: ANN401
+    """Whether it is an instance of the class of that name, or the class itself, or one derived from it."""
+    kinds = [*value.__class__.__mro__, *(value.__mro__ if isinstance(value, type) else ())]
+    return any((kind.__qualname__, kind.__module__) == (owner, module) for kind in kinds)
 
 
 def _plain_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], function: Callable[..., Any]) -> Any:  # noqa: ANN401

@@ -92,9 +92,10 @@ class _OffLoopStore:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the store
         return getattr(self._store, name)
 
-    def abandon(self, end: End) -> None:
+    def abandon(self, end: End) -> bool:
         """As the store's own, but on another thread: finalisers run wherever they happen to."""
         self._offload.pool().submit(self._store.abandon, end)
+        return True
 
 
 class Together:

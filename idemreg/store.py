@@ -328,8 +328,11 @@ class Store(Protocol):
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """Each as by `begin` or `finish_one`, in one transaction. In place of an answer its error, not raised."""
 
-    def abandon(self, end: End) -> None:
-        """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
+    def abandon(self, end: End) -> bool:
+        """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser.
+
+        False where it is known that the claim had ended before, so that nothing was changed.
+        """
 
     def own_byte(self) -> CommandOwner:
         """A new owner with a lock and a descriptor of its own, for a command that inherits it."""

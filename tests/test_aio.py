@@ -30,6 +30,7 @@ from idemreg import (
     faults,
 )
 from idemreg.sqlite.backend import SqliteStore
+from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -568,6 +569,51 @@ def test_a_coroutine_closed_in_its_claim_puts_the_task_back(areg: AsyncRegistry)
 
     asyncio.run(main())
     assert areg.registry.run("t", lambda: 3, name="job", wait=PATIENCE_S).result == 3
+
+
+@pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed"])
+def test_an_error_from_outside_as_a_claim_is_stored_puts_it_back(areg: AsyncRegistry, loop: Any, point: str) -> None:
+    """A host that raises in a thread of the pool: the job never began, and the task can run at once."""
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        interrupt_at(point, TimeLimitError())
+        with pytest.raises(TimeLimitError):
+            await areg.run("t", never, name="job")
+        assert (await areg.run("t", lambda: 2, name="job")).attempt == 1
+
+    loop(main)
+
+
+@pytest.mark.parametrize("way", ["run", "claim", "fail"])
+@pytest.mark.parametrize(("on_crash", "again"), [("hold", TaskUnknownError), ("rerun", None)])
+def test_an_error_from_outside_as_an_end_is_stored_counts_as_a_crash(
+    areg: AsyncRegistry, loop: Any, way: str, on_crash: Any, again: type[Exception] | None
+) -> None:
+    """The task does not stay running: on_crash decides what becomes of it."""
+
+    async def end() -> None:
+        if way == "run":
+            await areg.run("t", lambda: 1, name="", on_crash=on_crash)
+        else:
+            async with areg.claim("t", on_crash=on_crash):
+                if way == "fail":
+                    raise ZeroDivisionError
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        interrupt_at("finish.in-transaction", TimeLimitError())
+        with pytest.raises(TimeLimitError):
+            await end()
+        while (task := await areg.get("t")) is None or task.status is Status.RUNNING:  # settled on another thread
+            await pause()
+        if again is None:
+            assert (await areg.run("t", lambda: 2, name="", on_crash=on_crash)).attempt == 2
+        else:
+            with pytest.raises(again):
+                await areg.run("t", never, name="")
+
+    loop(main)
 
 
 def test_an_exception_of_the_loop_thread_is_not_a_store_call(areg: AsyncRegistry) -> None:

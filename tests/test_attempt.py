@@ -44,6 +44,7 @@ from idemreg import (
 from idemreg.clock import Clock
 from idemreg.ends import ERROR_CHARACTERS
 from idemreg.testing import ManualClock
+from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
 
@@ -434,6 +435,140 @@ def test_an_interruption_inside_a_claims_block_goes_on_its_way(registry: Registr
         steal(registry)
         raise KeyboardInterrupt
     assert not claim.is_open
+
+
+def run_success(registry: Registry, **options: Any) -> None:
+    registry.run("t", lambda: 1, name="", **options)
+
+
+def run_failure(registry: Registry, **options: Any) -> None:
+    registry.run("t", fails_with(BoomError("x")), name="", **options)
+
+
+def block_success(registry: Registry, **options: Any) -> None:
+    with registry.claim("t", **options):
+        pass
+
+
+def block_failure(registry: Registry, **options: Any) -> None:
+    with registry.claim("t", **options):
+        raise BoomError
+
+
+def by_hand(registry: Registry, **options: Any) -> None:
+    globals()["_kept"] = claim = registry.claim("t", **options)
+    claim.succeed(1)
+
+
+def failed_by_hand(registry: Registry, **options: Any) -> None:
+    globals()["_kept"] = claim = registry.claim("t", **options)
+    claim.fail(BoomError("x"))
+
+
+ENDS = [run_success, run_failure, block_success, block_failure, by_hand, failed_by_hand]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeLimitError()], ids=shown)
+@pytest.mark.parametrize("end", ENDS, ids=shown)
+@pytest.mark.parametrize(("on_crash", "status"), [("hold", Status.UNKNOWN), ("rerun", Status.PENDING)])
+def test_an_interruption_as_the_end_is_stored_counts_as_a_crash(
+    registry: Registry, on_crash: str, status: Status, end: Callable[..., None], error: BaseException
+) -> None:
+    """It goes on its way, and the task does not stay running: on_crash decides, and the row tells what was lost."""
+    interrupt_at("finish.in-transaction", error)
+    with pytest.raises(type(error)):
+        end(registry, on_crash=on_crash)
+    row = row_of(registry)
+    assert (row.status, row.attempt) == (status, 1)
+    assert row.error is not None
+    assert row.error.startswith("FinishNotRecorded: the job ended as ")
+    assert type(error).__name__ in row.error
+
+
+@pytest.mark.parametrize("end", ENDS, ids=shown)
+def test_an_interruption_behind_the_commit_of_the_end_changes_nothing(
+    registry: Registry, end: Callable[..., None]
+) -> None:
+    """An end that was stored stays, whatever its caller was told."""
+    interrupt_at("finish.committed", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        end(registry)
+    assert row_of(registry).status is (Status.FAILED if "fail" in end.__name__ else Status.SUCCEEDED)
+    assert registry.run("u", lambda: 1).result == 1
+
+
+def test_an_interrupted_release_is_a_release(registry: Registry) -> None:
+    """What was to leave the task as it was still does."""
+    claim = registry.claim("t")
+    interrupt_at("finish.in-transaction", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        claim.release()
+    assert (row_of(registry).status, row_of(registry).attempt) == (Status.PENDING, 0)
+
+
+class InterruptedClock(ManualClock):
+    is_armed = False
+
+    def wall_us(self) -> int:
+        if self.is_armed:
+            self.is_armed = False
+            raise KeyboardInterrupt
+        return super().wall_us()
+
+
+def test_a_second_interruption_only_puts_the_end_off(open_registry: Callable[..., Registry]) -> None:
+    """Ctrl-C again, while the first one is being settled: the next write carries the end with it."""
+    clock = InterruptedClock()
+    registry = open_registry(clock=clock)
+
+    def interrupt_twice() -> None:
+        faults.disarm()
+        clock.is_armed = True
+        raise KeyboardInterrupt
+
+    faults.arm("finish.in-transaction", interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", lambda: 1, name="")
+    assert (clock.is_armed, row_of(registry).status) == (False, Status.RUNNING)
+    registry.run("other", lambda: 1)
+    assert row_of(registry).status is Status.UNKNOWN
+
+
+def test_an_interruption_in_a_codec_counts_as_a_crash(registry: Registry) -> None:
+    """The job has run, and its result is not made yet: with run as with a block that still has its claim."""
+    codec = InterruptedCodec()
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", lambda: 1, result=codec)
+    with pytest.raises(KeyboardInterrupt), registry.claim("u", result=codec) as claim:
+        claim.result = 1
+    assert not claim.is_open
+    assert (row_of(registry).status, row_of(registry, "u").status) == (Status.UNKNOWN, Status.UNKNOWN)
+
+
+class InterruptedCodec:
+    def encode(self, value: object) -> object:
+        raise KeyboardInterrupt
+
+    def decode(self, data: object) -> object:
+        return data
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first-claim", "later-claim"])
+@pytest.mark.parametrize("point", ["claim.in-transaction", "sync.begun", "claim.committed"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeLimitError()], ids=shown)
+def test_an_interruption_as_the_claim_is_stored_puts_it_back(
+    open_registry: Callable[..., Registry], error: BaseException, point: str, *, known: bool
+) -> None:
+    """The job never began: for other processes as well the task is not running, and the attempt does not count."""
+    registry, other = open_registry(durability="full"), open_registry()
+    if known:
+        registry.run("warm", lambda: 1)
+    interrupt_at(point, error)
+    with pytest.raises(type(error)):
+        registry.run("t", never, name="")
+    row = other.get("t")
+    assert row is None or (row.status, row.attempt) == (Status.PENDING, 0)
+    assert other.run("t", lambda: 2, name="").attempt == 1
 
 
 def steal(registry: Registry, task_id: str = "t") -> None:
@@ -1138,6 +1273,24 @@ def test_another_write_inside_the_block_is_refused_at_once(
         assert caught.value.hint
         assert registry.run("setup", never, name="").replayed  # a plain read is no write
     assert (stock(), row_of(registry).status) == (9, Status.SUCCEEDED)
+
+
+@pytest.mark.parametrize(("on_crash", "status"), [("hold", Status.UNKNOWN), ("rerun", Status.PENDING)])
+def test_an_interruption_as_effects_are_committed_takes_them_back(
+    registry: Registry, stock: Callable[[], int], on_crash: Any, status: Status
+) -> None:
+    """Effects and finish are gone together, and on_crash decides; behind the commit both stay."""
+    with pytest.raises(KeyboardInterrupt), registry.claim("t", on_crash=on_crash) as claim, claim.transaction() as tx:  # noqa: PT012 - its block is tested
+        tx.execute(TAKE_ONE)
+        interrupt_at("transaction.finished", KeyboardInterrupt())
+    assert (stock(), row_of(registry).status) == (10, status)
+    assert claim.terms.store.downstream_key("t")  # the claim is still referred to
+    with Registry(registry.path) as full:
+        full.run("warm", lambda: 1)
+        with pytest.raises(KeyboardInterrupt), full.claim("u") as other, other.transaction() as tx:  # noqa: PT012 - as above
+            tx.execute(TAKE_ONE)
+            interrupt_at("sync.begun", KeyboardInterrupt())
+        assert (stock(), row_of(registry, "u").status) == (9, Status.SUCCEEDED)
 
 
 def test_a_busy_file_is_no_failure_of_the_job(registry: Registry, path: Path) -> None:

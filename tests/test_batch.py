@@ -32,6 +32,7 @@ from idemreg.batch import BATCH_LIMIT
 from idemreg.errors import ArgumentError, StoreError
 from idemreg.lockfile import FIRST_NOTE, LockFile
 from idemreg.testing import ManualClock
+from tests.support.interruptions import interrupt_at
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
@@ -142,6 +143,102 @@ def test_a_claim_that_was_not_entered_cannot_succeed(registry: Registry) -> None
     with pytest.raises(ClaimLostError):
         claim.enter()
     assert states(registry) == {"t": "succeeded", "u": "succeeded"}
+
+
+def test_a_batch_that_is_refused_as_a_whole_takes_no_claim_away(
+    registry: Registry, open_registry: Callable[..., Registry]
+) -> None:
+    """One that was not entered, one of another registry, one twice: each can still be ended, and is ended once."""
+    first, second = entered_batch(registry, "ab")
+    (late,) = registry.claim_many([("late", None)])
+    (stranger,) = entered_batch(open_registry(), "s")
+    assert isinstance(late, Claim)
+    with pytest.raises(RuntimeError, match="enter"):
+        registry.finish_many([(first, 1), (late, 1)])
+    with pytest.raises(ValueError, match="several registries"):
+        registry.finish_many([(first, 1), (stranger, 1)])
+    answers = registry.finish_many([(first, 1), (second, 2), (first, 3)])
+    assert [type(one) for one in answers] == [Outcome, Outcome, ClaimLostError]
+    late.release()
+    stranger.release()
+    task = registry.get("a")
+    assert task is not None
+    assert task.result == "1"
+
+
+def entered_batch(registry: Registry, names: str, **options: Any) -> list[Claim]:
+    claims = [one for one in registry.claim_many([(name, None) for name in names], **options) if isinstance(one, Claim)]
+    for claim in claims:
+        claim.enter()
+    return claims
+
+
+@pytest.mark.parametrize("point", ["batch.in-transaction", "sync.begun", "batch.committed"])
+def test_an_interruption_as_a_batch_is_claimed_puts_it_back(
+    open_registry: Callable[..., Registry], path: Path, point: str
+) -> None:
+    """No job began: for other processes as well nothing runs, no attempt counts, and nothing of the batch is left."""
+    registry, other = open_registry(durability="full"), open_registry()
+    registry.run("warm", lambda: 1)
+    interrupt_at(point, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        registry.claim_many([("a", None), ("b", None)])
+    assert "running" not in states(other).values()
+    assert batch_owners(path) == 0
+    assert [one.outcome and one.outcome.attempt for one in other.consume("ab", str, task_id=str)] == [1, 1]
+
+
+def test_an_interruption_while_a_batch_waits_for_one_puts_the_others_back(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C during `wait=`: nobody gets the claims that there are."""
+
+    def interrupted(_pause: float) -> None:
+        raise KeyboardInterrupt
+
+    with registry.claim("b"):
+        monkeypatch.setattr(registry.clock, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            registry.claim_many([("a", None), ("b", None), ("c", None)], wait=60)
+    assert states(registry) == {"a": "pending", "b": "succeeded", "c": "pending"}
+
+
+@pytest.mark.parametrize(("on_crash", "state"), [("hold", "unknown"), ("rerun", "pending")])
+def test_an_interruption_as_a_batch_is_ended_counts_as_a_crash(
+    registry: Registry, path: Path, on_crash: Any, state: str
+) -> None:
+    """on_crash decides of each; what was stored stays."""
+    claims = entered_batch(registry, "ab", on_crash=on_crash)
+    interrupt_at("finish.in-transaction", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        registry.finish_many([(claim, 1) for claim in claims])
+    assert states(registry) == {"a": state, "b": state}
+    claims = entered_batch(registry, "cd", on_crash=on_crash)
+    interrupt_at("finish.committed", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        registry.finish_many([(claim, 1) for claim in claims])
+    assert states(registry) == {"a": state, "b": state, "c": "succeeded", "d": "succeeded"}
+    assert batch_owners(path) == 0
+
+
+def test_an_interruption_as_consumed_messages_are_ended_counts_as_a_crash(registry: Registry) -> None:
+    """Those that have run are settled by on_crash, and none stays running."""
+    interrupt_at("finish.in-transaction", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(registry.consume("ab", str, task_id=str))
+    assert states(registry) == {"a": "unknown", "b": "unknown"}
+
+
+def test_a_message_that_is_run_again_may_be_interrupted_as_any(registry: Registry) -> None:
+    """Its twin of the same batch has failed: Ctrl-C in the second run is settled by on_crash as well."""
+    errors: list[BaseException] = [ZeroDivisionError(), KeyboardInterrupt()]
+
+    def job(_message: str) -> None:
+        raise errors.pop(0)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(registry.consume("aa", job, task_id=str))
+    assert states(registry) == {"a": "unknown"}
 
 
 def test_a_dropped_claim_is_put_back_unless_it_was_entered(registry: Registry) -> None:

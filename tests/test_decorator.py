@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import pickle
@@ -16,7 +17,7 @@ from idemreg.testing import ManualClock, throw_away_registry
 from tests.support.names import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
 
 # Touches no file: it is only opened by the tests that give it a path of its own.
@@ -136,6 +137,55 @@ def test_methods_leave_self_out(registry: Registry) -> None:
     assert Shop().order(1) == Shop().order(1) == 1
     assert Shop.stock(2) == Shop().stock(2) == 2  # type: ignore[call-arg, arg-type] # mypy does not bind through classmethod
     assert entered == [1, 2]
+
+
+async def awaited(asked: Awaitable[object]) -> object:
+    return await asked
+
+
+@pytest.mark.parametrize("attribute", ["call", "task", "task_id", "add"])
+def test_what_asks_about_a_methods_tasks_takes_the_instance_first(registry: Registry, attribute: str) -> None:
+    """Python does not bind a method's attributes, so the first argument would become self: refused, never run."""
+
+    class Shop:
+        @registry.idempotent("order:{number}")
+        def order(self, number: int = 0) -> int:
+            assert isinstance(self, Shop)
+            return number
+
+        @registry.idempotent("later:{number}")
+        async def later(self, number: int = 0) -> int:
+            assert isinstance(self, Shop)
+            return number
+
+        @classmethod
+        @registry.idempotent("stock:{number}")
+        def stock(cls, number: int = 0) -> int:
+            assert issubclass(cls, Shop)
+            return number
+
+        @staticmethod
+        @registry.idempotent("free:{number}")
+        def free(number: int = 0) -> int:
+            return number
+
+    class Branch(Shop): ...
+
+    method: Any
+    for method in (Shop().order, Shop.order, Shop().later, Shop().stock, Branch.stock):
+        with pytest.raises(TypeError, match=rf"Shop\.\w+\.{attribute}\(\w+, \.\.\.\)"):
+            getattr(method, attribute)(1)
+    assert registry.count() == {}
+    for of in (Shop(), Branch()):
+        getattr(Shop.order, attribute)(of, 1)
+        if inspect.isawaitable(asked := getattr(Branch.later, attribute)(of, 1)):
+            asyncio.run(awaited(asked))
+        getattr(Shop.stock, attribute)(type(of), 1)
+    getattr(Shop().free, attribute)(1)
+    getattr(Shop.order, attribute)(self=Shop(), number=1)
+    with pytest.raises(TypeError, match="self"):
+        getattr(Shop.order, attribute)()
+    assert {task.task_id for task in registry.tasks()} <= {"order:1", "later:1", "stock:1", "free:1"}
 
 
 # --- what counts ------------------------------------------------------------------------------------------------

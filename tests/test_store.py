@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -553,6 +554,43 @@ class TestSqliteStore(StoreContract):
         assert large() == ["u"]
         store.forget("u", force=False)
         assert large() == []
+
+    def test_an_interrupted_claim_takes_none_from_another_thread(self, open_store: Callable[..., SqliteStore]) -> None:
+        """A claim stored right behind one that was not gets the very same token, and is not put back in its place."""
+        store = open_store()
+        store.finish([end_of(granted(store, want("warm")))])
+        opened = store._opening.opened()
+        answers: list[Any] = []
+        thread = threading.Thread(target=lambda: answers.extend(store.claim([want()])))
+
+        def overtaken() -> None:
+            faults.disarm()
+            thread.start()
+            until = time.monotonic() + PATIENCE_S
+            while not opened.database.gate._waiting:
+                assert time.monotonic() < until
+            raise KeyboardInterrupt
+
+        faults.arm("claim.in-transaction", overtaken)
+        with pytest.raises(KeyboardInterrupt):
+            store.begin(want())
+        thread.join(PATIENCE_S)
+        (claim,) = answers
+        assert isinstance(claim, Granted)
+        assert row_of(store).status is Status.RUNNING
+        assert opened.owners.live == {"t": claim}
+        assert store.finish([end_of(claim)]) == [Recorded("t")]
+
+    def test_ends_that_wait_are_all_written(self, open_store: Callable[..., SqliteStore], path: Path) -> None:
+        """However many have piled up behind a disk that refused, the next write carries every one with it."""
+        store = open_store()
+        grants = [one for one in store.claim([want(f"t{n}") for n in range(500)]) if isinstance(one, Granted)]
+        gate = store._opening.opened().database.gate
+        assert gate.try_enter()
+        assert all(store.abandon(end_of(grant, Status.UNKNOWN, error="dropped")) for grant in grants)
+        gate.leave()
+        store.finish([end_of(granted(store, want("other")))])
+        assert store.count() == {Status.UNKNOWN: 500, Status.SUCCEEDED: 1}
 
     def test_several_wishes_are_one_commit(self, store: Store, path: Path) -> None:
         """A batch is in the file as a whole: another connection sees all of it or nothing, also of its ends."""

@@ -1,4 +1,4 @@
-"""The Store in one SQLite file: opens it at first use, one transaction a method, settles what was dropped.
+"""The Store in one SQLite file: opens it at first use, one transaction a method.
 
 The order within a claim is what the promises rest on: the owner's byte is held before its row is stored, the row is
 stored before the job starts, and every row that is decided by was read in the transaction that writes it.
@@ -7,7 +7,7 @@ stored before the job starts, and every row that is decided by was read in the t
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, deque
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from idemreg import faults
@@ -54,26 +54,22 @@ class SqliteStore(Settler):
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)
-        # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
-        self._unsettled: deque[End] = deque()
 
     # --- claim --------------------------------------------------------------------------------------------------
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
         """Replay the task's stored success, or claim it where it has no row; see `hot.Claim`."""
-        claim = hot.Claim(self._opening.opened(), self._schema_version, wanted)
+        opened = self._opening.opened()
+        claim = hot.Claim(opened, self._schema_version, wanted)
         try:
             answer = claim.begin()
             if claim.grant is not None:
                 faults.point("claim.committed")
-        except SyncFailedError:
-            self._release([claim.grant])
+            if self._unsettled:
+                self._settle_dropped()
+        except BaseException as error:
+            self._withdraw(opened, [claim.grant], error)
             raise
-        except BaseException:
-            claim.take_back()
-            raise
-        if self._unsettled:
-            self._settle_dropped()
         return answer
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
@@ -93,19 +89,16 @@ class SqliteStore(Settler):
 
         try:
             opened.database.write(claim, durable=are_durable(wanted))
+            opened.owners.note_recorded(answers)
+            faults.point("claim.committed")
+            self._seen(opened, answers)
+            self._settle_dropped()
         except CommitUnsureError as error:
             _take_back(opened, answers)
             return [Unsure(error)] * len(wanted)
-        except SyncFailedError:
-            self._release(answers)
+        except BaseException as error:
+            self._withdraw(opened, answers, error)
             raise
-        except BaseException:
-            _take_back(opened, answers)
-            raise
-        opened.owners.note_recorded(answers)
-        faults.point("claim.committed")
-        self._seen(opened, answers)
-        self._settle_dropped()
         return answers
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
@@ -128,20 +121,17 @@ class SqliteStore(Settler):
 
         try:
             opened.database.write(claim, durable=are_durable(wanted), is_alone=True)
+            faults.point("batch.committed")
+            self._seen(opened, answers)
+            self._settle_dropped()
         except CommitUnsureError as error:
             _take_back(opened, answers)
-            answers = [Unsure(error)] * len(wanted)
-        except SyncFailedError:
-            self._release(answers)
-            raise
-        except BaseException:
-            _take_back(opened, answers)
+            return [Unsure(error)] * len(wanted)
+        except BaseException as error:
+            self._withdraw(opened, answers, error)
             raise
         finally:
             opened.owners.close_batch(batch.id)
-        faults.point("batch.committed")
-        self._seen(opened, answers)
-        self._settle_dropped()
         return answers
 
     def enter(self, claim: Granted) -> None:
@@ -153,12 +143,6 @@ class SqliteStore(Settler):
         if claim.note is not None:
             opened.owners.enter(claim.owner, claim.note)
         faults.point("batch.entered")
-
-    def _release(self, answers: Sequence[object]) -> None:
-        """The disk refused to sync these claims: nobody is told of them, so no job starts, and they are put back."""
-        for answer in answers:
-            if isinstance(answer, Granted):
-                self.abandon(End.release(answer, durable=False, nothing_ran=True))
 
     @staticmethod
     def _seen(opened: Opened, answers: Sequence[Answer]) -> None:
@@ -186,28 +170,29 @@ class SqliteStore(Settler):
         for number, end in enumerate(requests):
             if isinstance(end, End) and end.owner == opened.owners.recorded and tasks.is_plain_success(end):
                 writes[number] = hot.success(opened, self._schema_version, end)
-        if writes:
-            opened.database.write_all(list(writes.values()))
-        answers = [
-            self._ended(opened, request, writes.get(number))
-            if isinstance(request, End)
-            else self._begun(claims[number], found[number], writes.get(number))
-            for number, request in enumerate(requests)
-        ]
-        self._settle_dropped()
+        try:
+            if writes:
+                opened.database.write_all(list(writes.values()))
+            answers = [
+                self._ended(opened, request, writes.get(number))
+                if isinstance(request, End)
+                else self._begun(opened, claims[number], found[number], writes.get(number))
+                for number, request in enumerate(requests)
+            ]
+            self._settle_dropped()
+        except BaseException as error:
+            self._withdraw(opened, [claim.grant for claim in claims.values()], error)
+            raise
         return answers
 
-    def _begun(self, claim: hot.Claim, found: object, write: Write | None) -> object:
+    def _begun(self, opened: Opened, claim: hot.Claim, found: object, write: Write | None) -> object:
         if write is None:
             return found
         if write.error is None:
             if claim.grant is not None:
                 faults.point("claim.committed")
             return claim.grant
-        if isinstance(write.error, SyncFailedError):
-            self._release([claim.grant])
-        else:
-            claim.take_back()
+        self._withdraw(opened, [claim.grant], write.error)
         return write.error
 
     def _ended(self, opened: Opened, end: End, write: Write | None) -> object:
@@ -215,12 +200,12 @@ class SqliteStore(Settler):
             if write is None or (write.error is None and not write.answer):
                 return self.finish([end])[0]
             if write.error is not None:
-                raise write.error
+                raise write.error  # noqa: TRY301 - which of them it is, is looked at in one place
         except CommitUnsureError as error:
             return self._read_again(end, error)
         except SyncFailedError as error:
             return Unsure(error)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - it is this one's; the others have their own answers
             return error
         faults.point("finish.committed")
         self._let_go(opened, end)
@@ -277,11 +262,6 @@ class SqliteStore(Settler):
         self._settle_dropped()
         return answers
 
-    def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
-        if tasks.finish(connection, self._schema_version, end, opened.stamp()):
-            return Recorded(end.task_id)
-        return Lost(tasks.read(connection, self._schema_version, end.task_id))
-
     def _read_again(self, end: End, error: CommitUnsureError) -> Recorded | Unsure:
         """After an error at COMMIT: what is visible was committed, and is reported once it is durable."""
         with contextlib.suppress(StoreError):
@@ -290,40 +270,6 @@ class SqliteStore(Settler):
             if row is not None and (row.status, row.token) == (end.status, end.token):
                 return Recorded(end.task_id)
         return Unsure(error)
-
-    def abandon(self, end: End) -> None:
-        """End a claim as soon as the store can write, now or later. Raises nothing; safe in a finaliser."""
-        # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
-        self._unsettled.append(end._replace(durable=False))
-        self._settle_dropped()
-
-    def _settle_dropped(self) -> None:
-        """Write the ends that wait.
-
-        A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
-        when it is done.
-        """
-        if not self._unsettled:
-            return
-        with contextlib.suppress(IndexError):  # another thread took the last one
-            while self._unsettled:
-                end = self._unsettled.popleft()
-                opened = self._opening.of_owner(end.owner)
-                if opened is None:
-                    continue  # of a parent process
-                if opened.database.gate.is_taken:
-                    self._unsettled.append(end)
-                    return
-                if not self._try_to_settle(end):
-                    self._unsettled.append(end)
-                    return
-
-    def _try_to_settle(self, end: End) -> bool:
-        try:
-            answer = self.finish_one(end)
-        except StoreError:
-            return False
-        return not isinstance(answer, Unsure)
 
     # --- more ---------------------------------------------------------------------------------------------------
 

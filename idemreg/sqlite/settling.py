@@ -1,29 +1,37 @@
-"""What ends, adds or removes a task without its owner."""
+"""What ends, adds or removes a task without its owner, and what an owner has dropped."""
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from typing import TYPE_CHECKING
 
 from idemreg import faults
+from idemreg.errors import StoreError, SyncFailedError
 from idemreg.model import Liveness, Status, may_forget, settled_status
 from idemreg.sqlite import tasks
 from idemreg.sqlite.claiming import changed_under_lock
 from idemreg.sqlite.keeping import Keeper
-from idemreg.store import Lost
+from idemreg.store import End, Granted, Lost, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opened
-    from idemreg.store import End, Settlement
+    from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.store import Settlement
 
 __all__ = ["Settler", "are_durable"]
 
 
 class Settler(Keeper):
     """Settles, adds and forgets tasks, each in one transaction."""
+
+    def __init__(self, opening: Opening, schema_version: int) -> None:
+        super().__init__(opening, schema_version)
+        # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
+        self._unsettled: deque[_Left] = deque()
 
     def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
         """End the task without its owner. `Lost` where its status does not allow the verdict."""
@@ -85,6 +93,92 @@ class Settler(Keeper):
             self._let_go(opened, answer)
         return answer
 
+    # --- what was dropped -----------------------------------------------------------------------------------------
+
+    def abandon(self, end: End) -> bool:
+        """End a claim as soon as the store can write, now or later. Raises nothing of its own; safe in a finaliser.
+
+        False where the claim had ended before, so that nothing was changed; True where it has ended so, or will.
+        """
+        # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
+        left = _Left(end._replace(durable=False))
+        self._unsettled.append(left)
+        self._settle_dropped()
+        return not left.had_ended
+
+    def _withdraw(self, opened: Opened, answers: Sequence[object], error: BaseException) -> None:
+        """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
+
+        An error of the store says that nothing is, but for a sync that failed. An interruption says nothing.
+        """
+        is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
+        for grant in answers:
+            if isinstance(grant, Granted):
+                if is_stored:
+                    self._unsettled.append(_Left(End.release(grant, durable=False, nothing_ran=True), grant))
+                else:
+                    opened.owners.take_back(grant)
+        self._settle_dropped()
+
+    def _settle_dropped(self) -> None:
+        """Write the ends that wait.
+
+        A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
+        when it is done.
+        """
+        if not self._unsettled:
+            return
+        with contextlib.suppress(IndexError):  # another thread took the last one
+            while self._unsettled:
+                # Looked at before it is taken: a writer that is done at this moment must find it here.
+                opened = self._opening.of_owner(self._unsettled[0].end.owner)
+                if opened is not None and opened.database.gate.is_taken:
+                    return
+                left = self._unsettled.popleft()
+                is_settled = False
+                try:
+                    is_settled = self._try_to_settle(left)
+                finally:  # also where this is interrupted in its turn
+                    if not is_settled:
+                        self._unsettled.append(left)
+                if not is_settled:
+                    return
+
+    def _try_to_settle(self, left: _Left) -> bool:
+        """False where the store cannot write."""
+        end, grant = left.end, left.grant
+        opened = self._opening.of_owner(end.owner)
+        if opened is None:
+            return True  # of a parent process
+
+        def settle(connection: Connection) -> bool:
+            if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+                return False
+            tasks.floor(connection, self._schema_version)
+            if isinstance(self._finish_in(connection, opened, end), Lost):
+                return False
+            opened.owners.ended(connection, end.owner)
+            return True
+
+        try:
+            left.had_ended = not opened.database.write(settle, durable=False)
+        except StoreError:
+            return False
+        if grant is None:
+            self._let_go(opened, end)
+        else:
+            opened.owners.take_back(grant)
+            if opened.wants_close:
+                opened.close_if_idle()
+        return True
+
+    def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
+        if tasks.finish(connection, self._schema_version, end, opened.stamp()):
+            return Recorded(end.task_id)
+        return Lost(tasks.read(connection, self._schema_version, end.task_id))
+
+    # --- together -------------------------------------------------------------------------------------------------
+
     @staticmethod
     def _let_go(opened: Opened, end: End | Task) -> None:
         # Of this token only: another thread may have claimed the task since the commit.
@@ -107,6 +201,21 @@ class Settler(Keeper):
         if row is None:
             raise changed_under_lock(task_id)
         return row
+
+
+class _Left:
+    """An end that waits to be written.
+
+    ``grant``: of a claim that nobody was told of, and that may not even be stored. Then another thread may have claimed
+    the task since, under the very same token; so it is ended only while this very claim is the one that is noted.
+    """
+
+    __slots__ = ("end", "grant", "had_ended")
+
+    def __init__(self, end: End, grant: Granted | None = None) -> None:
+        self.end = end
+        self.grant = grant
+        self.had_ended = False
 
 
 def are_durable(requests: Sequence[Wanted] | Sequence[End]) -> bool:
