@@ -24,8 +24,10 @@ from idemreg import (
     TaskDoneError,
     TaskUnknownError,
 )
+from idemreg.ends import success_end
 from idemreg.sqlite import walindex
 from idemreg.sqlite.connection import FULL
+from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, Script
 
@@ -415,6 +417,25 @@ def test_all_who_waited_for_a_sync_that_failed_are_told(full: Registry) -> None:
     with ThreadPoolExecutor(16) as pool:
         errors = list(pool.map(claim, range(64)))
     assert len({id(error) for error in errors if error is not None}) == 64
+
+
+def test_an_end_that_was_lost_is_told_so_whatever_became_of_the_sync(full: Registry) -> None:
+    """Of ends in one commit whose sync fails, the durable is unsure; one that changed nothing is no success."""
+    full.run("first", lambda: 1)
+    claims = [
+        full.claim("durable", on_crash="rerun"),
+        full.claim("lost", on_crash="rerun", durability="normal"),
+        full.claim("lost and durable", on_crash="rerun"),
+        full.claim("normal", on_crash="rerun", durability="normal"),
+    ]
+    ends = [success_end(claim.grant, claim.options, 1)[0] for claim in claims]
+    for claim in claims:
+        claim.settled()
+    break_disk(full)
+    late = [ends[0], *(end._replace(token=end.token + 100) for end in ends[1:3]), ends[3]]
+    assert [type(answer) for answer in full.store.finish(late)] == [Unsure, Lost, Lost, Recorded]
+    for end in ends:
+        full.store.abandon(end)
 
 
 def test_a_batch_whose_duplicate_cannot_be_synced_keeps_no_claim(path: Path, full: Registry) -> None:

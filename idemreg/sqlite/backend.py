@@ -256,26 +256,27 @@ class SqliteStore(Settler):
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order, in one transaction."""
+        answers: list[Recorded | Lost | Unsure] = []
         opened = self._opening.of_owner(ends[0].owner)
         if opened is None:  # the claim of a parent process, finished in its forked child
             return [Lost(None) for _ in ends]
 
-        def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
+        def finish(connection: Connection) -> None:
             tasks.floor(connection, self._schema_version)
-            answers: list[Recorded | Lost | Unsure] = [self._finish_in(connection, opened, end) for end in ends]
+            answers[:] = [self._finish_in(connection, opened, end) for end in ends]
             recorded = zip(ends, answers, strict=True)
             owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
             for owner, claims in owners.items():
                 opened.owners.ended(connection, owner, claims)
             faults.point("finish.in-transaction")
-            return answers
 
         try:
-            answers = opened.database.write(finish, durable=are_durable(ends))
+            opened.database.write(finish, durable=are_durable(ends))
         except CommitUnsureError as error:
             answers = [self._read_again(end, error) for end in ends]
         except SyncFailedError as error:
-            answers = [Unsure(error) if end.durable else Recorded(end.task_id) for end in ends]
+            committed = zip(ends, answers, strict=True)
+            answers = [Unsure(error) if end.durable and isinstance(a, Recorded) else a for end, a in committed]
         faults.point("finish.committed")
         for end, answer in zip(ends, answers, strict=True):
             if not isinstance(answer, Unsure):
