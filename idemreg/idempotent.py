@@ -219,7 +219,7 @@ def _plain_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], functi
         return run(terms, recipe.wanted(args, kwargs), function, args, kwargs).result
 
     def task(*args: Any, **kwargs: Any) -> Task | None:  # noqa: ANN401
-        return terms.store.get([task_id(*args, **kwargs)])[0]
+        return terms.store.get([task_id(*args, **kwargs)], durable=terms.options.durable)[0]
 
     def add(*args: Any, **kwargs: Any) -> Task:  # noqa: ANN401
         return add_task(terms.store, recipe.wanted(args, kwargs))
@@ -231,6 +231,7 @@ def _plain_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], functi
 
 def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], function: Callable[..., Any]) -> Any:  # noqa: ANN401
     offload = cast("Offload", terms.offload)
+    get = functools.partial(terms.store.get, durable=terms.options.durable)
 
     async def call(*args: Any, **kwargs: Any) -> Outcome[Any]:  # noqa: ANN401
         walk = run_walk(terms, recipe.wanted(args, kwargs), function, args, kwargs)
@@ -241,7 +242,7 @@ def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], fu
         return (await call(*args, **kwargs)).result
 
     async def task(*args: Any, **kwargs: Any) -> Task | None:  # noqa: ANN401
-        rows: list[Task | None] = await offload.call(terms.store.get, [task_id(*args, **kwargs)])
+        rows: list[Task | None] = await offload.call(get, [task_id(*args, **kwargs)])
         return rows[0]
 
     async def add(*args: Any, **kwargs: Any) -> Task:  # noqa: ANN401

@@ -227,7 +227,11 @@ class Outcome(NamedTuple, Generic[R]):
 
 
 class Wanted(NamedTuple):
-    """A request to claim: the identity of the work, and what the caller asks for."""
+    """A request to claim: the identity of the work, and what the caller asks for.
+
+    ``durable``: what is answered outlives a power cut. So does the claim, unless the policy that is stored with it is
+    rerun: a lost claim is only run again then, which is what was asked for. So it is one sync a job, at its finish.
+    """
 
     task_id: str
     name: str

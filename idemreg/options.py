@@ -69,8 +69,6 @@ class Options(NamedTuple):
     codec: Codec | None
     keep_ms: int | None
     durable: bool
-    # Under rerun a lost claim is only run again, which is what was asked for: one sync a job, at its finish.
-    durable_claim: bool
 
     @classmethod
     def of(cls, options: CallOptions, durability: Durability) -> Options:
@@ -87,7 +85,6 @@ class Options(NamedTuple):
         if verify is not None and not callable(verify):
             msg = f"verify takes a callable, not {verify!r}"
             raise TypeError(msg)
-        durable = is_durable(options.get("durability") or durability)
         return cls(
             policy=Policy(on_crash, on_failure, _attempts(options.get("max_attempts", 10))),
             raise_on_duplicate=_choice(options, "on_duplicate", "return", {"return": False, "raise": True}),
@@ -97,8 +94,7 @@ class Options(NamedTuple):
             release_on=_errors(options, "release_on"),
             codec=as_codec(options.get("result")),
             keep_ms=_keep_ms(options.get("keep_for")),
-            durable=durable,
-            durable_claim=durable and on_crash is not OnCrash.RERUN,
+            durable=is_durable(options.get("durability") or durability),
         )
 
 

@@ -28,7 +28,7 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
         options.policy,
         options.keep_ms,
         options.verify is not None,
-        options.durable_claim,
+        options.durable,
     )
 
 

@@ -311,7 +311,7 @@ class Store(Protocol):
         """What a plain read can answer to a claim; None where only a write can. Takes no lock: duplicates are quick."""
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
-        """Claim each, in order. What is `Granted` with ``durable`` is on disk when this returns."""
+        """Claim each, in order. What is `Granted` with ``durable`` is on disk when this returns, but under rerun."""
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """The same for jobs that are entered one after the other: each by `enter`, before it begins."""
@@ -343,8 +343,8 @@ class Store(Protocol):
     def add(self, wanted: Wanted) -> Task:
         """Make sure that the row exists, `pending` where it is new."""
 
-    def get(self, task_ids: Sequence[str]) -> list[Task | None]:
-        """The rows, in order. What it returns is durable."""
+    def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
+        """The rows, in order. What it returns is ``durable``, or (None) as the place's reads are."""
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""

@@ -16,12 +16,14 @@ from idemreg import (
     Liveness,
     Registry,
     Status,
+    StoreBusyError,
     TaskFailedError,
     TaskRunningError,
     TaskUnknownError,
     faults,
 )
 from idemreg.sqlite import forking
+from idemreg.turn import Turns
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 
@@ -220,27 +222,33 @@ def in_child(body: Callable[[], str]) -> str:
     return said
 
 
-def test_a_forked_child_does_not_own_its_parents_claim(registry: Registry) -> None:
+@pytest.fixture(params=["normal", "full"])
+def parents(request: pytest.FixtureRequest, open_registry: Callable[..., Registry]) -> Registry:
+    """The registry of a process that forks; at full it has a sync of its own, and a turn for it."""
+    return open_registry(durability=request.param)
+
+
+def test_a_forked_child_does_not_own_its_parents_claim(parents: Registry) -> None:
     """In the child the claim is lost; in the parent it is still alive, during the child's life and after."""
 
     def finish_in_child() -> str:
         try:
             claim.succeed("child")
         except ClaimLostError:
-            return f"lost, and my own is {registry.run('of the child', os.getpid).replayed}"
+            return f"lost, and my own is {parents.run('of the child', os.getpid).replayed}"
         return "finished"
 
-    with registry.claim("task", name="job", on_crash="rerun") as claim:
+    with parents.claim("task", name="job", on_crash="rerun") as claim:
         assert in_child(finish_in_child) == "lost, and my own is False"
         with pytest.raises(TaskRunningError):
-            run(registry)
+            run(parents)
         claim.result = "parent"
-    assert run(registry).result == "parent"
+    assert run(parents).result == "parent"
 
 
-def test_a_forked_child_cannot_touch_an_open_transaction(registry: Registry) -> None:
+def test_a_forked_child_cannot_touch_an_open_transaction(parents: Registry) -> None:
     """It can neither write in it nor commit it; the parent's effects and finish are one commit all the same."""
-    with registry.claim("task", name="job", on_crash="rerun") as claim, claim.transaction() as tx:
+    with parents.claim("task", name="job", on_crash="rerun") as claim, claim.transaction() as tx:
         tx.execute("create table effect (n)")
 
         def write_in_child() -> str:
@@ -252,20 +260,20 @@ def test_a_forked_child_cannot_touch_an_open_transaction(registry: Registry) -> 
 
         assert in_child(write_in_child) == "lost"
         tx.execute("insert into effect values (1)")
-    with registry.claim("look") as look, look.transaction() as tx:
+    with parents.claim("look") as look, look.transaction() as tx:
         assert tx.execute("select n from effect") == [(1,)]
 
 
-def test_a_child_killed_in_its_job_leaves_unknown(registry: Registry) -> None:
+def test_a_child_killed_in_its_job_leaves_unknown(parents: Registry) -> None:
     """A forked child is an owner of its own: its death is seen though its parent lives."""
-    registry.run("of the parent", lambda: 1)
+    parents.run("of the parent", lambda: 1)
     pid = os.fork()
     if not pid:
-        registry.run("task", lambda: os.kill(os.getpid(), signal.SIGKILL), name="job")
+        parents.run("task", lambda: os.kill(os.getpid(), signal.SIGKILL), name="job")
         os._exit(0)
     os.waitpid(pid, 0)
     with pytest.raises(TaskUnknownError):
-        run(registry)
+        run(parents)
 
 
 def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[..., Registry]) -> None:
@@ -288,7 +296,7 @@ def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[...,
     assert registry.run("of the parent", lambda: 8).result == 8
 
 
-def test_forks_among_busy_threads_do_not_hang(switching: None, registry: Registry) -> None:
+def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry) -> None:
     """While four threads write, thirty children each open the registry anew and finish a task of their own."""
     done = threading.Event()
 
@@ -296,18 +304,82 @@ def test_forks_among_busy_threads_do_not_hang(switching: None, registry: Registr
         count = 0
         while not done.is_set():
             count += 1
-            registry.run(f"thread:{number}:{count}", lambda: 1)
+            parents.run(f"thread:{number}:{count}", lambda: 1)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     try:
-        said = [in_child(lambda n=n: str(registry.run(f"child:{n}", lambda: n).result)) for n in range(30)]  # type: ignore[misc]
+        said = [in_child(lambda n=n: str(parents.run(f"child:{n}", lambda: n).result)) for n in range(30)]  # type: ignore[misc]
     finally:
         done.set()
         for thread in threads:
             thread.join()
     assert said == [str(n) for n in range(30)]
+
+
+def test_a_child_forked_amid_a_sync_leaves_it_to_its_parent(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """It syncs for itself, and publishes nothing; the sync turn stays the parent's, whose sync counts."""
+    registry = open_registry(durability="full")
+    registry.run("first", lambda: 1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        begun.set()
+        go_on.wait(PATIENCE_S)
+
+    def work_in_child() -> str:
+        faults.disarm()
+        result = registry.run("of the child", lambda: 7, on_crash="rerun").result
+        registry.close()
+        return f"{result} {record(path) == before}"
+
+    faults.arm("sync.begun", stop)
+    writer = threading.Thread(target=registry.run, args=("of the parent", lambda: 8), kwargs={"on_crash": "rerun"})
+    writer.start()
+    try:
+        assert begun.wait(PATIENCE_S)
+        before = record(path)
+        assert in_child(work_in_child) == "7 True"
+        turns = Turns(f"{path}-lock", Clock())
+        assert not turns.sync.try_take()
+        turns.close()
+    finally:
+        faults.disarm()
+        go_on.set()
+        writer.join(PATIENCE_S)
+    assert record(path) != before
+    assert {task.task_id for task in registry.tasks(status=Status.SUCCEEDED)} == {
+        "first",
+        "of the child",
+        "of the parent",
+    }
+
+
+def record(path: Path) -> bytes:
+    """What the lock file says about the syncs."""
+    with open(f"{path}-lock", "rb") as lock_file:
+        return lock_file.read(160)
+
+
+def test_a_child_forked_inside_a_transaction_leaves_the_write_turn_to_its_parent(path: Path, parents: Registry) -> None:
+    """Neither its start, its own try to write, nor its end drops what the parent holds."""
+    with parents.claim("task", on_crash="rerun") as claim, claim.transaction() as tx:
+        tx.execute("create table effect (n)")
+
+        def write_in_child() -> str:
+            try:
+                with Registry(path, busy_timeout=0.05) as own:
+                    own.add("of the child")
+            except StoreBusyError:
+                return "busy"
+            return "written"
+
+        assert in_child(write_in_child) == "busy"
+        turns = Turns(f"{path}-lock", Clock())
+        assert not turns.write.try_take()
+        turns.close()
+    assert parents.get("of the child") is None
 
 
 def test_a_claim_that_fails_in_its_statement_leaves_nothing_claimed(registry: Registry) -> None:

@@ -14,17 +14,23 @@ import pytest
 
 from idemreg import (
     AsyncRegistry,
+    Claim,
     Clock,
     FinishNotRecordedError,
     Registry,
     Status,
     StoreBusyError,
     SyncFailedError,
+    Task,
+    TaskDoneError,
     TaskUnknownError,
     faults,
 )
+from idemreg.ends import success_end
 from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.sqlite import syncing, walindex
+from idemreg.sqlite.connection import FULL
+from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, Script
 
@@ -51,6 +57,10 @@ wait()
 """
 
 
+# As FINISHER, and says when it is inside the job.
+WORKER = FINISHER.replace("lambda: 7", "lambda: (say('inside'), wait(), 7)[2]")
+
+
 class LaterBoot(Clock):
     """The machine was booted anew."""
 
@@ -74,6 +84,12 @@ def sync_of(registry: Registry) -> GroupSync:
     sync = database(registry).sync
     assert sync is not None
     return sync
+
+
+def is_covered(registry: Registry) -> bool:
+    """Whether all that is committed now is known to be on the disk, by what the lock file says."""
+    sync = sync_of(registry)
+    return sync._read().header == sync._index.header()
 
 
 def break_disk(registry: Registry) -> None:
@@ -119,6 +135,50 @@ def test_what_a_first_claim_stands_on_is_durable(path: Path) -> None:
         writer.kill()
 
 
+@pytest.mark.parametrize("held", ["hold", "verify"])
+@pytest.mark.parametrize("how", ["run", "coroutine", "batch"])
+def test_a_claim_is_as_durable_as_the_policy_that_is_stored_with_it(full: Registry, held: str, how: str) -> None:
+    """Asked for under rerun, of a task that must not run again, it is on the disk before its job is entered."""
+    stored: dict[str, Any] = {"on_crash": held}
+    if held == "verify":
+        stored["verify"] = lambda: "cannot-tell"
+    asked: dict[str, Any] = {"name": "job", "on_crash": "rerun"}
+    with pytest.raises(ZeroDivisionError):
+        full.run("t", lambda: 1 // 0, name="job", **stored)
+
+    def job() -> bool:
+        return is_covered(full)
+
+    async def coroutine() -> bool:
+        return (await AsyncRegistry.of(full).run("t", job, **asked)).result
+
+    def batch() -> bool:
+        (claim,) = full.claim_many([("t", None)], **asked)
+        assert isinstance(claim, Claim)
+        with claim:
+            claim.result = is_covered(full)
+        return bool(claim.result)
+
+    ways: dict[str, Callable[[], bool]] = {
+        "run": lambda: full.run("t", job, **asked).result,
+        "coroutine": lambda: asyncio.run(coroutine()),
+        "batch": batch,
+    }
+    assert ways[how]()
+
+
+def test_without_an_index_too_a_claim_is_as_durable_as_the_stored_policy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where commits sync themselves, that of a claim under rerun of a task that is held does."""
+    monkeypatch.setattr(walindex, "VERSION", 1)
+    with Registry(path) as before, pytest.raises(ZeroDivisionError):
+        before.run("t", lambda: 1 // 0, name="job", on_crash="hold")
+    with Registry(path) as registry:
+        idle = registry.run("t", lambda: len(database(registry)._idle[FULL]), name="job", on_crash="rerun").result
+        assert idle == 1  # the connection that has claimed
+
+
 def test_nothing_is_synced_where_nothing_was_promised(registry: Registry) -> None:
     """At ``durability="normal"`` neither claims nor finishes nor their readers sync."""
     for number in range(30):
@@ -145,24 +205,146 @@ def test_a_thousand_claims_at_once_share_their_syncs(path: Path) -> None:
 # --- readers join ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("look", ["run", "get", "list"])
-def test_a_reader_of_what_a_killed_writer_left_syncs_it_first(path: Path, full: Registry, look: str) -> None:
-    """A finish that was committed and not synced is durable before anybody answers from it."""
+def again() -> None:
+    pytest.fail("ran again")
+
+
+def job_of(registry: Registry, **options: Any) -> Any:
+    """The job of FINISHER."""
+    return registry.idempotent("t", name="job", on_crash="rerun", checksum=lambda: None, **options)(again)
+
+
+def told_done(claim: Callable[..., Any], **options: Any) -> bool:
+    with pytest.raises(TaskDoneError):
+        claim("t", name="job", on_crash="rerun", **options)
+    return True
+
+
+async def awaited_claim(registry: Registry, **options: Any) -> bool:
+    with pytest.raises(TaskDoneError):
+        await AsyncRegistry.of(registry).claim("t", name="job", on_crash="rerun", **options)
+    return True
+
+
+async def awaited_add(registry: Registry, **options: Any) -> Task:
+    async def job() -> None:
+        again()
+
+    decorate = AsyncRegistry.of(registry).idempotent(
+        "t", name="job", checksum=lambda: None, on_crash="rerun", **options
+    )
+    return await decorate(job).add()
+
+
+# Of a call, which may have a durability of its own.
+CALLS: dict[str, Callable[..., Any]] = {
+    "run": lambda on, **options: on.run("t", again, name="job", on_crash="rerun", **options).result,
+    "claim": lambda on, **options: told_done(on.claim, **options),
+    "claim_many": lambda on, **options: on.claim_many([("t", None)], name="job", on_crash="rerun", **options),
+    "job": lambda on, **options: job_of(on, **options)(),
+    "job.add": lambda on, **options: job_of(on, **options).add(),
+    "job.task": lambda on, **options: job_of(on, **options).task(),
+    "refusal": lambda on, **options: on.claim_many([("t", 1)], name="other", on_crash="rerun", **options),
+    "await run": lambda on, **options: asyncio.run(
+        AsyncRegistry.of(on).run("t", again, name="job", on_crash="rerun", **options)
+    ),
+    "await claim": lambda on, **options: asyncio.run(awaited_claim(on, **options)),
+    "await claim_many": lambda on, **options: asyncio.run(
+        AsyncRegistry.of(on).claim_many([("t", None)], name="job", on_crash="rerun", **options)
+    ),
+    "await job.add": lambda on, **options: asyncio.run(awaited_add(on, **options)),
+}
+
+# Of the registry.
+LOOKS: dict[str, Callable[[Registry], Any]] = {
+    "get": lambda on: on.get("t"),
+    "tasks": lambda on: list(on.tasks()),
+    "count": lambda on: on.count(),
+    "add": lambda on: on.add("t", name="job"),
+    "export": lambda on: list(on.export_lines()),
+    "purge": lambda on: on.purge(older_than=0, dry_run=True),
+    "await get": lambda on: asyncio.run(AsyncRegistry.of(on).get("t")),
+    "await count": lambda on: asyncio.run(AsyncRegistry.of(on).count()),
+}
+
+
+def leave_uncovered(path: Path) -> None:
+    """A writer is killed when "t" has succeeded, and before that is synced."""
     with Script(FINISHER, path, "sync.begun", "SIGKILL") as writer:
         writer.expect("ready")
-        full.open()
-        before = sync_of(full).syncs
         writer.go()
         assert writer.end() == -signal.SIGKILL
-    looks: dict[str, Callable[[], Any]] = {
-        "run": lambda: full.run("t", lambda: pytest.fail("ran again"), name="job", on_crash="rerun").result,
-        "get": lambda: full.get("t"),
-        "list": lambda: list(full.tasks()),
-    }
-    assert looks[look]()
-    assert sync_of(full).syncs == before + 1
-    looks[look]()
-    assert sync_of(full).syncs == before + 1  # it is known to be covered by now
+
+
+def assert_syncs_first(registry: Registry, look: Callable[[], Any]) -> None:
+    before = sync_of(registry).syncs
+    assert not is_covered(registry)
+    assert look()
+    assert is_covered(registry)
+    assert sync_of(registry).syncs == before + 1
+    look()
+    assert sync_of(registry).syncs == before + 1  # it is known to be covered by now
+
+
+@pytest.mark.parametrize("look", [*CALLS, *LOOKS])
+def test_a_reader_of_what_a_killed_writer_left_syncs_it_first(path: Path, full: Registry, look: str) -> None:
+    """A finish that was committed and not synced is durable before anybody answers from it, however he asks."""
+    full.run("first", lambda: 1)
+    leave_uncovered(path)
+    reader = CALLS.get(look) or LOOKS[look]
+    assert_syncs_first(full, lambda: reader(full))
+
+
+@pytest.mark.parametrize("look", CALLS)
+def test_a_call_says_by_itself_how_durable_its_answer_is(path: Path, registry: Registry, look: str) -> None:
+    """At full on a registry at normal it syncs what it answers from."""
+    registry.run("first", lambda: 1)
+    leave_uncovered(path)
+    assert_syncs_first(registry, lambda: CALLS[look](registry, durability="full"))
+
+
+@pytest.mark.parametrize("look", CALLS)
+def test_a_call_at_normal_is_answered_without_a_sync(path: Path, full: Registry, look: str) -> None:
+    """It has asked for no more, also on a registry at full."""
+    full.run("first", lambda: 1)
+    leave_uncovered(path)
+    before = sync_of(full).syncs
+    assert CALLS[look](full, durability="normal")
+    assert sync_of(full).syncs == before
+
+
+def test_whoever_waits_for_a_twin_syncs_what_it_left(path: Path) -> None:
+    """The twin is killed between the commit of its success and the sync, while somebody waits for it."""
+    with Script(WORKER, path, "sync.begun", "SIGKILL") as twin:
+        twin.expect("ready")
+        twin.go()
+        twin.expect("inside")
+
+        class Waiting(Clock):
+            def sleep(self, seconds: float) -> None:
+                if twin.process.poll() is None:
+                    twin.go()
+                    assert twin.end() == -signal.SIGKILL
+                super().sleep(seconds)
+
+        with Registry(path, clock=Waiting()) as registry:
+            registry.open()
+            before = sync_of(registry).syncs
+            outcome = registry.run("t", again, name="job", on_crash="rerun", wait=PATIENCE_S)
+            assert outcome.replayed
+            assert is_covered(registry)
+            assert sync_of(registry).syncs == before + 1
+
+
+def test_a_registry_at_full_syncs_what_one_at_normal_has_answered(
+    full: Registry, open_registry: Callable[..., Registry]
+) -> None:
+    """Both on one file: what the one has stored without a sync is durable before the other answers from it."""
+    normal = open_registry()
+    full.run("first", lambda: 1)
+    normal.run("t", lambda: 7, name="job")
+    assert sync_of(normal).syncs == 0
+    assert_syncs_first(full, lambda: full.run("t", again, name="job").result)
 
 
 def test_a_covered_row_needs_no_sync_of_its_reader(path: Path, full: Registry) -> None:
@@ -271,6 +453,37 @@ def test_a_failure_that_cannot_be_noted_is_remembered(path: Path, full: Registry
     for _ in range(2):
         with pytest.raises(SyncFailedError):
             full.get("first")
+
+
+def test_an_end_that_was_lost_is_told_so_whatever_became_of_the_sync(full: Registry) -> None:
+    """Of ends in one commit whose sync fails, the durable is unsure; one that changed nothing is no success."""
+    full.run("first", lambda: 1)
+    claims = [
+        full.claim("durable", on_crash="rerun"),
+        full.claim("lost", on_crash="rerun", durability="normal"),
+        full.claim("lost and durable", on_crash="rerun"),
+        full.claim("normal", on_crash="rerun", durability="normal"),
+    ]
+    ends = [success_end(claim.grant, claim.options, 1)[0] for claim in claims]
+    for claim in claims:
+        claim.settled()
+    break_disk(full)
+    late = [ends[0], *(end._replace(token=end.token + 100) for end in ends[1:3]), ends[3]]
+    assert [type(answer) for answer in full.store.finish(late)] == [Unsure, Lost, Lost, Recorded]
+    for end in ends:
+        full.store.abandon(end)
+
+
+def test_a_batch_whose_duplicate_cannot_be_synced_keeps_no_claim(path: Path, full: Registry) -> None:
+    """Answered from a row that is not durable it would be wrong; nobody is told of its claims, so they are put back."""
+    full.run("first", lambda: 1)
+    leave_uncovered(path)
+    break_disk(full)
+    with pytest.raises(SyncFailedError):
+        full.claim_many([("t", None), ("new", None)], name="job", on_crash="rerun")
+    (task,) = full.store.get(["new"], durable=False)
+    assert task is not None
+    assert task.status is Status.PENDING
 
 
 # --- files that vanish ----------------------------------------------------------------------------------------------

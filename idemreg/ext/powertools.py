@@ -184,7 +184,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
                 _checksum(data_record.payload_hash),
                 options.policy,
                 keep_ms,
-                durable=options.durable_claim,
+                durable=options.durable,
             )
             (answer,) = self._terms.store.claim([wanted])
             if isinstance(answer, Granted):
@@ -269,7 +269,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
     # --- rows -------------------------------------------------------------------------------------------------------
 
     def _row(self, task_id: str) -> Task | None:
-        return self._terms.store.get([task_id])[0]
+        return self._terms.store.get([task_id], durable=self._terms.options.durable)[0]
 
     def _record(self, row: Task, key: str) -> DataRecord:
         """The row as the utility's record."""

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
 from idemreg.sqlite import hot, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming
+from idemreg.sqlite.claiming import Claiming, has_final, must_sync
 from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.sqlite.opening import Opened, Opening
 from idemreg.sqlite.settling import Settler, are_durable
 from idemreg.sqlite.wal import Wal
-from idemreg.store import End, Granted, Lost, Recorded, Running, Unsure
+from idemreg.sqlite.writing import Write
+from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
     import os
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.owners import CommandOwner
-    from idemreg.sqlite.writing import Write
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
@@ -49,7 +49,7 @@ class SqliteStore(Settler):
         schema: upkeep.Schema = upkeep.SCHEMA,
         reads_durable: bool = True,
     ) -> None:
-        """``reads_durable``: nothing is answered from a final row that a power cut could take back."""
+        """``reads_durable``: reads outside of calls answer from no final row that a power cut could take back."""
         opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema, reads_durable=reads_durable)
         super().__init__(opening, schema.version)
         self.path = opening.path
@@ -75,7 +75,7 @@ class SqliteStore(Settler):
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         opened = self._opening.opened()
-        opened.database.check_disk()
+        opened.database.check_disk(durable=are_durable(wanted))
         version = self._schema_version
         answers: list[Answer] = []
 
@@ -85,13 +85,15 @@ class SqliteStore(Settler):
             stamp = opened.stamp()
             claiming = Claiming(connection, version, opened.owners)
             answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
+            write.durable = must_sync(opened.database, wanted, answers)
             faults.point("claim.in-transaction")
 
+        write = Write(claim, durable=are_durable(wanted))
         try:
-            opened.database.write(claim, durable=are_durable(wanted))
+            opened.database.write_one(write)
             opened.owners.note_recorded(answers)
             faults.point("claim.committed")
-            self._seen(opened, answers)
+            self._seen(opened, wanted, answers)
             self._settle_dropped()
         except CommitUnsureError as error:
             _take_back(opened, answers)
@@ -104,7 +106,7 @@ class SqliteStore(Settler):
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
         opened = self._opening.opened()
-        opened.database.check_disk()
+        opened.database.check_disk(durable=are_durable(wanted))
         version = self._schema_version
         batch = opened.owners.batch(len(wanted))
         answers: list[Answer] = []
@@ -117,12 +119,14 @@ class SqliteStore(Settler):
             answers.extend(claiming.claim(one, floor, stamp, note) for note, one in enumerate(wanted))
             if batch.open:
                 batch.store(connection)
+            write.durable = must_sync(opened.database, wanted, answers)
             faults.point("batch.in-transaction")
 
+        write = Write(claim, durable=are_durable(wanted), is_alone=True)
         try:
-            opened.database.write(claim, durable=are_durable(wanted), is_alone=True)
+            opened.database.write_one(write)
             faults.point("batch.committed")
-            self._seen(opened, answers)
+            self._seen(opened, wanted, answers)
             self._settle_dropped()
         except CommitUnsureError as error:
             _take_back(opened, answers)
@@ -145,10 +149,9 @@ class SqliteStore(Settler):
         faults.point("batch.entered")
 
     @staticmethod
-    def _seen(opened: Opened, answers: Sequence[Answer]) -> None:
+    def _seen(opened: Opened, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> None:
         """Nobody is answered from a final row that a power cut could take back."""
-        if not all(isinstance(answer, (Granted, Running)) for answer in answers):
-            opened.database.seen_final()
+        opened.database.seen_final(durable=has_final(wanted, answers))
 
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """Begin or finish each in one transaction, for callers who wait on an event loop; see `Store.together`."""
@@ -235,26 +238,27 @@ class SqliteStore(Settler):
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order, in one transaction."""
+        answers: list[Recorded | Lost | Unsure] = []
         opened = self._opening.of_owner(ends[0].owner)
         if opened is None:  # the claim of a parent process, finished in its forked child
             return [Lost(None) for _ in ends]
 
-        def finish(connection: Connection) -> list[Recorded | Lost | Unsure]:
+        def finish(connection: Connection) -> None:
             tasks.floor(connection, self._schema_version)
-            answers: list[Recorded | Lost | Unsure] = [self._finish_in(connection, opened, end) for end in ends]
+            answers[:] = [self._finish_in(connection, opened, end) for end in ends]
             recorded = zip(ends, answers, strict=True)
             owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
             for owner, claims in owners.items():
                 opened.owners.ended(connection, owner, claims)
             faults.point("finish.in-transaction")
-            return answers
 
         try:
-            answers = opened.database.write(finish, durable=are_durable(ends))
+            opened.database.write(finish, durable=are_durable(ends))
         except CommitUnsureError as error:
             answers = [self._read_again(end, error) for end in ends]
         except SyncFailedError as error:
-            answers = [Unsure(error) if end.durable else Recorded(end.task_id) for end in ends]
+            committed = zip(ends, answers, strict=True)
+            answers = [Unsure(error) if end.durable and isinstance(a, Recorded) else a for end, a in committed]
         faults.point("finish.committed")
         for end, answer in zip(ends, answers, strict=True):
             if not isinstance(answer, Unsure):
@@ -313,12 +317,6 @@ class SqliteStore(Settler):
             opened.database.write(lambda connection: tasks.record_owner(connection, record), durable=False)
 
         return opened.owners.command(rewrite)
-
-    def downstream_key(self, task_id: str) -> str:
-        """A key for receivers: the same over all attempts of the task, different in every other registry."""
-        from idemreg.tagged import digest  # noqa: PLC0415 - for jobs, which have it
-
-        return digest(f"{self.registry_id()}\n{task_id}".encode())[:32]
 
     def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
         """Move pages from the -wal into the database; see `Wal.checkpoint`."""

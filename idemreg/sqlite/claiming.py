@@ -8,17 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from idemreg.errors import StoreCorruptError
-from idemreg.model import Decision, Liveness, Status, Verdict, decide
+from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.sqlite import tasks
 from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from idemreg.model import OwnerInfo, Policy, Task, Wanted
     from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.database import Database
     from idemreg.sqlite.owners import Batch, Owners
     from idemreg.store import Answer
 
-__all__ = ["Claiming", "changed_under_lock", "look"]
+__all__ = ["Claiming", "changed_under_lock", "has_final", "look", "must_sync"]
 
 BY_FINDER = "a later claim"
 
@@ -139,6 +142,23 @@ def _policy(row: Task, wanted: Wanted) -> Policy:
     if row.status is Status.PENDING and not row.attempt:
         return wanted.policy
     return wanted.policy._replace(on_crash=max(row.policy.on_crash, wanted.policy.on_crash))
+
+
+def must_sync(database: Database, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> bool:
+    """Whether one is granted that must be on the disk before its job is entered.
+
+    That is for the policy to say which is stored, not for the one that was asked for: the stored may be stricter.
+    """
+    if database.sync is None:  # the commit itself syncs, by a setting that was chosen before any row was read
+        return any(one.durable for one in wanted)
+    granted = ((one, answer) for one, answer in zip(wanted, answers, strict=True) if isinstance(answer, Granted))
+    return any(one.durable and claim.policy.on_crash is not OnCrash.RERUN for one, claim in granted)
+
+
+def has_final(wanted: Sequence[Wanted], answers: Sequence[Answer]) -> bool:
+    """Whether one whose answer must outlive a power cut is answered from what is neither running nor his own."""
+    pairs = zip(wanted, answers, strict=True)
+    return any(one.durable for one, answer in pairs if not isinstance(answer, (Granted, Running)))
 
 
 def changed_under_lock(task_id: str) -> StoreCorruptError:

@@ -47,7 +47,7 @@ class Database(Pool):
 
     def __init__(self, path: str, lock_file: LockFile, *, busy_s: float, clock: Clock, reads_durable: bool) -> None:
         super().__init__(path, busy_s, clock)
-        self.reads_durable = reads_durable
+        self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.turns = Turns(lock_file.path, clock)
         self.gate = Gate(self.turns.write, clock, busy_s)
@@ -89,14 +89,14 @@ class Database(Pool):
         if self.sync is not None:
             self.sync.durable()
 
-    def seen_final(self) -> None:
+    def seen_final(self, *, durable: bool) -> None:
         """A final row was read, and is about to be answered from: a power cut must not take it back afterwards."""
-        if self.reads_durable and self.sync is not None:
+        if durable and self.sync is not None:
             self.sync.durable()
 
-    def check_disk(self) -> None:
+    def check_disk(self, *, durable: bool) -> None:
         """Before a claim that needs no sync of its own: `SyncFailedError` where what it stands on may be lost."""
-        if self.reads_durable and self.sync is not None:
+        if durable and self.sync is not None:
             self.sync.check()
 
     # --- writing --------------------------------------------------------------------------------------------------

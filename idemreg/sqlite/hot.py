@@ -12,11 +12,12 @@ what others want to write (see `writing`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from idemreg import faults
+from idemreg.model import OnCrash
 from idemreg.sqlite import tasks
 from idemreg.sqlite.writing import Write
 from idemreg.store import Absent, Granted
@@ -29,27 +30,30 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "succeed", "success"]
 
+RERUN: Final = OnCrash.RERUN  # an enumeration looks up its members by Python code
+
 
 class Claim:
     """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
-    __slots__ = ("_opened", "_schema_version", "_wanted", "grant", "may_insert")
+    __slots__ = ("_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
 
     def __init__(self, opened: Opened, schema_version: int, wanted: Wanted) -> None:
         self._opened = opened
         self._schema_version = schema_version
         self._wanted = wanted
+        self._is_durable = wanted.durable and wanted.policy.on_crash is not RERUN
         self.grant: Granted | None = None
         self.may_insert = False
 
     def begin(self) -> Stored | Granted | Absent | None:
-        """Replay the task's stored success, or claim it where it has no row; durable if that is wanted.
+        """Replay the task's stored success, or claim it where it has no row. Durable as `Wanted` says.
 
         `Absent` where there is no row, and the general path must insert it; None where there is one, to be decided
         about. `SyncFailedError` where the claim is stored, and not durable.
         """
-        wanted, database = self._wanted, self._opened.database
-        synchronous, gate = database.levels[wanted.durable], database.gate
+        database = self._opened.database
+        synchronous, gate = database.levels[self._is_durable], database.gate
         connection = database.take(synchronous)
         try:
             found = self.look(connection)
@@ -67,7 +71,7 @@ class Claim:
             database.give_back(connection, synchronous)
         if not is_alone:
             database.write_one(self.write())
-        elif wanted.durable and self.grant is not None:
+        elif self._is_durable and self.grant is not None:
             database.durable()
         return self.grant
 
@@ -75,16 +79,16 @@ class Claim:
         """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
         found = tasks.glance(connection, self._schema_version, self._wanted)
         if type(found) is Absent:
-            if not self._wanted.durable:
-                self._opened.database.check_disk()
+            if not self._is_durable:
+                self._opened.database.check_disk(durable=self._wanted.durable)
             self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
         elif found is not None:
-            self._opened.database.seen_final()
+            self._opened.database.seen_final(durable=self._wanted.durable)
         return found
 
     def write(self) -> Write:
         """The second half, to be written with others."""
-        return Write(self._insert, durable=self._wanted.durable, is_atomic=True)
+        return Write(self._insert, durable=self._is_durable, is_atomic=True)
 
     def _insert(self, connection: Connection) -> None:
         self.take_back()

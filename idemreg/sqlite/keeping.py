@@ -27,10 +27,10 @@ class Keeper(Reader):
         """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
         from idemreg.sqlite import purging  # noqa: PLC0415 - a purge, an import and a backup are rare
 
-        version = self._schema_version
-        return self._opening.opened().database.read(
-            lambda connection: purging.survey(connection, version, query, at, after)
-        )
+        version, database = self._schema_version, self._opening.opened().database
+        survey = database.read(lambda connection: purging.survey(connection, version, query, at, after))
+        database.seen_final(durable=database.reads_durable)
+        return survey
 
     def remove(self, query: Query, at: Instant, after: str | None) -> Removed:
         """Remove a bounded number of final rows behind ``after`` whose ``keep_for`` has passed, in one transaction.

@@ -35,10 +35,10 @@ class Reader:
         opened = self._opening.opened()
         answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
         if answer is not None and not isinstance(answer, Running):
-            opened.database.seen_final()
+            opened.database.seen_final(durable=wanted.durable)
         return answer
 
-    def get(self, task_ids: Sequence[str]) -> list[Task | None]:
+    def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
         """The rows, in order."""
         version = self._schema_version
 
@@ -49,7 +49,7 @@ class Reader:
         database = self._opening.opened().database
         rows = database.read(get)
         if any(row is not None and row.status not in _MAY_PASS for row in rows):
-            database.seen_final()
+            database.seen_final(durable=database.reads_durable if durable is None else durable)
         return rows
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
@@ -57,7 +57,7 @@ class Reader:
         version, at = self._schema_version, self.instant()
         database = self._opening.opened().database
         page = database.read(lambda connection: queries.page(connection, version, query, at, after, limit))
-        database.seen_final()
+        database.seen_final(durable=database.reads_durable)
         return page
 
     def instant(self) -> Instant:
@@ -72,10 +72,18 @@ class Reader:
         """The random id of the place. Read anew each time: an import into an empty place changes it."""
         return self._opening.opened().database.read(queries.registry_id, self._schema_version)
 
+    def downstream_key(self, task_id: str) -> str:
+        """A key for receivers: the same over all attempts of the task, different in every other registry."""
+        from idemreg.tagged import digest  # noqa: PLC0415 - for jobs, which have it
+
+        return digest(f"{self.registry_id()}\n{task_id}".encode())[:32]
+
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
-        version = self._schema_version
-        return self._opening.opened().database.read(lambda connection: queries.count(connection, version))
+        version, database = self._schema_version, self._opening.opened().database
+        counts = database.read(lambda connection: queries.count(connection, version))
+        database.seen_final(durable=database.reads_durable)
+        return counts
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""

@@ -68,7 +68,7 @@ class Settler(Keeper):
             tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
             return self._reread(connection, wanted.task_id)
 
-        return opened.database.write(add, durable=are_durable([wanted]))
+        return opened.database.write(add, durable=wanted.durable)
 
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
         """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""

@@ -53,7 +53,10 @@ class State(Enum):
 
 
 class Write:
-    """Something to be written. ``body`` may be called more than once, each time after a rollback."""
+    """Something to be written. ``body`` may be called more than once, each time after a rollback.
+
+    Whether the commit is synced, ``body`` may still decide by setting ``durable``: a claim reads its policy in its row.
+    """
 
     __slots__ = ("_wake", "answer", "body", "durable", "error", "is_alone", "is_atomic", "is_synced", "state")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.model import Wanted
 from idemreg.sqlite import backend, hot, syncing, upkeep
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.syncing import GroupSync
@@ -49,32 +48,30 @@ def full_is_normal() -> None:
     replace(GroupSync, "durable", lambda _: lambda _self: None)
 
 
-def _never_durable(kind: type) -> None:
-    """Requests of this kind commit as if nobody had asked for durability."""
-
+def finish_not_synced() -> None:
     def careless(are_durable: Any) -> Any:
-        return lambda requests: False if isinstance(requests[0], kind) else are_durable(requests)
+        return lambda requests: False if isinstance(requests[0], End) else are_durable(requests)
 
     replace(backend, "are_durable", careless)
-
-
-def finish_not_synced() -> None:
     for name in ("succeed", "success"):
         replace(hot, name, lambda old: lambda *args: old(*args[:-1], args[-1]._replace(durable=False)))
-    _never_durable(End)
 
 
 def claim_not_synced() -> None:
     def careless(init: Any) -> Any:
-        return lambda self, opened, version, wanted: init(self, opened, version, wanted._replace(durable=False))
+        def init_careless(self: Any, *args: Any) -> None:
+            init(self, *args)
+            self._is_durable = False
+
+        return init_careless
 
     replace(hot.Claim, "__init__", careless)
-    _never_durable(Wanted)
+    replace(backend, "must_sync", lambda _: lambda *_args: False)
 
 
 def reader_does_not_join() -> None:
     """A row is answered from as soon as it is visible."""
-    replace(Database, "seen_final", lambda _: lambda _self: None)
+    replace(Database, "seen_final", lambda _: lambda _self, **_durable: None)
 
 
 def header_after_sync() -> None:
