@@ -32,8 +32,8 @@ CELERY_JOBS = """
 
     FOLDER = os.path.dirname(__file__)
 
-    # Kombu's own opens the file of a message where the worker looks for it, and fills it afterwards: a worker that takes
-    # it in between reads nothing, and ends. Here a message appears whole.
+    # Kombu's own opens the file of a message where the worker looks for it, and fills it afterwards: a worker that
+    # takes it in between reads nothing, and ends. Here a message appears whole.
     def put(channel, queue, payload, **_):
         name = f"{FOLDER}/queue/{time.monotonic_ns():020}_{uuid.uuid4()}.{queue}"
         with open(f"{name}.part", "w") as file:
