@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -71,13 +72,16 @@ class Bell:
         self._rung = threading.Event()
         self.is_stopped = False
         self._pages = 0
-        self._wake_at = passive_pages
-        self._net_at = net_pages
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget for how long it was to rest: the -wal began anew, or its commits are told here again."""
+        self._wake_at, self._net_at = self._passive_pages, self._net_pages
 
     def grown(self, pages: int) -> bool:
         """A commit has left so many pages in the -wal. True: it shall checkpoint by itself."""
         if pages < self._pages:  # the -wal began anew
-            self._wake_at, self._net_at = self._passive_pages, self._net_pages
+            self.begin()
         self._pages = pages
         if pages >= self._wake_at:
             self._rung.set()
@@ -89,6 +93,9 @@ class Bell:
     def rest(self, pages: int | None = None) -> None:
         """Ring no more before another so many pages have come on top of these (of the last known)."""
         self._wake_at = (self._pages if pages is None else pages) + self._passive_pages
+        self._rung.clear()  # by commits that these pages are of; a ring that is lost here comes with the next commit
+        if self.is_stopped:  # but for the last one
+            self._rung.set()
 
     def wait(self, timer_s: float) -> bool:
         """Until it rings or the time is over; False when it is all over."""
@@ -114,6 +121,7 @@ class Checkpointer:
         with Checkpointer(registry, on_checkpoint=print):       # for the block, in this process only
             ...
 
+    Of several on one registry the one that was started last is rung by the commits, until it is closed.
     ``on_checkpoint`` gets each `Checkpoint`, in the thread. What it raises goes to `threading.excepthook`, once as long
     as it stays the same, as do errors of a checkpoint itself; neither ends the thread.
     ``passive_pages``, ``restart_bytes``: from when on PASSIVE and RESTART are used. ``timer``: seconds or `timedelta`
@@ -130,16 +138,23 @@ class Checkpointer:
         timer: float | timedelta = TIMER_S,
         in_children: bool = False,
     ) -> None:
-        wal = getattr(registry.store, "wal", None)
+        wal = getattr(getattr(registry, "store", None), "wal", None)
         if not isinstance(wal, Wal):
-            msg = "this registry's store has no -wal to checkpoint"
+            msg = f"Checkpointer takes a Registry with a -wal (the `.registry` of an AsyncRegistry), not {registry!r}"
             raise TypeError(msg)
+        for name, value in (("passive_pages", passive_pages), ("restart_bytes", restart_bytes)):
+            if value < 1:
+                msg = f"{name} takes one or more, not {value!r}"
+                raise ValueError(msg)
         self.on_checkpoint = on_checkpoint
         self._wal = wal
         self._clock = registry.clock
         self._passive_pages = passive_pages
         self._restart_bytes = restart_bytes
         self._timer_s = seconds(timer, what="timer")
+        if not self._timer_s:
+            msg = "timer takes more than no time: without a pause the thread would keep a processor busy"
+            raise ValueError(msg)
         self._in_children = in_children
         self._reset()
         _checkpointers.add(self)
@@ -164,9 +179,10 @@ class Checkpointer:
         with self._stepping:
             if (state := self._wal.state()) is None:
                 return None
+            # Before the checkpoint, during which others commit: what they ring for is to come on top of what it sees.
+            self._bell.rest(state.pages)
             mode = self._due(state)
             done = None if mode is None else self._checkpoint(mode)
-            self._bell.rest(state.pages)
         self._tell(done)
         return done
 
@@ -204,6 +220,13 @@ class Checkpointer:
         if done is not None and self.on_checkpoint is not None:
             self.on_checkpoint(done)
 
+    def _report(self, error: BaseException) -> None:
+        if (text := repr(error)) != self._reported:
+            self._reported = text
+            threading.excepthook(
+                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+            )
+
     # --- the thread ---------------------------------------------------------------------------------------------
 
     @property
@@ -224,6 +247,7 @@ class Checkpointer:
         """Start the thread where none runs. Without one (the process ends, no more threads) the net of `Bell` holds."""
         with self._lock:
             if self.is_running or _ending.is_set():
+                self._bell.begin()  # another one may have had the commits
                 return
             self._bell = Bell(self._passive_pages, NET_PAGES)
             self._bell.ring()  # a look at what was there before
@@ -231,10 +255,7 @@ class Checkpointer:
             args = (weakref.ref(self), self._bell, self._timer_s)
             thread = threading.Thread(target=_serve, args=args, name="idemreg-checkpointer", daemon=True)
             weakref.finalize(self, self._bell.stop).atexit = False
-            # What is registered last is called first, and the files were opened before: the thread ends before they
-            # are closed.
-            atexit.unregister(_stop_all)
-            atexit.register(_stop_all)
+            _stop_at_exit()
             with contextlib.suppress(RuntimeError):
                 thread.start()
                 self._thread = thread
@@ -244,16 +265,9 @@ class Checkpointer:
         try:
             if self.step() is not None:
                 self._reported = ""
-        except Exception as error:  # noqa: BLE001 - whatever the disk or the callback has: the thread goes on
+        except BaseException as error:  # noqa: BLE001 - whatever the disk or the callback has: the thread goes on
             self._bell.rest()
             self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        if (text := repr(error)) != self._reported:
-            self._reported = text
-            threading.excepthook(
-                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
-            )
 
     def stop(self) -> None:
         """End the thread, and give the disk back what a reader has made the -wal grow beyond its working size.
@@ -272,12 +286,14 @@ class Checkpointer:
             if self._wal.is_open and self._wal.file_bytes() > self._restart_bytes:
                 done = self._wal.checkpoint("TRUNCATE", busy_s=PATIENCE_S)
                 self._seen.clear()
-                with contextlib.suppress(Exception):
+                try:
                     self._tell(done)
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - as in the thread
+                    self._report(error)
 
     def close(self) -> None:
         """End the thread for good, and give the checkpoints back to SQLite."""
-        self._wal.unwatch()
+        self._wal.unwatch(self._grown)
         self.stop()
 
     def __enter__(self) -> Self:
@@ -293,7 +309,7 @@ class Checkpointer:
         """In a forked child: the thread is the parent's, and a lock may be held by one that is not here."""
         self._reset()
         if not self._in_children:
-            self._wal.forget()
+            self._wal.forget(self._grown)
 
 
 def _serve(reference: weakref.ref[Checkpointer], bell: Bell, timer_s: float) -> None:
@@ -310,6 +326,15 @@ def _serve(reference: weakref.ref[Checkpointer], bell: Bell, timer_s: float) -> 
 
 _checkpointers: weakref.WeakSet[Checkpointer] = weakref.WeakSet()
 _ending = threading.Event()
+
+
+@functools.cache
+def _stop_at_exit() -> None:
+    """Once, when the first thread is to start: the module that closes the files at the exit was imported before.
+
+    What is registered last is called first, so the threads end before the files are closed.
+    """
+    atexit.register(_stop_all)
 
 
 def _stop_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import threading
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 
-from idemreg import Registry, checkpointer
+from idemreg import AsyncRegistry, Registry, checkpointer
 from idemreg.checkpointer import NET_PAGES, PASSIVE_PAGES, PATIENCE_S, RESTART_PAUSE_S, Bell, Checkpointer
 from idemreg.processes import locks_on
 from idemreg.sqlite.readers import OPEN_BYTE, wal_readers
@@ -222,6 +223,36 @@ def test_locks_of_a_device_that_stat_does_not_give(slow: Registry, path: Path, t
     assert [(reader.pid, reader.command, reader.process_s) for reader in readers] == [(4242, "", None)]
 
 
+def test_a_reader_costs_no_more_looks_than_are_due(slow: Registry, path: Path) -> None:
+    """Commits during a checkpoint ring for what they add to it, and not for what it has found futile."""
+    hand = by_hand(slow)
+    commits(slow, 5)
+    checkpoint = hand._wal.checkpoint
+
+    def while_others_commit(count: int) -> bool:
+        """Whether another step is due after one in the middle of which others commit."""
+
+        def busy(*args: Any, **options: Any) -> Checkpoint:
+            commits(slow, count, f"during {count}")
+            return checkpoint(*args, **options)
+
+        hand._wal.checkpoint = busy  # type: ignore[method-assign] # a real one, at a moment that a test can name
+        commits(slow, SMALL, f"before {count}")
+        done = hand.step()
+        assert done is not None
+        assert done.busy
+        return hand._bell._rung.is_set()
+
+    with Script(READER, path) as reader:
+        reader.expect("reading")
+        assert not while_others_commit(1)
+        assert while_others_commit(SMALL)
+    assert not hand._bell.is_stopped
+    hand._bell.stop()
+    hand._bell.rest()
+    assert hand._bell._rung.is_set()  # the last ring is never taken back
+
+
 # --- the bell ---------------------------------------------------------------------------------------------------
 
 
@@ -260,7 +291,7 @@ def test_the_net_bounds_the_wal_without_a_thread(slow: Registry, monkeypatch: py
 class Heard:
     """What a checkpointer's callback was told; a test waits for it."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: type[BaseException] | None = None) -> None:
         self.fails = fails
         self.all: list[Checkpoint] = []
         self._more = threading.Semaphore(0)
@@ -268,8 +299,8 @@ class Heard:
     def __call__(self, done: Checkpoint) -> None:
         self.all.append(done)
         self._more.release()
-        if self.fails:
-            raise LookupError
+        if self.fails is not None:
+            raise self.fails
 
     def next(self) -> Checkpoint:
         assert self._more.acquire(timeout=LONG_S)
@@ -304,17 +335,20 @@ def test_the_timer_finds_what_others_wrote(registry: Registry, path: Path) -> No
             assert heard.next().mode == "PASSIVE"
 
 
-def test_a_callback_that_fails_does_not_stop_the_thread(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [LookupError, SystemExit])
+def test_a_callback_that_fails_does_not_stop_the_thread(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
     """Its error goes to threading.excepthook, once as long as it is the same, and the next checkpoint comes."""
     told: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
-    heard = Heard(fails=True)
+    heard = Heard(fails=error)
     with Checkpointer(registry, on_checkpoint=heard, passive_pages=SMALL, timer=3_600) as running:
         for number in range(3):
             commits(registry, 3 * SMALL, f"n{number}")
             heard.next()
         assert runs(running)
-    assert [one.exc_type for one in told] == [LookupError]
+    assert [one.exc_type for one in told] == [error]
 
 
 def test_the_registry_brings_one(path: Path, open_registry: Callable[..., Registry]) -> None:
@@ -333,16 +367,70 @@ def test_the_registry_brings_one(path: Path, open_registry: Callable[..., Regist
     assert runs(running)
 
 
-def test_stop_gives_the_disk_back(open_registry: Callable[..., Registry], path: Path) -> None:
-    """A -wal that a reader made grow beyond its working size is truncated when the checkpointer stops."""
+def test_a_block_gives_the_commits_back(open_registry: Callable[..., Registry]) -> None:
+    """What the registry brought has the commits again after a block, as an outer block has them after an inner one."""
+    registry, heard = open_registry(checkpointer=True), Heard()
+    own = registry._checkpointer
+    assert own is not None
+    own._passive_pages, own.on_checkpoint = SMALL, heard
+    one, two, three = (Checkpointer(registry, timer=3_600) for _ in range(3))
+
+    def hearing() -> list[Checkpointer]:
+        """Whom a commit tells, which it does before it returns."""
+        every = (own, one, two, three)
+        for each in every:
+            each._bell._pages = -1
+        registry.add(f"t:{registry.count()}")
+        return [each for each in every if each._bell._pages >= 0]
+
+    with one:
+        assert hearing() == [one]
+        with two:
+            assert hearing() == [two]
+        assert hearing() == [one]
+        two.start()
+        three.start().start()
+        two.close()  # not the last one
+        assert hearing() == [three]
+        three.close()
+        assert hearing() == [one]
+    assert [runs(each) for each in (own, one, two, three)] == [True, False, False, False]
+    assert hearing() == [own]
+    registry.close()
+    assert hearing() == [own]
+    commits(registry, 2 * SMALL)
+    assert heard.next().mode == "PASSIVE"
+
+
+def test_what_was_not_told_is_made_up_for(open_registry: Callable[..., Registry]) -> None:
+    """One that rested while another had the commits is rung by the first that it is told of, not long afterwards."""
+    registry, heard = open_registry(checkpointer=True), Heard()
+    own = registry._checkpointer
+    assert own is not None
+    own._passive_pages, own.on_checkpoint = SMALL, heard
+    with Checkpointer(registry, timer=3_600):
+        own._bell.rest(NEVER)
+    commits(registry, 2 * SMALL)
+    assert heard.next().mode == "PASSIVE"
+
+
+def test_stop_gives_the_disk_back(
+    open_registry: Callable[..., Registry], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A -wal that a reader made grow beyond its working size is truncated when it stops; a callback changes nothing."""
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
     registry, other = open_registry(), open_registry()
     other.add("keeps the -wal's files")
-    with Checkpointer(registry, passive_pages=NEVER, restart_bytes=NEVER, timer=3_600) as running:
+    heard = Heard(fails=SystemExit)
+    with Checkpointer(registry, on_checkpoint=heard, passive_pages=NEVER, restart_bytes=NEVER, timer=3_600) as running:
         commits(registry, 100)
         grown = running._wal.file_bytes()
         running._restart_bytes = RESTART_BYTES
     assert grown > RESTART_BYTES
     assert running._wal.file_bytes() == 0
+    assert [one.mode for one in heard.all] == ["TRUNCATE"]
+    assert [one.exc_type for one in told] == [SystemExit]
 
 
 def test_a_dropped_registry_takes_its_thread_along(path: Path) -> None:
@@ -377,8 +465,17 @@ def test_stop_from_its_own_callback(registry: Registry) -> None:
         assert not runs(running)
 
 
+@pytest.mark.parametrize(
+    "options", [{"timer": 0}, {"timer": -1}, {"passive_pages": 0}, {"passive_pages": -5}, {"restart_bytes": 0}]
+)
+def test_wrong_options_show_at_once(registry: Registry, options: dict[str, Any]) -> None:
+    """What would checkpoint without a pause, or always, is a ValueError."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Checkpointer(registry, **options)
+
+
 def test_other_stores_are_refused(registry: Registry) -> None:
-    """A store without a -wal is a TypeError, not a thread that does nothing."""
+    """A store without a -wal, or an AsyncRegistry, is a TypeError that says what to give."""
 
     class Other:
         store = object()
@@ -386,6 +483,8 @@ def test_other_stores_are_refused(registry: Registry) -> None:
 
     with pytest.raises(TypeError):
         Checkpointer(Other())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the `\.registry` of an AsyncRegistry"):
+        Checkpointer(AsyncRegistry.of(registry))  # type: ignore[arg-type]
 
 
 # --- exit and fork ----------------------------------------------------------------------------------------------
@@ -433,6 +532,40 @@ def test_the_thread_ends_before_the_files_are_closed(path: Path) -> None:
         script.expect("True")
         script.expect("closing False")
         assert script.end() == 0
+
+
+def test_no_thread_begins_at_the_end(path: Path) -> None:
+    """A registry that is used once more by an exit function, after the threads were stopped, starts none."""
+    source = """
+        import atexit
+
+        def late():  # what is registered first is called last
+            registry.add("late")
+            say("late", registry._checkpointer.is_running)
+
+        atexit.register(late)
+        from idemreg import Registry
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=True)
+        registry.add("t")
+        say(registry._checkpointer.is_running)
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        script.expect("late False")
+        assert script.end() == 0
+
+
+def test_opening_anew_leaves_nothing_behind(open_registry: Callable[..., Registry]) -> None:
+    """However often the thread is started, one exit function stops it."""
+    registry = open_registry(checkpointer=True)
+    registry.add("t:0")
+    before = atexit._ncallbacks()
+    for number in range(1, 5):
+        registry.close()
+        registry.add(f"t:{number}")
+    assert registry._checkpointer is not None
+    assert runs(registry._checkpointer)
+    assert atexit._ncallbacks() == before
 
 
 def test_a_forked_child_has_its_own(path: Path) -> None:
@@ -486,22 +619,24 @@ def test_forks_in_the_middle_of_steps(path: Path) -> None:
         assert script.end() == 0
 
 
-def test_a_block_stays_with_the_parent(path: Path) -> None:
-    """A child forked inside a `with Checkpointer` block has no thread, and SQLite's own checkpoints."""
+@pytest.mark.parametrize("has_own", [False, True], ids=["alone", "over the registry's"])
+def test_a_block_stays_with_the_parent(path: Path, has_own: bool) -> None:  # noqa: FBT001
+    """In a child forked inside a `with Checkpointer` block the registry's own goes on, or the commits checkpoint."""
     source = """
         from idemreg import Registry
         from idemreg.checkpointer import Checkpointer
-        registry = Registry(sys.argv[1], durability="normal")
+        registry = Registry(sys.argv[1], durability="normal", checkpointer=sys.argv[2] == "True")
         with Checkpointer(registry) as running:
             registry.add("parent")
             pid = os.fork()
             if pid == 0:
+                own, watchers = registry._checkpointer, registry._store.wal._watchers
                 registry.add("child")
-                say(running.is_running, registry._store.wal._watcher)
+                say(running.is_running, own and own.is_running, [one.__self__ is own for one in watchers])
                 os._exit(0)
             say("ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), running.is_running)
     """
-    with Script(source, path) as script:
-        script.expect("False None")
+    with Script(source, path, has_own) as script:
+        script.expect("False True [True]" if has_own else "False None []")
         script.expect("ended 0 True")
         assert script.end() == 0

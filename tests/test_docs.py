@@ -7,6 +7,7 @@ comments: they run like the others, and no reader sees them.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from idemreg import Registry, Status
 from tests.support.processes import PATIENCE_S, ROOT
-from tests.test_readme import README, blocks, environment, headings
+from tests.test_readme import README, blocks, environment, headings, shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +70,26 @@ def test_the_page_shows_python_and_proves_it(page: Path) -> None:
     seen = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     assert [block for block in blocks(seen) if block.language == "python"]
     assert re.search(r"^\s*assert ", program(text), re.MULTILINE)
+
+
+def test_the_orders_of_the_recipe_are_shipped_once(tmp_path: Path) -> None:
+    """The shell of recipes.md, fed twice: each order is shipped once, and the second run replays all of them."""
+    (command,) = [
+        block.text for page in PAGES for block in blocks(page.read_text("utf-8")) if block.language == "shell"
+    ]
+    orders = [{"id": number, "to": f"{number} Elm Street"} for number in range(12)]
+    (tmp_path / "orders.jsonl").write_text("".join(f"{json.dumps(order)}\n" for order in orders), "utf-8")
+    ship = tmp_path / "ship"
+    ship.write_text('#!/bin/sh\nread -r order && echo "$order" >>shipped\n', "utf-8")
+    ship.chmod(0o755)
+    for _ in range(2):
+        done = shell(command, tmp_path, environment(IDEMREG_DB=str(tmp_path / "jobs.db")))
+        assert done.returncode == 0, done.stderr
+        shipped = [json.loads(line) for line in (tmp_path / "shipped").read_text("utf-8").splitlines()]
+        assert sorted(shipped, key=lambda order: int(order["id"])) == orders
+    with Registry(tmp_path / "jobs.db", create=False) as registry:
+        assert sorted(task.task_id for task in registry.tasks()) == sorted(f"order:{order['id']}" for order in orders)
+        assert registry.count() == {Status.SUCCEEDED: len(orders)}
 
 
 def test_a_page_keeps_its_line_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ CELERY_JOBS = """
     import uuid
 
     from celery import Celery
-    from celery.exceptions import Retry
+    from celery.exceptions import Retry, SoftTimeLimitExceeded
     from idemreg import Registry, current_claim
     from kombu.transport import filesystem
 
@@ -83,6 +84,49 @@ CELERY_JOBS = """
     def die(key: str) -> None:
         witness(f"die:{key}")
         os.kill(os.getpid(), signal.SIGKILL)
+
+    # From here on as docs/celery.md recommends: the broker delivers the message of a killed worker once more.
+    @app.task(name="die_late", acks_late=True, reject_on_worker_lost=True)
+    @registry.idempotent("die_late:{key}")
+    def die_late(key: str) -> None:
+        witness(f"die_late:{key}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @registry.idempotent("order:{order}")
+    def ship(order: int) -> dict:
+        witness(f"order:{order}")
+        return {"parcel": os.getpid()}
+
+    @app.task(name="ship_and_die", bind=True, acks_late=True, reject_on_worker_lost=True)
+    def ship_and_die(self, order: int) -> dict:
+        outcome = ship.call(order)
+        witness(f"delivered:{self.request.id}")
+        if not outcome.replayed:  # done, but never acknowledged
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome.result
+
+    @app.task(name="limited", soft_time_limit=0.2)
+    @registry.idempotent("limited:{key}", unknown_on=SoftTimeLimitExceeded)
+    def limited(key: str) -> None:
+        witness(f"limited:{key}")
+        while True:
+            signal.pause()
+
+    # Each delivery leaves a byte before the decorator is entered; the body waits for two.
+    met = os.open(f"{FOLDER}/met", os.O_RDWR)
+
+    @app.task(name="meet", bind=True)
+    def meet(self, key: str) -> int:
+        witness(f"delivered:{self.request.id}")
+        os.write(met, b"x")
+        return meet_once(key)
+
+    @registry.idempotent("meet:{key}", wait=50)
+    def meet_once(key: str) -> int:
+        witness(f"meet:{key}")
+        for _ in range(2):
+            os.read(met, 1)
+        return os.getpid()
 """
 
 CELERY_WORKER = """
@@ -149,6 +193,7 @@ def celery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Celery]:
     folder = tmp_path_factory.mktemp("celery")
     for name in ("queue", "control", "processed", "results"):
         (folder / name).mkdir()
+    os.mkfifo(folder / "met")
     (folder / "celery_jobs.py").write_text(textwrap.dedent(CELERY_JOBS), "utf-8")
     with Script(CELERY_WORKER, folder) as worker:
         while not (line := worker.line()).startswith("ready"):
@@ -201,6 +246,43 @@ def test_a_killed_celery_worker_leaves_unknown(celery: Celery) -> None:
         task = registry.get("die:a")
         assert task is not None
         assert task.status is Status.UNKNOWN
+
+
+def test_two_celery_processes_share_one_execution(celery: Celery) -> None:
+    """Two processes of the pool have a message of one task at once: one runs it, the other waits for its result."""
+    sent = [celery.send("meet", "a") for _ in range(2)]
+    first, second = (celery.result(one) for one in sent)
+    assert first == second == {"value": celery.witnessed("meet:a")[0]}
+    assert len(celery.witnessed("meet:a")) == 1
+    processes = {pid for one in sent for pid in celery.witnessed(f"delivered:{one['id']}")}
+    assert len(processes) == 2
+    assert celery.worker_pid not in processes
+
+
+def test_the_message_of_a_killed_celery_worker_comes_again(celery: Celery) -> None:
+    """With acks_late and reject_on_worker_lost the broker delivers it once more, and what is in doubt does not run."""
+    assert celery.result(celery.send("die_late", "a")) == {"error": "TaskUnknownError"}
+    assert len(celery.witnessed("die_late:a")) == 1
+    with Registry(celery.folder / "jobs.db", create=False) as registry:
+        task = registry.get("die_late:a")
+        assert task is not None
+        assert task.status is Status.UNKNOWN
+
+
+def test_a_celery_worker_that_dies_behind_its_job(celery: Celery) -> None:
+    """Done, and killed before the message was acknowledged: its second delivery gets the result, and nothing runs."""
+    sent = celery.send("ship_and_die", 7)
+    (pid,) = celery.result(sent)["value"].values()
+    assert celery.witnessed("order:7") == [pid]
+    first, second = celery.witnessed(f"delivered:{sent['id']}")
+    assert first == pid != second
+
+
+def test_a_soft_time_limit_of_celery_leaves_unknown(celery: Celery) -> None:
+    """The limit is an error in mid-job, which unknown_on takes for what it is: nobody knows, and nothing runs again."""
+    assert celery.result(celery.send("limited", "a")) == {"error": "SoftTimeLimitExceeded"}
+    assert celery.result(celery.send("limited", "a")) == {"error": "TaskUnknownError"}
+    assert len(celery.witnessed("limited:a")) == 1
 
 
 # --- multiprocessing ----------------------------------------------------------------------------------------------

@@ -124,6 +124,26 @@ def test_dependencies_are_two(built: Built) -> None:
     assert {Requirement(text) for text in found} == {Requirement(text) for text in declared}
 
 
+def test_the_core_imports_its_two_dependencies_only(tmp_path: Path) -> None:
+    """Every module, idemreg.ext.asgi included, imports none of the extras and no framework."""
+    script = """if True:
+        import importlib, pkgutil, sys
+        before = set(sys.modules)
+        import idemreg
+        names = [one.name for one in pkgutil.walk_packages(idemreg.__path__, "idemreg.")]
+        assert "idemreg.ext.asgi" in names and "idemreg.sqlite.hot" in names
+        for name in names:
+            if name not in ("idemreg.__main__", "idemreg.ext.powertools"):
+                importlib.import_module(name)
+        roots = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(*sorted(roots - sys.stdlib_module_names))
+    """
+    command = [sys.executable, "-I", "-c", script]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["apsw", "click", "idemreg"]
+
+
 def test_version_is_written_once(built: Built) -> None:
     """The wheel, the installation and `idemreg.__version__` name one version."""
     assert wheel_metadata(built.wheel)["Version"] == idemreg.__version__

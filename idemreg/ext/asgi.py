@@ -22,6 +22,7 @@ from idemreg.ext.http import (
     Problem,
     Recorded,
     RecordedCodec,
+    check_address,
     end_to_end,
     parse_key,
     problem_of,
@@ -79,12 +80,13 @@ class IdempotencyMiddleware:
     """Runs the application once for each `Idempotency-Key`, and replays its response. Never blocks the event loop.
 
     ``methods`` and ``paths`` say what is protected: ``paths`` are paths with all that is below them, or a callable
-    that is given the path. ``required``: a protected request without a key is refused (400); False: it just runs.
+    that is given the path, as the application's own routes have it: without its ``root_path``.
+    ``required``: a protected request without a key is refused (400); False: it just runs.
     ``user``: called with the scope, gives whose keys these are, or None for keys that all share.
-    ``fingerprint``: called with the scope and the body, gives what must be the same under one key (the query and the
-    body). ``leave_out``: headers that are not stored. ``documentation``: the address of your own page on keys, for
-    the problems. All other options are those of `Registry.run`, such as ``wait=`` for a running twin, ``max_attempts``,
-    ``on_crash`` and ``keep_for``.
+    ``fingerprint``: called with the scope and the body, gives what must be the same under one key (the path as it was
+    sent, the query and the body). ``leave_out``: headers that are not stored. ``documentation``: the address of your
+    own page on keys, for the problems. All other options are those of `Registry.run`, such as ``wait=`` for a running
+    twin, ``max_attempts``, ``on_crash`` and ``keep_for``.
     """
 
     def __init__(
@@ -120,13 +122,14 @@ class IdempotencyMiddleware:
         self.max_response_bytes: Final = max_response_bytes
         self.leave_out: Final = frozenset(one.lower().encode("ascii") for one in leave_out)
         self._retry_after_s = retry_after_s
-        self._documentation = documentation
+        self._documentation = check_address(documentation)
         self._options: CallOptions = {**options, "result": RecordedCodec()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else a server asks of an application."""
         if not self._protects(scope):
             return await self.app(scope, receive, send)
+        scope = _listed(scope)
         key = parse_key([value for name, value in scope["headers"] if bytes(name).lower() == b"idempotency-key"])
         if key is KEY_MISSING and not self._required:
             return await self.app(scope, receive, send)
@@ -140,7 +143,7 @@ class IdempotencyMiddleware:
         return await self._once(key, body, scope, send)
 
     def _protects(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["method"] in self._methods and self._protects_path(scope["path"])
+        return scope["type"] == "http" and scope["method"] in self._methods and self._protects_path(_route_path(scope))
 
     async def _once(self, key: str, body: bytes, scope: Scope, send: Send) -> None:
         task_id = task_id_of(scope["method"], scope["path"], self._user and self._user(scope), key)
@@ -222,7 +225,7 @@ class _Exchange:
             await self._forward(message)
 
     def _begin(self, message: Message) -> None:
-        self._start = message
+        self._start = message = _listed(message)
         self._held.append(message)
         length = next((value for name, value in message.get("headers", ()) if name.lower() == b"content-length"), None)
         self._is_stream = length is None or not length.isdigit() or int(length) > self._of.max_response_bytes
@@ -260,6 +263,8 @@ class _Exchange:
 
     async def _settle(self) -> None:
         claim, start = cast("AsyncClaim", self._claim), cast("Message", self._start)
+        if not claim.is_open:  # the application has ended it itself, and this client is to hear what it says of that
+            return None
         status = int(start["status"])  # an `HTTPStatus` is no plain data, and would be lost with its response
         if status in NOT_BEGUN:
             return await claim.release()
@@ -308,7 +313,23 @@ async def _read(receive: Receive, scope: Scope, limit: int) -> bytes | Problem |
 
 
 def _fingerprint(scope: Scope, body: bytes) -> object:
-    return {"query": bytes(scope.get("query_string", b"")), "sha256": hashlib.sha256(body).digest()}
+    told = {"query": bytes(scope.get("query_string", b"")), "sha256": hashlib.sha256(body).digest()}
+    raw_path = scope.get("raw_path")  # optional; the path that names the task is decoded, so that /a%2Fb is /a/b there
+    return told if raw_path is None else {**told, "path": bytes(raw_path)}
+
+
+def _listed(one: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The scope or message with headers that can be read twice; by the specification they are any iterable."""
+    if isinstance(one.get("headers", ()), (list, tuple)):
+        return one
+    return {**one, "headers": list(one["headers"])}
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below the ``root_path`` under which a server or a mount has put the application, as it routes by it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    below = path.removeprefix(root)
+    return below if below == "" or below.startswith("/") else path
 
 
 def _path_test(paths: Iterable[str] | Callable[[str], bool] | None) -> Callable[[str], bool]:

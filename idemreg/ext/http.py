@@ -24,7 +24,7 @@ from idemreg.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from idemreg.errors import IdemregError
 
@@ -36,6 +36,7 @@ __all__ = [
     "Problem",
     "Recorded",
     "RecordedCodec",
+    "check_address",
     "end_to_end",
     "parse_key",
     "problem_of",
@@ -50,6 +51,9 @@ PART_CHARACTERS: Final = 120
 # A String of RFC 8941 as the draft wants it. Bare tokens too, since most clients of today send them so.
 _QUOTED: Final = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _BARE: Final = re.compile(r"[!#-+\--:<-\[\]-~]+")
+
+# Enough of RFC 3986 for a header's <...>: no character that ends it, and none that is no ASCII.
+_ADDRESS: Final = re.compile(r"[!#-;=?-~]*")
 
 # RFC 9110, 7.6.1, and what older proxies send: they speak of one connection, not of the response.
 HOP_BY_HOP: Final = frozenset({
@@ -146,8 +150,8 @@ _LOST: Final = Problem(
     410,
     "response-lost",
     "The request was carried out, and its response is gone",
-    "The response was too large to be kept, or only an operator knows of it. Do not send the request again: look at its"
-    " effect.",
+    "The response was too large to be kept, or only the effect of the request is known. Do not send it again: look at"
+    " its effect.",
 )
 _REFUSED: Final = Problem(
     403, "refused", "The request is not going to be carried out", "An operator has decided so; use another key."
@@ -155,6 +159,14 @@ _REFUSED: Final = Problem(
 _UNAVAILABLE: Final = Problem(
     503, "unavailable", "The registry of requests cannot be read or written", "Nothing was carried out."
 )
+
+
+def check_address(documentation: str) -> str:
+    """The address as it can stand in a header; ValueError for any other."""
+    if _ADDRESS.fullmatch(documentation) is None:
+        msg = f"documentation= takes a URI in ASCII, with all else in it as %XX, not {documentation!r}"
+        raise ValueError(msg)
+    return documentation
 
 
 def problem_of(error: IdemregError) -> Problem:
@@ -233,17 +245,29 @@ class Recorded(NamedTuple):
 
 
 class RecordedCodec:
-    """Responses as plain data. One without its body is refused: the task has then succeeded with its result lost."""
+    """Responses as plain data. One without its body is refused: the task has then succeeded with its result lost.
 
-    def encode(self, value: Recorded, /) -> object:
+    A verify hook, and a handler that ends its claim itself, may give a mapping with the fields of `Recorded`; or None,
+    where nobody knows the response.
+    """
+
+    def encode(self, value: Recorded | Mapping[str, Any] | None, /) -> object:
         """The response as plain data."""
-        if value.body is None:
-            msg = f"the body of the response (status {value.status}) is larger than what is kept"
+        if value is None:
+            return None
+        given = value if isinstance(value, Recorded) else Recorded(**value)
+        if given.body is None:
+            msg = f"the body of the response (status {given.status}) is larger than what is kept"
             raise ValueError(msg)
-        return {"status": value.status, "headers": value.headers, "body": value.body}
+        # memoryview, because bytes(7) would be seven zeros
+        headers = [(bytes(memoryview(name)), bytes(memoryview(field))) for name, field in given.headers]
+        return {"status": int(given.status), "headers": headers, "body": bytes(memoryview(given.body))}
 
     def decode(self, data: Any, /) -> Recorded:  # noqa: ANN401 - plain data
         """The response again."""
+        if data is None:
+            msg = "the response is not known"
+            raise ValueError(msg)
         return Recorded(data["status"], [(name, value) for name, value in data["headers"]], data["body"])
 
 

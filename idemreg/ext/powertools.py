@@ -37,14 +37,14 @@ from idemreg.errors import (
 )
 from idemreg.model import NO_CHECKSUM, Liveness, Status, Wanted
 from idemreg.options import Options
+from idemreg.registry import Registry
 from idemreg.store import End, Granted, Unknown
 from idemreg.tagged import canonical, digest
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
     from idemreg.model import Task
-    from idemreg.options import Durability
-    from idemreg.registry import Registry
+    from idemreg.options import CallOptions, Durability
 
 __all__ = ["IdemregPersistenceLayer"]
 
@@ -81,9 +81,24 @@ class _Held(NamedTuple):
     """A claim between the utility's "in progress" and its "success" or "delete"."""
 
     key: str
-    function_name: str
     claim: Claim
-    deadline_ms: int
+
+
+class _Call(NamedTuple):
+    """A function that the utility has entered, or may enter: its data, which the utility gives again at the end."""
+
+    data: Any
+    function_name: str
+    has_claim: bool
+
+
+class _Local(threading.local):
+    """What one thread has begun and not ended; the last is the innermost."""
+
+    def __init__(self) -> None:
+        self.function_name = ""
+        self.calls: list[_Call] = []
+        self.stack: list[_Held] = []
 
 
 class IdemregPersistenceLayer(BasePersistenceLayer):
@@ -101,14 +116,16 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         on_crash: Literal["rerun", "hold"] = "rerun",
         durability: Durability | None = None,
     ) -> None:
-        self._local = threading.local()  # before the base, which sets function_name
+        given: object = registry
+        if not isinstance(given, Registry):
+            msg = f"IdemregPersistenceLayer takes a Registry (the `.registry` of an AsyncRegistry), not {registry!r}"
+            raise TypeError(msg)
+        self._local = _Local()  # before the base, which sets function_name
         super().__init__()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._holds = on_crash == "hold"
-        options = Options.of(
-            {"on_crash": on_crash, "durability": durability, "result": _StoredCodec()}, registry.durability
-        )
-        self._terms = registry.terms(options)
+        asked: CallOptions = {"on_crash": on_crash, "durability": durability, "result": _StoredCodec()}
+        self._terms = registry.terms(Options.of(asked, registry.durability))
         self._open: dict[str, _Held] = {}  # by task_id, of this process
 
     # --- the utility's own slips ------------------------------------------------------------------------------------
@@ -116,18 +133,31 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
     @property
     def function_name(self) -> str:
         """Part of the key. The base keeps one for all; a thread's own keeps functions of two threads apart."""
-        return getattr(self._local, "function_name", "")
+        return self._local.function_name
 
     @function_name.setter
     def function_name(self, name: str) -> None:
         self._local.function_name = name
 
+    def save_inprogress(self, data: Any, remaining_time_in_millis: int | None = None) -> None:  # noqa: ANN401
+        """As the base. Notes under which name the function runs, also that of a durable one that goes on."""
+        try:
+            super().save_inprogress(data, remaining_time_in_millis)
+        except IdempotencyItemAlreadyExistsError as error:
+            if error.old_data_record is None or error.old_data_record.status == IN_PROGRESS:
+                self._local.calls.append(_Call(data, self.function_name, has_claim=False))
+            raise
+        self._local.calls.append(_Call(data, self.function_name, has_claim=True))
+        del self._local.calls[:-MAX_NESTED]  # of functions that were interrupted, which the utility never ends
+
     def save_success(self, data: Any, result: Any) -> None:  # noqa: ANN401 - as the base
         """As the base. A result that has no JSON is lost, and not the fact that the function ran."""
-        held = self._restore(data)
+        self._restore(data)
         try:
             super().save_success(data, result)
         except (TypeError, ValueError):
+            key = str(self._get_hashed_idempotency_key(data))  # there is one: without it nothing is to be stored
+            held = self._mine(key) or self._open.get(_task_id(key))
             if held is not None and held.claim.is_open:
                 with contextlib.suppress(ResultError):
                     self._let_go(held).succeed(_Stored(None, 0))
@@ -138,18 +168,19 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         self._restore(data)
         super().delete_record(data, exception)
 
-    def _restore(self, data: Any) -> _Held | None:  # noqa: ANN401
-        """Find this thread's claim for the data, and the function's name under which it was made.
+    def _restore(self, data: Any) -> None:  # noqa: ANN401
+        """Set the name under which the call with this data began; what was called inside of it has set its own since.
 
-        A decorated function that is called inside another one has set its own name since.
+        The utility copies the data for each call, but not text and numbers. Of calls with the same text the innermost
+        that has a claim ends: who is refused sets a name, and ends nothing.
         """
-        before = self.function_name
-        for held in reversed(self._stack):
-            self.function_name = held.function_name
-            if self._get_hashed_idempotency_key(data) == held.key:
-                return held
-        self.function_name = before
-        return None
+        calls = self._local.calls
+        _, found = max(
+            ((call.has_claim, n) for n, call in enumerate(calls) if call.data is data), default=(False, None)
+        )
+        if found is not None:
+            self.function_name = calls[found].function_name
+            del calls[found:]
 
     def _validate_payload(self, data_payload: Any, stored_data_record: DataRecord) -> None:  # noqa: ANN401
         """As the base, where a row stores only a checksum of the payload's hash."""
@@ -188,7 +219,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             )
             (answer,) = self._terms.store.claim([wanted])
             if isinstance(answer, Granted):
-                self._hold(data_record.idempotency_key, answer, wanted.name, deadline_ms)
+                self._hold(data_record.idempotency_key, answer, wanted.name)
                 return
         raise IdempotencyItemAlreadyExistsError
 
@@ -300,26 +331,20 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
 
     # --- claims -----------------------------------------------------------------------------------------------------
 
-    @property
-    def _stack(self) -> list[_Held]:
-        """The claims that this thread has made and not ended; the last is the innermost."""
-        stack: list[_Held] = self._local.__dict__.setdefault("stack", [])
-        return stack
-
-    def _hold(self, key: str, grant: Granted, name: str, deadline_ms: int) -> None:
+    def _hold(self, key: str, grant: Granted, name: str) -> None:
         if self._terms.teller is not None:
             self._terms.teller.granted(grant, name)
-        held = _Held(key, self.function_name, Claim(self._terms, grant, name), deadline_ms)
+        held = _Held(key, Claim(self._terms, grant, name))
         self._open[grant.task_id] = held
-        self._stack.append(held)
-        del self._stack[:-MAX_NESTED]  # of functions that were interrupted, which the utility never ends
+        self._local.stack.append(held)
+        del self._local.stack[:-MAX_NESTED]  # of functions that were interrupted, which the utility never ends
 
     def _mine(self, key: str) -> _Held | None:
-        return next((held for held in reversed(self._stack) if held.key == key), None)
+        return next((held for held in reversed(self._local.stack) if held.key == key), None)
 
     def _let_go(self, held: _Held) -> Claim:
-        if held in self._stack:
-            self._stack.remove(held)
+        if held in self._local.stack:
+            self._local.stack.remove(held)
         if self._open.get(held.claim.task_id) is held:
             self._open.pop(held.claim.task_id, None)
         return held.claim
@@ -339,7 +364,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             wanted = Wanted(task_id, row.name, row.checksum, row.policy, row.keep_ms)
             (answer,) = self._terms.store.claim([wanted])
             if isinstance(answer, Granted):  # its process is proven dead
-                return _Held(key, self.function_name, Claim(self._terms, answer, row.name), _deadline_ms(row))
+                return _Held(key, Claim(self._terms, answer, row.name))
         msg = f"the claim of task {task_id!r} is not this owner's any more"
         raise ClaimLostError(msg, task_id=task_id)
 

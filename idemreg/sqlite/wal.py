@@ -49,16 +49,17 @@ class Wal:
     def __init__(self, opening: Opening, clock: Clock) -> None:
         self._opening = opening
         self._clock = clock
-        self._watcher: tuple[Callable[[int], bool], Callable[[], None]] | None = None
+        # What hears of the commits, the last one alone -> what is called whenever the file is opened.
+        self._watchers: dict[Callable[[int], bool], Callable[[], None]] = {}
         opening.when_opened = self._when_opened
 
     def _when_opened(self, opened: Opened) -> None:
         database = opened.database
         if database.index is not None:  # where there is none, SQLite checkpoints at its commits
-            grown = None if self._watcher is None else self._watcher[0]
+            grown = next(reversed(list(self._watchers)), None)
             database.after_commit = _AfterCommit(database, database.index, self._clock, grown)
-        if self._watcher is not None:
-            self._watcher[1]()
+        for tell in list(self._watchers.values()):
+            tell()
 
     @property
     def is_open(self) -> bool:
@@ -104,22 +105,24 @@ class Wal:
         """From now on ``grown`` hears of each commit of this process, which does not checkpoint by itself.
 
         It gets the pages in the -wal, and answers whether the commit shall checkpoint all the same. It must be quick
-        and never raise. ``opened`` is called whenever the file is opened, and now if it is.
+        and never raise. ``opened`` is called whenever the file is opened, and now if it is. Whoever watched before
+        hears of no commit until this one has stopped watching.
         """
-        self._watch((grown, opened))
+        self._watchers.setdefault(grown, opened)
+        self._changed()
 
-    def unwatch(self) -> None:
-        """Give the checkpoints back to the commits."""
-        self._watch(None)
+    def unwatch(self, grown: Callable[[int], bool]) -> None:
+        """Give the checkpoints back to who watched before, or to the commits. In any order; twice is nothing."""
+        if self._watchers.pop(grown, None) is not None:
+            self._changed()
 
-    def _watch(self, watcher: tuple[Callable[[int], bool], Callable[[], None]] | None) -> None:
-        self._watcher = watcher
+    def _changed(self) -> None:
         if (now_open := self._opening.current) is not None:
             self._when_opened(now_open)
 
-    def forget(self) -> None:
-        """In a forked child: nobody watches what it will open. What the parent has open is not touched."""
-        self._watcher = None
+    def forget(self, grown: Callable[[int], bool]) -> None:
+        """In a forked child: as `unwatch`, for what it will open. What the parent has open is not touched."""
+        self._watchers.pop(grown, None)
 
 
 def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkpoint:

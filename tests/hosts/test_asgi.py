@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import apsw
 import httpx2 as httpx
 import pytest
 import trio
@@ -25,11 +29,13 @@ from idemreg import (
     StoreBusyError,
     StoreFullError,
     TaskRunningError,
+    Verdict,
+    Verified,
     aio,
 )
 from idemreg.ext import http
 from idemreg.ext.asgi import IdempotencyMiddleware, IncompleteResponseError
-from idemreg.ext.http import end_to_end, parse_key, task_id_of
+from idemreg.ext.http import Recorded, end_to_end, parse_key, task_id_of
 from idemreg.sqlite import tasks as statements
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
@@ -206,6 +212,27 @@ def test_what_is_not_protected_just_runs(areg: AsyncRegistry) -> None:
     asyncio.run(main())
 
 
+def test_paths_are_the_applications_own(areg: AsyncRegistry) -> None:
+    """Under a root_path or a mount `paths` are matched as the routes are, and the task_id has the full path."""
+    app = App(CREATED)
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, areg, paths=["/orders"])
+        for path in ("/api/orders", "/api/orders/7", "/orders"):
+            assert (await call(protected, scope_of(None, path=path, root_path="/api"))).problem == "key-missing"
+        for path, root in (("/apiorders", "/api"), ("/api/orders", ""), ("/orders/7", "/orders"), ("/api", "/api")):
+            assert (await call(protected, scope_of(None, path=path, root_path=root))).status == 201
+        seen: list[str] = []
+        listening = IdempotencyMiddleware(app, areg, paths=lambda path: bool(seen.append(path)))  # type: ignore[func-returns-value]
+        for path in ("/api/orders", "/api", "/apiorders"):
+            await call(listening, scope_of(path=path, root_path="/api"))
+        assert seen == ["/orders", "", "/apiorders"]
+        await call(protected, scope_of(path="/api/orders", root_path="/api"))
+        assert (await only(areg)).task_id == f"POST /api/orders {KEY[1:-1]}"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
 def test_what_is_no_request_is_passed_through(areg: AsyncRegistry, kind: str) -> None:
     """Lifespan and websockets reach the application with the server's own functions."""
@@ -242,7 +269,7 @@ def test_a_key_is_what_stands_between_the_quotes(field: bytes, key: str) -> None
 
 
 def test_another_payload_under_one_key_is_refused(areg: AsyncRegistry) -> None:
-    """Another body, or another query, is other work: 422, and it does not run."""
+    """Another body, another query, or another path that reads the same when decoded, is other work: 422, no run."""
     app = App(CREATED)
     protected = IdempotencyMiddleware(app, areg)
 
@@ -253,12 +280,14 @@ def test_another_payload_under_one_key_is_refused(areg: AsyncRegistry) -> None:
             await call(protected, scope_of(query_string=b"a=1"), body=b"1"),
         ):
             assert (answer.status, answer.problem) == (422, "mismatch")
+        encoded = [scope_of('"c"', path="/orders/a/b", raw_path=raw) for raw in (b"/orders/a%2Fb", b"/orders/a/b")]
+        assert [(await call(protected, scope)).status for scope in (*encoded, encoded[0])] == [201, 422, 201]
         loose = IdempotencyMiddleware(app, areg, fingerprint=lambda scope, body: None)
         assert (await call(loose, scope_of('"b"'), body=b"1")).status == 201
         assert (await call(loose, scope_of('"b"'), body=b"2")).replayed
 
     asyncio.run(main())
-    assert app.requests == [b"1", b"1"]
+    assert app.requests == [b"1", b"{}", b"1"]
 
 
 def test_keys_belong_to_a_method_a_path_and_a_user(areg: AsyncRegistry) -> None:
@@ -302,6 +331,26 @@ def test_headers_of_one_connection_are_not_repeated() -> None:
     """Hop-by-hop headers, those that Connection names, and those that were asked to be left out."""
     headers = [(b"Keep-Alive", b"5"), (b"X-A", b"1"), (b"Connection", b"X-B"), (b"X-B", b"2"), (b"Date", b"now")]
     assert end_to_end(headers, frozenset({b"date"})) == [(b"x-a", b"1")]
+
+
+def test_headers_that_can_be_read_once_reach_everybody(areg: AsyncRegistry) -> None:
+    """By the specification headers are any iterable: the application, the client and a replay have all of them."""
+    seen = []
+    headers = [(b"x-a", b"1"), (b"content-length", b"2"), (b"x-b", b"2")]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(list(scope["headers"]))
+        await App((201, iter(headers), [b"ok"]))(scope, receive, send)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, areg)
+        for scope in (scope_of(), scope_of()):
+            given = [(b"content-length", b"2"), *scope["headers"], (b"content-type", b"x")]
+            answer = await call(protected, {**scope, "headers": iter(given)})
+            assert answer.headers[:3] == headers
+        assert seen == [given]
+
+    asyncio.run(main())
 
 
 # --- twins --------------------------------------------------------------------------------------------------------
@@ -366,6 +415,32 @@ def test_a_large_response_is_passed_on_and_lost(areg: AsyncRegistry, headers: li
     assert app.entered == 1
     (task,) = tasks(areg)
     assert (task.status, task.result) == (Status.SUCCEEDED, None)
+
+
+def test_what_is_too_large_is_passed_on_as_it_comes(areg: AsyncRegistry) -> None:
+    """A response that grows past the limit, whatever it declared, is held back no longer and kept nowhere."""
+    limit, part, parts = 200_000, 100_000, 100
+    sent: list[int] = []
+    held: list[tuple[int, int]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+        for n in range(parts):
+            await send({"type": "http.response.body", "body": b"%d" % (n % 10) * part, "more_body": n < parts - 1})
+            held.append(((n + 1) * part - sum(sent), tracemalloc.get_traced_memory()[0]))
+
+    async def send(message: Any) -> None:
+        sent.append(len(message.get("body", b"")))
+
+    tracemalloc.start()
+    try:
+        asyncio.run(IdempotencyMiddleware(app, areg, max_response_bytes=limit)(scope_of(), once(b"{}"), send))
+    finally:
+        tracemalloc.stop()
+    assert [back for back, _ in held] == [part, 2 * part] + [0] * (parts - 2)
+    memory = [bytes_ for _, bytes_ in held]
+    assert max(memory) < min(memory) + 5 * part
+    assert sum(sent) == part * parts
 
 
 def test_the_largest_response_that_is_kept_fits(areg: AsyncRegistry) -> None:
@@ -548,6 +623,65 @@ def test_an_operators_no_is_an_answer(areg: AsyncRegistry) -> None:
     asyncio.run(main())
 
 
+# --- handlers that end their claim themselves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("result", "again"),
+    [
+        (None, (410, b"")),
+        (Recorded(202, [(b"x-a", b"1")], b"kept"), (202, b"kept")),
+        ({"status": HTTPStatus.ACCEPTED, "headers": [], "body": b"kept"}, (202, b"kept")),
+    ],
+    ids=["nothing", "Recorded", "a mapping"],
+)
+def test_effects_in_the_same_transaction(
+    areg: AsyncRegistry, loop: Any, result: object, again: tuple[int, bytes]
+) -> None:
+    """Effects commit with the success: this client gets the response, a later one what `claim.result` was, or 410."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        claim = aio.current_claim()
+        async with claim.transaction() as tx:
+            await tx.execute("create table if not exists effects (x)")
+            await tx.execute("insert into effects values (1)")
+            claim.result = result
+        await App(CREATED)(scope, receive, send)
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, areg, on_crash="rerun")
+        assert await call(protected) == Answer(*CREATED[:2], b"ok")
+        assert (await only(areg)).status is Status.SUCCEEDED
+        for _ in range(2):
+            answer = await call(protected)
+            assert answer.status == again[0]
+            assert answer.problem == "response-lost" if result is None else answer.body == again[1]
+
+    loop(main)
+    with contextlib.closing(apsw.Connection(str(areg.registry.path))) as connection:
+        assert connection.execute("select count(*) from effects").fetchall() == [(1,)]
+
+
+def test_a_handler_puts_its_request_back(areg: AsyncRegistry) -> None:
+    """After `release` in the handler its response goes to the client, whatever it is, and a retry runs."""
+    app = App((409, [(b"content-length", b"2")], [b"no"]), CREATED)
+
+    async def gate() -> None:
+        if app.entered == 1:
+            await aio.current_claim().release()
+
+    app.gate = gate
+    protected = IdempotencyMiddleware(app, areg, max_attempts=1)
+
+    async def main() -> None:
+        assert (await call(protected)).body == b"no"
+        task = await only(areg)
+        assert (task.status, task.attempt) == (Status.PENDING, 0)
+        assert (await call(protected)).body == b"ok"
+
+    asyncio.run(main())
+
+
 # --- clients that go, servers that stop ---------------------------------------------------------------------------
 
 
@@ -659,6 +793,36 @@ def test_an_operators_word_ends_the_doubt(areg: AsyncRegistry, verdict: Any, res
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        (Verified(Verdict.HAPPENED, result={"status": 202, "headers": [(b"x-by", b"hook")], "body": b"done"}), 202),
+        (Verified(Verdict.HAPPENED, result=Recorded(202, [(b"x-by", b"hook")], b"done")), 202),
+        (Verified(Verdict.HAPPENED, result={"status": 202, "headers": [("x-by", "hook")], "body": b""}), 410),
+        (True, 410),
+        (False, 201),
+        (None, 500),
+    ],
+)
+def test_a_verify_hook_ends_the_doubt(areg: AsyncRegistry, said: Any, status: int) -> None:
+    """What the hook says is what the retry gets, and each one after it: the shape that `resolve` takes serves too."""
+    app = App(ZeroDivisionError("a"), CREATED)
+    protected = IdempotencyMiddleware(
+        app, areg, unknown_on=ZeroDivisionError, on_crash="verify", verify=lambda task: said
+    )
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await call(protected)
+        answers = [await call(protected) for _ in range(2)]
+        assert [one.status for one in answers] == [status] * 2
+        if status == 202:
+            assert [(one.headers[0], one.body) for one in answers] == [((b"x-by", b"hook"), b"done")] * 2
+        assert app.entered == (2 if status == 201 else 1)
+
+    asyncio.run(main())
+
+
 def test_a_request_that_is_cancelled_while_its_end_is_stored_has_ended(
     areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -685,6 +849,7 @@ def test_a_request_that_is_cancelled_while_its_end_is_stored_has_ended(
 
 
 SERVER = """
+    import asyncio
     import uvicorn
     from idemreg import Registry
     from idemreg.ext.asgi import IdempotencyMiddleware
@@ -699,6 +864,9 @@ SERVER = """
         if body == b"hang":
             say("entered")
             await receive()
+        if body == b"slow":
+            say("entered")
+            await asyncio.to_thread(wait)
         await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok", "more_body": False})
 
@@ -730,6 +898,24 @@ def test_a_killed_server_leaves_unknown(path: Path) -> None:
         assert client.post(url, content=b"other").status_code == 422
         other = client.post(url, content=b"x", headers={"Idempotency-Key": '"other"'})
         assert (other.status_code, other.text, other.headers["idempotent-replayed"]) == (201, "ok", "true")
+
+
+def test_two_server_processes_share_their_keys(path: Path) -> None:
+    """While one process carries a request out, the other answers its duplicate by 409, and then by its response."""
+    headers = {"Idempotency-Key": KEY}
+    with Script(SERVER, path) as one, Script(SERVER, path) as other, ThreadPoolExecutor(1) as pool:
+        urls = [f"http://127.0.0.1:{server.line()}/orders" for server in (one, other)]
+        first = pool.submit(httpx.post, urls[0], content=b"slow", headers=headers, timeout=60)
+        one.expect("entered")
+        twin = httpx.post(urls[1], content=b"slow", headers=headers)
+        assert (twin.status_code, twin.json()["code"]) == (409, "running")
+        one.go()
+        assert (first.result().status_code, "idempotent-replayed" in first.result().headers) == (201, False)
+        for url in urls:
+            again = httpx.post(url, content=b"slow", headers=headers)
+            assert (again.status_code, again.text, again.headers["idempotent-replayed"]) == (201, "ok", "true")
+    with Registry(path, create=False) as registry:
+        assert [(task.status, task.attempt) for task in registry.tasks()] == [(Status.SUCCEEDED, 1)]
 
 
 # --- FastAPI ------------------------------------------------------------------------------------------------------
@@ -794,6 +980,19 @@ def test_a_fastapi_application_is_protected(areg: AsyncRegistry) -> None:
     assert shop.entered == ["order", "background", "lines", "broken", "broken"]
 
 
+def test_a_mounted_application_is_protected(areg: AsyncRegistry) -> None:
+    """Under a mount, and behind a proxy's root_path, the paths of the application's own routes are protected."""
+    shops = [Shop(areg), Shop(areg)]
+    outer = FastAPI()
+    outer.mount("/shop", shops[0].api)
+    with TestClient(outer) as mounted, TestClient(shops[1].api, root_path="/api") as behind:
+        for client, path in ((mounted, "/shop/orders"), (behind, "/api/orders")):
+            assert client.post(path, json={"lamp": 1}).status_code == 400
+            answers = [client.post(path, json={"lamp": 1}, headers={"Idempotency-Key": KEY}) for _ in range(2)]
+            assert answers[0].json() == answers[1].json()
+    assert [shop.entered for shop in shops] == [["order", "background"]] * 2
+
+
 def test_a_status_with_a_name_is_kept(areg: AsyncRegistry) -> None:
     """`HTTPStatus.CREATED`, which FastAPI's users write, is replayed like 201."""
     api = FastAPI()
@@ -853,7 +1052,17 @@ def test_an_asynchronous_client_and_its_twins(areg: AsyncRegistry) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"on_duplicate": "raise"}, {"result": None}, {"paths": "/orders"}, {"colour": "red"}, {"wait": -1}]
+    "options",
+    [
+        {"on_duplicate": "raise"},
+        {"result": None},
+        {"paths": "/orders"},
+        {"colour": "red"},
+        {"wait": -1},
+        {"documentation": "https://x.example/ü"},
+        {"documentation": "https://x.example/>; rel=next"},
+        {"documentation": "https://x.example/\r\nx: y"},
+    ],
 )
 def test_wrong_options_show_at_once(areg: AsyncRegistry, options: dict[str, Any]) -> None:
     """Not at the first request."""
@@ -873,6 +1082,23 @@ def test_extensions_that_pass_by_are_hidden(registry: Registry) -> None:
     asyncio.run(call(IdempotencyMiddleware(app, registry), scope))
     assert seen == [{"tls": {}}]
     assert set(scope["extensions"]) == {"tls", "http.response.pathsend"}
+
+
+def test_it_needs_no_framework() -> None:
+    """The module is imported where there is neither a framework, nor a server, nor trio."""
+    source = """
+        class Nothing:
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in ("anyio", "fastapi", "httpx", "pydantic", "starlette", "trio", "uvicorn"):
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Nothing())
+        from idemreg.ext.asgi import IdempotencyMiddleware
+        say(IdempotencyMiddleware.__name__)
+    """
+    with Script(source) as script:
+        script.expect("IdempotencyMiddleware")
+        assert script.end() == 0
 
 
 # --- docs/asgi.md -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Under dramatiq, with its stub broker in memory and a worker of two threads."""
+"""Under dramatiq, with its stub broker in memory and a worker of two threads; once with a worker in another process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
 from idemreg import AsyncRegistry, IdemregError, Registry, Status, current_claim
-from tests.support.processes import PATIENCE_S
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PATIENCE_MS = int(PATIENCE_S * 1000)
 
@@ -213,6 +214,64 @@ def test_two_workers_share_one_execution(broker: StubBroker, worker: dramatiq.Wo
     assert result(broker, first) == result(broker, second)
     done(broker, worker)
     assert entered == ["a"]
+
+
+# A worker of its own process. Its broker is in memory as well, so the test hands it the bytes of its messages.
+OTHER_WORKER = """
+    import dramatiq
+    from dramatiq.brokers.stub import StubBroker
+    from idemreg import Registry
+
+    broker = StubBroker()
+    registry = Registry(sys.argv[1], durability="normal")
+
+    @dramatiq.actor(broker=broker)
+    @registry.idempotent("slow:{key}", name="slow")
+    def slow(key: str) -> int:
+        say("entered")
+        wait()
+        return os.getpid()
+
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    while message := wait():
+        broker.enqueue(dramatiq.Message.decode(bytes.fromhex(message)))
+        broker.join("default")
+        worker.join()
+        say("done")
+"""
+
+
+def test_a_message_that_two_processes_have(
+    broker: StubBroker, worker: dramatiq.Worker, registry: Registry, path: Path
+) -> None:
+    """Delivered to two worker processes it runs in one of them; if that one is killed in it, the other is refused."""
+    started = Started()
+    broker.add_middleware(started)
+    entered = []
+
+    @dramatiq.actor(broker=broker, store_results=True, retry_when=may_help, min_backoff=1, max_backoff=1)
+    @registry.idempotent("slow:{key}", name="slow", wait=PATIENCE_S)
+    def slow(key: str) -> None:
+        entered.append(key)
+
+    shared, doubtful = slow.message("a"), slow.message("b")
+    with Script(OTHER_WORKER, path) as other:
+        other.go(shared.encode().hex())
+        other.expect("entered")
+        broker.enqueue(shared)
+        assert started.count.acquire(timeout=PATIENCE_S)
+        other.go()
+        assert result(broker, shared) == other.process.pid
+        other.expect("done")
+        other.go(doubtful.encode().hex())
+        other.expect("entered")
+        other.kill()
+    broker.enqueue(doubtful)
+    done(broker, worker)
+    assert entered == []
+    assert [type(message._exception).__name__ for message in broker.dead_letters] == ["TaskUnknownError"]
+    assert end_of(registry, "slow:b") == (Status.UNKNOWN, 1)
 
 
 def test_a_running_twin_is_retried_by_dramatiq(broker: StubBroker, worker: dramatiq.Worker, registry: Registry) -> None:

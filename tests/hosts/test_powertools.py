@@ -20,7 +20,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 )
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import DataRecord
 
-from idemreg import ClaimLostError, ResultError, Status, TaskDoneError, TaskUnknownError, Verdict
+from idemreg import AsyncRegistry, ClaimLostError, ResultError, Status, TaskDoneError, TaskUnknownError, Verdict
 from idemreg.ext.powertools import IdemregPersistenceLayer
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.testing import ManualClock
@@ -325,7 +325,7 @@ def test_a_late_function_loses(
         assert in_first.wait(60)
         with pytest.raises(IdempotencyAlreadyInProgressError):
             ship(order={"id": 1})
-        clock.advance(61)
+        clock.advance(600)
         assert ship(order={"id": 1}) == "second"
         come_back.set()
         error = first.exception()
@@ -386,7 +386,7 @@ def test_a_killed_process_runs_again_after_its_time(path: Path, registry: Regist
     clock.advance(30)
     with pytest.raises(IdempotencyAlreadyInProgressError):
         ship(order={"id": 1})
-    clock.advance(31)
+    clock.advance(600)
     assert [ship(order={"id": 1}) for _ in range(2)] == ["here", "here"]
     assert len(entered) == 1
 
@@ -431,7 +431,7 @@ def test_an_interrupted_function_stays_in_progress_for_its_time(
         ship(order={"id": 1})
     with pytest.raises(IdempotencyAlreadyInProgressError):
         ship(order={"id": 1})
-    clock.advance(61)
+    clock.advance(600)
     assert ship(order={"id": 1}) == "ok"
 
 
@@ -459,6 +459,77 @@ def test_a_durable_function_goes_on(layer: IdemregPersistenceLayer, registry: Re
         assert pool.submit(handler, {"id": 1}, Durable(2)).result() == "done"
     assert only(registry).status is Status.SUCCEEDED
     assert handler({"id": 1}, Durable(1)) == "done"
+
+
+def test_durable_functions_are_not_mixed(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Two that are suspended with the same event, each in a thread: a replay of the one ends its own record."""
+    suspends = {"one": [KeyboardInterrupt()], "two": [KeyboardInterrupt()]}
+
+    def durable(name: str) -> Any:
+        def handler(event: dict[str, Any], context: Any) -> str:
+            if suspends[name]:
+                raise suspends[name].pop()
+            return name
+
+        handler.__qualname__ = name
+        return idempotent(persistence_store=layer, config=IdempotencyConfig(event_key_jmespath="id"))(handler)
+
+    one, two = durable("one"), durable("two")
+    with ThreadPoolExecutor(1) as pool:
+        suspended = pool.submit(two, {"id": 1}, Durable(1))
+        with pytest.raises(KeyboardInterrupt):
+            suspended.result()
+        with pytest.raises(KeyboardInterrupt):
+            one({"id": 1}, Durable(1))
+        assert two({"id": 1}, Durable(2)) == "two"
+        assert {task.task_id.partition("#")[0][-4:]: task.status for task in registry.tasks()} == {
+            ".one": Status.RUNNING,
+            ".two": Status.SUCCEEDED,
+        }
+        assert pool.submit(one, {"id": 1}, Durable(2)).result() == "one"
+    assert registry.count() == {Status.SUCCEEDED: 2}
+    assert (one({"id": 1}, Durable(1)), two({"id": 1}, Durable(1))) == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("end", "order"),
+    [("left", {"id": 1}), ("refused", {"id": 1}), ("refused", "text, which the utility does not copy")],
+)
+def test_an_inner_function_that_did_not_end(
+    layer: IdemregPersistenceLayer, registry: Registry, clock: ManualClock, end: str, order: object
+) -> None:
+    """The outer one ends its own record after an inner one was interrupted, or was in progress elsewhere."""
+    entered, go = threading.Event(), threading.Event()
+
+    def inner(order: Any) -> str:
+        if end == "left" and not go.is_set():
+            raise KeyboardInterrupt
+        entered.set()
+        assert go.wait(60)
+        return "inner"
+
+    options = config(event_key_jmespath="")
+    ship = idempotent_function(inner, data_keyword_argument="order", persistence_store=layer, config=options)
+
+    def outer(order: Any) -> str:
+        with pytest.raises(KeyboardInterrupt if end == "left" else IdempotencyAlreadyInProgressError):
+            ship(order=order)
+        return "outer"
+
+    both = idempotent_function(outer, data_keyword_argument="order", persistence_store=layer, config=options)
+    with ThreadPoolExecutor(1) as pool:
+        if end == "refused":
+            running = pool.submit(ship, order=order)
+            assert entered.wait(60)
+        assert both(order=order) == "outer"
+        ends = {task.task_id.partition("#")[0].rpartition(".")[2]: task.status for task in registry.tasks()}
+        assert ends == {"outer": Status.SUCCEEDED, "inner": Status.RUNNING}
+        go.set()
+        assert both(order=order) == "outer"
+        if end == "refused":
+            assert running.result() == "inner"
+    clock.advance(600)
+    assert ship(order=order) == "inner"
 
 
 def test_a_durable_function_goes_on_after_its_process_died(path: Path, registry: Registry) -> None:
@@ -576,6 +647,12 @@ def test_an_expired_record_is_removed_only_as_it_was_seen(
         layer._put_record(record_of("k"))
     assert caught.value.old_data_record is not None
     assert caught.value.old_data_record.response_data == '"new"'
+
+
+def test_an_asynchronous_registry_is_refused(registry: Registry) -> None:
+    """The utility calls and does not await: TypeError, with what to give instead."""
+    with pytest.raises(TypeError, match=r"the `\.registry` of an AsyncRegistry"):
+        IdemregPersistenceLayer(AsyncRegistry.of(registry))  # type: ignore[arg-type]
 
 
 def test_events_are_told(open_registry: Callable[..., Registry]) -> None:
