@@ -370,9 +370,9 @@ class SqliteStore(Settler):
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
-        from idemreg.tagged import digest  # noqa: PLC0415 - for jobs, which have it
+        from idemreg.tagged import downstream_key  # noqa: PLC0415 - for jobs, which have it
 
-        return digest(f"{self.registry_id()}\n{task_id}".encode())[:32]
+        return downstream_key(self.registry_id(), task_id)
 
     def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
         """Move pages from the -wal into the database; see `Wal.checkpoint`."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
+
 Key = Annotated[str, Header(alias="Idempotency-Key")]
 
 
