@@ -111,8 +111,11 @@ def _request(task_id: str, payload: object, name: str, options: Options) -> Want
         return error
 
 
-def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[list[Any]]:
-    """Claim them in one commit. One answer an item, in order: a claim, an `Outcome`, or an error (not raised)."""
+def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: bool = True) -> Walk[list[Any]]:
+    """Claim them in one commit. One answer an item, in order: a claim, an `Outcome`, or an error (not raised).
+
+    ``waits``: for tasks that run elsewhere. One that this very batch has claimed cannot end before the caller goes on.
+    """
     wanted = [one for one in requests if not isinstance(one, Exception)]
     if len(wanted) > BATCH_LIMIT:
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
@@ -120,6 +123,8 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[lis
     granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
     # All claims first: from here on each is settled when it is dropped.
     claims = [make_claim(terms, a, w.name) if type(a) is Granted else a for a, w in zip(granted, wanted, strict=True)]
+    own = {one.task_id for one in claims if isinstance(one, BaseClaim)}
+    at_once = terms._replace(options=terms.options._replace(wait_s=0))
     answers: list[Any] = []
     remaining = zip(claims, wanted, strict=True)
     for request in requests:
@@ -127,7 +132,9 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[lis
             answers.append(request)
             continue
         claim, one = next(remaining)
-        answers.append(claim if isinstance(claim, BaseClaim) else (yield from _answer(terms, one, claim)))
+        if not isinstance(claim, BaseClaim):
+            claim = yield from _answer(terms if waits and one.task_id not in own else at_once, one, claim)
+        answers.append(claim)
     return answers
 
 
@@ -144,13 +151,19 @@ def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
 
 
 def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
-    """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised)."""
+    """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised).
+
+    RuntimeError where one was not entered, ValueError where they are of several registries: then none has ended.
+    """
     ended: list[_Ended | Exception] = []
     for claim, result in pairs:
         try:
             ended.append(_success(claim, result))
         except IdemregError as error:
             ended.append(error)
+    if len({id(claim.terms.store) for claim, _ in pairs}) > 1:
+        msg = "the claims are of several registries; each ends its own"
+        raise ValueError(msg)
     recorded = iter((yield from _store([one for one in ended if isinstance(one, _Ended)])))
     return [next(recorded) if isinstance(one, _Ended) else one for one in ended]
 
@@ -158,7 +171,6 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
 def _success(claim: BaseClaim, result: object) -> _Ended:
     claim.check_entered()
     end, problem = success_end(claim.grant, claim.options, result)
-    claim.settled()
     return _Ended(claim, end, result, problem)
 
 
@@ -167,9 +179,8 @@ def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
     if not ended:
         return []
     terms = ended[0].claim.terms
-    if any(one.claim.terms.store is not terms.store for one in ended):
-        msg = "the claims are of several registries; each ends its own"
-        raise ValueError(msg)
+    for one in ended:  # not before all are there: whatever is raised until then finds claims that are dropped
+        one.claim.settled()
     try:
         recorded: list[Any] = yield terms.store.finish, ([one.end for one in ended],), None
     except StoreError as error:
@@ -196,24 +207,30 @@ def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any])
     Interrupted in the middle, what has run is stored, what was entered is settled by ``on_crash``, and the rest is put
     back; then the interruption goes on its way.
     """
-    answers = yield from claim_many(terms, [message.wanted for message in messages])
+    wanted = [message.wanted for message in messages]
+    answers = yield from claim_many(terms, wanted, waits=False)  # the others' jobs need not wait as well
+    answers = yield from _run_all(answers, messages, job)
+    for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
+        if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
+            answers[place] = yield from _again(terms, message, job)
+    return [_handled(message.content, answer) for message, answer in zip(messages, answers, strict=True)]
+
+
+def _run_all(answers: list[Any], messages: Sequence[Message], job: Callable[[Any], Any]) -> Walk[list[Any]]:
+    """Run the job under each claim that is among the answers, and store all ends in one commit."""
     try:
         for place, message in enumerate(messages):
             if isinstance(answers[place], BaseClaim):
                 answers[place] = yield from _run(answers[place], job, message.content)
     except GeneratorExit as error:  # nothing can be awaited
         for one in _interrupted(answers, error):
-            terms.store.abandon(one.end)
+            one.claim.terms.store.abandon(one.end)
         raise
     except BaseException as error:
         yield from _store(_interrupted(answers, error))
         raise
     recorded = iter((yield from _store([one for one in answers if isinstance(one, _Ended)])))
-    answers = [next(recorded) if isinstance(one, _Ended) else one for one in answers]
-    for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
-        if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
-            answers[place] = yield from _again(terms, message, job)
-    return [_handled(message.content, answer) for message, answer in zip(messages, answers, strict=True)]
+    return [next(recorded) if isinstance(one, _Ended) else one for one in answers]
 
 
 def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[Any]:
@@ -231,7 +248,9 @@ def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[A
         current.reset(before)
     faults.point("job.returned")
     if claim.is_open:
-        return _success(claim, result)
+        ended = _success(claim, result)
+        claim.settled()  # whatever the job has left to others cannot end it otherwise
+        return ended
     try:
         return ended_in_job(claim, result)
     except ResultError as error:
@@ -264,16 +283,13 @@ def _interrupted(answers: Iterable[Any], error: BaseException) -> list[_Ended]:
 
 
 def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[Any]:
-    """The message of a twin: by now its task has ended, or runs elsewhere."""
+    """The message of a twin: by now its task has ended, or runs elsewhere, and is waited for."""
     wanted = cast("Wanted", message.wanted)
     try:
         got = yield from acquire(terms, wanted)
     except IdemregError as error:
         return error
-    if isinstance(got, Outcome):
-        return got
-    ended = yield from _run(got, job, message.content)
-    return (yield from _store([ended]))[0] if isinstance(ended, _Ended) else ended
+    return (yield from _run_all([got], [message], job))[0]
 
 
 def _handled(content: object, answer: Any) -> Handled[Any, Any]:  # noqa: ANN401 - an Outcome or an Exception

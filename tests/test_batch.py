@@ -16,6 +16,7 @@ from idemreg import (
     ChecksumMismatchError,
     Claim,
     ClaimLostError,
+    Clock,
     Liveness,
     Outcome,
     Registry,
@@ -32,11 +33,13 @@ from idemreg.batch import BATCH_LIMIT
 from idemreg.errors import ArgumentError, StoreError
 from idemreg.lockfile import FIRST_NOTE, LockFile
 from idemreg.testing import ManualClock
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
 
 
 def states(registry: Registry) -> dict[str, str]:
@@ -142,6 +145,24 @@ def test_a_claim_that_was_not_entered_cannot_succeed(registry: Registry) -> None
     with pytest.raises(ClaimLostError):
         claim.enter()
     assert states(registry) == {"t": "succeeded", "u": "succeeded"}
+
+
+def test_what_cannot_be_ended_together_leaves_every_claim_open(
+    registry: Registry, tmp_path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """A claim that was not entered, or of another registry, ends none of the others: each can end still."""
+    first, second = (one for one in registry.claim_many([("a", None), ("b", None)]) if isinstance(one, Claim))
+    first.enter()
+    with pytest.raises(RuntimeError, match="enter"):
+        registry.finish_many([(first, 1), (second, 2)])
+    second.enter()
+    with Registry(tmp_path / "other.db", durability="normal") as other:
+        third = other.claim("c")
+        with pytest.raises(ValueError, match="several registries"):
+            registry.finish_many([(first, 1), (third, 3)])
+        third.succeed(3)
+    assert [one.result for one in registry.finish_many([(first, 1), (second, 2)]) if isinstance(one, Outcome)] == [1, 2]
+    assert states(registry) == {"a": "succeeded", "b": "succeeded"}
 
 
 def test_a_dropped_claim_is_put_back_unless_it_was_entered(registry: Registry) -> None:
@@ -352,6 +373,53 @@ def test_the_same_message_twice_in_a_batch(registry: Registry) -> None:
     handled = list(registry.consume(["m", "m", "n", "m"], ran.append, task_id=str))
     assert ran == ["m", "n"]
     assert [one.outcome and one.outcome.replayed for one in handled] == [False, True, False, True]
+
+
+class NobodyNaps(Clock):
+    """A clock on which nobody may wait."""
+
+    def sleep(self, pause: float) -> None:
+        pytest.fail(f"waits {pause} s")
+
+
+def test_a_batch_does_not_wait_for_itself(open_registry: Callable[..., Registry]) -> None:
+    """With ``wait`` a twin in the same batch is answered at once: it cannot end before the batch goes on."""
+    registry = open_registry(clock=NobodyNaps())
+    handled = list(registry.consume(["m", "m", "m"], str, task_id=str, wait=PATIENCE_S))
+    assert [one.outcome and one.outcome.replayed for one in handled] == [False, True, True]
+    claim, twin = registry.claim_many([("t", None), ("t", None)], wait=PATIENCE_S)
+    assert isinstance(claim, Claim)
+    assert isinstance(twin, TaskRunningError)
+    claim.release()
+
+
+def test_a_message_that_runs_elsewhere_keeps_no_other_waiting(open_registry: Callable[..., Registry]) -> None:
+    """``wait`` is for the one message; the others of its batch have run by then."""
+    clock = ManualClock()
+    registry = open_registry(clock=clock)
+    ran: list[float] = []
+    with registry.claim("elsewhere", payload="elsewhere", name="job"):
+        handled = list(
+            registry.consume(
+                ["elsewhere", "a"], lambda _: ran.append(clock.monotonic()), task_id=str, name="job", wait=5
+            )
+        )
+    assert isinstance(handled[0].error, TaskRunningError)
+    assert ran == [0.0]
+    assert clock.monotonic() == pytest.approx(5)
+
+
+def test_a_twin_that_is_interrupted_is_settled(registry: Registry) -> None:
+    """A message whose twin failed runs in its turn, and an interruption of it is as any other in a batch."""
+    ran: list[str] = []
+
+    def job(message: str) -> None:
+        ran.append(message)
+        raise KeyboardInterrupt if len(ran) == 2 else ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        list(registry.consume(["m", "m"], job, task_id=str))
+    assert states(registry) == {"m": "unknown"}
 
 
 def test_none_ends_a_batch_early(registry: Registry) -> None:
