@@ -25,7 +25,7 @@ from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
 from idemreg.options import CallOptions, Options
 from idemreg.registry import Registry
-from idemreg.request import job_name, wanted
+from idemreg.request import check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 
@@ -178,6 +178,7 @@ class AsyncRegistry:
     ) -> Outcome[Any]:
         """Run ``job`` once for the task, and await what it returns; see `Registry.run`."""
         terms = self._terms(options)
+        check_job(job, is_awaited=True)
         called = job_name(job) if name is None else name
         request = wanted(task_id, called, canonical(payload), terms.options)
         walk = run_walk(terms, request, job, (), {})
@@ -214,6 +215,7 @@ class AsyncRegistry:
         **options: Unpack[CallOptions],
     ) -> AsyncIterator[Handled[M, R]]:
         """Run ``job`` once for each message's task, one after the other, in batches; see `Registry.consume`."""
+        check_job(job, is_awaited=True)
         terms, called = self._terms(options), job_name(job) if name is None else name
         async for some in abatches(messages, batch):
             walk = handle(terms, messages_of(some, task_id, payload, called, terms.options), job)

@@ -561,7 +561,7 @@ class TellTale(asyncio.SelectorEventLoop):
         super().__init__()
         self.told = threading.Event()
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override] # its arguments' types are those of the callback
         handle = super().call_soon_threadsafe(callback, *args, context=context)
         self.told.set()
         return handle
@@ -607,6 +607,23 @@ def test_a_block_left_in_another_context_settles_its_claim(areg: AsyncRegistry) 
 
     asyncio.run(main())
     assert row(areg).status is Status.SUCCEEDED
+
+
+def test_a_generator_is_no_job(areg: AsyncRegistry, loop: Any) -> None:
+    """Of a generator function nothing would run, awaited or not: TypeError, and nothing is stored."""
+
+    async def generator(*_: object) -> Any:
+        yield 1
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match="generator"):
+            await areg.run("t", generator)
+        with pytest.raises(TypeError, match="generator"):
+            async for _ in areg.consume(["t"], generator, task_id=str):
+                pass
+
+    loop(main)
+    assert areg.registry.count() == {}
 
 
 # --- closing --------------------------------------------------------------------------------------------------------
