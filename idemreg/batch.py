@@ -7,6 +7,7 @@ after any crash; one that was not is put back.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
@@ -21,7 +22,7 @@ from idemreg.tagged import canonical
 from idemreg.walk import NotStartedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 
     from idemreg.claim import Terms
     from idemreg.model import Wanted
@@ -330,15 +331,21 @@ def batches(messages: Iterable[M | None], size: int) -> Iterator[list[M]]:
         yield batch
 
 
-async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncIterator[list[M]]:
-    """The same of an asynchronous source, or of a plain one."""
+async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncGenerator[list[M], None]:
+    """The same of an asynchronous source, or of a plain one. An asynchronous generator is closed at the end of it.
+
+    Nobody else would, before the garbage collector comes: ``async for`` leaves it open where it is left early.
+    """
     if not hasattr(messages, "__aiter__"):
         for batch in batches(messages, size):
             yield batch
         return
     batching = _Batching[M](size)
-    async for message in cast("AsyncIterable[M | None]", messages):
-        if batch := batching.add(message):
+    async with contextlib.AsyncExitStack() as stack:
+        if hasattr(messages, "aclose"):
+            stack.push_async_callback(messages.aclose)
+        async for message in cast("AsyncIterable[M | None]", messages):
+            if batch := batching.add(message):
+                yield batch
+        if batch := batching.take():
             yield batch
-    if batch := batching.take():
-        yield batch

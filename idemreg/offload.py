@@ -10,6 +10,7 @@ thread, and the finish that they wait for would get none.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import weakref
@@ -81,6 +82,24 @@ class Offload:
         finally:
             host.leave()
 
+    async def in_chunks(self, call: Callable[..., Any], progress: Callable[..., object] | None) -> Any:  # noqa: ANN401
+        """A call that tells its ``progress`` behind each chunk: a cancellation ends it there."""
+        host = self.host()
+
+        def told(*so_far: Any) -> None:  # noqa: ANN401 - whatever the call tells
+            if progress is not None:
+                progress(*so_far)
+            if host.is_cancelled:
+                raise _LeftError
+
+        try:
+            return await host.call(functools.partial(call, progress=told), ())
+        except _LeftError:
+            await host.checkpoint()  # raises the cancellation
+            raise
+        finally:
+            host.leave()
+
     def close(self) -> None:
         """Let the threads end when they have done what they have, and no call of this moment wants one any more.
 
@@ -105,6 +124,10 @@ def _forget_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
+
+
+class _LeftError(Exception):
+    """Ends a call in mid-way whose caller was cancelled."""
 
 
 class _OffLoopStore:
@@ -176,6 +199,10 @@ class _AsyncioHost:
         self._put_back = put_back
         self._cancelled: asyncio.CancelledError | None = None
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled is not None
+
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         import asyncio  # noqa: PLC0415 - the caller has imported it; the module may be imported without
 
@@ -236,6 +263,7 @@ class _TrioHost:
         self._pool = pool
         self._put_back = put_back
         self._trio = sys.modules["trio"]
+        self.is_cancelled = False
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         token, done = self._trio.lowlevel.current_trio_token(), self._trio.Event()
@@ -243,8 +271,7 @@ class _TrioHost:
             item = Item(args[0], token, token.run_sync_soon, done.set)
             call.lane.put(item)
             try:
-                with self._trio.CancelScope(shield=True):
-                    await done.wait()
+                await self._wait(done)
             except GeneratorExit:
                 call.lane.drop(item)
                 raise
@@ -252,12 +279,19 @@ class _TrioHost:
         future: Future[Any] = self._pool().submit(call, *args)
         future.add_done_callback(lambda _: token.run_sync_soon(done.set))
         try:
-            with self._trio.CancelScope(shield=True):
-                await done.wait()
+            await self._wait(done)
         except GeneratorExit:
             future.add_done_callback(self._put_back)
             raise
         return future.result()
+
+    async def _wait(self, done: Any) -> None:  # noqa: ANN401 - a trio.Event
+        try:
+            await done.wait()
+        except self._trio.Cancelled:  # trio raises it again at the next checkpoint
+            self.is_cancelled = True
+            with self._trio.CancelScope(shield=True):
+                await done.wait()
 
     async def sleep(self, pause: float) -> None:
         await self._trio.sleep(pause)

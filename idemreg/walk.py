@@ -58,6 +58,10 @@ def _refuse(coroutine: Coroutine[Any, Any, Any], job: object) -> None:
 class Host(Protocol):
     """How one caller of an event loop has things done. Made anew for every walk."""
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the caller was cancelled in a `call` that goes on; any thread may ask."""
+
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever it returns
         """Call off the event loop's thread, and wait for the end of it, also where the caller is cancelled."""
 

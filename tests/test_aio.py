@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import random
@@ -17,6 +18,7 @@ import trio
 from idemreg import (
     AsyncRegistry,
     ChecksumMismatchError,
+    Claim,
     ClaimLostError,
     Registry,
     ResultError,
@@ -29,10 +31,11 @@ from idemreg import (
     aio,
     faults,
 )
+from idemreg.doctor import Severity
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from idemreg import Task
@@ -192,6 +195,46 @@ def test_operators_and_lists(areg: AsyncRegistry, loop: Any) -> None:
     def row_of(task: Task | None) -> Task:
         assert task is not None
         return task
+
+    loop(main)
+
+
+def test_keeping_and_settling(areg: AsyncRegistry, loop: Any, tmp_path: Path) -> None:
+    """Resolve, purge, backup, export, import and doctor are awaited as well, and leave the event loop alone."""
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await areg.run("t", lambda: 1 / 0, name="job", unknown_on=ZeroDivisionError)
+        assert (await areg.resolve("t", "happened", result=1)).status is Status.SUCCEEDED
+        lines = [line async for line in areg.export_lines()]
+        assert len(lines) == 3
+        assert (await areg.backup(tmp_path / "copy.db")).pages > 0
+        assert (await areg.purge(older_than=0)).removed == 1
+        assert (await areg.import_lines(lines)).imported == 1
+        assert not [found for found in await areg.doctor() if found.severity is Severity.ERROR]
+        assert (await areg.run("t", never, name="job")).replayed
+
+    loop(main)
+
+
+def test_leaving_a_loop_over_messages_closes_their_source(areg: AsyncRegistry, loop: Any) -> None:
+    """The caller's asynchronous generator ends with `consume`, not when the garbage collector finds it."""
+    is_closed = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            for name in "abc":
+                yield name
+        finally:
+            is_closed.append(True)
+
+    async def job(_: str) -> None: ...
+
+    async def main() -> None:
+        messages = source()
+        async with contextlib.aclosing(areg.consume(messages, job, task_id=str, batch=1)) as handled:
+            assert (await anext(handled)).message == "a"
+        assert is_closed == [True]
 
     loop(main)
 
@@ -624,6 +667,62 @@ def test_a_generator_is_no_job(areg: AsyncRegistry, loop: Any) -> None:
 
     loop(main)
     assert areg.registry.count() == {}
+
+
+async def cancelled(call: Callable[[Callable[[], None]], Coroutine[Any, Any, Any]]) -> None:
+    """Await a call that is cancelled by the function that it is given, called on a thread of the store."""
+    if trio.lowlevel.in_trio_run():
+        token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope:
+
+            def cancel() -> None:
+                trio.from_thread.run_sync(scope.cancel, trio_token=token)
+                for _ in range(2):  # turns of the loop: the task has heard of it
+                    trio.from_thread.run_sync(int, trio_token=token)
+
+            await call(cancel)
+        assert scope.cancelled_caught
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        done = threading.Event()
+
+        def act() -> None:
+            task.cancel()
+            loop.call_soon(done.set)
+
+        loop.call_soon_threadsafe(act)
+        assert done.wait(PATIENCE_S)
+
+    task = asyncio.ensure_future(call(stop))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_cancelled_between_two_chunks_a_long_operation_ends_there(
+    areg: AsyncRegistry, loop: Any, tmp_path: Path
+) -> None:
+    """What is done so far stays done, a half copy is removed, and nobody waits for the rest."""
+    claims = [
+        one for one in areg.registry.claim_many([(f"t{n}", None) for n in range(1_100)]) if isinstance(one, Claim)
+    ]
+    for claim in claims:
+        claim.enter()
+    areg.registry.finish_many([(claim, None) for claim in claims])
+    other = AsyncRegistry(tmp_path / "other.db", durability="normal")
+    lines = list(areg.registry.export_lines())
+
+    async def main() -> None:
+        await cancelled(lambda cancel: other.import_lines(lines, progress=lambda _: cancel()))
+        await cancelled(lambda cancel: areg.backup(tmp_path / "copy.db", progress=lambda *_: cancel()))
+        await cancelled(lambda cancel: areg.purge(older_than=0, progress=lambda _: cancel()))
+
+    loop(main)
+    with other.registry as registry:
+        assert registry.count() == {Status.SUCCEEDED: 500}
+    assert areg.registry.count() == {Status.SUCCEEDED: 600}
+    assert not list(tmp_path.glob("copy*"))
 
 
 # --- closing --------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
+import trio
 
 from idemreg import (
     AsyncClaim,
@@ -507,7 +509,21 @@ def test_a_closed_registry_keeps_a_batch_alive(open_registry: Callable[..., Regi
 # --- asynchronous ---------------------------------------------------------------------------------------------------
 
 
-def test_asynchronous_batches(path: Path) -> None:
+async def pause() -> None:
+    if trio.lowlevel.in_trio_run():
+        await trio.lowlevel.checkpoint()
+    else:
+        await asyncio.sleep(0)
+
+
+async def for_ever() -> None:
+    if trio.lowlevel.in_trio_run():
+        await trio.sleep_forever()
+    else:
+        await asyncio.Event().wait()
+
+
+def test_asynchronous_batches(path: Path, loop: Any) -> None:
     """The same, awaited; the source may be asynchronous, and the job a coroutine function."""
     registry = AsyncRegistry(path, durability="normal")
 
@@ -518,7 +534,7 @@ def test_asynchronous_batches(path: Path) -> None:
         yield "d"
 
     async def job(message: str) -> str:
-        await asyncio.sleep(0)
+        await pause()
         return message.upper()
 
     async def main() -> None:
@@ -537,33 +553,39 @@ def test_asynchronous_batches(path: Path) -> None:
         (ended,) = await registry.finish_many([(claim, 1)])
         assert isinstance(ended, Outcome)
 
-    asyncio.run(main())
+    loop(main)
     assert {task.status for task in registry.registry.tasks()} == {Status.SUCCEEDED}
     registry.registry.close()
 
 
-def test_an_asynchronous_batch_that_is_cancelled(path: Path) -> None:
+def cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def test_an_asynchronous_batch_that_is_cancelled(path: Path, loop: Any) -> None:
     """Cancelled in a job: as a Ctrl-C in a plain batch."""
     registry = AsyncRegistry(path, durability="normal")
 
-    async def main() -> None:
-        inside = asyncio.Event()
-
+    async def consume(cancel: Callable[[], None]) -> None:
         async def job(message: str) -> None:
             if message == "b":
-                inside.set()
-                await asyncio.Event().wait()
+                cancel()
+                await for_ever()
 
-        async def consumer() -> None:
-            async for _ in registry.consume("abc", job, task_id=str):
+        async with contextlib.aclosing(registry.consume("abc", job, task_id=str)) as handled:
+            async for _ in handled:
                 pass
 
-        task = asyncio.ensure_future(consumer())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    async def main() -> None:
+        if trio.lowlevel.in_trio_run():
+            with trio.CancelScope() as scope:
+                await consume(scope.cancel)
+            assert scope.cancelled_caught
+        else:
+            task: asyncio.Task[None] = asyncio.ensure_future(consume(lambda: cancel(task)))
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
-    asyncio.run(main())
+    loop(main)
     assert states(registry.registry) == {"a": "succeeded", "b": "unknown", "c": "pending"}
     registry.registry.close()
