@@ -10,10 +10,12 @@
 
 Every call of the store is made on a thread of the registry's own, and waited for to its end: cancelling a caller
 between the claim and the job puts the task back, in the job lets ``on_crash`` decide, in the finish changes nothing.
+`purge`, `backup` and `import_lines` end early, between two of their chunks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
@@ -25,13 +27,13 @@ from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
 from idemreg.options import CallOptions, Options
 from idemreg.registry import Registry
-from idemreg.request import job_name, wanted
+from idemreg.request import check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
 
@@ -178,6 +180,7 @@ class AsyncRegistry:
     ) -> Outcome[Any]:
         """Run ``job`` once for the task, and await what it returns; see `Registry.run`."""
         terms = self._terms(options)
+        check_job(job, is_awaited=True)
         called = job_name(job) if name is None else name
         request = wanted(task_id, called, canonical(payload), terms.options)
         walk = run_walk(terms, request, job, (), {})
@@ -212,13 +215,18 @@ class AsyncRegistry:
         batch: int = 100,
         name: str | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncIterator[Handled[M, R]]:
-        """Run ``job`` once for each message's task, one after the other, in batches; see `Registry.consume`."""
+    ) -> AsyncGenerator[Handled[M, R], None]:
+        """Run ``job`` once for each message's task, one after the other, in batches; see `Registry.consume`.
+
+        Who may leave it early uses `contextlib.aclosing`, which closes an asynchronous generator of messages as well.
+        """
+        check_job(job, is_awaited=True)
         terms, called = self._terms(options), job_name(job) if name is None else name
-        async for some in abatches(messages, batch):
-            walk = handle(terms, messages_of(some, task_id, payload, called, terms.options), job)
-            for handled in await adrive(walk, self._registry.offload.host()):
-                yield handled
+        async with contextlib.aclosing(abatches(messages, batch)) as batches:
+            async for some in batches:
+                walk = handle(terms, messages_of(some, task_id, payload, called, terms.options), job)
+                for handled in await adrive(walk, self._registry.offload.host()):
+                    yield handled
 
     # --- look ---------------------------------------------------------------------------------------------------
 
@@ -226,7 +234,7 @@ class AsyncRegistry:
         """The task's row, or None. What it says is durable."""
         return await self._call(self._registry.get, task_id)
 
-    async def tasks(
+    def tasks(
         self,
         *,
         status: Status | Iterable[Status] | None = None,
@@ -235,13 +243,12 @@ class AsyncRegistry:
         older_than: float | timedelta | None = None,
         newer_than: float | timedelta | None = None,
         dead: bool = False,
-    ) -> AsyncIterator[Task]:
+    ) -> AsyncGenerator[Task, None]:
         """All tasks in the order of their task_id, read in pages; see `Registry.tasks`."""
         found = self._registry.tasks(
             status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
         )
-        async for task in self._each(found):
-            yield task
+        return self._each(found)
 
     async def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
@@ -307,7 +314,7 @@ class AsyncRegistry:
         progress: Callable[[int], None] | None = None,
     ) -> Purge:
         """Remove ended tasks whose ``keep_for`` has passed; see `Registry.purge`. Callbacks run on its thread."""
-        return await self._call(
+        purge = functools.partial(
             self._registry.purge,
             status=status,
             prefix=prefix,
@@ -315,16 +322,17 @@ class AsyncRegistry:
             older_than=older_than,
             dry_run=dry_run,
             approve=approve,
-            progress=progress,
         )
+        return cast("Purge", await self._registry.offload.in_chunks(purge, progress))
 
     async def backup(
         self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
     ) -> Backup:
         """Copy the registry, as it is at one instant, to ``path``; see `Registry.backup`."""
-        return await self._call(self._registry.backup, path, progress=progress)
+        backup = functools.partial(self._registry.backup, path)
+        return cast("Backup", await self._registry.offload.in_chunks(backup, progress))
 
-    async def export_lines(
+    def export_lines(
         self,
         *,
         status: Status | Iterable[Status] | None = None,
@@ -332,21 +340,21 @@ class AsyncRegistry:
         name: str | None = None,
         older_than: float | timedelta | None = None,
         newer_than: float | timedelta | None = None,
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """All tasks as lines of JSON, for `import_lines`; see `Registry.export_lines`."""
         lines = self._registry.export_lines(
             status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than
         )
-        async for line in self._each(lines):
-            yield line
+        return self._each(lines)
 
     async def import_lines(
         self, lines: Iterable[str | bytes], *, progress: Callable[[Imported], None] | None = None
     ) -> Imported:
         """Insert the tasks of an export that have no row here; see `Registry.import_lines`."""
-        return await self._call(self._registry.import_lines, lines, progress=progress)
+        import_lines = functools.partial(self._registry.import_lines, lines)
+        return cast("Imported", await self._registry.offload.in_chunks(import_lines, progress))
 
-    async def _each(self, found: Iterator[T]) -> AsyncIterator[T]:
+    async def _each(self, found: Iterator[T]) -> AsyncGenerator[T, None]:
         """What the iterator finds on another thread, a page at a time."""
         while True:
             page: list[T] = await self._call(list, itertools.islice(found, PAGE_TASKS))

@@ -113,9 +113,7 @@ class AsyncClaim(BaseClaim):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            current.reset(self._before)
-            self._before = None
+        self._leave_block()
         if not self._is_open or isinstance(error, GeneratorExit):  # a closed coroutine cannot await: dropped
             return
         try:

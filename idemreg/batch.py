@@ -7,6 +7,7 @@ after any crash; one that was not is put back.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
@@ -29,7 +30,7 @@ from idemreg.tagged import canonical
 from idemreg.walk import NotStartedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
 
     from idemreg.claim import Terms
     from idemreg.model import Wanted
@@ -119,8 +120,11 @@ def _request(task_id: str, payload: object, name: str, options: Options) -> Want
         return error
 
 
-def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[list[Any]]:
-    """Claim them in one commit. One answer an item, in order: a claim, an `Outcome`, or an error (not raised)."""
+def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: bool = True) -> Walk[list[Any]]:
+    """Claim them in one commit. One answer an item, in order: a claim, an `Outcome`, or an error (not raised).
+
+    ``waits``: for tasks that run elsewhere. One that this very batch has claimed cannot end before the caller goes on.
+    """
     wanted = [one for one in requests if not isinstance(one, Exception)]
     if len(wanted) > BATCH_LIMIT:
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
@@ -129,17 +133,28 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception]) -> Walk[lis
     pairs = list(zip(granted, wanted, strict=True))
     claims = make_claims(terms, [(answer, one.name) for answer, one in pairs if type(answer) is Granted])
     try:
-        unclaimed = iter(claims)
-        answered = []
-        for answer, one in pairs:
-            is_claimed = type(answer) is Granted
-            answered.append(next(unclaimed) if is_claimed else (yield from _answer(terms, one, answer)))
+        rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
     except BaseException:  # while one was waited for, say: nobody gets the claims of the others
         for claim in claims:
             claim.not_begun()
         raise
-    rest = iter(answered)
     return [request if isinstance(request, Exception) else next(rest) for request in requests]
+
+
+def _answers(
+    terms: Terms, pairs: Sequence[tuple[Any, Wanted]], claims: Sequence[BaseClaim], *, waits: bool
+) -> Walk[list[Any]]:
+    own = {claim.task_id for claim in claims}
+    at_once = terms._replace(options=terms.options._replace(wait_s=0))
+    unclaimed = iter(claims)
+    answers: list[Any] = []
+    for answer, one in pairs:
+        if type(answer) is Granted:
+            answers.append(next(unclaimed))
+        else:
+            of = terms if waits and one.task_id not in own else at_once
+            answers.append((yield from _answer(of, one, answer)))
+    return answers
 
 
 def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
@@ -155,7 +170,10 @@ def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
 
 
 def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
-    """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised)."""
+    """End them as succeeded in one commit. One answer an item, in order: an `Outcome`, or an error (not raised).
+
+    RuntimeError where one was not entered, ValueError where they are of several registries: then none has ended.
+    """
     ended: list[_Ended | Exception] = []
     seen: set[BaseClaim] = set()
     for claim, result in pairs:
@@ -164,6 +182,9 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
         except IdemregError as error:
             ended.append(error)
         seen.add(claim)
+    if len({id(claim.terms.store) for claim, _ in pairs}) > 1:
+        msg = "the claims are of several registries; each ends its own"
+        raise ValueError(msg)
     return (yield from _stored(ended))
 
 
@@ -184,11 +205,8 @@ def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
     if not ended:
         return []
     terms = ended[0].claim.terms
-    if any(one.claim.terms.store is not terms.store for one in ended):
-        msg = "the claims are of several registries; each ends its own"
-        raise ValueError(msg)
     try:
-        for one in ended:
+        for one in ended:  # not before all are there: whatever is raised until then finds claims that are dropped
             one.claim.settled()
         recorded: list[Any] = yield terms.store.finish, ([one.end for one in ended],), None
     except StoreError as error:
@@ -226,7 +244,17 @@ def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any])
     Interrupted in the middle, what has run is stored, what was entered is settled by ``on_crash``, and the rest is put
     back; then the interruption goes on its way.
     """
-    answers = yield from claim_many(terms, [message.wanted for message in messages])
+    wanted = [message.wanted for message in messages]
+    answers = yield from claim_many(terms, wanted, waits=False)  # the others' jobs need not wait as well
+    answers = yield from _run_all(answers, messages, job)
+    for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
+        if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
+            answers[place] = yield from _again(terms, message, job)
+    return [_handled(message.content, answer) for message, answer in zip(messages, answers, strict=True)]
+
+
+def _run_all(answers: list[Any], messages: Sequence[Message], job: Callable[[Any], Any]) -> Walk[list[Any]]:
+    """Run the job under each claim that is among the answers, and store all ends in one commit."""
     try:
         for place, message in enumerate(messages):
             if isinstance(answers[place], BaseClaim):
@@ -234,11 +262,7 @@ def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any])
     except BaseException as error:
         yield from _leave(answers, error)
         raise
-    answers = yield from _stored(answers)
-    for place, message in enumerate(messages):  # twice in one batch: the first has ended by now
-        if isinstance(answers[place], TaskRunningError) and not isinstance(message.wanted, Exception):
-            answers[place] = yield from _again(terms, message, job)
-    return [_handled(message.content, answer) for message, answer in zip(messages, answers, strict=True)]
+    return (yield from _stored(answers))
 
 
 def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[Any]:
@@ -257,7 +281,7 @@ def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[A
     faults.point("job.returned")
     if claim.is_open:
         ended = _success(claim, result)
-        claim.settled()
+        claim.settled()  # whatever the job has left to others cannot end it otherwise
         return ended
     try:
         return ended_in_job(claim, result)
@@ -301,20 +325,13 @@ def _interrupted(answers: Iterable[Any], error: BaseException) -> list[_Ended]:
 
 
 def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[Any]:
-    """The message of a twin: by now its task has ended, or runs elsewhere."""
+    """The message of a twin: by now its task has ended, or runs elsewhere, and is waited for."""
     wanted = cast("Wanted", message.wanted)
     try:
         got = yield from acquire(terms, wanted)
     except IdemregError as error:
         return error
-    if isinstance(got, Outcome):
-        return got
-    try:
-        ended = yield from _run(got, job, message.content)
-    except BaseException as error:
-        yield from _leave([got], error)
-        raise
-    return (yield from _store([ended]))[0] if isinstance(ended, _Ended) else ended
+    return (yield from _run_all([got], [message], job))[0]
 
 
 def _handled(content: object, answer: Any) -> Handled[Any, Any]:  # noqa: ANN401 - an Outcome or an Exception
@@ -355,15 +372,21 @@ def batches(messages: Iterable[M | None], size: int) -> Iterator[list[M]]:
         yield batch
 
 
-async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncIterator[list[M]]:
-    """The same of an asynchronous source, or of a plain one."""
+async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncGenerator[list[M], None]:
+    """The same of an asynchronous source, or of a plain one. An asynchronous generator is closed at the end of it.
+
+    Nobody else would, before the garbage collector comes: ``async for`` leaves it open where it is left early.
+    """
     if not hasattr(messages, "__aiter__"):
         for batch in batches(messages, size):
             yield batch
         return
     batching = _Batching[M](size)
-    async for message in cast("AsyncIterable[M | None]", messages):
-        if batch := batching.add(message):
+    async with contextlib.AsyncExitStack() as stack:
+        if hasattr(messages, "aclose"):
+            stack.push_async_callback(messages.aclose)
+        async for message in cast("AsyncIterable[M | None]", messages):
+            if batch := batching.add(message):
+                yield batch
+        if batch := batching.take():
             yield batch
-    if batch := batching.take():
-        yield batch

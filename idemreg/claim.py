@@ -214,6 +214,13 @@ class BaseClaim:
         if isinstance(answer, Unsure):
             raise not_recorded_error(end, self.result) from answer.cause
 
+    def _leave_block(self) -> None:
+        """`current_claim()` is again what it was before the block. In another context than that it never changed."""
+        before, self._before = self._before, None
+        if before is not None:
+            with contextlib.suppress(ValueError):  # of a host that enters and leaves a block in copies of a context
+                current.reset(before)
+
     # --- dropped --------------------------------------------------------------------------------------------------
 
     def drop(self, why: str) -> None:
@@ -298,9 +305,7 @@ class Claim(BaseClaim):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            current.reset(self._before)
-            self._before = None
+        self._leave_block()
         if not self._is_open:
             return
         try:

@@ -28,34 +28,53 @@ TAKEN_AT_ONCE: Final = 128
 
 
 class Item:
-    """A request of one coroutine. ``wake`` is called on its event loop's thread, once there is an answer."""
+    """A request of one coroutine. ``wake`` is called on its event loop's thread, once there is an answer.
 
-    __slots__ = ("answer", "is_done", "is_dropped", "loop", "request", "tell", "wake")
+    The answer goes to whoever takes it first: the coroutine, or what puts back a grant that no coroutine will take.
+    """
+
+    __slots__ = ("_answers", "is_done", "is_dropped", "loop", "request", "tell", "wake")
 
     def __init__(
         self,
         request: Wanted | End,
         loop: object,
-        tell: Callable[[Callable[[list[Item]], None], list[Item]], object],
+        tell: Callable[[Callable[[Sequence[Item]], None], Sequence[Item]], object],
         wake: Callable[[], object],
     ) -> None:
         self.request = request
         self.loop = loop
         self.tell = tell  # has something called on the event loop's thread
         self.wake = wake
-        self.answer: Any = None
+        self._answers: list[Any] = []  # none, or one; popping it decides without a lock, which no finaliser may take
         self.is_done = False
         self.is_dropped = False  # the coroutine was closed: what it is granted is put back
 
     def result(self) -> Any:  # noqa: ANN401 - whatever the store has answered
         """The answer; raises it where it is an error."""
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return self.answer
+        answer = self._answers.pop()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def answer(self, answer: object) -> None:
+        """Note what the store has answered."""
+        self._answers.append(answer)
+
+    def untaken(self) -> Granted | None:
+        """Take the answer, if it is there, away from a coroutine that will not: the claim that it may be."""
+        try:
+            answer = self._answers.pop()
+        except IndexError:  # there is none yet, or it is taken
+            return None
+        return answer if isinstance(answer, Granted) else None
 
 
 class Lane:
-    """Thread-safe. Uses a thread of the pool only while there is something to do."""
+    """Thread-safe. Uses a thread of the pool only while there is something to do.
+
+    ``store``: whose `abandon` may be called on any thread, also on that of an event loop.
+    """
 
     def __init__(self, store: Store, pool: Callable[[], Executor]) -> None:
         self._store = store
@@ -65,18 +84,28 @@ class Lane:
         self._is_served = False
 
     def renew(self) -> None:
-        """For a new pool: nobody serves the lane, and a forked child does not carry out what its parent wanted."""
+        """For a forked child: nobody serves the lane there, and what its parent wanted is not carried out."""
         self._items, self._lock, self._is_served = deque(), threading.Lock(), False
 
     def put(self, item: Item) -> None:
         """Have the request carried out with others."""
-        pool = self._pool()  # which may renew the lane
         with self._lock:
             self._items.append(item)
             starts = not self._is_served
             self._is_served = True
-        if starts:
-            pool.submit(self._serve)
+        if not starts:
+            return
+        try:
+            self._pool().submit(self._serve)
+        except BaseException:  # there is no thread: the next one tries again
+            self._is_served = False
+            item.is_dropped = True
+            raise
+
+    def drop(self, item: Item) -> None:
+        """The coroutine of the item was closed: what it is granted, by now or later, is put back."""
+        item.is_dropped = True  # first: whoever answers looks at it behind its answer
+        self._put_back(item)
 
     def _serve(self) -> None:
         while items := self._take():
@@ -96,24 +125,26 @@ class Lane:
     def _deliver(self, items: Sequence[Item], answers: Sequence[object]) -> None:
         by_loop: dict[int, list[Item]] = {}
         for item, answer in zip(items, answers, strict=True):
-            item.answer = answer
-            by_loop.setdefault(id(item.loop), []).append(item)
+            item.answer(answer)
+            if item.is_dropped:
+                self._put_back(item)
+            else:
+                by_loop.setdefault(id(item.loop), []).append(item)
         for some in by_loop.values():
             try:
-                some[0].tell(self._arrive, some)
+                some[0].tell(_arrive, some)
             except RuntimeError:  # the loop is closed
                 for item in some:
                     self._put_back(item)
 
-    def _arrive(self, items: list[Item]) -> None:
-        """On the event loop's thread."""
-        for item in items:
-            item.is_done = True
-            if item.is_dropped:
-                self._pool().submit(self._put_back, item)
-            else:
-                item.wake()
-
     def _put_back(self, item: Item) -> None:
-        if isinstance(item.answer, Granted):
-            self._store.abandon(End.release(item.answer, nothing_ran=True))
+        if (grant := item.untaken()) is not None:
+            self._store.abandon(End.release(grant, nothing_ran=True))
+
+
+def _arrive(items: Sequence[Item]) -> None:
+    """On the event loop's thread."""
+    for item in items:
+        item.is_done = True
+        if not item.is_dropped:
+            item.wake()

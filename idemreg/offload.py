@@ -10,22 +10,29 @@ thread, and the finish that they wait for would get none.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, cast
+import weakref
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from idemreg.errors import StoreError
 from idemreg.lane import Item, Lane
 from idemreg.store import End, Granted
+from idemreg.tagged import downstream_key
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor, Future
 
-    from idemreg.store import Store
+    from idemreg.model import Wanted
+    from idemreg.store import Answer, Store
     from idemreg.walk import Host
 
 __all__ = ["Offload"]
+
+T = TypeVar("T")
 
 # What goes to a thread of its own waits for the write lock or the disk, and is combined: more threads mean fewer syncs.
 # They start when they are needed.
@@ -36,23 +43,24 @@ class Offload:
     """The threads of one registry. They start at first use, and anew in a forked child."""
 
     def __init__(self, store: Store) -> None:
-        self.lane = Lane(store, self.pool)
-        self.store = cast("Store", _OffLoopStore(store, self))
+        off_loop = _OffLoopStore(store, self.pool)
+        self.lane = off_loop.lane
+        self.store = cast("Store", off_loop)
         self._pool: Executor | None = None
-        self._pid = 0
+        _offloads.add(self)
 
     def pool(self) -> Executor:
-        """The threads that all calls share."""
-        if self._pool is None or self._pid != os.getpid():  # a forked child has none of its parent's threads
-            self._pool, self._pid = _threads(THREADS), os.getpid()
-            self.lane.renew()
-        return self._pool
+        """The threads that all calls share. Ask for each call: `close` and a fork change them."""
+        pool = self._pool
+        if pool is None:
+            pool = self._pool = _threads(THREADS)
+        return pool
 
-    def host(self, pool: Executor | None = None) -> Host:
-        """For one walk of the calling coroutine, under asyncio or trio; ``pool``: in place of the shared threads."""
+    def host(self, thread: Executor | None = None) -> Host:
+        """For one walk of the calling coroutine, under asyncio or trio; ``thread``: in place of the shared ones."""
         trio = sys.modules.get("trio")
         kind = _TrioHost if trio is not None and trio.lowlevel.in_trio_task() else _AsyncioHost
-        return kind(pool or self.pool(), self._put_back)
+        return kind(self.pool if thread is None else lambda: thread, self._put_back)
 
     def _put_back(self, done: Future[Any]) -> None:
         """The coroutine that called was closed before the answer came: put back what it was granted."""
@@ -74,27 +82,96 @@ class Offload:
         finally:
             host.leave()
 
+    async def in_chunks(self, call: Callable[..., Any], progress: Callable[..., object] | None) -> Any:  # noqa: ANN401
+        """A call that tells its ``progress`` behind each chunk: a cancellation ends it there."""
+        host = self.host()
+
+        def told(*so_far: Any) -> None:  # noqa: ANN401 - whatever the call tells
+            if progress is not None:
+                progress(*so_far)
+            if host.is_cancelled:
+                raise _LeftError
+
+        try:
+            return await host.call(functools.partial(call, progress=told), ())
+        except _LeftError:
+            await host.checkpoint()  # raises the cancellation
+            raise
+        finally:
+            host.leave()
+
     def close(self) -> None:
-        """Let the threads end when they have done what they have."""
-        if self._pool is not None and self._pid == os.getpid():
-            self._pool.shutdown(wait=False)
+        """Let the threads end when they have done what they have, and no call of this moment wants one any more.
+
+        The executor ends them when nothing refers to it. Its own shutdown would refuse those who have just asked for
+        it, and their tasks would stay running.
+        """
         self._pool = None
+
+    def forget(self) -> None:
+        """In a forked child: the parent's threads, and what they were to do, are not here."""
+        self._pool = None
+        self.lane.renew()
+
+
+_offloads: weakref.WeakSet[Offload] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for offload in list(_offloads):
+        offload.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class _LeftError(Exception):
+    """Ends a call in mid-way whose caller was cancelled."""
 
 
 class _OffLoopStore:
-    """The store for claims that live on an event loop: what settles a dropped one is handed to a thread."""
+    """The store for claims that live on an event loop: what their thread would do of it is done on others."""
 
-    def __init__(self, store: Store, offload: Offload) -> None:
+    def __init__(self, store: Store, pool: Callable[[], Executor]) -> None:
         self._store = store
-        self._offload = offload
-        self.begin = self.finish_one = Together(offload.lane)
+        self._pool = pool
+        self._registry_id: str | None = None
+        self.lane = Lane(cast("Store", self), pool)
+        self.begin = self.finish_one = Together(self.lane)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the store
         return getattr(self._store, name)
 
+    def together(self, requests: Sequence[Wanted | End]) -> list[object]:
+        """As the store's own."""
+        return self._granted(self._store.together(requests))
+
+    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """As the store's own."""
+        return self._granted(self._store.claim(wanted))
+
+    def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """As the store's own."""
+        return self._granted(self._store.claim_batch(wanted))
+
+    def _granted(self, answers: list[T]) -> list[T]:
+        """Read the registry's id behind a grant: for as long as its row is there, no import can change it."""
+        if any(type(answer) is Granted for answer in answers):
+            try:
+                self._registry_id = self._store.registry_id()
+            except StoreError:  # the grants are worth more; whoever asks for a key reads for himself
+                self._registry_id = None
+        return answers
+
+    def downstream_key(self, task_id: str) -> str:
+        """As the store's own, of a claim that it granted, and without reading: jobs ask on the event loop's thread."""
+        registry_id = self._registry_id
+        return self._store.downstream_key(task_id) if registry_id is None else downstream_key(registry_id, task_id)
+
     def abandon(self, end: End) -> bool:
         """As the store's own, but on another thread: finalisers run wherever they happen to."""
-        self._offload.pool().submit(self._store.abandon, end)
+        self._pool().submit(self._store.abandon, end)
         return True
 
 
@@ -118,17 +195,21 @@ def _threads(number: int) -> Executor:
 
 
 class _AsyncioHost:
-    def __init__(self, pool: Executor, put_back: Callable[[Future[Any]], None]) -> None:
+    def __init__(self, pool: Callable[[], Executor], put_back: Callable[[Future[Any]], None]) -> None:
         self._pool = pool
         self._put_back = put_back
         self._cancelled: asyncio.CancelledError | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self._cancelled is not None
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         import asyncio  # noqa: PLC0415 - the caller has imported it; the module may be imported without
 
         if type(call) is Together:
             return await self._together(call.lane, args[0])
-        submitted = self._pool.submit(call, *args)
+        submitted = self._pool().submit(call, *args)
         future = asyncio.wrap_future(submitted)
         while not future.done():
             try:
@@ -159,7 +240,7 @@ class _AsyncioHost:
                 self._cancelled = cancelled
                 future = loop.create_future()
             except GeneratorExit:
-                item.is_dropped = True
+                lane.drop(item)
                 raise
         return item.result()
 
@@ -179,10 +260,11 @@ class _AsyncioHost:
 
 
 class _TrioHost:
-    def __init__(self, pool: Executor, put_back: Callable[[Future[Any]], None]) -> None:
+    def __init__(self, pool: Callable[[], Executor], put_back: Callable[[Future[Any]], None]) -> None:
         self._pool = pool
         self._put_back = put_back
         self._trio = sys.modules["trio"]
+        self.is_cancelled = False
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         token, done = self._trio.lowlevel.current_trio_token(), self._trio.Event()
@@ -190,21 +272,27 @@ class _TrioHost:
             item = Item(args[0], token, token.run_sync_soon, done.set)
             call.lane.put(item)
             try:
-                with self._trio.CancelScope(shield=True):
-                    await done.wait()
+                await self._wait(done)
             except GeneratorExit:
-                item.is_dropped = True
+                call.lane.drop(item)
                 raise
             return item.result()
-        future: Future[Any] = self._pool.submit(call, *args)
+        future: Future[Any] = self._pool().submit(call, *args)
         future.add_done_callback(lambda _: token.run_sync_soon(done.set))
         try:
-            with self._trio.CancelScope(shield=True):
-                await done.wait()
+            await self._wait(done)
         except GeneratorExit:
             future.add_done_callback(self._put_back)
             raise
         return future.result()
+
+    async def _wait(self, done: Any) -> None:  # noqa: ANN401 - a trio.Event
+        try:
+            await done.wait()
+        except self._trio.Cancelled:  # trio raises it again at the next checkpoint
+            self.is_cancelled = True
+            with self._trio.CancelScope(shield=True):
+                await done.wait()
 
     async def sleep(self, pause: float) -> None:
         await self._trio.sleep(pause)

@@ -11,7 +11,7 @@ from idemreg.attempt import claim, run
 from idemreg.claim import Claim, Terms
 from idemreg.operations import Operations
 from idemreg.options import CallOptions, Durability, Options
-from idemreg.request import Templates, job_name, wanted
+from idemreg.request import Templates, check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import drive
 
@@ -121,6 +121,7 @@ class Registry(Operations):
         ``payload`` is what the checksum covers: the same task_id with another payload is a `ChecksumMismatchError`.
         """
         checked = self._options(options)
+        check_job(job)
         request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
         return run(self.terms(checked), request, job, (), {})
 
@@ -171,6 +172,7 @@ class Registry(Operations):
         from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - few programs need it
 
         checked = self._options(options)
+        check_job(job)
         terms, called = self.terms(checked), job_name(job) if name is None else name
         for some in batches(messages, batch):
             yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))

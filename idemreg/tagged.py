@@ -44,6 +44,7 @@ __all__ = [
     "canonical",
     "decode_result",
     "digest",
+    "downstream_key",
     "encode_result",
     "is_plain_dataclass",
 ]
@@ -104,6 +105,11 @@ def digest(content: bytes) -> str:
     """SHA-256 as 64 hexadecimal digits."""
     digest: str = _sha256()(content).hexdigest()
     return digest
+
+
+def downstream_key(registry_id: str, task_id: str) -> str:
+    """A key for receivers: the same over all attempts of the task, different in every other registry."""
+    return digest(f"{registry_id}\n{task_id}".encode())[:32]
 
 
 @functools.cache

@@ -6,7 +6,8 @@ protocol is written once, and a driver decides how its steps are done: `drive` c
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 __all__ = ["PAUSE", "Host", "NotStartedError", "Step", "Walk", "adrive", "drive"]
@@ -27,13 +28,19 @@ class NotStartedError(BaseException):
 
 
 def drive(walk: Walk[R]) -> R:
-    """Carry the steps of a walk out by calling them, and return what the walk returns."""
+    """Carry the steps of a walk out by calling them, and return what the walk returns.
+
+    A job that returns a coroutine fails by it: nobody here would ever run it.
+    """
     try:
         step = next(walk)
         while True:
             try:
                 call, args, kwargs = step
-                value = call(*args) if kwargs is None else call(*args, **kwargs)
+                if kwargs is None:
+                    value = call(*args)
+                elif type(value := call(*args, **kwargs)) is CoroutineType:
+                    _refuse(value, call)
             except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
                 step = walk.throw(error)
             else:
@@ -42,8 +49,18 @@ def drive(walk: Walk[R]) -> R:
         return cast("R", stop.value)
 
 
+def _refuse(coroutine: Coroutine[Any, Any, Any], job: object) -> None:
+    coroutine.close()
+    msg = f"{getattr(job, '__qualname__', job)} returned a coroutine, and nobody here awaits it: use AsyncRegistry"
+    raise TypeError(msg)
+
+
 class Host(Protocol):
     """How one caller of an event loop has things done. Made anew for every walk."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the caller was cancelled in a `call` that goes on; any thread may ask."""
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever it returns
         """Call off the event loop's thread, and wait for the end of it, also where the caller is cancelled."""

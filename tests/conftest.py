@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import inspect
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 
 from idemreg import Registry, faults
+from idemreg.sqlite.backend import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 settings.register_profile(
     "quick",
@@ -59,6 +63,29 @@ def open_registry(path: Path) -> Iterator[Callable[..., Registry]]:
 @pytest.fixture
 def registry(open_registry: Callable[..., Registry]) -> Registry:
     return open_registry()
+
+
+@pytest.fixture
+def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of the store is made on a thread that runs no event loop."""
+
+    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            assert asyncio._get_running_loop() is None, f"{method.__name__} on the event loop"
+            assert not trio.lowlevel.in_trio_run(), f"{method.__name__} on the event loop"
+            return method(*args, **kwargs)
+
+        return call
+
+    for name, method in inspect.getmembers(SqliteStore, inspect.isfunction):
+        if not name.startswith("_"):
+            monkeypatch.setattr(SqliteStore, name, guarded(method))
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    """Runs a coroutine function, under either library."""
+    return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import random
@@ -17,6 +18,7 @@ import trio
 from idemreg import (
     AsyncRegistry,
     ChecksumMismatchError,
+    Claim,
     ClaimLostError,
     Registry,
     ResultError,
@@ -29,32 +31,18 @@ from idemreg import (
     aio,
     faults,
 )
-from idemreg.sqlite.backend import SqliteStore
+from idemreg.doctor import Severity
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from pathlib import Path
 
     from idemreg import Task
 
 
-@pytest.fixture(autouse=True)
-def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call of the store, in every test of this file, is made on a thread that runs no event loop."""
-
-    def guarded(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            assert asyncio._get_running_loop() is None, f"{method.__name__} on the event loop"
-            assert not trio.lowlevel.in_trio_run(), f"{method.__name__} on the event loop"
-            return method(*args, **kwargs)
-
-        return call
-
-    for name, method in inspect.getmembers(SqliteStore, inspect.isfunction):
-        if not name.startswith("_") and name not in {"downstream_key", "registry_id"}:  # one short read
-            monkeypatch.setattr(SqliteStore, name, guarded(method))
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
 
 
 @pytest.fixture
@@ -62,11 +50,6 @@ def areg(path: Path) -> Iterator[AsyncRegistry]:
     registry = AsyncRegistry(path, durability="normal")
     yield registry
     registry.registry.close()
-
-
-@pytest.fixture(params=["asyncio", "trio"])
-def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
-    return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
 
 
 def row(areg: AsyncRegistry, task_id: str = "t") -> Task:
@@ -155,9 +138,11 @@ def test_a_plain_registry_decorates_coroutine_functions(registry: Registry) -> N
 
 def test_run_and_claim(areg: AsyncRegistry, loop: Any) -> None:
     """`run` awaits what the job returns, also from a plain function; `claim` is awaited or entered at once."""
+    keys = []
 
     async def handle() -> str:
         assert aio.current_claim().task_id == "a"
+        keys.append(aio.current_claim().downstream_key)  # told by the loop's thread, and not read by it
         return "done"
 
     async def main() -> None:
@@ -167,6 +152,7 @@ def test_run_and_claim(areg: AsyncRegistry, loop: Any) -> None:
         async with areg.claim("b") as claim:
             claim.result = {"n": 1}
             assert aio.current_claim() is claim
+            keys.append(claim.downstream_key)
         with pytest.raises(TaskDoneError):
             await areg.claim("b")
         async with await areg.claim("c") as claim:
@@ -180,6 +166,7 @@ def test_run_and_claim(areg: AsyncRegistry, loop: Any) -> None:
         await released.release()
 
     loop(main)
+    assert keys == [areg.registry.store.downstream_key(name) for name in "ab"]
     states = {name: row(areg, name).status.word for name in "abcde"}
     assert states == dict(zip("abcde", ("succeeded", "succeeded", "succeeded", "failed", "pending"), strict=True))
     assert row(areg, "b").result == '{"n":1}'
@@ -209,6 +196,46 @@ def test_operators_and_lists(areg: AsyncRegistry, loop: Any) -> None:
     def row_of(task: Task | None) -> Task:
         assert task is not None
         return task
+
+    loop(main)
+
+
+def test_keeping_and_settling(areg: AsyncRegistry, loop: Any, tmp_path: Path) -> None:
+    """Resolve, purge, backup, export, import and doctor are awaited as well, and leave the event loop alone."""
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await areg.run("t", lambda: 1 / 0, name="job", unknown_on=ZeroDivisionError)
+        assert (await areg.resolve("t", "happened", result=1)).status is Status.SUCCEEDED
+        lines = [line async for line in areg.export_lines()]
+        assert len(lines) == 3
+        assert (await areg.backup(tmp_path / "copy.db")).pages > 0
+        assert (await areg.purge(older_than=0)).removed == 1
+        assert (await areg.import_lines(lines)).imported == 1
+        assert not [found for found in await areg.doctor() if found.severity is Severity.ERROR]
+        assert (await areg.run("t", never, name="job")).replayed
+
+    loop(main)
+
+
+def test_leaving_a_loop_over_messages_closes_their_source(areg: AsyncRegistry, loop: Any) -> None:
+    """The caller's asynchronous generator ends with `consume`, not when the garbage collector finds it."""
+    is_closed = []
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            for name in "abc":
+                yield name
+        finally:
+            is_closed.append(True)
+
+    async def job(_: str) -> None: ...
+
+    async def main() -> None:
+        messages = source()
+        async with contextlib.aclosing(areg.consume(messages, job, task_id=str, batch=1)) as handled:
+            assert (await anext(handled)).message == "a"
+        assert is_closed == [True]
 
     loop(main)
 
@@ -614,6 +641,218 @@ def test_an_error_from_outside_as_an_end_is_stored_counts_as_a_crash(
                 await areg.run("t", never, name="")
 
     loop(main)
+
+
+class TellTale(asyncio.SelectorEventLoop):
+    """A loop that tells when another thread has left it something to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:  # type: ignore[override] # its arguments' types are those of the callback
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        self.told.set()
+        return handle
+
+    def turn(self) -> None:
+        self.call_soon(self.stop)
+        self.run_forever()
+
+
+@pytest.mark.parametrize("when", ["before the answer", "before it arrives", "before it is taken"])
+def test_a_loop_closed_with_a_grant_on_its_way_puts_the_task_back(areg: AsyncRegistry, when: str) -> None:
+    """Wherever the answer is when the loop ends for good: the claim that nobody took is released."""
+    areg.registry.run("warm", lambda: 1)
+    go_on = threading.Event()
+    if when == "before the answer":
+        faults.arm("claim.committed", lambda: asserted(go_on.wait(PATIENCE_S)))
+    loop = TellTale()
+    task = loop.create_task(areg.run("t", never, name="job"))
+    loop.turn()
+    if when != "before the answer":
+        assert loop.told.wait(PATIENCE_S)
+    if when == "before it is taken":
+        loop.turn()
+    loop.close()
+    del task
+    gc.collect()
+    go_on.set()
+    faults.disarm()
+    assert areg.registry.run("t", lambda: 3, name="job", wait=PATIENCE_S).result == 3
+
+
+def asserted(holds: bool) -> None:  # noqa: FBT001 - for a lambda
+    assert holds
+
+
+def test_a_block_left_in_another_context_settles_its_claim(areg: AsyncRegistry) -> None:
+    """A block that is entered by one task of asyncio and left by another ends its claim all the same."""
+
+    async def main() -> None:
+        claiming = areg.claim("t")
+        await asyncio.create_task(claiming.__aenter__())
+        await asyncio.create_task(claiming.__aexit__(None, None, None))
+
+    asyncio.run(main())
+    assert row(areg).status is Status.SUCCEEDED
+
+
+def test_a_generator_is_no_job(areg: AsyncRegistry, loop: Any) -> None:
+    """Of a generator function nothing would run, awaited or not: TypeError, and nothing is stored."""
+
+    async def generator(*_: object) -> Any:
+        yield 1
+
+    async def main() -> None:
+        with pytest.raises(TypeError, match="generator"):
+            await areg.run("t", generator)
+        with pytest.raises(TypeError, match="generator"):
+            async for _ in areg.consume(["t"], generator, task_id=str):
+                pass
+
+    loop(main)
+    assert areg.registry.count() == {}
+
+
+async def cancelled(call: Callable[[Callable[[], None]], Coroutine[Any, Any, Any]]) -> None:
+    """Await a call that is cancelled by the function that it is given, called on a thread of the store."""
+    if trio.lowlevel.in_trio_run():
+        token = trio.lowlevel.current_trio_token()
+        with trio.CancelScope() as scope:
+
+            def cancel() -> None:
+                trio.from_thread.run_sync(scope.cancel, trio_token=token)
+                for _ in range(2):  # turns of the loop: the task has heard of it
+                    trio.from_thread.run_sync(int, trio_token=token)
+
+            await call(cancel)
+        assert scope.cancelled_caught
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        done = threading.Event()
+
+        def act() -> None:
+            task.cancel()
+            loop.call_soon(done.set)
+
+        loop.call_soon_threadsafe(act)
+        assert done.wait(PATIENCE_S)
+
+    task = asyncio.ensure_future(call(stop))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_cancelled_between_two_chunks_a_long_operation_ends_there(
+    areg: AsyncRegistry, loop: Any, tmp_path: Path
+) -> None:
+    """What is done so far stays done, a half copy is removed, and nobody waits for the rest."""
+    claims = [
+        one for one in areg.registry.claim_many([(f"t{n}", None) for n in range(1_100)]) if isinstance(one, Claim)
+    ]
+    for claim in claims:
+        claim.enter()
+    areg.registry.finish_many([(claim, None) for claim in claims])
+    other = AsyncRegistry(tmp_path / "other.db", durability="normal")
+    lines = list(areg.registry.export_lines())
+
+    async def main() -> None:
+        await cancelled(lambda cancel: other.import_lines(lines, progress=lambda _: cancel()))
+        await cancelled(lambda cancel: areg.backup(tmp_path / "copy.db", progress=lambda *_: cancel()))
+        await cancelled(lambda cancel: areg.purge(older_than=0, progress=lambda _: cancel()))
+
+    loop(main)
+    with other.registry as registry:
+        assert registry.count() == {Status.SUCCEEDED: 500}
+    assert areg.registry.count() == {Status.SUCCEEDED: 600}
+    assert not list(tmp_path.glob("copy*"))
+
+
+# --- closing --------------------------------------------------------------------------------------------------------
+
+
+def test_closing_loses_nobody_who_has_asked(areg: AsyncRegistry, loop: Any) -> None:
+    """`close` while calls are queued and carried out: each has its answer, and no row stays running."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        faults.disarm()
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    async def job() -> str:
+        return "done"
+
+    async def main() -> None:
+        await areg.run("warm", job)
+        faults.arm("claim.committed", hold)
+        ended, asked = [], 0
+
+        async def first() -> None:
+            ended.append((await areg.run("first", job)).result)
+
+        async def behind() -> None:
+            nonlocal asked
+            while not reached.is_set():
+                await pause()
+            asked += 1
+            ended.append((await areg.run(f"t{asked}", job)).result)
+
+        async def close() -> None:
+            while asked < 39:
+                await pause()
+            await areg.close()
+            assert await areg.get("warm") is not None  # a later use, while they are waiting
+            go_on.set()
+
+        await together([first, *[behind] * 39, close])
+        assert ended == ["done"] * 40
+
+    loop(main)
+    assert areg.registry.count() == {Status.SUCCEEDED: 41}
+
+
+def test_closing_while_jobs_run_ends_them_all(areg: AsyncRegistry, loop: Any) -> None:
+    """A batch, a job of its own, and a caller who waits for that job: all go on behind `close`, and end."""
+
+    async def main() -> None:
+        inside: list[str] = []
+        waiting: list[int] = []
+        is_closed = False
+
+        async def job(message: str) -> str:
+            inside.append(message)
+            while not is_closed:
+                await pause()
+            return message
+
+        async def consumer() -> None:
+            handled = [one async for one in areg.consume("ab", job, task_id=str)]
+            assert [one.outcome and one.outcome.result for one in handled] == ["a", "b"]
+
+        async def single() -> None:
+            assert (await areg.run("t", lambda: job("t"), name="job")).result == "t"
+
+        async def waiter() -> None:
+            while "t" not in inside:
+                await pause()
+            waiting.append(1)
+            assert (await areg.run("t", never, name="job", wait=PATIENCE_S)).replayed
+
+        async def close() -> None:
+            nonlocal is_closed
+            while not (waiting and len(inside) == 2):
+                await pause()
+            await areg.close()
+            is_closed = True
+
+        await together([consumer, single, waiter, close])
+
+    loop(main)
+    assert areg.registry.count() == {Status.SUCCEEDED: 3}
 
 
 def test_an_exception_of_the_loop_thread_is_not_a_store_call(areg: AsyncRegistry) -> None:

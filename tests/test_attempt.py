@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
 import pickle
@@ -1062,6 +1063,16 @@ def test_a_dropped_claim_is_settled_at_once(registry: Registry) -> None:
         registry.claim("u", on_crash="rerun")
     assert row_of(registry, "u").status is Status.PENDING
     assert registry.run("u", lambda: 1, name="", on_crash="rerun").attempt == 2
+
+
+def test_a_block_left_in_another_context_settles_its_claim(registry: Registry) -> None:
+    """A host that enters and leaves a block in copies of a context (FastAPI) ends the task all the same."""
+    claim = registry.claim("t")
+    contextvars.copy_context().run(claim.__enter__)
+    contextvars.copy_context().run(claim.__exit__, None, None, None)
+    task = registry.get("t")
+    assert task is not None
+    assert task.status is Status.SUCCEEDED
 
 
 def test_a_claim_left_by_its_thread_is_settled_at_once(registry: Registry) -> None:

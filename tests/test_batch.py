@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 from typing import TYPE_CHECKING, Any
 
 import apsw
 import pytest
+import trio
 
 from idemreg import (
     AsyncClaim,
@@ -16,6 +18,7 @@ from idemreg import (
     ChecksumMismatchError,
     Claim,
     ClaimLostError,
+    Clock,
     Liveness,
     Outcome,
     Registry,
@@ -33,11 +36,13 @@ from idemreg.errors import ArgumentError, StoreError
 from idemreg.lockfile import FIRST_NOTE, LockFile
 from idemreg.testing import ManualClock
 from tests.support.interruptions import interrupt_at
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
 
 
 def states(registry: Registry) -> dict[str, str]:
@@ -239,6 +244,24 @@ def test_a_message_that_is_run_again_may_be_interrupted_as_any(registry: Registr
     with pytest.raises(KeyboardInterrupt):
         list(registry.consume("aa", job, task_id=str))
     assert states(registry) == {"a": "unknown"}
+
+
+def test_what_cannot_be_ended_together_leaves_every_claim_open(
+    registry: Registry, tmp_path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """A claim that was not entered, or of another registry, ends none of the others: each can end still."""
+    first, second = (one for one in registry.claim_many([("a", None), ("b", None)]) if isinstance(one, Claim))
+    first.enter()
+    with pytest.raises(RuntimeError, match="enter"):
+        registry.finish_many([(first, 1), (second, 2)])
+    second.enter()
+    with Registry(tmp_path / "other.db", durability="normal") as other:
+        third = other.claim("c")
+        with pytest.raises(ValueError, match="several registries"):
+            registry.finish_many([(first, 1), (third, 3)])
+        third.succeed(3)
+    assert [one.result for one in registry.finish_many([(first, 1), (second, 2)]) if isinstance(one, Outcome)] == [1, 2]
+    assert states(registry) == {"a": "succeeded", "b": "succeeded"}
 
 
 def test_a_dropped_claim_is_put_back_unless_it_was_entered(registry: Registry) -> None:
@@ -451,6 +474,53 @@ def test_the_same_message_twice_in_a_batch(registry: Registry) -> None:
     assert [one.outcome and one.outcome.replayed for one in handled] == [False, True, False, True]
 
 
+class NobodyNaps(Clock):
+    """A clock on which nobody may wait."""
+
+    def sleep(self, pause: float) -> None:
+        pytest.fail(f"waits {pause} s")
+
+
+def test_a_batch_does_not_wait_for_itself(open_registry: Callable[..., Registry]) -> None:
+    """With ``wait`` a twin in the same batch is answered at once: it cannot end before the batch goes on."""
+    registry = open_registry(clock=NobodyNaps())
+    handled = list(registry.consume(["m", "m", "m"], str, task_id=str, wait=PATIENCE_S))
+    assert [one.outcome and one.outcome.replayed for one in handled] == [False, True, True]
+    claim, twin = registry.claim_many([("t", None), ("t", None)], wait=PATIENCE_S)
+    assert isinstance(claim, Claim)
+    assert isinstance(twin, TaskRunningError)
+    claim.release()
+
+
+def test_a_message_that_runs_elsewhere_keeps_no_other_waiting(open_registry: Callable[..., Registry]) -> None:
+    """``wait`` is for the one message; the others of its batch have run by then."""
+    clock = ManualClock()
+    registry = open_registry(clock=clock)
+    ran: list[float] = []
+    with registry.claim("elsewhere", payload="elsewhere", name="job"):
+        handled = list(
+            registry.consume(
+                ["elsewhere", "a"], lambda _: ran.append(clock.monotonic()), task_id=str, name="job", wait=5
+            )
+        )
+    assert isinstance(handled[0].error, TaskRunningError)
+    assert ran == [0.0]
+    assert clock.monotonic() == pytest.approx(5)
+
+
+def test_a_twin_that_is_interrupted_is_settled(registry: Registry) -> None:
+    """A message whose twin failed runs in its turn, and an interruption of it is as any other in a batch."""
+    ran: list[str] = []
+
+    def job(message: str) -> None:
+        ran.append(message)
+        raise KeyboardInterrupt if len(ran) == 2 else ValueError
+
+    with pytest.raises(KeyboardInterrupt):
+        list(registry.consume(["m", "m"], job, task_id=str))
+    assert states(registry) == {"m": "unknown"}
+
+
 def test_none_ends_a_batch_early(registry: Registry) -> None:
     """A source that has nothing at the moment says None: what it gave before is handled without waiting for more."""
     done: list[str] = []
@@ -536,7 +606,21 @@ def test_a_closed_registry_keeps_a_batch_alive(open_registry: Callable[..., Regi
 # --- asynchronous ---------------------------------------------------------------------------------------------------
 
 
-def test_asynchronous_batches(path: Path) -> None:
+async def pause() -> None:
+    if trio.lowlevel.in_trio_run():
+        await trio.lowlevel.checkpoint()
+    else:
+        await asyncio.sleep(0)
+
+
+async def for_ever() -> None:
+    if trio.lowlevel.in_trio_run():
+        await trio.sleep_forever()
+    else:
+        await asyncio.Event().wait()
+
+
+def test_asynchronous_batches(path: Path, loop: Any) -> None:
     """The same, awaited; the source may be asynchronous, and the job a coroutine function."""
     registry = AsyncRegistry(path, durability="normal")
 
@@ -547,7 +631,7 @@ def test_asynchronous_batches(path: Path) -> None:
         yield "d"
 
     async def job(message: str) -> str:
-        await asyncio.sleep(0)
+        await pause()
         return message.upper()
 
     async def main() -> None:
@@ -566,33 +650,39 @@ def test_asynchronous_batches(path: Path) -> None:
         (ended,) = await registry.finish_many([(claim, 1)])
         assert isinstance(ended, Outcome)
 
-    asyncio.run(main())
+    loop(main)
     assert {task.status for task in registry.registry.tasks()} == {Status.SUCCEEDED}
     registry.registry.close()
 
 
-def test_an_asynchronous_batch_that_is_cancelled(path: Path) -> None:
+def cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def test_an_asynchronous_batch_that_is_cancelled(path: Path, loop: Any) -> None:
     """Cancelled in a job: as a Ctrl-C in a plain batch."""
     registry = AsyncRegistry(path, durability="normal")
 
-    async def main() -> None:
-        inside = asyncio.Event()
-
+    async def consume(cancel: Callable[[], None]) -> None:
         async def job(message: str) -> None:
             if message == "b":
-                inside.set()
-                await asyncio.Event().wait()
+                cancel()
+                await for_ever()
 
-        async def consumer() -> None:
-            async for _ in registry.consume("abc", job, task_id=str):
+        async with contextlib.aclosing(registry.consume("abc", job, task_id=str)) as handled:
+            async for _ in handled:
                 pass
 
-        task = asyncio.ensure_future(consumer())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    async def main() -> None:
+        if trio.lowlevel.in_trio_run():
+            with trio.CancelScope() as scope:
+                await consume(scope.cancel)
+            assert scope.cancelled_caught
+        else:
+            task: asyncio.Task[None] = asyncio.ensure_future(consume(lambda: cancel(task)))
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
-    asyncio.run(main())
+    loop(main)
     assert states(registry.registry) == {"a": "succeeded", "b": "unknown", "c": "pending"}
     registry.registry.close()

@@ -468,6 +468,53 @@ def test_what_has_no_result_to_store_is_refused(registry: Registry) -> None:
             registry.idempotent("task")(function)
 
 
+class Awaited:
+    async def __call__(self, *_: object) -> None: ...
+
+    async def method(self, *_: object) -> None: ...
+
+
+async def coroutine(*_: object) -> None: ...
+
+
+def generator(*_: object) -> Generator[int]:
+    yield 1
+
+
+async def async_generator(*_: object) -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "job",
+    [coroutine, generator, async_generator, Awaited(), Awaited().method, functools.partial(coroutine, 1)],
+    ids=shown,
+)
+def test_a_job_whose_call_runs_nothing_is_refused(registry: Registry, job: Any) -> None:
+    """A coroutine or generator function given to `run` or `consume` is a TypeError, and nothing is stored."""
+    with pytest.raises(TypeError, match="function"):
+        registry.run("t", job)
+    with pytest.raises(TypeError, match="function"):
+        list(registry.consume(["t"], job, task_id=str))
+    assert registry.count() == {}
+
+
+def test_a_job_that_returns_a_coroutine_has_failed(registry: Registry) -> None:
+    """What nobody awaits has not happened: TypeError, and a task that can run again; no success with a lost result."""
+
+    @registry.idempotent("decorated")
+    def decorated() -> Any:
+        return coroutine()
+
+    with pytest.raises(TypeError, match="awaits"):
+        registry.run("run", lambda: coroutine(1))
+    with pytest.raises(TypeError, match="awaits"):
+        decorated()
+    (handled,) = registry.consume(["consumed"], lambda _: coroutine(), task_id=str)
+    assert isinstance(handled.error, TypeError)
+    assert registry.count() == {Status.FAILED: 3}
+
+
 BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"on_duplicate": "ignore"}, "on_duplicate"),
     ({"on_failure": "rerun"}, "on_failure"),

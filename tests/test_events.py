@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
+
 DIES_IN_JOB = """
 from idemreg import Registry
 Registry(sys.argv[1], durability="normal").run(

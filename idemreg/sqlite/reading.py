@@ -74,9 +74,9 @@ class Reader:
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
-        from idemreg.tagged import digest  # noqa: PLC0415 - for jobs, which have it
+        from idemreg.tagged import downstream_key  # noqa: PLC0415 - for jobs, which have it
 
-        return digest(f"{self.registry_id()}\n{task_id}".encode())[:32]
+        return downstream_key(self.registry_id(), task_id)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""

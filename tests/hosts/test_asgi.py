@@ -40,11 +40,12 @@ from idemreg.sqlite import tasks as statements
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
 from tests.support.processes import ROOT, Script
-from tests.test_aio import nothing_on_the_event_loop  # noqa: F401 - it guards this file as well
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
 
 PAGE = (ROOT / "docs" / "asgi.md").read_text("utf-8")
 KEY = '"8e03978e-40d5-43e8-bc93-6894a57f9324"'

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
 from idemreg import (
+    AsyncClaim,
     AsyncRegistry,
     IdemregError,
     Registry,
@@ -24,8 +25,10 @@ from idemreg import (
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("nothing_on_the_event_loop")
 
 Key = Annotated[str, Header(alias="Idempotency-Key")]
 
@@ -47,6 +50,14 @@ def user_of(request: Request) -> User:
 
 
 Caller = Annotated[User, Depends(user_of)]
+
+
+async def claim_of(key: Key, request: Request) -> AsyncIterator[AsyncClaim]:
+    async with request.app.state.registry.claim(key) as claim:
+        yield claim
+
+
+Claimed = Annotated[Any, Depends(claim_of)]
 
 
 def what_counts(key: str, order: Order, *_: object, **__: object) -> object:
@@ -291,6 +302,23 @@ def test_a_duplicate_can_be_told(app: FastAPI, client: TestClient, registry: Reg
         return f"done {key}"
 
     assert [client.post("/tell/a").status_code for _ in range(2)] == [200, 208]
+
+
+def test_a_claim_in_a_dependency_ends_with_its_request(path: Path) -> None:
+    """A coroutine dependency holds a claim for an endpoint in another thread, and its block stores the end."""
+    registry = Registry(path, durability="normal")
+    app = FastAPI()
+    app.state.registry = AsyncRegistry.of(registry)
+
+    @app.post("/")
+    def endpoint(claim: Claimed) -> None:
+        claim.result = claim.task_id
+
+    assert TestClient(app).post("/", headers={"Idempotency-Key": "k"}).status_code == 200
+    task = registry.get("k")
+    assert task is not None
+    assert (task.status, task.result) == (Status.SUCCEEDED, '"k"')
+    registry.close()
 
 
 def test_two_processes_handle_a_request_once(path: Path) -> None:
