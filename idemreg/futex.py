@@ -44,19 +44,25 @@ _LOOK_AGAIN: Final = frozenset({0, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR})
 
 
 class Futex:
-    """The 32-bit word at ``offset`` in the first page of an open file. Thread-safe.
+    """The 32-bit word at ``offset`` in the first page of a file. Thread-safe.
+
+    It opens the file by itself: a mapping keeps the open file in being that it was made of, and all locks with it.
 
     Whoever sleeps listens on a channel, a number of which the last five bits count; so those whose time has not come
     sleep on.
     """
 
-    def __init__(self, fd: int, offset: int, clock: Clock) -> None:
+    def __init__(self, path: str, offset: int, clock: Clock) -> None:
         self._clock = clock
         self._call: Any = None
         self.close: Callable[[], object] = lambda: None
         number = NUMBERS.get(os.uname().machine)
         if number is not None:
-            self._prepare(number, fd, offset)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._prepare(number, fd, offset)
+            finally:
+                os.close(fd)
 
     def _prepare(self, number: int, fd: int, offset: int) -> None:
         import ctypes  # noqa: PLC0415 - not before a file is opened

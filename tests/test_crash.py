@@ -38,6 +38,7 @@ OPEN = "faults.arm(point, faults.kill); registry.open()"
 RUN_HOLD = 'faults.arm(point, faults.kill); registry.run("t", job, name="j")'
 RUN_HOLD_AGAIN = 'registry.run("first", lambda: 1); faults.arm(point, faults.kill); registry.run("t", job, name="j")'
 RUN_RERUN = 'faults.arm(point, faults.kill); registry.run("t", job, name="j", on_crash="rerun")'
+RUN_RERUN_AGAIN = RUN_HOLD_AGAIN.replace('name="j"', 'name="j", on_crash="rerun"')
 EFFECT = "faults.arm(point, faults.kill); effect(registry)"
 RESOLVE = 'faults.arm(point, faults.kill); registry.resolve("left", "happened", result=7, evidence="seen")'
 FORGET = 'faults.arm(point, faults.kill); registry.forget("left", force=True)'
@@ -248,21 +249,24 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "sync.begun": [
         (RUN_HOLD, is_unknown(0)),
         (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, is_replayed),
+        (RUN_RERUN, starts_as_if_nothing_was),
+        (RUN_RERUN_AGAIN, is_replayed),
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
     ],
     "sync.done": [
         (RUN_HOLD, is_unknown(0)),
         (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, is_replayed),
+        (RUN_RERUN, starts_as_if_nothing_was),
+        (RUN_RERUN_AGAIN, is_replayed),
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
     ],
     "sync.published": [
         (RUN_HOLD, is_unknown(0)),
         (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, is_replayed),
+        (RUN_RERUN, starts_as_if_nothing_was),
+        (RUN_RERUN_AGAIN, is_replayed),
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
     ],

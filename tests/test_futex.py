@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import Clock, futex
+from idemreg import Clock, futex, oslock
 from idemreg.futex import PAGE_BYTES, Futex
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
@@ -24,7 +24,7 @@ SLEEPER = """
     from idemreg import Clock
     from idemreg.futex import Futex
     fd = os.open(sys.argv[1], os.O_RDWR)
-    futex = Futex(fd, 120, Clock())
+    futex = Futex(sys.argv[1], 120, Clock())
     say("ready")
     while os.pread(fd, 1, 120) == b"\\0":
         futex.wait(0, 3, 600)
@@ -33,17 +33,22 @@ SLEEPER = """
 
 
 @pytest.fixture
-def fd(tmp_path: Path) -> Iterator[int]:
-    fd = os.open(tmp_path / "shared", os.O_RDWR | os.O_CREAT)
+def file(tmp_path: Path) -> str:
+    return str(tmp_path / "shared")
+
+
+@pytest.fixture
+def fd(file: str) -> Iterator[int]:
+    fd = os.open(file, os.O_RDWR | os.O_CREAT)
     os.write(fd, bytes(PAGE_BYTES))
     yield fd
     os.close(fd)
 
 
-def test_a_change_wakes_other_processes(fd: int, tmp_path: Path) -> None:
+def test_a_change_wakes_other_processes(fd: int, file: str) -> None:
     """Whoever sleeps in another process goes on at once, without its bound of ten minutes."""
-    word = Futex(fd, OFFSET, Clock())
-    with Script(SLEEPER, tmp_path / "shared") as sleeper:
+    word = Futex(file, OFFSET, Clock())
+    with Script(SLEEPER, file) as sleeper:
         sleeper.expect("ready")
         os.pwrite(fd, b"\1", OFFSET)
         threads = threading.Thread(target=sleeper.expect, args=("woken",))
@@ -54,18 +59,19 @@ def test_a_change_wakes_other_processes(fd: int, tmp_path: Path) -> None:
         assert sleeper.end() == 0
 
 
-def test_a_word_that_has_changed_lets_nobody_sleep(fd: int) -> None:
+def test_a_word_that_has_changed_lets_nobody_sleep(fd: int, file: str) -> None:
     """What changed between the look and the wait is noticed: no wake-up is lost."""
     os.pwrite(fd, b"\2", OFFSET)
     clock = Clock()
     before = clock.monotonic()
-    Futex(fd, OFFSET, clock).wait(1, 0, PATIENCE_S)
+    Futex(file, OFFSET, clock).wait(1, 0, PATIENCE_S)
     assert clock.monotonic() - before < PATIENCE_S / 2
 
 
-def test_another_channel_is_not_woken(fd: int) -> None:
+@pytest.mark.usefixtures("fd")
+def test_another_channel_is_not_woken(file: str) -> None:
     """Who listens elsewhere sleeps on, up to his bound."""
-    word = Futex(fd, OFFSET, Clock())
+    word = Futex(file, OFFSET, Clock())
     woken = threading.Event()
 
     def sleep() -> None:
@@ -82,15 +88,27 @@ def test_another_channel_is_not_woken(fd: int) -> None:
 
 
 @pytest.mark.parametrize("what", ["another machine", "a clock set by hand", "a file cut short"])
-def test_where_there_is_no_futex_a_wait_is_a_nap(fd: int, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_futex_a_wait_is_a_nap(
+    fd: int, file: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It ends after its bound, by the clock that it was given."""
     if what == "another machine":
         monkeypatch.setattr(futex, "NUMBERS", {})
     clock = ManualClock()
-    word = Futex(fd, OFFSET, clock)
+    word = Futex(file, OFFSET, clock)
     if what == "a file cut short":
         os.truncate(fd, 0)
     word.wait(0, 0, 10)
     word.wake(0)
     assert clock.monotonic() == 10
+    word.close()
+
+
+def test_a_mapping_holds_no_lock(fd: int, file: str) -> None:
+    """A lock that was taken through another open file is gone with that one's last descriptor."""
+    holder = os.open(file, os.O_RDWR)
+    word = Futex(file, OFFSET, Clock())
+    assert oslock.try_lock(holder, 7)
+    os.close(holder)
+    assert not oslock.is_held(fd, 7)
     word.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
 from idemreg.sqlite import hot, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, has_final, must_sync
+from idemreg.sqlite.claiming import Claiming, has_final, must_sync, will_sync
 from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.sqlite.opening import Opened, Opening
 from idemreg.sqlite.settling import Settler, are_durable
@@ -75,7 +75,7 @@ class SqliteStore(Settler):
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         opened = self._opening.opened()
-        opened.database.check_disk(durable=are_durable(wanted))
+        opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
         version = self._schema_version
         answers: list[Answer] = []
 
@@ -106,7 +106,7 @@ class SqliteStore(Settler):
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
         opened = self._opening.opened()
-        opened.database.check_disk(durable=are_durable(wanted))
+        opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
         version = self._schema_version
         batch = opened.owners.batch(len(wanted))
         answers: list[Answer] = []

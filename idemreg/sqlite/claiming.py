@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Batch, Owners
     from idemreg.store import Answer
 
-__all__ = ["Claiming", "changed_under_lock", "has_final", "look", "must_sync"]
+__all__ = ["Claiming", "changed_under_lock", "has_final", "look", "must_sync", "will_sync"]
 
 BY_FINDER = "a later claim"
 
@@ -142,6 +142,11 @@ def _policy(row: Task, wanted: Wanted) -> Policy:
     if row.status is Status.PENDING and not row.attempt:
         return wanted.policy
     return wanted.policy._replace(on_crash=max(row.policy.on_crash, wanted.policy.on_crash))
+
+
+def will_sync(wanted: Sequence[Wanted]) -> bool:
+    """Whether each that is granted must be on the disk before its job is entered, whatever is stored of it."""
+    return all(one.policy.on_crash is not OnCrash.RERUN for one in wanted)
 
 
 def must_sync(database: Database, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> bool:

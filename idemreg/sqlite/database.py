@@ -94,10 +94,13 @@ class Database(Pool):
         if durable and self.sync is not None:
             self.sync.durable()
 
-    def check_disk(self, *, durable: bool) -> None:
-        """Before a claim that needs no sync of its own: `SyncFailedError` where what it stands on may be lost."""
+    def check_disk(self, *, durable: bool, is_synced: bool = False) -> None:
+        """Before a claim: `SyncFailedError` where what it stands on may be lost.
+
+        ``is_synced``: the claim will be synced, and with it all that was committed before.
+        """
         if durable and self.sync is not None:
-            self.sync.check()
+            self.sync.check(is_synced=is_synced)
 
     # --- writing --------------------------------------------------------------------------------------------------
 

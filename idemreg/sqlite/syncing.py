@@ -124,7 +124,7 @@ class GroupSync:
         self._folder = os.open(os.path.dirname(wal_path), os.O_PATH | os.O_CLOEXEC)
         self._folder_times = (0, 0)
         self._unchanged_at = self._look_at = 0.0
-        self._done = Futex(lock_file.fd, _DONE_OFFSET, clock)
+        self._done = Futex(lock_file.path, _DONE_OFFSET, clock)
         self._leading = threading.RLock()  # the turn does not see the threads of its own process
         self._is_leading = False
         self._synced = b""  # both copies of a header that is known to be covered
@@ -181,14 +181,15 @@ class GroupSync:
         except OSError as error:
             raise self._refused(error) from error
 
-    def check(self) -> None:
-        """Before a claim that needs no sync of its own: `SyncFailedError` where what it stands on is not sure.
+    def check(self, *, is_synced: bool = True) -> None:
+        """`SyncFailedError` where a sync has failed in this boot, and nothing that is visible is sure.
 
-        That is the epoch of the tokens. Whoever raised it may have been killed between his commit and its sync.
+        ``is_synced``: False before a claim that needs no sync of its own. It stands on the epoch of the tokens, and
+        whoever has raised that may have been killed between his commit and its sync.
         """
         try:
             self._sound()
-            if not self.syncs:
+            if not is_synced and not self.syncs:
                 self.durable()
         except OSError as error:
             raise self._refused(error) from error
