@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
+from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
 from idemreg.sqlite.forking import FORK_NAP_S, fork, inside
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
-    from idemreg.errors import StoreError
 
 __all__ = ["Pool"]
 
@@ -58,6 +58,9 @@ class Pool:
             self._clock.sleep(FORK_NAP_S)
 
     def _open(self, synchronous: int) -> Connection:
+        if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
+            msg = f"{self.path} is used after it was closed"
+            raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
         ticket = object()
         inside[ticket] = threading.get_ident()
         try:
