@@ -20,7 +20,7 @@ import apsw
 
 from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
-from idemreg.lockfile import LockFile
+from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.sqlite import files, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
@@ -268,8 +268,10 @@ class Opening:
         try:
             row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s)
             return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
-        except BaseException:
+        except BaseException as error:
             lock_file.close()
+            if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+                raise open_error(location.database, error) from error
             raise
 
     def _check_present(self, location: files.Location) -> None:
