@@ -176,9 +176,12 @@ class LockFile:
 
     def close(self) -> None:
         """Close the descriptor, and with it drop every lock taken through it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = (
+            self.fd,
+            -1,
+        )  # first: a thread may fork in between, and the child close another file of that number
+        if fd >= 0:
+            os.close(fd)
 
 
 def open_error(path: str, error: OSError) -> StoreError:

@@ -265,6 +265,68 @@ def test_a_forked_child_does_not_own_its_parents_claim(registry: Registry) -> No
     assert run(registry).result == "parent"
 
 
+def test_what_a_child_stores_survives_its_parents_close(path: Path, registry: Registry) -> None:
+    """A child has locks of its own on the files: closed by the parent, they are not taken from under the child."""
+    registry.run("of the parent", lambda: 1)
+    (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            registry.run("before", lambda: 1)
+            os.write(to_parent, b"1")
+            os.read(from_parent, 1)
+            registry.run("after", lambda: 1)
+            registry.close()
+        finally:
+            os._exit(0)
+    os.read(from_child, 1)
+    registry.close()
+    os.write(to_child, b"1")
+    os.waitpid(pid, 0)
+    for fd in (from_child, to_parent, from_parent, to_child):
+        os.close(fd)
+    with Registry(path) as other:
+        assert [task.task_id for task in other.tasks()] == ["after", "before", "of the parent"]
+
+
+def test_forks_while_threads_work_and_close(switching: None, path: Path, registry: Registry) -> None:
+    """Among two threads at work and one that closes, twenty children each finish a task: nothing is lost or damaged."""
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        count = 0
+        while not done.is_set():
+            count += 1
+            try:
+                registry.run(f"thread:{number}:{count}", lambda: 1)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, there is to be none
+                errors.append(error)
+
+    def close() -> None:
+        while not done.is_set():
+            registry.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    threads.append(threading.Thread(target=close))
+    for thread in threads:
+        thread.start()
+    try:
+        said = [in_child(lambda n=n: str(registry.run(f"child:{n}", lambda: n).result)) for n in range(20)]  # type: ignore[misc]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert said == [str(n) for n in range(20)]
+    assert errors == []
+    tasks = {task.task_id for task in registry.tasks(status=Status.SUCCEEDED, prefix="child:")}
+    assert tasks == {f"child:{n}" for n in range(20)}
+    registry.close()
+    connection = apsw.Connection(str(path))
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
 def test_a_forked_child_cannot_touch_an_open_transaction(registry: Registry) -> None:
     """It can neither write in it nor commit it; the parent's effects and finish are one commit all the same."""
     with registry.claim("task", name="job", on_crash="rerun") as claim, claim.transaction() as tx:
