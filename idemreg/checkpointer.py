@@ -194,11 +194,12 @@ class Checkpointer:
             return "RESTART"
         return "PASSIVE" if state.pages - state.moved >= self._passive_pages else None
 
-    def _checkpoint(self, mode: Mode) -> Checkpoint:
+    def _checkpoint(self, mode: Mode) -> Checkpoint | None:
         if mode == "RESTART":
             # A RESTART keeps writers out for as long as it moves pages: let it find hardly any.
-            self._wal.checkpoint("PASSIVE")
-        done = self._wal.checkpoint(mode, busy_s=PATIENCE_S)
+            self._wal.checkpoint_open("PASSIVE")
+        if (done := self._wal.checkpoint_open(mode, busy_s=PATIENCE_S)) is None:
+            return None  # closed since the look
         now = self._clock.monotonic()
         if done.busy:
             if mode == "RESTART":
@@ -284,7 +285,7 @@ class Checkpointer:
             return  # inside SQLite on a disk that hangs: a daemon, so the process can end
         with contextlib.suppress(StoreError), self._stepping:
             if self._wal.is_open and self._wal.file_bytes() > self._restart_bytes:
-                done = self._wal.checkpoint("TRUNCATE", busy_s=PATIENCE_S)
+                done = self._wal.checkpoint_open("TRUNCATE", busy_s=PATIENCE_S)
                 self._seen.clear()
                 try:
                     self._tell(done)

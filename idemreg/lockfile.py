@@ -30,7 +30,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from idemreg import faults, oslock
-from idemreg.errors import StoreBusyError, StorePathError
+from idemreg.errors import StoreBusyError, StoreError, StorePathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,11 @@ __all__ = [
     "FIRST_NOTE",
     "SYNC_RECORD_OFFSET",
     "SYNC_TURN",
+    "TOO_MANY_OPEN",
     "WRITE_TURN",
     "LockFile",
+    "open_error",
+    "out_of_descriptors",
     "owner_byte",
     "random_owner",
 ]
@@ -66,6 +69,8 @@ CREATION_BYTE = 2**62 + 2
 CHECKPOINT_TURN = 2**62 + 3
 FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
+
+TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 
 # The creation lock is held for a few milliseconds by whoever makes the files. There is no queue: pollers nap.
 NAP_SECONDS = 0.002
@@ -90,8 +95,7 @@ class LockFile:
         try:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            msg = f"cannot open the lock file {path}: {error.strerror}"
-            raise StorePathError(msg) from error
+            raise open_error(path, error) from error
         self.lock_id = ""
         self.has_database = False
 
@@ -172,6 +176,22 @@ class LockFile:
 
     def close(self) -> None:
         """Close the descriptor, and with it drop every lock taken through it."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = (
+            self.fd,
+            -1,
+        )  # first: a thread may fork in between, and the child close another file of that number
+        if fd >= 0:
+            os.close(fd)
+
+
+def open_error(path: str, error: OSError) -> StoreError:
+    """The error for a file that could not be opened, or made."""
+    msg = f"cannot open {path}: {error.strerror}"
+    return out_of_descriptors(msg) if error.errno in TOO_MANY_OPEN else StorePathError(msg)
+
+
+def out_of_descriptors(message: str) -> StoreError:
+    """This process, or the machine, has no room for one more open file: nothing is wrong with the path."""
+    error = StoreError(message, hint="Too many files are open: close some, or raise the limit (ulimit -n).")
+    error.retryable = True
+    return error

@@ -180,7 +180,10 @@ class Registry(Operations):
     # --- close --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
+        """Close the file, once no other thread is inside it. A later use opens anew.
+
+        A claim that has not ended keeps its lock, and can end still.
+        """
         if self._checkpointer is not None:
             self._checkpointer.stop()
         super().close()

@@ -45,6 +45,7 @@ from idemreg import (
 from idemreg.clock import Clock
 from idemreg.ends import ERROR_CHARACTERS
 from idemreg.testing import ManualClock
+from tests.support.descriptors import left_open
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
@@ -1138,6 +1139,20 @@ def test_a_closed_registry_lets_its_claim_finish(registry: Registry, path: Path)
             other.run("t", never, name="", on_crash="rerun")
         claim.succeed(1)
         assert other.run("t", never, name="", on_crash="rerun").result == 1
+
+
+def test_a_verdict_is_stored_though_the_registry_was_closed(registry: Registry, path: Path) -> None:
+    """Closed while a verify hook is asked, what the hook says is stored all the same, and nothing is left claimed."""
+    die_holding(path, on_crash="verify", verify=bool)
+
+    def hook(task: Task) -> bool:
+        registry.close()
+        return True
+
+    outcome = registry.run("t", never, name="", on_crash="verify", verify=hook)
+    assert (outcome.status, outcome.replayed) == (Status.SUCCEEDED, True)
+    registry.close()
+    assert left_open(path) == []
 
 
 def test_a_parents_claim_is_lost_in_its_child(registry: Registry) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from idemreg.sqlite.upkeep import Checkpoint
+    from idemreg.sqlite.upkeep import Checkpoint, WalState
 
 SMALL = 20  # pages; a few commits
 RESTART_BYTES = 100_000  # about 48 pages
@@ -80,6 +80,23 @@ def test_a_step_does_nothing_before_it_is_due(slow: Registry) -> None:
     assert not hand._wal.is_open
     commits(slow, 2)
     assert hand.step() is None
+
+
+def test_a_step_never_opens_what_was_closed(slow: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closed between its look and its checkpoint, the file stays closed; nor does a stop open it."""
+    hand = by_hand(slow)
+    commits(slow, SMALL)
+    look = hand._wal.state
+
+    def look_and_close() -> WalState | None:
+        state = look()
+        slow.close()
+        return state
+
+    monkeypatch.setattr(hand._wal, "state", look_and_close)
+    assert hand.step() is None
+    assert hand._wal.file_bytes() == 0
+    assert not hand._wal.is_open
 
 
 def test_passive_moves_what_waits(slow: Registry) -> None:

@@ -266,3 +266,23 @@ def test_a_full_disk_starts_nothing_and_loses_nothing(path: Path, open_registry:
     assert before is not None
     assert before.status is Status.SUCCEEDED
     assert registry.get("next") is None
+
+
+MANY_OPEN = """
+import resource
+from idemreg import IdemregError, Registry
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
+kept = []
+try:
+    for number in range(64):
+        kept.append(Registry(f"{sys.argv[1]}{number}", durability="normal"))
+        kept[-1].run("task", lambda: 1)
+except IdemregError as error: say(error.code, error.retryable, "ulimit -n" in error.hint)
+"""
+
+
+@pytest.mark.parametrize("limit", range(40, 52))
+def test_too_many_open_files_is_no_fault_of_the_path(path: Path, limit: int) -> None:
+    """Wherever in the opening a process runs out of descriptors, the hint says so, and a later call may succeed."""
+    with Script(MANY_OPEN, path, limit) as script:
+        script.expect("store True True")

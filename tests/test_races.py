@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 
 from idemreg import (
@@ -24,6 +26,7 @@ from idemreg import (
 )
 from idemreg.sqlite import forking
 from idemreg.turn import Turns
+from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 
@@ -56,6 +59,31 @@ while word := wait():
     if word == "finish":
         try: claim.succeed("mine"); say("finished")
         except Exception as error: say(type(error).__name__)
+"""
+
+
+CLOSED_MEANWHILE = """
+import threading
+from idemreg import Registry
+from tests.support.descriptors import left_open
+path, witness, threads, tasks = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+sys.setswitchinterval(1e-5)
+registry = Registry(path, durability="normal")
+errors = []
+def work(first):
+    for number in [*range(first, tasks), *range(first)]:
+        def job():
+            with open(witness, "a") as file: file.write(f"{number}\\n")
+        try: registry.run(f"task:{number}", job, name="race", on_crash="rerun", wait=60)
+        except BaseException as error: errors.append(repr(error))
+workers = [threading.Thread(target=work, args=(tasks * n // threads,)) for n in range(threads)]
+say("ready")
+wait()
+for worker in workers: worker.start()
+while threads > 1 and any(worker.is_alive() for worker in workers): registry.close()
+for worker in workers: worker.join()
+registry.close()
+say(errors[:3], left_open(path))
 """
 
 
@@ -246,6 +274,68 @@ def test_a_forked_child_does_not_own_its_parents_claim(parents: Registry) -> Non
     assert run(parents).result == "parent"
 
 
+def test_what_a_child_stores_survives_its_parents_close(path: Path, registry: Registry) -> None:
+    """A child has locks of its own on the files: closed by the parent, they are not taken from under the child."""
+    registry.run("of the parent", lambda: 1)
+    (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            registry.run("before", lambda: 1)
+            os.write(to_parent, b"1")
+            os.read(from_parent, 1)
+            registry.run("after", lambda: 1)
+            registry.close()
+        finally:
+            os._exit(0)
+    os.read(from_child, 1)
+    registry.close()
+    os.write(to_child, b"1")
+    os.waitpid(pid, 0)
+    for fd in (from_child, to_parent, from_parent, to_child):
+        os.close(fd)
+    with Registry(path) as other:
+        assert [task.task_id for task in other.tasks()] == ["after", "before", "of the parent"]
+
+
+def test_forks_while_threads_work_and_close(switching: None, path: Path, registry: Registry) -> None:
+    """Among two threads at work and one that closes, twenty children each finish a task: nothing is lost or damaged."""
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        count = 0
+        while not done.is_set():
+            count += 1
+            try:
+                registry.run(f"thread:{number}:{count}", lambda: 1)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, there is to be none
+                errors.append(error)
+
+    def close() -> None:
+        while not done.is_set():
+            registry.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    threads.append(threading.Thread(target=close))
+    for thread in threads:
+        thread.start()
+    try:
+        said = [in_child(lambda n=n: str(registry.run(f"child:{n}", lambda: n).result)) for n in range(20)]  # type: ignore[misc]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert said == [str(n) for n in range(20)]
+    assert errors == []
+    tasks = {task.task_id for task in registry.tasks(status=Status.SUCCEEDED, prefix="child:")}
+    assert tasks == {f"child:{n}" for n in range(20)}
+    registry.close()
+    connection = apsw.Connection(str(path))
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
 def test_a_forked_child_cannot_touch_an_open_transaction(parents: Registry) -> None:
     """It can neither write in it nor commit it; the parent's effects and finish are one commit all the same."""
     with parents.claim("task", name="job", on_crash="rerun") as claim, claim.transaction() as tx:
@@ -390,3 +480,98 @@ def test_a_claim_that_fails_in_its_statement_leaves_nothing_claimed(registry: Re
         with pytest.raises(KeyboardInterrupt):
             registry.run(point, lambda: pytest.fail("entered"), name="job")
         assert registry.run(point, lambda: 2, name="job").attempt == 1
+
+
+# --- close --------------------------------------------------------------------------------------------------------
+
+
+def test_threads_go_on_while_another_closes(path: Path, tmp_path: Path) -> None:
+    """Closed again and again under three threads, a second process at the same tasks: one body a task, no error."""
+    tasks, witness = 600, tmp_path / "witness"
+    with (
+        Script(CLOSED_MEANWHILE, path, witness, 3, tasks) as closing,
+        Script(CLOSED_MEANWHILE, path, witness, 1, tasks) as other,
+    ):
+        for script in (closing, other):
+            script.expect("ready")
+        for script in (closing, other):
+            script.go()
+        for script in (closing, other):
+            script.expect("[] []")
+            assert script.end() == 0
+    assert sorted(map(int, witness.read_text().split())) == list(range(tasks))
+    with Registry(path) as registry:
+        assert registry.count() == {Status.SUCCEEDED: tasks}
+
+
+@pytest.mark.parametrize("point", ["owner.byte-held", "turn.taken", "claim.committed"])
+def test_a_close_waits_for_a_claim_in_flight(point: str, path: Path, open_registry: Callable[..., Registry]) -> None:
+    """Closed by one thread while another is on its way into a claim: its byte stays held, and its task runs once."""
+    registry, other = open_registry(), open_registry()
+    reached, go, entered, end = (threading.Event() for _ in range(4))
+    results: list[Any] = []
+
+    def pause() -> None:
+        if threading.current_thread() is worker and not reached.is_set():
+            reached.set()
+            assert go.wait(PATIENCE_S)
+
+    def job() -> str:
+        entered.set()
+        assert end.wait(PATIENCE_S)
+        return "mine"
+
+    worker = threading.Thread(target=lambda: results.append(registry.run("task", job, name="job", on_crash="rerun")))
+    faults.arm(point, pause)
+    worker.start()
+    assert reached.wait(PATIENCE_S)
+    registry.close()
+    go.set()
+    assert entered.wait(PATIENCE_S)
+    with pytest.raises(TaskRunningError) as running:
+        run(other)
+    assert running.value.owner is not None
+    assert running.value.owner.liveness is Liveness.ALIVE
+    end.set()
+    worker.join(PATIENCE_S)
+    assert [outcome.result for outcome in results] == ["mine"]
+    other.close()
+    assert left_open(path) == []
+
+
+def test_a_dropped_registry_leaves_nothing_open(path: Path, registry: Registry) -> None:
+    """Without a close its descriptors go with the last reference, and its owner's record; a claim is a reference."""
+    Registry(path, durability="normal").run("task", lambda: 1, name="job")
+    assert left_open(path) == []
+    claim = Registry(path, durability="normal").claim("claimed", name="job")
+    with pytest.raises(TaskRunningError) as running:
+        registry.run("claimed", lambda: 2, name="job", on_crash="rerun")
+    assert running.value.owner is not None
+    assert running.value.owner.liveness is Liveness.ALIVE
+    claim.succeed(1)
+    del claim, running
+    registry.close()
+    assert left_open(path) == []
+    connection = apsw.Connection(str(path))
+    assert connection.execute("SELECT count(*) FROM idempotent_owner").fetchall() == [(0,)]
+    connection.close()
+
+
+def test_a_registry_dropped_in_a_child_stays_its_parents(
+    registry: Registry, open_registry: Callable[..., Registry]
+) -> None:
+    """What a forked child drops of its parent's is neither closed nor unlocked: the claim is the parent's."""
+    holder = [open_registry()]
+    claim = holder[0].claim("task", name="job", on_crash="rerun")
+
+    def drop() -> str:
+        nonlocal claim
+        holder.clear()
+        del claim
+        gc.collect()
+        return "dropped"
+
+    assert in_child(drop) == "dropped"
+    with pytest.raises(TaskRunningError):
+        run(registry)
+    claim.succeed(1)

@@ -30,6 +30,7 @@ from idemreg.store import (
     Stored,
     Unknown,
 )
+from tests.support.descriptors import left_open
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
 
@@ -482,6 +483,20 @@ class StoreContract:
         command.close()
         command.close()
 
+    def test_a_command_outlives_a_close(self, open_store: Callable[..., Store]) -> None:
+        """Closed between own_byte and the claim: the command's claim is still its own, alive, and can be finished."""
+        store, other = open_store(), open_store()
+        command = store.own_byte()
+        store.close()
+        grant = granted(store, want(owner=command.id))
+        store.close()
+        command.note_process(os.getpid())
+        seen = other.owner(row_of(other))
+        assert seen is not None
+        assert (seen.owner, seen.liveness) == (command.id, Liveness.ALIVE)
+        assert store.finish([end_of(grant)]) == [Recorded("t")]
+        command.close()
+
     def test_a_downstream_key_is_of_the_place_and_the_task(
         self, open_store: Callable[..., Store], tmp_path: Path
     ) -> None:
@@ -499,6 +514,23 @@ class StoreContract:
         assert isinstance(answer, Running)
         assert store.finish([end_of(grant)]) == [Recorded("t")]
         assert isinstance(other.look(want()), Done)
+        assert isinstance(store.finish([end_of(grant)])[0], Lost)
+        with pytest.raises(ClaimLostError), store.transaction(grant, durable=False):
+            pytest.fail("it opened")
+
+    def test_claims_of_before_and_after_a_close_end_together(
+        self, open_store: Callable[..., Store], path: Path
+    ) -> None:
+        """One call may finish claims of two lives of the handle; nothing is kept open for either then."""
+        store, other = open_store(), open_store()
+        before = granted(store, want("before"))
+        store.close()
+        after = granted(store, want("after"))
+        assert store.finish([end_of(after), end_of(before)]) == [Recorded("after"), Recorded("before")]
+        assert all(isinstance(other.look(want(task_id)), Done) for task_id in ("before", "after"))
+        store.close()
+        other.close()
+        assert left_open(path) == []
 
 
 def pages(store: Store, query: Query, limit: int) -> Iterator[str]:

@@ -20,6 +20,7 @@ from idemreg import (
     Registry,
     Status,
     StoreBusyError,
+    StoreError,
     SyncFailedError,
     Task,
     TaskDoneError,
@@ -789,3 +790,22 @@ def test_a_hold_task_that_was_told_of_stays_told_of_after_kills(path: Path, full
         assert writer.end() == -signal.SIGKILL
     with pytest.raises(TaskUnknownError):
         full.run("t", lambda: pytest.fail("ran"), name="job")
+
+
+def test_a_closed_index_shows_nothing(full: Registry) -> None:
+    """Once its connection is closed, SQLite has unmapped the memory: what is asked then reads none of it."""
+    full.run("t", lambda: 1)
+    index = database(full).index
+    assert index is not None
+    assert index.frames > 0
+    full.close()
+    assert (index.frames, index.moved, index.is_known) == (0, 0, False)
+
+
+def test_a_closed_file_is_not_used(full: Registry) -> None:
+    """Whoever comes too late is told so: nothing is written through what was closed."""
+    full.run("t", lambda: 1)
+    late = database(full)
+    full.close()
+    with pytest.raises(StoreError, match="after it was closed"):
+        late.read(lambda connection: connection.execute("SELECT 1").fetchall())

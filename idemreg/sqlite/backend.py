@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
 from idemreg.sqlite import hot, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, has_final, must_sync, will_sync
+from idemreg.sqlite.claiming import Claiming, must_sync, will_sync
 from idemreg.sqlite.connection import CommitUnsureError
-from idemreg.sqlite.opening import Opened, Opening
+from idemreg.sqlite.opening import Opening
 from idemreg.sqlite.settling import Settler, are_durable
 from idemreg.sqlite.wal import Wal
 from idemreg.sqlite.writing import Write
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
+    from idemreg.sqlite.opening import Opened
     from idemreg.sqlite.owners import CommandOwner
     from idemreg.store import Absent, Answer, Stored
 
@@ -49,7 +50,7 @@ class SqliteStore(Settler):
         schema: upkeep.Schema = upkeep.SCHEMA,
         reads_durable: bool = True,
     ) -> None:
-        """``reads_durable``: reads outside of calls answer from no final row that a power cut could take back."""
+        """``reads_durable``: nothing is answered from a final row that a power cut could take back."""
         opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema, reads_durable=reads_durable)
         super().__init__(opening, schema.version)
         self.path = opening.path
@@ -61,7 +62,10 @@ class SqliteStore(Settler):
         """Replay the task's stored success, or claim it where it has no row; see `hot.Claim`."""
         opened = self._opening.opened()
         claim = hot.Claim(opened, self._schema_version, wanted)
+        opened.users[claim] = True  # as `Opened.enter`, whose call costs as much as a sixth of a duplicate
         try:
+            if opened.wants_close:  # closed since: the next is another
+                return self.begin(wanted)
             answer = claim.begin()
             if claim.grant is not None:
                 faults.point("claim.committed")
@@ -70,123 +74,123 @@ class SqliteStore(Settler):
         except BaseException as error:
             self._withdraw(opened, [claim.grant], error)
             raise
+        finally:
+            del opened.users[claim]
+            if opened.wants_close:
+                opened.close_if_idle()
         return answer
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
-        opened = self._opening.opened()
-        opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
-        version = self._schema_version
-        answers: list[Answer] = []
+        # A command lives where its byte is held, also once the registry was closed in between.
+        with self._opening.using(wanted[0].owner) as opened:
+            opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
+            version = self._schema_version
+            answers: list[Answer] = []
 
-        def claim(connection: Connection) -> None:
-            _take_back(opened, answers)
-            floor = opened.floor = tasks.floor(connection, version)
-            stamp = opened.stamp()
-            claiming = Claiming(connection, version, opened.owners)
-            answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
-            write.durable = must_sync(opened.database, wanted, answers)
-            faults.point("claim.in-transaction")
+            def claim(connection: Connection) -> None:
+                opened.owners.take_back_all(answers)
+                floor = opened.floor = tasks.floor(connection, version)
+                stamp = opened.stamp()
+                claiming = Claiming(connection, version, opened.owners)
+                answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
+                write.durable = must_sync(opened.database, wanted, answers)
+                faults.point("claim.in-transaction")
 
-        write = Write(claim, durable=are_durable(wanted))
-        try:
-            opened.database.write_one(write)
-            opened.owners.note_recorded(answers)
-            faults.point("claim.committed")
-            self._seen(opened, wanted, answers)
-            self._settle_dropped()
-        except CommitUnsureError as error:
-            _take_back(opened, answers)
-            return [Unsure(error)] * len(wanted)
-        except BaseException as error:
-            self._withdraw(opened, answers, error)
-            raise
-        return answers
+            write = Write(claim, durable=are_durable(wanted))
+            try:
+                opened.database.write_one(write)
+                opened.owners.note_recorded(answers)
+                faults.point("claim.committed")
+                self._seen(opened, wanted, answers)
+                self._settle_dropped()
+            except CommitUnsureError as error:
+                opened.owners.take_back_all(answers)
+                return [Unsure(error)] * len(wanted)
+            except BaseException as error:
+                self._withdraw(opened, answers, error)
+                raise
+            return answers
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
-        opened = self._opening.opened()
-        opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
-        version = self._schema_version
-        batch = opened.owners.batch(len(wanted))
-        answers: list[Answer] = []
+        with self._opening.using() as opened:
+            opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
+            version = self._schema_version
+            batch = opened.owners.batch(len(wanted))
+            answers: list[Answer] = []
 
-        def claim(connection: Connection) -> None:
-            floor = opened.floor = tasks.floor(connection, version)
-            stamp = opened.stamp()
-            batch.place(connection)
-            claiming = Claiming(connection, version, opened.owners, batch)
-            answers.extend(claiming.claim(one, floor, stamp, note) for note, one in enumerate(wanted))
-            if batch.open:
-                batch.store(connection)
-            write.durable = must_sync(opened.database, wanted, answers)
-            faults.point("batch.in-transaction")
+            def claim(connection: Connection) -> None:
+                floor = opened.floor = tasks.floor(connection, version)
+                stamp = opened.stamp()
+                batch.place(connection)
+                claiming = Claiming(connection, version, opened.owners, batch)
+                answers.extend(claiming.claim(one, floor, stamp, note) for note, one in enumerate(wanted))
+                if batch.open:
+                    batch.store(connection)
+                write.durable = must_sync(opened.database, wanted, answers)
+                faults.point("batch.in-transaction")
 
-        write = Write(claim, durable=are_durable(wanted), is_alone=True)
-        try:
-            opened.database.write_one(write)
-            faults.point("batch.committed")
-            self._seen(opened, wanted, answers)
-            self._settle_dropped()
-        except CommitUnsureError as error:
-            _take_back(opened, answers)
-            return [Unsure(error)] * len(wanted)
-        except BaseException as error:
-            self._withdraw(opened, answers, error)
-            raise
-        finally:
-            opened.owners.close_batch(batch.id)
-        return answers
+            write = Write(claim, durable=are_durable(wanted), is_alone=True)
+            try:
+                opened.database.write_one(write)
+                faults.point("batch.committed")
+                self._seen(opened, wanted, answers)
+                self._settle_dropped()
+            except CommitUnsureError as error:
+                opened.owners.take_back_all(answers)
+                return [Unsure(error)] * len(wanted)
+            except BaseException as error:
+                self._withdraw(opened, answers, error)
+                raise
+            finally:
+                opened.owners.close_batch(batch.id)
+            return answers
 
     def enter(self, claim: Granted) -> None:
         """Note that the job of a claim is entered."""
-        opened = self._opening.of_owner(claim.owner)
-        if opened is None:
-            msg = "the claim belongs to the parent of this process, or has ended"
-            raise ClaimLostError(msg, task_id=claim.task_id)
-        if claim.note is not None:
-            opened.owners.enter(claim.owner, claim.note)
-        faults.point("batch.entered")
-
-    @staticmethod
-    def _seen(opened: Opened, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> None:
-        """Nobody is answered from a final row that a power cut could take back."""
-        opened.database.seen_final(durable=has_final(wanted, answers))
+        with self._opening.using_of(claim.owner) as opened:
+            if opened is None:
+                msg = "the claim belongs to the parent of this process, or has ended"
+                raise ClaimLostError(msg, task_id=claim.task_id)
+            if claim.note is not None:
+                opened.owners.enter(claim.owner, claim.note)
+            faults.point("batch.entered")
 
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """Begin or finish each in one transaction, for callers who wait on an event loop; see `Store.together`."""
-        opened = self._opening.opened()
-        found: dict[int, object] = {}
-        claims: dict[int, hot.Claim] = {}
-        writes: dict[int, Write] = {}
+        with self._opening.using() as opened:
+            found: dict[int, object] = {}
+            claims: dict[int, hot.Claim] = {}
+            writes: dict[int, Write] = {}
 
-        def look(connection: Connection) -> None:
-            for number, wanted in enumerate(requests):
-                if isinstance(wanted, End):
-                    continue
-                claim = claims[number] = hot.Claim(opened, self._schema_version, wanted)
-                found[number] = claim.look(connection)
-                if claim.may_insert:
-                    writes[number] = claim.write()
+            def look(connection: Connection) -> None:
+                for number, wanted in enumerate(requests):
+                    if isinstance(wanted, End):
+                        continue
+                    claim = claims[number] = hot.Claim(opened, self._schema_version, wanted)
+                    found[number] = claim.look(connection)
+                    if claim.may_insert:
+                        writes[number] = claim.write()
 
-        opened.database.read(look)
-        for number, end in enumerate(requests):
-            if isinstance(end, End) and end.owner == opened.owners.recorded and tasks.is_plain_success(end):
-                writes[number] = hot.success(opened, self._schema_version, end)
-        try:
-            if writes:
-                opened.database.write_all(list(writes.values()))
-            answers = [
-                self._ended(opened, request, writes.get(number))
-                if isinstance(request, End)
-                else self._begun(opened, claims[number], found[number], writes.get(number))
-                for number, request in enumerate(requests)
-            ]
-            self._settle_dropped()
-        except BaseException as error:
-            self._withdraw(opened, [claim.grant for claim in claims.values()], error)
-            raise
-        return answers
+            opened.database.read(look)
+            for number, end in enumerate(requests):
+                if isinstance(end, End) and end.owner == opened.owners.recorded and tasks.is_plain_success(end):
+                    writes[number] = hot.success(opened, self._schema_version, end)
+            try:
+                if writes:
+                    opened.database.write_all(list(writes.values()))
+                answers = [
+                    self._ended(opened, request, writes.get(number))
+                    if isinstance(request, End)
+                    else self._begun(opened, claims[number], found[number], writes.get(number))
+                    for number, request in enumerate(requests)
+                ]
+                self._settle_dropped()
+            except BaseException as error:
+                self._withdraw(opened, [claim.grant for claim in claims.values()], error)
+                raise
+            return answers
 
     def _begun(self, opened: Opened, claim: hot.Claim, found: object, write: Write | None) -> object:
         if write is None:
@@ -221,56 +225,64 @@ class SqliteStore(Settler):
         opened = self._opening.current
         if opened is None or end.owner != opened.owners.recorded or not tasks.is_plain_success(end):
             return self.finish([end])[0]
+        user = object()
+        opened.users[user] = True  # as in `begin`
         try:
-            if not hot.succeed(opened, self._schema_version, end):
-                return self.finish([end])[0]
-        except CommitUnsureError as error:
-            if not isinstance(self._read_again(end, error), Recorded):
-                raise
-        except SyncFailedError as error:
-            return Unsure(error)
-        faults.point("finish.committed")
-        opened.database.after_commit()
-        self._let_go(opened, end)
+            try:
+                if opened.wants_close or not hot.succeed(opened, self._schema_version, end):
+                    return self.finish([end])[0]
+            except CommitUnsureError as error:
+                if not isinstance(self._read_again(end, error), Recorded):
+                    raise
+            except SyncFailedError as error:
+                return Unsure(error)
+            faults.point("finish.committed")
+            opened.database.after_commit()
+            self._let_go(opened, end)
+        finally:
+            del opened.users[user]
+            if opened.wants_close:
+                opened.close_if_idle()
         if self._unsettled:
             self._settle_dropped()
         return Recorded(end.task_id)
 
     def finish(self, ends: Sequence[End]) -> list[Recorded | Lost | Unsure]:
         """End each claim, in order, in one transaction."""
-        answers: list[Recorded | Lost | Unsure] = []
-        opened = self._opening.of_owner(ends[0].owner)
-        if opened is None:  # the claim of a parent process, finished in its forked child
-            return [Lost(None) for _ in ends]
+        with self._opening.using_of(ends[0].owner) as opened:
+            if opened is None:  # the claim of a parent process, finished in its forked child
+                return [Lost(None) for _ in ends]
+            answers: list[Recorded | Lost | Unsure] = []
 
-        def finish(connection: Connection) -> None:
-            tasks.floor(connection, self._schema_version)
-            answers[:] = [self._finish_in(connection, opened, end) for end in ends]
-            recorded = zip(ends, answers, strict=True)
-            owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
-            for owner, claims in owners.items():
-                opened.owners.ended(connection, owner, claims)
-            faults.point("finish.in-transaction")
+            def finish(connection: Connection) -> None:
+                tasks.floor(connection, self._schema_version)
+                answers[:] = [self._finish_in(connection, opened, end) for end in ends]
+                recorded = zip(ends, answers, strict=True)
+                owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
+                for owner, claims in owners.items():
+                    opened.owners.ended(connection, owner, claims)
+                faults.point("finish.in-transaction")
 
-        try:
-            opened.database.write(finish, durable=are_durable(ends))
-        except CommitUnsureError as error:
-            answers = [self._read_again(end, error) for end in ends]
-        except SyncFailedError as error:
-            committed = zip(ends, answers, strict=True)
-            answers = [Unsure(error) if end.durable and isinstance(a, Recorded) else a for end, a in committed]
-        faults.point("finish.committed")
-        for end, answer in zip(ends, answers, strict=True):
-            if not isinstance(answer, Unsure):
-                self._let_go(opened, end)
-        self._settle_dropped()
-        return answers
+            try:
+                opened.database.write(finish, durable=are_durable(ends))
+            except CommitUnsureError as error:
+                answers = [self._read_again(end, error) for end in ends]
+            except SyncFailedError as error:
+                committed = zip(ends, answers, strict=True)
+                answers = [Unsure(error) if end.durable and isinstance(a, Recorded) else a for end, a in committed]
+            faults.point("finish.committed")
+            for end, answer in zip(ends, answers, strict=True):
+                if not isinstance(answer, Unsure):
+                    self._opening.let_go(end.task_id, end.token)  # some may be of before a close
+            self._settle_dropped()
+            return answers
 
     def _read_again(self, end: End, error: CommitUnsureError) -> Recorded | Unsure:
         """After an error at COMMIT: what is visible was committed, and is reported once it is durable."""
         with contextlib.suppress(StoreError):
             (row,) = self.get([end.task_id])
-            self._opening.opened().database.durable()
+            with self._opening.using() as opened:
+                opened.database.durable()
             if row is not None and (row.status, row.token) == (end.status, end.token):
                 return Recorded(end.task_id)
         return Unsure(error)
@@ -282,25 +294,25 @@ class SqliteStore(Settler):
         """Open a transaction for the effects of the job; rolled back unless `Effects.finish` committed it."""
         from idemreg.sqlite.effects import Effects  # noqa: PLC0415 - few jobs have effects in the same file
 
-        opened = self._opening.of_owner(claim.owner)
-        if opened is None:
-            msg = "the claim belongs to the parent of this process"
-            raise ClaimLostError(msg, task_id=claim.task_id)
-        try:
-            with opened.database.long_write(durable=durable) as write:
-                row = tasks.read(write.connection, self._schema_version, claim.task_id)
-                if row is None or not self._is_own(opened, row, claim.token):
-                    msg = "another owner has the task, or it was settled without this claim"
-                    raise ClaimLostError(msg, task_id=claim.task_id)
-                faults.point("transaction.open")
-                yield Effects(
-                    write,
-                    lambda connection, end: self._finish_with_effects(connection, opened, end),
-                    lambda end: self._let_go(opened, end),
-                    claim.task_id,
-                )
-        finally:
-            self._settle_dropped()
+        with self._opening.using_of(claim.owner) as opened:
+            if opened is None:
+                msg = "the claim belongs to the parent of this process"
+                raise ClaimLostError(msg, task_id=claim.task_id)
+            try:
+                with opened.database.long_write(durable=durable) as write:
+                    row = tasks.read(write.connection, self._schema_version, claim.task_id)
+                    if row is None or not self._is_own(row, claim.token):
+                        msg = "another owner has the task, or it was settled without this claim"
+                        raise ClaimLostError(msg, task_id=claim.task_id)
+                    faults.point("transaction.open")
+                    yield Effects(
+                        write,
+                        lambda connection, end: self._finish_with_effects(connection, opened, end),
+                        lambda end: self._let_go(opened, end),
+                        claim.task_id,
+                    )
+            finally:
+                self._settle_dropped()
 
     def _finish_with_effects(self, connection: Connection, opened: Opened, end: End) -> bool:
         tasks.floor(connection, self._schema_version)
@@ -311,12 +323,12 @@ class SqliteStore(Settler):
 
     def own_byte(self) -> CommandOwner:
         """A new owner with a lock and a descriptor of its own, for a command that inherits it."""
-        opened = self._opening.opened()
+        with self._opening.using() as opened:
 
-        def rewrite(record: OwnerRecord) -> None:
-            opened.database.write(lambda connection: tasks.record_owner(connection, record), durable=False)
+            def rewrite(record: OwnerRecord) -> None:
+                opened.database.write(lambda connection: tasks.record_owner(connection, record), durable=False)
 
-        return opened.owners.command(rewrite)
+            return opened.owners.command(rewrite, opened.close_if_idle)
 
     def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
         """Move pages from the -wal into the database; see `Wal.checkpoint`."""
@@ -329,10 +341,3 @@ class SqliteStore(Settler):
     def close(self) -> None:
         """Close what is open. Claims that are not finished keep their owner's lock until they are."""
         self._opening.close()
-
-
-def _take_back(opened: Opened, answers: list[Answer]) -> None:
-    for answer in answers:
-        if isinstance(answer, Granted):
-            opened.owners.take_back(answer)
-    answers.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Final
 
 import apsw
@@ -13,6 +15,7 @@ from idemreg.errors import (
     StoreFullError,
     StorePathError,
 )
+from idemreg.lockfile import TOO_MANY_OPEN, out_of_descriptors
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -33,6 +36,9 @@ FULL: Final = 2
 
 # In pages: the size at which a commit checkpoints. As many bytes as SQLite's default, whose pages are twice as large.
 AUTOCHECKPOINT_PAGES: Final = 2_000
+
+# The database, its -wal and its -shm, and the folder while it is synced. Some are closed before the error is seen.
+FILES_OF_CONNECTION: Final = 4
 
 # Waits for a program's lock that knows nothing of our turns: the first nap is about one commit, the longest keeps a
 # waiter from falling behind.
@@ -115,6 +121,8 @@ def leave_wal(connection: Connection) -> None:
 
 def translate(error: apsw.Error) -> StoreError:
     """The idemreg error for one of SQLite's. The caller chains it."""
+    if isinstance(error, apsw.CantOpenError) and not _may_open():
+        return out_of_descriptors(f"SQLite: {error}")
     kinds: tuple[tuple[tuple[type[apsw.Error], ...], type[StoreError]], ...] = (
         ((apsw.BusyError, apsw.LockedError), StoreBusyError),
         ((apsw.FullError,), StoreFullError),
@@ -125,6 +133,17 @@ def translate(error: apsw.Error) -> StoreError:
         if isinstance(error, sources):
             return target(f"SQLite: {error}")
     return StoreError(f"SQLite: {error}")
+
+
+def _may_open() -> bool:
+    """Whether this process may open what a connection takes. SQLite does not say why it could not."""
+    try:
+        with contextlib.ExitStack() as opened:
+            for _ in range(FILES_OF_CONNECTION):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in TOO_MANY_OPEN
+    return True
 
 
 # Not those of a write: it fails its transaction, which is rolled back, and says nothing of what was committed before.

@@ -23,7 +23,7 @@ from idemreg.sqlite.connection import (
     leave_wal,
     translate,
 )
-from idemreg.sqlite.forking import forgets, leak
+from idemreg.sqlite.forking import forgets, no_fork_meanwhile
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
@@ -262,21 +262,25 @@ class Database(Pool):
     # --- the end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the idle connections now, and the borrowed ones as they come back."""
+        """Close the idle connections now, and the borrowed ones as they come back. Nobody must be inside."""
         may_move = self._move_wal()
         self._closed = True
-        if self._anchor is not None:
-            self._idle[NORMAL].append(self._anchor)
-            self._anchor = None
-        for idle in self._idle.values():
-            while idle:
-                connection = idle.pop()
-                if not may_move:
-                    leave_wal(connection)
-                connection.close()
-        if self.sync is not None:
-            self.sync.close()
-        self.turns.close()
+        if self.index is not None:
+            self.index.close()  # before the last connection, with which SQLite unmaps what it shows
+        with no_fork_meanwhile(self._clock):
+            self._close_connections(may_move=may_move)
+            if self.sync is not None:
+                self.sync.close()
+            self.turns.close()
+
+    def _close_connections(self, *, may_move: bool) -> None:
+        anchor, self._anchor = self._anchor, None
+        for connection in [*self._idle[NORMAL], *self._idle[FULL], *([anchor] if anchor else [])]:
+            if not may_move:
+                leave_wal(connection)
+            self._all.discard(connection)
+            connection.close()
+        self._idle = {NORMAL: [], FULL: []}
 
     def _move_wal(self) -> bool:
         """Before the end move what is in the -wal. False where SQLite must not: it would swallow a failed sync."""
@@ -293,14 +297,13 @@ class Database(Pool):
         return self.index.frames == self.index.moved
 
     def forget(self) -> None:
-        """In a forked child: leave every connection to the parent."""
-        for connection in [*self._idle[NORMAL], *self._idle[FULL], self._anchor]:
-            leak(connection)
-        self._idle = {NORMAL: [], FULL: []}
+        """In a forked child: leave everything to the parent."""
+        self._part()
         self._anchor = self.index = None
-        if self.sync is not None:
-            self.sync.close()
-        self.turns.close()
+        with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
+            if self.sync is not None:
+                self.sync.close()
+            self.turns.close()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
 
 

@@ -1,10 +1,14 @@
 """Fork: a gate, and connections left behind.
 
-A child must not use the parent's connections: it could commit the parent's open transaction. Nor may it close them,
-which writes to the shared -shm. It forgets them (see `_leak`), and opens its own at its next call. The fork itself
-waits, for a moment, until no other thread is inside SQLite: the child would inherit SQLite's mutexes locked, and its
-note, shared by all connections of a process to one file, of the locks that the parent's connection held. For that
-reason a child that is forked inside `claim.transaction()` itself cannot write to the file: it finds it busy.
+A child must not use the parent's connections: it could commit the parent's open transaction. It opens its own at its
+next call, and before that it closes those that were idle. SQLite keeps one note for all connections of a process to one
+file, of the locks that they hold; the child inherits the note, and none of the locks. Were one connection left, its own
+would believe in them: the parent, closing the file, would find nobody else there, and delete the -wal under the child,
+with all that the child writes. Closed they are without a checkpoint, which touches nothing but the child's own memory.
+
+One in the middle of something is left open for ever (see `leak`), since a rollback writes to the shared -shm. So the
+fork waits, for a moment, until no other thread is inside SQLite; the child would also inherit SQLite's mutexes locked.
+A child that is forked inside `claim.transaction()` itself cannot write to the file: it finds it busy.
 """
 
 from __future__ import annotations
@@ -84,11 +88,11 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     fork.thread = 0
+    for one in list(_forgetful):
+        one.forget()
     for connection in inside:
         leak(connection)
     inside.clear()
-    for one in list(_forgetful):
-        one.forget()
 
 
 def leak(connection: object) -> None:

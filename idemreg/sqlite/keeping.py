@@ -27,10 +27,10 @@ class Keeper(Reader):
         """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
         from idemreg.sqlite import purging  # noqa: PLC0415 - a purge, an import and a backup are rare
 
-        version, database = self._schema_version, self._opening.opened().database
-        survey = database.read(lambda connection: purging.survey(connection, version, query, at, after))
-        database.seen_final(durable=database.reads_durable)
-        return survey
+        with self._opening.using() as opened:
+            survey = opened.database.read(purging.survey, self._schema_version, query, at, after)
+            opened.database.seen_final(durable=opened.database.reads_durable)
+            return survey
 
     def remove(self, query: Query, at: Instant, after: str | None) -> Removed:
         """Remove a bounded number of final rows behind ``after`` whose ``keep_for`` has passed, in one transaction.
@@ -39,15 +39,16 @@ class Keeper(Reader):
         """
         from idemreg.sqlite import purging  # noqa: PLC0415
 
-        version, database = self._schema_version, self._opening.opened().database
-        found = database.read(lambda connection: purging.find(connection, version, query, at, after))
+        version = self._schema_version
+        found = self._read(purging.find, version, query, at, after)
         if not found.rows:
             return Removed(0, found.after)
 
         def remove(connection: Connection) -> int:
             return purging.remove(connection, version, found.rows)
 
-        count = database.write(remove, durable=False)
+        with self._opening.using() as opened:
+            count = opened.database.write(remove, durable=False)
         faults.point("purge.committed")
         return Removed(count, found.after)
 
@@ -60,7 +61,8 @@ class Keeper(Reader):
         def put(connection: Connection) -> list[Present | None]:
             return importing.put(connection, version, tasks, floor, registry_id)
 
-        answers = self._opening.opened().database.write(put, durable=True)
+        with self._opening.using() as opened:
+            answers = opened.database.write(put, durable=True)
         faults.point("import.committed")
         return answers
 
@@ -68,7 +70,4 @@ class Keeper(Reader):
         """Copy the whole file as it is at one instant to ``path``, which must not exist; see `copying.copy`."""
         from idemreg.sqlite import copying  # noqa: PLC0415
 
-        version, target = self._schema_version, absolute(path)
-        return self._opening.opened().database.read(
-            lambda connection: copying.copy(connection, version, target, progress)
-        )
+        return self._read(copying.copy, self._schema_version, absolute(path), progress)

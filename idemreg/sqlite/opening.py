@@ -1,10 +1,17 @@
-"""Opening the files at first use, closing them when the last claim is settled, and what a fork means for both."""
+"""Opening the files at first use, closing them when nobody needs them any more, and what a fork means for both.
+
+Threads share the files, and any of them may close them while the others are at work. So each operation is noted as a
+user from before its first look at the files to behind its last, and whoever leaves last closes what is to be closed.
+A close that took the lock file from under a claim in flight would leave a row whose owner's byte is free: another
+process would run the task a second time.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -13,7 +20,7 @@ import apsw
 
 from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
-from idemreg.lockfile import LockFile
+from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.sqlite import files, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
@@ -22,7 +29,7 @@ from idemreg.sqlite.owners import Owners
 from idemreg.store import Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
 
@@ -33,7 +40,13 @@ FAREWELL_S: Final = 0.05
 
 
 class Opened:
-    """All that exists once the files are open."""
+    """All that exists once the files are open.
+
+    It is closed once it ``wants_close``, has no user and no claim of its owners is open. Why no user can come too late,
+    with the interpreter's lock or without: an operation adds itself to ``users`` and then looks at ``wants_close``;
+    whoever closes sets ``wants_close`` and then looks at ``users``. Both use the dictionary's own lock, so one of the
+    two sees the other. The hot path does these steps by itself, since calls cost as much as they do.
+    """
 
     def __init__(
         self,
@@ -45,6 +58,11 @@ class Opened:
         *,
         reads_durable: bool,
     ) -> None:
+        self.is_closed = True  # until all is open: see `__del__`
+        self.wants_close = False
+        self._pid = os.getpid()
+        self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
+        self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
         self._epoch_bits = row.epoch << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
@@ -52,7 +70,6 @@ class Opened:
         self.owners = Owners(lock_file, clock)
         self._clock = clock
         self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
-        self.wants_close = False
         self.is_closed = False
 
     def stamp(self) -> tasks.Stamp:
@@ -63,19 +80,60 @@ class Opened:
         """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""
         return Instant(self._wall_us(), self._boot_ms(), self._epoch_bits)
 
+    # --- who uses it ----------------------------------------------------------------------------------------------
+
+    def enter(self, user: object) -> bool:
+        """Keep it open until the user leaves; False where it is to be closed: another is opened in its place."""
+        self.users[user] = True
+        if not self.wants_close:
+            return True
+        self.leave(user)
+        return False
+
+    def enter_late(self, user: object) -> bool:
+        """The same for the end of a claim, which may come after `close`; False where it is closed."""
+        with self._deciding:
+            if self.is_closed:
+                return False
+            self.users[user] = True
+            return True
+
+    def leave(self, user: object) -> None:
+        """The user is done; the last one closes what is to be closed."""
+        del self.users[user]
+        if self.wants_close:
+            self.close_if_idle()
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
     def close(self) -> None:
-        """Close now, or when the last claim is settled: until then the owner's byte speaks for it."""
+        """Close now, or when the last user is gone and the last claim settled: the owner's byte speaks for claims."""
         self.wants_close = True
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
         """Close what `close` had to leave open, if nothing needs it any more."""
-        if self.wants_close and not self.owners.live:
-            self.wants_close = False
-            self._farewell()
-            self.database.close()
-            self.lock_file.close()
+        with self._deciding:
+            # A copy is made under the lock of the dictionary, its length is not.
+            if not self.wants_close or self.is_closed or self.users.copy() or not self.owners.are_idle:
+                return
             self.is_closed = True
+        self._close()
+
+    def _close(self) -> None:
+        self._farewell()
+        self.database.close()
+        self.lock_file.close()
+
+    def __del__(self) -> None:
+        """A registry that was dropped without a close leaves no descriptors.
+
+        Whoever could end one of its claims holds the registry: so those that are left were dropped, and count as those
+        of a dead owner. At the end of the interpreter a thread may be in the middle of a job: there the kernel closes.
+        """
+        if not self.is_closed and self._pid == os.getpid() and not sys.is_finalizing():
+            self.is_closed = True
+            self._close()
 
     def _farewell(self) -> None:
         """Take this process's record away: it has no claim left. If that fails, whoever finds it dead will."""
@@ -89,6 +147,8 @@ class Opened:
 
     def forget(self) -> None:
         """In a forked child: close the lock descriptor (an unlock would drop the parent's locks) and touch nothing."""
+        self.is_closed = True
+        self._deciding = threading.RLock()  # it may be held by a thread that is not here
         self.lock_file.close()
         self.owners.forget()
 
@@ -112,7 +172,9 @@ class Opening:
         self._clock = clock
         self._schema = schema
         self._reads_durable = reads_durable
-        self.when_opened: Callable[[Opened], None] | None = None  # also in a forked child, when it opens anew
+        # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
+        # dropped open until the garbage is collected.
+        self.when_opened: Callable[[], Callable[[Opened], None] | None] = _nobody
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -126,17 +188,70 @@ class Opening:
                 opened = self.current
                 if opened is None:
                     opened = self._open()
-                    if self.when_opened is not None:
-                        self.when_opened(opened)
+                    if (when_opened := self.when_opened()) is not None:
+                        when_opened(opened)
                     self.current = opened
         return opened
 
+    @contextlib.contextmanager
+    def using(self, owner: int | None = None) -> Iterator[Opened]:
+        """The open files, for one operation; those that the owner lives in, if it does. Opens them where needed."""
+        user = object()
+        opened = None if owner is None else self._enter_of(user, owner)
+        while opened is None:
+            opened = self.opened()
+            if not opened.enter(user):  # closed since
+                opened = None
+        try:
+            yield opened
+        finally:
+            opened.leave(user)
+
+    @contextlib.contextmanager
+    def using_open(self) -> Iterator[Opened | None]:
+        """The files where they are open now, for one operation."""
+        user, opened = object(), self.current
+        if opened is None or not opened.enter(user):
+            yield None
+            return
+        try:
+            yield opened
+        finally:
+            opened.leave(user)
+
+    @contextlib.contextmanager
+    def using_of(self, owner: int) -> Iterator[Opened | None]:
+        """The files that an owner claimed in, for one operation; None where it is not of this process, or ended."""
+        user = object()
+        opened = self._enter_of(user, owner)
+        try:
+            yield opened
+        finally:
+            if opened is not None:
+                opened.leave(user)
+
+    def _enter_of(self, user: object, owner: int) -> Opened | None:
+        opened = self.of_owner(owner)
+        return opened if opened is not None and opened.enter_late(user) else None
+
     def of_owner(self, owner: int) -> Opened | None:
-        """The open files that an owner of this process claimed in; None where the owner is not of this process."""
-        opened = self.current
-        if opened is not None and opened.owners.is_ours(owner):
-            return opened
-        return next((closing for closing in self._closing if closing.owners.is_ours(owner)), None)
+        """The files that an owner of this process claimed in; None where the owner is not of this process.
+
+        They may be closed at any moment, unless one of its claims is open.
+        """
+        return next((opened for opened in self._of_this_process() if opened.owners.is_ours(owner)), None)
+
+    def let_go(self, task_id: str, token: int) -> None:
+        """The claim is settled: nobody in this process holds it any more. What was kept open for it is closed."""
+        for opened in self._of_this_process():
+            opened.owners.let_go(task_id, token)
+            if opened.wants_close:
+                opened.close_if_idle()
+
+    def _of_this_process(self) -> list[Opened]:
+        current = self.current  # before those that it may become one of
+        some = [] if current is None else [current]
+        return [*some, *(closing for closing in self._closing if not closing.is_closed)]
 
     def _open(self) -> Opened:
         files.check_sqlite_version(apsw.sqlite_lib_version())
@@ -153,8 +268,10 @@ class Opening:
         try:
             row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s)
             return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
-        except BaseException:
+        except BaseException as error:
             lock_file.close()
+            if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+                raise open_error(location.database, error) from error
             raise
 
     def _check_present(self, location: files.Location) -> None:
@@ -185,14 +302,15 @@ class Opening:
             raise translate(error) from error
 
     def close(self) -> None:
-        """Close what is open. A later use opens anew, as another owner."""
+        """Close what is open, once nobody uses it. A later use opens anew, as another owner."""
         with self._lock:
-            opened, self.current = self.current, None
-            self._closing = [closing for closing in self._closing if not closing.is_closed]
-            if opened is not None:
-                self._closing.append(opened)
-        if opened is not None:
-            opened.close()
+            opened = self.current
+            if opened is None:
+                return
+            # First there, then not here any more: nobody looks for an owner of this process in vain.
+            self._closing = [*(closing for closing in self._closing if not closing.is_closed), opened]
+            self.current = None
+        opened.close()
 
     def forget(self) -> None:
         """In a forked child: the parent's files are not ours."""
@@ -200,6 +318,10 @@ class Opening:
         for opened in [*self._closing, *([self.current] if self.current else [])]:
             opened.forget()
         self.current, self._closing = None, []
+
+
+def _nobody() -> None:
+    """Nobody wants to hear of it."""
 
 
 _openings: weakref.WeakSet[Opening] = weakref.WeakSet()

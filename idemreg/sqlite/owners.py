@@ -41,12 +41,14 @@ class CommandOwner:
         clock: Clock,
         registered: dict[int, CommandOwner],
         rewrite: Callable[[OwnerRecord], None],
+        ended: Callable[[], None],
     ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
         self.fd = oslock.open_high(lock_file.path)
         _hold(self.fd, self.id)
         self._rewrite = rewrite
+        self._ended = ended
         self._registered = registered
         registered[self.id] = self
 
@@ -66,6 +68,7 @@ class CommandOwner:
             os.close(self.fd)
             self.fd = -1
             self._registered.pop(self.id, None)
+            self._ended()
 
 
 class Batch:
@@ -129,6 +132,11 @@ class Owners:
         return self._examiner.locks_work
 
     @property
+    def are_idle(self) -> bool:
+        """Whether no claim is open, and no command is about to be claimed for."""
+        return not self.live and not self._commands
+
+    @property
     def own_id(self) -> int | None:
         """The number of this process as an owner; None as long as it has claimed nothing."""
         return None if self._own is None else self._own.id
@@ -142,9 +150,9 @@ class Owners:
             self._own = record
         return self._own
 
-    def command(self, rewrite: Callable[[OwnerRecord], None]) -> CommandOwner:
-        """A new owner for a command; ``rewrite`` stores its record anew."""
-        return CommandOwner(self._lock_file, self._clock, self._commands, rewrite)
+    def command(self, rewrite: Callable[[OwnerRecord], None], ended: Callable[[], None]) -> CommandOwner:
+        """A new owner for a command; ``rewrite`` stores its record anew, ``ended`` is called when it is closed."""
+        return CommandOwner(self._lock_file, self._clock, self._commands, rewrite, ended)
 
     def batch(self, size: int) -> Batch:
         """A new owner for the claims of a batch, registered until they have ended."""
@@ -210,6 +218,13 @@ class Owners:
         # By identity: another thread may have claimed the task since, under the very same token.
         if self.live.get(grant.task_id) is grant:
             self._forget_live(grant)
+
+    def take_back_all(self, answers: list[Answer]) -> None:
+        """The same for each claim among the answers, of which none is left then."""
+        for answer in answers:
+            if isinstance(answer, Granted):
+                self.take_back(answer)
+        answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
         held = self.live.get(task_id)

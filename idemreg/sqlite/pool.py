@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
+from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, no_fork_meanwhile
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
-    from idemreg.errors import StoreError
 
 __all__ = ["Pool"]
 
@@ -35,6 +35,7 @@ class Pool:
         self._clock = clock
         self._closed = False
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
+        self._all: set[Connection] = set()  # borrowed ones as well: a forked child has to part with each
 
     def translate(self, error: apsw.Error) -> StoreError:
         """The error for one of SQLite's."""
@@ -58,12 +59,16 @@ class Pool:
             self._clock.sleep(FORK_NAP_S)
 
     def _open(self, synchronous: int) -> Connection:
+        if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
+            msg = f"{self.path} is used after it was closed"
+            raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
         ticket = object()
         inside[ticket] = threading.get_ident()
         try:
             connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
             if self.levels[True] == FULL:
                 connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+            self._all.add(connection)
             return connection
         except apsw.Error as error:
             raise self.translate(error) from error
@@ -78,12 +83,29 @@ class Pool:
             try:
                 connection.execute("ROLLBACK")
             except apsw.Error:
-                connection.close()  # rolls back as well; SQLite did so itself after most errors
+                self._let_go(connection)  # rolls back as well; SQLite did so itself after most errors
                 return
         idle = self._idle[synchronous]
         if self._closed or len(idle) >= IDLE_CONNECTIONS:
             if self._closed:
                 leave_wal(connection)
-            connection.close()
+            self._let_go(connection)
         else:
             idle.append(connection)
+
+    def _let_go(self, connection: Connection) -> None:
+        """Close it. No fork meanwhile: the child would inherit SQLite's mutexes locked."""
+        with no_fork_meanwhile(self._clock):
+            self._all.discard(connection)
+            connection.close()
+
+    def _part(self) -> None:
+        """In a forked child: close the parent's connections that are idle, and leave those at work as they are."""
+        for connection in self._all:
+            if connection in inside or connection.in_transaction:
+                leak(connection)
+            else:
+                leave_wal(connection)
+                connection.close()
+        self._all = set()
+        self._idle = {NORMAL: [], FULL: []}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from idemreg.model import Status
 from idemreg.sqlite import queries, tasks
-from idemreg.sqlite.claiming import look
+from idemreg.sqlite.claiming import has_final, look
 from idemreg.store import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from idemreg.model import OwnerInfo, Task, Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opening
+    from idemreg.sqlite.opening import Opened, Opening
     from idemreg.store import Answer, Instant, Page, Query
 
 __all__ = ["Reader"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What is said of these is no promise: a power cut may take them back.
 _MAY_PASS: Final = (Status.PENDING, Status.RUNNING)
@@ -32,11 +35,11 @@ class Reader:
 
     def look(self, wanted: Wanted) -> Answer | None:
         """What a plain read can answer, with no write lock; None where a row must be written."""
-        opened = self._opening.opened()
-        answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
-        if answer is not None and not isinstance(answer, Running):
-            opened.database.seen_final(durable=wanted.durable)
-        return answer
+        with self._opening.using() as opened:
+            answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
+            if answer is not None and not isinstance(answer, Running):
+                opened.database.seen_final(durable=wanted.durable)
+            return answer
 
     def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
         """The rows, in order."""
@@ -46,19 +49,19 @@ class Reader:
             tasks.floor(connection, version)
             return [tasks.read(connection, version, task_id) for task_id in task_ids]
 
-        database = self._opening.opened().database
-        rows = database.read(get)
-        if any(row is not None and row.status not in _MAY_PASS for row in rows):
-            database.seen_final(durable=database.reads_durable if durable is None else durable)
-        return rows
+        with self._opening.using() as opened:
+            rows = opened.database.read(get)
+            if any(row is not None and row.status not in _MAY_PASS for row in rows):
+                opened.database.seen_final(durable=opened.database.reads_durable if durable is None else durable)
+            return rows
 
     def page(self, query: Query, after: str | None, limit: int) -> Page:
         """At most ``limit`` tasks behind the task_id ``after``."""
         version, at = self._schema_version, self.instant()
-        database = self._opening.opened().database
-        page = database.read(lambda connection: queries.page(connection, version, query, at, after, limit))
-        database.seen_final(durable=database.reads_durable)
-        return page
+        with self._opening.using() as opened:
+            page = opened.database.read(lambda connection: queries.page(connection, version, query, at, after, limit))
+            opened.database.seen_final(durable=opened.database.reads_durable)
+            return page
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""
@@ -66,11 +69,11 @@ class Reader:
 
     def floor(self) -> int:
         """The token floor: every token given from now on is above it."""
-        return self._opening.opened().database.read(tasks.floor, self._schema_version)
+        return self._read(tasks.floor, self._schema_version)
 
     def registry_id(self) -> str:
         """The random id of the place. Read anew each time: an import into an empty place changes it."""
-        return self._opening.opened().database.read(queries.registry_id, self._schema_version)
+        return self._read(queries.registry_id, self._schema_version)
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
@@ -80,14 +83,23 @@ class Reader:
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
-        version, database = self._schema_version, self._opening.opened().database
-        counts = database.read(lambda connection: queries.count(connection, version))
-        database.seen_final(durable=database.reads_durable)
-        return counts
+        with self._opening.using() as opened:
+            counts = opened.database.read(queries.count, self._schema_version)
+            opened.database.seen_final(durable=opened.database.reads_durable)
+            return counts
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         if task.status is not Status.RUNNING:
             return None
-        opened = self._opening.opened()
-        return opened.database.read(lambda connection: opened.owners.of(connection, task))
+        with self._opening.using() as opened:
+            return opened.database.read(lambda connection: opened.owners.of(connection, task))
+
+    @staticmethod
+    def _seen(opened: Opened, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> None:
+        """Nobody is answered from a final row that a power cut could take back."""
+        opened.database.seen_final(durable=has_final(wanted, answers))
+
+    def _read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._opening.using() as opened:
+            return opened.database.read(body, *args, **kwargs)

@@ -35,63 +35,63 @@ class Settler(Keeper):
 
     def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
         """End the task without its owner. `Lost` where its status does not allow the verdict."""
-        opened = self._opening.opened()
+        with self._opening.using() as opened:
 
-        def settle(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema_version, task_id)
-            if row is None:
-                return Lost(None)
-            verifying = settlement.verifying is not None and self._is_own(opened, row, settlement.verifying)
-            liveness = self._liveness(connection, opened, row)
-            status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
-            if status is None or (settlement.verifying is not None and not verifying):
-                return Lost(row)
-            if not tasks.settle(connection, row, status, settlement, opened.stamp()):
-                raise changed_under_lock(task_id)
-            if row.status is Status.RUNNING and row.owner is not None:
-                opened.owners.ended(connection, row.owner)
-            faults.point("settle.in-transaction")
-            return self._reread(connection, task_id)
+            def settle(connection: Connection) -> Task | Lost:
+                row = tasks.read(connection, self._schema_version, task_id)
+                if row is None:
+                    return Lost(None)
+                verifying = settlement.verifying is not None and self._is_own(row, settlement.verifying)
+                liveness = self._liveness(connection, opened, row)
+                status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
+                if status is None or (settlement.verifying is not None and not verifying):
+                    return Lost(row)
+                if not tasks.settle(connection, row, status, settlement, opened.stamp()):
+                    raise changed_under_lock(task_id)
+                if row.status is Status.RUNNING and row.owner is not None:
+                    opened.owners.ended(connection, row.owner)
+                faults.point("settle.in-transaction")
+                return self._reread(connection, task_id)
 
-        answer = opened.database.write(settle, durable=True)
-        faults.point("settle.committed")
-        if not isinstance(answer, Lost):
-            self._let_go(opened, answer)
-        return answer
+            answer = opened.database.write(settle, durable=True)
+            faults.point("settle.committed")
+            if not isinstance(answer, Lost):
+                self._opening.let_go(answer.task_id, answer.token)
+            return answer
 
     def add(self, wanted: Wanted) -> Task:
         """Make sure that the row exists, `pending` where it is new."""
-        opened = self._opening.opened()
+        with self._opening.using() as opened:
 
-        def add(connection: Connection) -> Task:
-            floor = tasks.floor(connection, self._schema_version)
-            tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
-            return self._reread(connection, wanted.task_id)
+            def add(connection: Connection) -> Task:
+                floor = tasks.floor(connection, self._schema_version)
+                tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
+                return self._reread(connection, wanted.task_id)
 
-        return opened.database.write(add, durable=wanted.durable)
+            return opened.database.write(add, durable=wanted.durable)
 
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
         """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it."""
-        opened = self._opening.opened()
+        with self._opening.using() as opened:
 
-        def forget(connection: Connection) -> Task | Lost:
-            row = tasks.read(connection, self._schema_version, task_id)
-            if row is None or (seen is not None and row.version != seen):
-                return Lost(row)
-            if not may_forget(row, self._liveness(connection, opened, row), force=force):
-                return Lost(row)
-            if not tasks.forget(connection, row):
-                raise changed_under_lock(task_id)
-            if row.owner is not None:
-                opened.owners.ended(connection, row.owner)
-            faults.point("forget.in-transaction")
-            return row
+            def forget(connection: Connection) -> Task | Lost:
+                row = tasks.read(connection, self._schema_version, task_id)
+                if row is None or (seen is not None and row.version != seen):
+                    return Lost(row)
+                if not may_forget(row, self._liveness(connection, opened, row), force=force):
+                    return Lost(row)
+                if not tasks.forget(connection, row):
+                    raise changed_under_lock(task_id)
+                if row.owner is not None:
+                    opened.owners.ended(connection, row.owner)
+                faults.point("forget.in-transaction")
+                return row
 
-        answer = opened.database.write(forget, durable=True)
-        faults.point("forget.committed")
-        if not isinstance(answer, Lost):
-            self._let_go(opened, answer)
-        return answer
+            answer = opened.database.write(forget, durable=True)
+            faults.point("forget.committed")
+            if not isinstance(answer, Lost):
+                self._opening.let_go(answer.task_id, answer.token)
+            return answer
 
     # --- what was dropped -----------------------------------------------------------------------------------------
 
@@ -147,30 +147,28 @@ class Settler(Keeper):
     def _try_to_settle(self, left: _Left) -> bool:
         """False where the store cannot write."""
         end, grant = left.end, left.grant
-        opened = self._opening.of_owner(end.owner)
-        if opened is None:
-            return True  # of a parent process
+        with self._opening.using_of(end.owner) as opened:
+            if opened is None:
+                return True  # of a parent process
 
-        def settle(connection: Connection) -> bool:
-            if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+            def settle(connection: Connection) -> bool:
+                if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+                    return False
+                tasks.floor(connection, self._schema_version)
+                if isinstance(self._finish_in(connection, opened, end), Lost):
+                    return False
+                opened.owners.ended(connection, end.owner)
+                return True
+
+            try:
+                left.had_ended = not opened.database.write(settle, durable=False)
+            except StoreError:
                 return False
-            tasks.floor(connection, self._schema_version)
-            if isinstance(self._finish_in(connection, opened, end), Lost):
-                return False
-            opened.owners.ended(connection, end.owner)
+            if grant is None:
+                self._opening.let_go(end.task_id, end.token)
+            else:
+                opened.owners.take_back(grant)
             return True
-
-        try:
-            left.had_ended = not opened.database.write(settle, durable=False)
-        except StoreError:
-            return False
-        if grant is None:
-            self._let_go(opened, end)
-        else:
-            opened.owners.take_back(grant)
-            if opened.wants_close:
-                opened.close_if_idle()
-        return True
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if tasks.finish(connection, self._schema_version, end, opened.stamp()):
@@ -180,15 +178,13 @@ class Settler(Keeper):
     # --- together -------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _let_go(opened: Opened, end: End | Task) -> None:
+    def _let_go(opened: Opened, end: End) -> None:
         # Of this token only: another thread may have claimed the task since the commit.
         opened.owners.let_go(end.task_id, end.token)
-        if opened.wants_close:
-            opened.close_if_idle()
 
-    @staticmethod
-    def _is_own(opened: Opened, row: Task, token: int) -> bool:
-        return row.status is Status.RUNNING and row.token == token and opened.owners.is_ours(row.owner or 0)
+    def _is_own(self, row: Task, token: int) -> bool:
+        is_it = row.status is Status.RUNNING and row.token == token
+        return is_it and self._opening.of_owner(row.owner or 0) is not None
 
     @staticmethod
     def _liveness(connection: Connection, opened: Opened, row: Task) -> Liveness:

@@ -13,6 +13,7 @@ import apsw
 
 from idemreg import faults
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
+from idemreg.lockfile import open_error
 from idemreg.sqlite import connection as connections
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def _create_file(path: str) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        msg = f"cannot create {path}: {error.strerror}"
-        raise StorePathError(msg) from error
+        raise open_error(path, error) from error
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
@@ -51,7 +52,7 @@ class Wal:
         self._clock = clock
         # What hears of the commits, the last one alone -> what is called whenever the file is opened.
         self._watchers: dict[Callable[[int], bool], Callable[[], None]] = {}
-        opening.when_opened = self._when_opened
+        opening.when_opened = weakref.WeakMethod(self._when_opened)
 
     def _when_opened(self, opened: Opened) -> None:
         database = opened.database
@@ -72,13 +73,13 @@ class Wal:
 
     def state(self) -> upkeep.WalState | None:
         """How many pages are in the -wal, and how many of them in the database already; None while it is not open."""
-        opened = self._opening.current
-        return None if opened is None else opened.database.read(upkeep.wal_state)
+        with self._opening.using_open() as opened:
+            return None if opened is None else opened.database.read(upkeep.wal_state)
 
     def file_bytes(self) -> int:
         """The size of the -wal's file, which never shrinks but by TRUNCATE and at the last close; 0 where it is not."""
         try:
-            return os.stat(f"{self._opening.opened().database.path}-wal").st_size
+            return os.stat(f"{os.path.realpath(self._opening.path)}-wal").st_size
         except OSError:
             return 0
 
@@ -89,7 +90,15 @@ class Wal:
         TRUNCATE keep every writer out for as long as they wait for readers. Readers that kept it from completing are
         named in the answer.
         """
-        database = self._opening.opened().database
+        with self._opening.using() as opened:
+            return self._checkpoint(opened.database, mode, busy_s)
+
+    def checkpoint_open(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint | None:
+        """The same where the file is open; None where it is not, which is then left so."""
+        with self._opening.using_open() as opened:
+            return None if opened is None else self._checkpoint(opened.database, mode, busy_s)
+
+    def _checkpoint(self, database: Database, mode: upkeep.Mode, busy_s: float | None) -> upkeep.Checkpoint:
         begun = self._clock.monotonic()
         until = begun + (database.busy_s if busy_s is None else busy_s)
         database.durable()

@@ -34,7 +34,7 @@ _MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in
 
 
 class WalIndex:
-    """The header, as seen through one connection, which must stay open and in WAL mode as long as this is used."""
+    """The header, as seen through one connection, which must be in WAL mode, and stay open until `close`."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
@@ -42,6 +42,10 @@ class WalIndex:
         self.copies = _map(connection, 0, 2 * HEADER_BYTES)
         self._frames = _map(connection, _FRAMES)
         self._moved = _map(connection, _MOVED)
+
+    def close(self) -> None:
+        """Before the connection is closed: from now on there is nothing to be seen, where the memory is unmapped."""
+        self.copies, self._frames, self._moved = type(self.copies)(), type(self._frames)(), type(self._moved)()
 
     @property
     def is_known(self) -> bool:
