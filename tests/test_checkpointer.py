@@ -244,16 +244,16 @@ def test_a_reader_costs_no_more_looks_than_are_due(slow: Registry, path: Path) -
     """Commits during a checkpoint ring for what they add to it, and not for what it has found futile."""
     hand = by_hand(slow)
     commits(slow, 5)
-    checkpoint = hand._wal.checkpoint
+    checkpoint = hand._wal.checkpoint_open
 
     def while_others_commit(count: int) -> bool:
         """Whether another step is due after one in the middle of which others commit."""
 
-        def busy(*args: Any, **options: Any) -> Checkpoint:
+        def busy(*args: Any, **options: Any) -> Checkpoint | None:
             commits(slow, count, f"during {count}")
             return checkpoint(*args, **options)
 
-        hand._wal.checkpoint = busy  # type: ignore[method-assign] # a real one, at a moment that a test can name
+        hand._wal.checkpoint_open = busy  # type: ignore[method-assign] # a real one, at a moment that a test can name
         commits(slow, SMALL, f"before {count}")
         done = hand.step()
         assert done is not None

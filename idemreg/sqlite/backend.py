@@ -110,6 +110,8 @@ class SqliteStore(Settler):
             except BaseException as error:
                 self._withdraw(opened, answers, error)
                 raise
+            finally:
+                del write  # its body refers to it: the circle would keep a registry that is dropped open
             return answers
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
@@ -144,6 +146,7 @@ class SqliteStore(Settler):
                 self._withdraw(opened, answers, error)
                 raise
             finally:
+                del write  # as above
                 opened.owners.close_batch(batch.id)
             return answers
 
