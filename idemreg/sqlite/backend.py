@@ -7,6 +7,7 @@ stored before the job starts, and every row that is decided by was read in the t
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,13 @@ class SqliteStore(Settler):
         self.wal = Wal(opening, clock)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[End] = deque()
+        self._settling: set[int] = set()  # threads
+        self._tell_wal, opening.when_opened = opening.when_opened, self._when_opened
+
+    def _when_opened(self, opened: Opened) -> None:
+        opened.database.after_write = self._settle_dropped
+        if self._tell_wal is not None:
+            self._tell_wal(opened)
 
     # --- claim --------------------------------------------------------------------------------------------------
 
@@ -298,32 +306,30 @@ class SqliteStore(Settler):
         self._settle_dropped()
 
     def _settle_dropped(self) -> None:
-        """Write the ends that wait.
+        """Write the ends that wait, each until it is stored, also through an interrupt: twice is once.
 
-        A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
-        when it is done.
+        A finaliser may run while this very thread writes, so nothing is waited for: whoever writes looks here again.
         """
-        if not self._unsettled:
+        if not self._unsettled or (me := threading.get_ident()) in self._settling:
             return
-        with contextlib.suppress(IndexError):  # another thread took the last one
+        try:
+            self._settling.add(me)
             while self._unsettled:
-                end = self._unsettled.popleft()
-                opened = self._opening.of_owner(end.owner)
-                if opened is None:
-                    continue  # of a parent process
-                if opened.database.gate.is_taken:
-                    self._unsettled.append(end)
+                end = self._unsettled[0]
+                opened = self._opening.of_owner(end.owner)  # None: of a parent process
+                if opened is not None and (opened.database.gate.is_taken or not self._try_to_settle(end)):
+                    self._unsettled.rotate(-1)
                     return
-                if not self._try_to_settle(end):
-                    self._unsettled.append(end)
-                    return
+                self._unsettled.remove(end)
+        except (IndexError, ValueError):
+            pass  # another thread took the last one, or this one
+        finally:
+            self._settling.discard(me)
 
     def _try_to_settle(self, end: End) -> bool:
-        try:
-            answer = self.finish_one(end)
-        except StoreError:
-            return False
-        return not isinstance(answer, Unsure)
+        with contextlib.suppress(StoreError):
+            return not isinstance(self.finish_one(end), Unsure)
+        return False
 
     # --- more ---------------------------------------------------------------------------------------------------
 

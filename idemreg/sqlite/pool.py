@@ -49,9 +49,13 @@ class Pool:
                 connection = idle.pop()
             except IndexError:
                 connection = self._open(synchronous)
-            inside[connection] = me
-            if not fork.thread or fork.thread == me:
-                return connection
+            try:
+                inside[connection] = me
+                if not fork.thread or fork.thread == me:
+                    return connection
+            except BaseException:
+                inside.pop(connection, None)
+                raise
             # A thread is about to fork: stay out of SQLite until it has.
             del inside[connection]
             idle.append(connection)
@@ -72,18 +76,32 @@ class Pool:
 
     def give_back(self, connection: Connection, synchronous: int) -> None:
         """Put the connection back, rolling back what it did not commit."""
-        if inside.pop(connection, None) is None:
+        if connection not in inside:
             return  # taken before a fork: it is the parent's
+        connection.patience.until = None
         if connection.in_transaction:
             try:
                 connection.execute("ROLLBACK")
             except apsw.Error:
-                connection.close()  # rolls back as well; SQLite did so itself after most errors
+                self._close_inside(connection)  # which rolls back as well; SQLite did so itself after most errors
                 return
         idle = self._idle[synchronous]
         if self._closed or len(idle) >= IDLE_CONNECTIONS:
             if self._closed:
                 leave_wal(connection)
-            connection.close()
+            self._close_inside(connection)
         else:
+            del inside[connection]  # before another thread can take it
             idle.append(connection)
+
+    def surely_give_back(self, connection: Connection, synchronous: int) -> None:
+        """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""
+        if inside.get(connection) == threading.get_ident():
+            self.give_back(connection, synchronous)
+
+    @staticmethod
+    def _close_inside(connection: Connection) -> None:
+        try:
+            connection.close()
+        finally:
+            inside.pop(connection, None)
