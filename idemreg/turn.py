@@ -56,7 +56,7 @@ class Turn:
 
     def __init__(self, fd: int, byte: int, clock: Clock) -> None:
         self.fd = fd
-        self.lock, self._unlock = oslock.orders(byte)
+        self.lock, self.unlock = oslock.orders(byte)
         self._clock = clock
 
     def try_take(self) -> bool:
@@ -81,4 +81,4 @@ class Turn:
     def drop(self) -> None:
         """Let the next have it. Does nothing in a forked child, to which the turn of its parent is not given."""
         if self.fd >= 0:
-            oslock.obey(self.fd, self._unlock)
+            oslock.obey(self.fd, self.unlock)

@@ -24,7 +24,10 @@ from idemreg import (
     TaskUnknownError,
     faults,
 )
+from idemreg.options import Options
+from idemreg.request import wanted
 from idemreg.sqlite import forking
+from idemreg.store import End, Granted
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
@@ -33,6 +36,8 @@ from tests.support.processes import PATIENCE_S, Script
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from idemreg.model import Wanted
 
 PROCESSES = 8
 
@@ -470,6 +475,38 @@ def test_a_child_forked_inside_a_transaction_leaves_the_write_turn_to_its_parent
         assert not turns.write.try_take()
         turns.close()
     assert parents.get("of the child") is None
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_what_is_dropped_while_another_writes_is_settled_by_him(registry: Registry, count: int) -> None:
+    """A claim that nobody refers to any more cannot be ended under another's write, which does so when it is done."""
+    registry.run("gone", lambda: 1)
+    claims = [registry.store.begin(_asked(f"dropped:{number}")) for number in range(count)]
+    held, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        held.set()
+        assert done.wait(PATIENCE_S)
+
+    faults.arm("forget.in-transaction", wait)
+    writer = threading.Thread(target=lambda: registry.forget("gone"))
+    writer.start()
+    assert held.wait(PATIENCE_S)
+    for claim in claims:
+        assert isinstance(claim, Granted)
+        registry.store.abandon(End.release(claim, durable=False, nothing_ran=True))
+    assert _statuses(registry, count) == {Status.RUNNING}
+    done.set()
+    writer.join()
+    assert _statuses(registry, count) == {Status.PENDING}
+
+
+def _asked(task_id: str) -> Wanted:
+    return wanted(task_id, "job", b"{}", Options.of({"on_crash": "rerun"}, "normal"))
+
+
+def _statuses(registry: Registry, count: int) -> set[Status | None]:
+    return {task and task.status for task in registry.store.get([f"dropped:{number}" for number in range(count)])}
 
 
 def test_a_claim_that_fails_in_its_statement_leaves_nothing_claimed(registry: Registry) -> None:

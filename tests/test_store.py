@@ -14,6 +14,7 @@ import pytest
 from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, Verdict, faults
 from idemreg.model import OnCrash, OnFailure, Policy, Wanted
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.writing import Ticket
 from idemreg.store import (
     Absent,
     Done,
@@ -618,9 +619,10 @@ class TestSqliteStore(StoreContract):
         store = open_store()
         grants = [one for one in store.claim([want(f"t{n}") for n in range(500)]) if isinstance(one, Granted)]
         gate = store._opening.opened().database.gate
-        assert gate.try_enter()
+        ticket = Ticket()
+        assert gate.try_enter(ticket)
         assert all(store.abandon(end_of(grant, Status.UNKNOWN, error="dropped")) for grant in grants)
-        gate.leave()
+        gate.leave(ticket)
         store.finish([end_of(granted(store, want("other")))])
         assert store.count() == {Status.UNKNOWN: 500, Status.SUCCEEDED: 1}
 

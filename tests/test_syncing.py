@@ -581,10 +581,12 @@ def test_a_stopped_leader_costs_the_others_some_speed(path: Path, full: Registry
         writer.expect("told")
 
 
-def test_a_stopped_writer_ends_in_a_busy_error(path: Path, full: Registry) -> None:
+@pytest.mark.parametrize("point", ["turn.taken", "finish.in-transaction"])
+def test_a_stopped_writer_ends_in_a_busy_error(path: Path, full: Registry, point: str) -> None:
     """A process that was stopped with the write turn: `StoreBusyError` at the deadline, and no job starts."""
     full.run("first", lambda: 1)
-    with Script(FINISHER, path, "finish.in-transaction", "SIGSTOP") as writer:
+    script = FINISHER.replace('registry.run("warm"', "#") if point == "turn.taken" else FINISHER
+    with Script(script, path, point, "SIGSTOP") as writer:
         writer.expect("ready")
         writer.go()
         os.waitid(os.P_PID, writer.process.pid, os.WSTOPPED)
@@ -656,8 +658,9 @@ def test_a_call_in_the_middle_of_a_sync_waits_for_nobody(path: Path, full: Regis
 # --- combining ------------------------------------------------------------------------------------------------------
 
 
-def test_what_waits_is_written_together(full: Registry) -> None:
-    """Threads that find another writing are carried out in one transaction, each for itself."""
+@pytest.mark.parametrize(("threads", "rounds"), [(20, 1), (65, 2), (150, 3)])
+def test_what_waits_is_written_together(full: Registry, threads: int, rounds: int) -> None:
+    """Threads that find another writing are carried out in one transaction, at most 64 at once, each for itself."""
     full.run("first", lambda: 1)
     commits = _count_commits(full)
     held, done = threading.Event(), threading.Event()
@@ -671,15 +674,15 @@ def test_what_waits_is_written_together(full: Registry) -> None:
     holder.start()
     assert held.wait(PATIENCE_S)
     before = commits()
-    with ThreadPoolExecutor(20) as pool:
-        results = [pool.submit(full.add, f"t:{number}") for number in range(20)]
+    with ThreadPoolExecutor(threads) as pool:
+        results = [pool.submit(full.add, f"t:{number}") for number in range(threads)]
         gate = database(full).gate
-        while len(gate._waiting) < 20:
+        while len(gate._waiting) < threads:
             threading.Event().wait(0.001)
         done.set()
         assert {result.result(PATIENCE_S).status for result in results} == {Status.PENDING}
     holder.join()
-    assert commits() - before == 2  # the holder's, and one for the twenty
+    assert commits() - before == 1 + rounds  # the first is the holder's
 
 
 def _count_commits(registry: Registry) -> Callable[[], int]:

@@ -111,7 +111,7 @@ class SqliteStore(Settler):
                 self._withdraw(opened, answers, error)
                 raise
             finally:
-                del write  # its body refers to it: the circle would keep a registry that is dropped open
+                write.forget()
             return answers
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
@@ -146,7 +146,7 @@ class SqliteStore(Settler):
                 self._withdraw(opened, answers, error)
                 raise
             finally:
-                del write  # as above
+                write.forget()
                 opened.owners.close_batch(batch.id)
             return answers
 

@@ -49,6 +49,7 @@ class Database(Pool):
         super().__init__(path, busy_s, clock)
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
+        self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
         self.turns = Turns(lock_file.path, clock)
         self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
@@ -124,68 +125,98 @@ class Database(Pool):
 
     def write_one(self, mine: Write, *, busy_s: float | None = None) -> Any:  # noqa: ANN401 - what its body answers
         """As `write`."""
-        until = self._clock.monotonic() + (self.busy_s if busy_s is None else busy_s)
-        gate = self.gate
-        writes = gate.enter(mine, until)
-        if writes:
-            self._lead(gate, writes, until, own=1)
-        elif mine.durable and mine.error is None and not mine.is_synced:
+        is_led = self._lead(mine, [mine], self._until(busy_s))
+        if not is_led and mine.durable and mine.error is None and not mine.is_synced:
             self.durable()  # whoever committed it was interrupted before the sync
+        self.after_write()
         if mine.error is not None:
             raise mine.error
         return mine.answer
 
     def write_all(self, writes: Sequence[Write]) -> None:
         """Carry them out in one transaction; each has its answer or its error then."""
-        until = self._clock.monotonic() + self.busy_s
-        gate = self.gate
         try:
-            gate.enter(Write(_no_body, durable=False, is_alone=True), until)
+            self._lead(Write(_no_body, durable=False, is_alone=True), writes, self._until())
         except StoreBusyError as error:
             _tell(writes, error)
-        else:
-            self._lead(gate, writes, until, own=len(writes))
+        self.after_write()
 
-    def _lead(self, gate: Gate, writes: Sequence[Write], until: float, *, own: int) -> None:
-        """Carry out this thread's ``own`` and what it has taken along, and let the others know."""
-        others = writes[own:]
+    def _until(self, busy_s: float | None = None) -> float:
+        return self._clock.monotonic() + (self.busy_s if busy_s is None else busy_s)
+
+    def _lead(self, mine: Write, own: Sequence[Write], until: float) -> bool:
+        """Carry out this thread's ``own`` and what it takes along, and let the others know. False: another has."""
+        writes = self._come_through(mine, own, until)
+        if not writes:
+            return False
         try:
-            try:
-                self._carry_out(writes, until)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
-                _tell(writes, error)
-            except BaseException:
-                gate.put_back(others)
-                others = ()
-                raise
-            finally:
-                gate.leave()
-            for other in others:
+            for other in mine.taken:
                 if not other.durable:
                     other.wake()
             self._sync(writes)
         finally:
-            for other in others:
+            for other in mine.taken:
                 other.wake()
         self.after_commit()
+        return True
 
-    def _carry_out(self, writes: Sequence[Write], until: float) -> None:
-        synchronous = self.levels[any(write.durable for write in writes)]
-        connection = self.take(synchronous)
+    def _come_through(self, mine: Write, own: Sequence[Write], until: float) -> Sequence[Write]:
+        """Through the gate and out again: what was carried out, each with its answer or its error."""
+        connection: Connection | None = None
+        synchronous = NORMAL
         try:
-            connection.patience.until = until
+            try:
+                if not self.gate.enter(mine, until):
+                    return ()
+                writes = [*own, *mine.taken]
+                synchronous = self.levels[any(write.durable for write in writes)]
+                try:
+                    connection = self.take(synchronous)
+                    connection.patience.until = until
+                    self._carry_out(connection, mine, writes)
+                except apsw.Error as error:
+                    _tell(writes, self.translate(error), error)
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
+                    _tell(writes, error)
+                mine.round.is_told = True
+                return writes
+            finally:
+                self._go_out(mine, connection, synchronous)
+        except BaseException:  # an interrupt may have come in the middle of leaving
+            self._surely_go_out(mine, connection, synchronous)
+            for other in mine.taken:  # committed before the interrupt; they sync themselves
+                other.wake()
+            raise
+
+    def _go_out(self, mine: Write, connection: Connection | None, synchronous: int) -> None:
+        if connection is not None:
+            self.give_back(connection, synchronous)
+        self.gate.done(mine)
+
+    def _surely_go_out(self, mine: Write, connection: Connection | None, synchronous: int) -> None:
+        if connection is not None:
+            self.surely_give_back(connection, synchronous)
+        self.gate.done(mine)
+
+    def _carry_out(self, connection: Connection, mine: Write, writes: Sequence[Write]) -> None:
+        """In one transaction. Interrupted behind its commit it was carried out, and nothing of it is done again."""
+        is_committing = False
+        try:
             connection.execute("BEGIN IMMEDIATE")
             if len(writes) == 1:
                 writes[0].answer = writes[0].body(connection)
             else:
                 for write in writes:
                     _carry_out_one(connection, write)
-            self.commit(connection)
-        except apsw.Error as error:
-            raise self.translate(error) from error
-        finally:
-            connection.patience.until = None
-            self.give_back(connection, synchronous)
+            is_committing = True
+            try:
+                connection.execute("COMMIT")
+            except apsw.Error as error:
+                is_committing = False
+                raise self.unsure(error) from error
+        except BaseException:
+            mine.round.is_told = is_committing and not connection.in_transaction
+            raise
 
     def commit(self, connection: Connection) -> None:
         """Commit; `CommitUnsureError` where COMMIT reports an error."""
@@ -209,45 +240,36 @@ class Database(Pool):
     @contextlib.contextmanager
     def long_write(self, *, durable: bool) -> Iterator[LongWrite]:
         """A write transaction around user code; rolled back where it was not committed."""
-        gate, until = self.gate, self._clock.monotonic() + self.busy_s
-        if not gate.enter(Write(_no_body, durable=durable, is_alone=True), until):
-            raise AssertionError
-        synchronous = self.levels[durable]
-        long_write = LongWrite(self, gate, durable=durable)
-        try:
-            connection = self.take(synchronous)
-            try:
-                connection.patience.until = until
-                connection.execute("BEGIN IMMEDIATE")
-                connection.patience.until = None
-                long_write.connection = connection
-                yield long_write
-            except apsw.Error as error:
-                raise self.translate(error) from error
-            finally:
-                connection.patience.until = None
-                self.give_back(connection, synchronous)
-        finally:
-            long_write.leave()
+        mine = Write(_no_body, durable=durable, is_alone=True)
+        with self._alone(mine, self.levels[durable], self._until()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.patience.until = None
+            yield LongWrite(self, connection, mine)
 
     @contextlib.contextmanager
     def alone(self, until: float) -> Iterator[Connection]:
         """A connection outside any transaction, while nobody else writes who knows of turns."""
-        gate = self.gate
-        if not gate.enter(Write(_no_body, durable=False, is_alone=True), until):
-            raise AssertionError
+        with self._alone(Write(_no_body, durable=False, is_alone=True), NORMAL, until) as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _alone(self, mine: Write, synchronous: int, until: float) -> Iterator[Connection]:
+        connection: Connection | None = None
         try:
-            connection = self.take(NORMAL)
             try:
+                if not self.gate.enter(mine, until):
+                    raise AssertionError
+                connection = self.take(synchronous)
                 connection.patience.until = until
                 yield connection
             except apsw.Error as error:
                 raise self.translate(error) from error
             finally:
-                connection.patience.until = None
-                self.give_back(connection, NORMAL)
-        finally:
-            gate.leave()
+                self._go_out(mine, connection, synchronous)
+        except BaseException:  # as above
+            self._surely_go_out(mine, connection, synchronous)
+            raise
+        self.after_write()
 
     def translate(self, error: apsw.Error) -> StoreError:
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
@@ -310,26 +332,18 @@ class Database(Pool):
 class LongWrite:
     """A write transaction around user code."""
 
-    connection: Connection
-
-    def __init__(self, database: Database, gate: Gate, *, durable: bool) -> None:
+    def __init__(self, database: Database, connection: Connection, mine: Write) -> None:
+        self.connection = connection
         self._database = database
-        self._gate: Gate | None = gate
-        self._durable = durable
+        self._mine = mine
 
     def commit(self) -> None:
         """Commit, let the next writer through, and return once it is durable. Errors as in `Database.write`."""
         self._database.commit(self.connection)
-        self.leave()
-        if self._durable:
+        self._database.gate.done(self._mine)
+        if self._mine.durable:
             self._database.durable()
         self._database.after_commit()
-
-    def leave(self) -> None:
-        """Let the next writer through, once."""
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.leave()
 
 
 def _carry_out_one(connection: Connection, write: Write) -> None:
@@ -347,8 +361,10 @@ def _carry_out_one(connection: Connection, write: Write) -> None:
         connection.execute("RELEASE one")
 
 
-def _tell(writes: Sequence[Write], error: Exception) -> None:
+def _tell(writes: Sequence[Write], error: Exception, cause: Exception | None = None) -> None:
     """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
+    if cause is not None:
+        error.__cause__ = cause
     for write in writes:
         if write.error is None:
             write.error = error if write is writes[0] else copy.copy(error)

@@ -19,7 +19,7 @@ import apsw
 from idemreg import faults
 from idemreg.model import OnCrash
 from idemreg.sqlite import tasks
-from idemreg.sqlite.writing import Write
+from idemreg.sqlite.writing import Ticket, Write
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ __all__ = ["Claim", "succeed", "success"]
 RERUN: Final = OnCrash.RERUN  # an enumeration looks up its members by Python code
 
 
-class Claim:
+class Claim(Ticket):
     """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
     __slots__ = ("_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
@@ -56,19 +56,24 @@ class Claim:
         synchronous, gate = database.levels[self._is_durable], database.gate
         connection = database.take(synchronous)
         try:
-            found = self.look(connection)
-            if not self.may_insert:
-                return found
-            is_alone = gate.try_enter()
-            if is_alone:
-                try:
+            try:
+                found = self.look(connection)
+                if not self.may_insert:
+                    return found
+                is_alone = gate.try_enter(self)
+                if is_alone:
+                    connection.patience.until = gate.until
                     self._insert(connection)
-                finally:
-                    gate.leave()
-        except apsw.Error as error:  # that it is unsure does not matter: the job does not start
-            raise database.translate(error) from error
-        finally:
-            database.give_back(connection, synchronous)
+            except apsw.Error as error:  # that it is unsure does not matter: the job does not start
+                raise database.translate(error) from error
+            finally:
+                if self.may_insert:
+                    gate.leave(self)
+                database.give_back(connection, synchronous)
+        except BaseException:  # an interrupt may have come in the middle of leaving
+            gate.leave(self)
+            database.surely_give_back(connection, synchronous)
+            raise
         if not is_alone:
             database.write_one(self.write())
         elif self._is_durable and self.grant is not None:
@@ -118,21 +123,30 @@ def succeed(opened: Opened, schema_version: int, end: End) -> bool:
     """
     database = opened.database
     synchronous, gate = database.levels[end.durable], database.gate
-    if not gate.try_enter():
-        return bool(database.write_one(success(opened, schema_version, end)))
+    ticket, connection, is_stored = Ticket(), None, False
     try:
-        connection = database.take(synchronous)
         try:
-            faults.point("finish.in-transaction")
-            is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
+            is_alone = gate.try_enter(ticket)
+            if is_alone:
+                connection = database.take(synchronous)
+                connection.patience.until = gate.until
+                faults.point("finish.in-transaction")
+                is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
         except apsw.BusyError as error:
             raise database.translate(error) from error
         except apsw.Error as error:
             raise database.unsure(error) from error
         finally:
-            database.give_back(connection, synchronous)
-    finally:
-        gate.leave()
+            gate.leave(ticket)
+            if connection is not None:
+                database.give_back(connection, synchronous)
+    except BaseException:  # an interrupt may have come in the middle of leaving
+        gate.leave(ticket)
+        if connection is not None:
+            database.surely_give_back(connection, synchronous)
+        raise
+    if not is_alone:
+        return bool(database.write_one(success(opened, schema_version, end)))
     if is_stored and end.durable:
         database.durable()
     return is_stored

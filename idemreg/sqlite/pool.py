@@ -8,13 +8,14 @@ every thread that ends.
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Final
 
 import apsw
 
 from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, no_fork_meanwhile
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -35,7 +36,8 @@ class Pool:
         self._clock = clock
         self._closed = False
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
-        self._all: set[Connection] = set()  # borrowed ones as well: a forked child has to part with each
+        # Borrowed ones as well: a forked child has to part with each. Weak: what an interrupt left is closed by itself.
+        self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     def translate(self, error: apsw.Error) -> StoreError:
         """The error for one of SQLite's."""
@@ -50,9 +52,13 @@ class Pool:
                 connection = idle.pop()
             except IndexError:
                 connection = self._open(synchronous)
-            inside[connection] = me
-            if not fork.thread or fork.thread == me:
-                return connection
+            try:
+                inside[connection] = me
+                if not fork.thread or fork.thread == me:
+                    return connection
+            except BaseException:
+                inside.pop(connection, None)
+                raise
             # A thread is about to fork: stay out of SQLite until it has.
             del inside[connection]
             idle.append(connection)
@@ -77,35 +83,44 @@ class Pool:
 
     def give_back(self, connection: Connection, synchronous: int) -> None:
         """Put the connection back, rolling back what it did not commit."""
-        if inside.pop(connection, None) is None:
+        if connection not in inside:
             return  # taken before a fork: it is the parent's
+        connection.patience.until = None
         if connection.in_transaction:
             try:
                 connection.execute("ROLLBACK")
             except apsw.Error:
-                self._let_go(connection)  # rolls back as well; SQLite did so itself after most errors
+                self._close_inside(connection)  # which rolls back as well; SQLite did so itself after most errors
                 return
         idle = self._idle[synchronous]
         if self._closed or len(idle) >= IDLE_CONNECTIONS:
             if self._closed:
                 leave_wal(connection)
-            self._let_go(connection)
+            self._close_inside(connection)
         else:
+            del inside[connection]  # before another thread can take it
             idle.append(connection)
 
-    def _let_go(self, connection: Connection) -> None:
-        """Close it. No fork meanwhile: the child would inherit SQLite's mutexes locked."""
-        with no_fork_meanwhile(self._clock):
+    def surely_give_back(self, connection: Connection, synchronous: int) -> None:
+        """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""
+        if inside.get(connection) == threading.get_ident():
+            self.give_back(connection, synchronous)
+
+    def _close_inside(self, connection: Connection) -> None:
+        """Close it. No fork meanwhile, since it counts as inside: the child would inherit SQLite's mutexes locked."""
+        try:
             self._all.discard(connection)
             connection.close()
+        finally:
+            inside.pop(connection, None)
 
     def _part(self) -> None:
         """In a forked child: close the parent's connections that are idle, and leave those at work as they are."""
-        for connection in self._all:
+        for connection in list(self._all):
             if connection in inside or connection.in_transaction:
                 leak(connection)
             else:
                 leave_wal(connection)
                 connection.close()
-        self._all = set()
+        self._all = weakref.WeakSet()
         self._idle = {NORMAL: [], FULL: []}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from idemreg.sqlite.keeping import Keeper
 from idemreg.store import End, Granted, Lost, Recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
@@ -32,6 +33,8 @@ class Settler(Keeper):
         super().__init__(opening, schema_version)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[_Left] = deque()
+        self._settling: set[int] = set()  # threads
+        opening.after_write = _weakly(self._settle_dropped)
 
     def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
         """End the task without its owner. `Lost` where its status does not allow the verdict."""
@@ -121,28 +124,25 @@ class Settler(Keeper):
         self._settle_dropped()
 
     def _settle_dropped(self) -> None:
-        """Write the ends that wait.
+        """Write the ends that wait, each until it is stored, also through an interrupt: twice is once.
 
-        A finaliser may run while this very thread is writing, so nothing is waited for: the writer looks here again
-        when it is done.
+        A finaliser may run while this very thread writes, so nothing is waited for: whoever writes looks here again.
         """
-        if not self._unsettled:
+        if not self._unsettled or (me := threading.get_ident()) in self._settling:
             return
-        with contextlib.suppress(IndexError):  # another thread took the last one
+        try:
+            self._settling.add(me)
             while self._unsettled:
-                # Looked at before it is taken: a writer that is done at this moment must find it here.
-                opened = self._opening.of_owner(self._unsettled[0].end.owner)
-                if opened is not None and opened.database.gate.is_taken:
+                left = self._unsettled[0]
+                opened = self._opening.of_owner(left.end.owner)  # None: of a parent process
+                if opened is not None and (opened.database.gate.is_taken or not self._try_to_settle(left)):
+                    self._unsettled.rotate(-1)
                     return
-                left = self._unsettled.popleft()
-                is_settled = False
-                try:
-                    is_settled = self._try_to_settle(left)
-                finally:  # also where this is interrupted in its turn
-                    if not is_settled:
-                        self._unsettled.append(left)
-                if not is_settled:
-                    return
+                self._unsettled.remove(left)
+        except (IndexError, ValueError):
+            pass  # another thread took the last one, or this one
+        finally:
+            self._settling.discard(me)
 
     def _try_to_settle(self, left: _Left) -> bool:
         """False where the store cannot write."""
@@ -155,8 +155,10 @@ class Settler(Keeper):
                 if grant is not None and opened.owners.live.get(end.task_id) is not grant:
                     return False
                 tasks.floor(connection, self._schema_version)
-                if isinstance(self._finish_in(connection, opened, end), Lost):
-                    return False
+                answer = self._finish_in(connection, opened, end)
+                if isinstance(answer, Lost):  # it has ended so, where another thread settles it as well
+                    row = answer.task
+                    return row is not None and (row.status, row.token) == (end.status, end.token)
                 opened.owners.ended(connection, end.owner)
                 return True
 
@@ -217,3 +219,14 @@ class _Left:
 def are_durable(requests: Sequence[Wanted] | Sequence[End]) -> bool:
     """Whether what is asked for must be on the disk before anybody is told."""
     return any(request.durable for request in requests)
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """The method as long as its object is there: a circle would keep a registry that was dropped open."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        if (there := reference()) is not None:
+            there()
+
+    return call

@@ -12,53 +12,91 @@ once: no other thread, no hand-over. 64 threads finish 4.7 times the jobs of one
     waiting ──▶ leads            woken to come through the gate itself, with all that waits
        ├──────▶ taken            another thread carries it out
        └──────▶ gone             its deadline has passed, or its thread was interrupted
+
+*Interrupts.* A signal's handler may raise between any two steps, in here and in whoever comes through. So the gate is
+not a lock whose holder knows of it only behind the call that took it: it is a place that holds the ticket of whoever is
+in, made before he tries. `Gate.leave` and `Gate.done` look whether the ticket is there, and may be called again. Every
+caller does so from inside a ``try`` that begins before he tries to come in, and once more should he be interrupted in
+the middle of it. Should that be interrupted too, whoever waits sees a ticket that nobody but the gate holds any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import sys
 import threading
 from collections import deque
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import faults
 from idemreg.errors import StoreBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from idemreg.clock import Clock
     from idemreg.sqlite.connection import Connection
     from idemreg.turn import Turn
 
-__all__ = ["Gate", "Write"]
+__all__ = ["Gate", "Ticket", "Write"]
 
 _SET_LOCK: Final = getattr(fcntl, "F_OFD_SETLK", 0)  # not elsewhere than on Linux, where nothing is opened
-
-T = TypeVar("T")
 
 # Of one transaction. More gain little, and the first of them waits for the last.
 TAKEN_AT_ONCE: Final = 64
 
+# Seconds after which a thread that sleeps looks by itself how things stand: whoever should wake it may have been
+# interrupted in between.
+LOOK_AGAIN_S: Final = 0.1
+
+WRITER: Final = 0  # the one place in the gate
+
 
 class State(Enum):
-    """Of a write whose thread found the gate taken."""
+    """Of a write."""
 
+    IDLE = auto()
     WAITING = auto()
     LEADS = auto()
     TAKEN = auto()
     GONE = auto()
 
 
-class Write:
+class Ticket:
+    """What a thread comes through the gate with, made anew each time."""
+
+    __slots__ = ("thread",)
+
+    thread: int
+
+
+class Round:
+    """What one leader carries out. Whom he has taken along knows it, and not him: see `_is_left_behind`."""
+
+    is_told = False  # each has its answer or its error, and none is carried out again
+
+
+class Write(Ticket):
     """Something to be written. ``body`` may be called more than once, each time after a rollback.
 
     Whether the commit is synced, ``body`` may still decide by setting ``durable``: a claim reads its policy in its row.
     """
 
-    __slots__ = ("_wake", "answer", "body", "durable", "error", "is_alone", "is_atomic", "is_synced", "state")
+    __slots__ = (
+        "_wake",
+        "answer",
+        "body",
+        "durable",
+        "error",
+        "is_alone",
+        "is_atomic",
+        "is_synced",
+        "round",
+        "state",
+        "taken",
+    )
 
     def __init__(
         self, body: Callable[[Connection], Any], *, durable: bool, is_alone: bool = False, is_atomic: bool = False
@@ -70,9 +108,20 @@ class Write:
         self.answer: Any = None
         self.error: Exception | None = None
         self.is_synced = False
-        self.state = State.WAITING
+        self.state = State.IDLE
+        self.round = Round()  # its own, or that of the leader who has taken it along
+        self.taken: list[Write] = []  # along, where it leads
         self._wake = threading.Lock()
         self._wake.acquire()
+
+    def forget(self) -> None:
+        """It is over: a body that refers to its write would keep all that both refer to until garbage is collected."""
+        self.body = _nothing
+
+    @property
+    def is_carried_out(self) -> bool:
+        """Whether another thread has done it."""
+        return self.state is State.TAKEN and self.round.is_told
 
     def wake(self) -> None:
         """Let its thread go on. Again does nothing."""
@@ -81,7 +130,7 @@ class Write:
 
     def sleep(self, seconds: float) -> bool:
         """Until `wake`; False where the time is over first."""
-        return self._wake.acquire(timeout=max(seconds, 0))
+        return self._wake.acquire(timeout=seconds)
 
 
 class Gate:
@@ -89,137 +138,193 @@ class Gate:
 
     def __init__(self, turn: Turn, clock: Clock, busy_s: float) -> None:
         self.busy_s = busy_s
+        self.until: float | None = None  # the deadline of who has come through by `try_enter`, if he had to wait
         self._turn = turn
         self._clock = clock
-        self._lock = threading.Lock()
+        self._inside: dict[int, Ticket] = {}
         self._states = threading.Lock()  # over the states of what waits
-        self._waiting: deque[Write] = deque()
-        self._writer = 0
+        self._waiting: deque[Write] = deque()  # and what has waited, and is passed over
 
     @property
     def is_taken(self) -> bool:
         """Whether a thread of this process is writing now."""
-        return self._lock.locked()
+        return bool(self._inside)
 
     # --- alone ------------------------------------------------------------------------------------------------------
 
-    def try_enter(self) -> bool:
-        """Come through if no other thread of this process writes. Then `leave`. `StoreBusyError` as in `enter`."""
-        if not self._lock.acquire(False):  # noqa: FBT003 - a keyword costs on the hot path
+    def try_enter(self, ticket: Ticket) -> bool:
+        """Come through if no other thread of this process writes; `leave` in any case. `StoreBusyError` as in `enter`.
+
+        Where it had to wait for the turn, ``until`` says what is left.
+        """
+        ticket.thread = threading.get_ident()
+        if self._inside.setdefault(WRITER, ticket) is not ticket:  # one call of C, which nothing can come between
             return False
-        try:  # as `Turn.try_take`, whose two calls cost as much as the lock itself
+        try:  # as `Turn.try_take`, whose two calls cost as much as the gate itself
             fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)
         except OSError:
-            self._take_turn(self._clock.monotonic() + self.busy_s)
-        self._writer = threading.get_ident()
+            self.until = self._clock.monotonic() + self.busy_s
+            self._take_turn(self.until)
         return True
 
     def _take_turn(self, until: float) -> None:
-        """With the lock held: take the turn, or leave the lock to others."""
-        try:
-            is_ours = self._turn.take(until)
-        except BaseException:
-            self._turn.drop()
-            self._open_for_next()
-            raise
-        if not is_ours:
-            self._open_for_next()
+        if not self._turn.take(until):
             msg = f"another process has been writing for {self.busy_s:g} s"
             raise StoreBusyError(msg)
 
-    def leave(self) -> None:
-        """Let the next through."""
-        self._writer = 0
-        self._turn.drop()
-        self._lock.release()
-        if self._waiting and self._lock.acquire(False):  # noqa: FBT003 - as above
-            self._open_for_next()
-
-    def put_back(self, taken: Sequence[Write]) -> None:
-        """With the gate held: these were not carried out, and wait again before all others."""
-        with self._states:
-            for write in reversed(taken):
-                write.state, write.error = State.WAITING, None
-                self._waiting.appendleft(write)
+    def leave(self, ticket: Ticket) -> None:
+        """Let the next through, if it is with this ticket that somebody is in. Again does nothing."""
+        if self._inside.get(WRITER) is ticket:
+            self.until = None
+            if (fd := self._turn.fd) >= 0:  # as `Turn.drop`
+                fcntl.fcntl(fd, _SET_LOCK, self._turn.unlock)
+            self._inside.clear()
+        if self._waiting:
+            self._let_in()
 
     # --- together ---------------------------------------------------------------------------------------------------
 
-    def enter(self, mine: Write, until: float) -> Sequence[Write]:
-        """Come through by the deadline, a monotonic time, and give what is to be written, ``mine`` first; then `leave`.
+    def enter(self, mine: Write, until: float) -> bool:
+        """Come through by the deadline, a monotonic time, with others in ``taken``; `done` in any case.
 
-        Nothing where another thread has carried it out: it has an answer or an error. `StoreBusyError` at the deadline.
+        False where another thread has carried it out: it has an answer or an error. `StoreBusyError` at the deadline.
         """
-        if self._writer == threading.get_ident():
+        mine.thread = threading.get_ident()
+        if self._is_inside(mine.thread):
             msg = "this thread has a claim.transaction() open, and another write would wait for it for ever"
             raise StoreBusyError(msg, hint="Claim and finish other tasks before or after the transaction's block.")
-        if not self._lock.acquire(False) and not self._wait(mine, until):  # noqa: FBT003
-            return ()
+        if self._inside.setdefault(WRITER, mine) is not mine and not self._wait(mine, until):
+            return False
+        mine.round = Round()
         self._take_turn(until)
         faults.point("turn.taken")
-        self._writer = threading.get_ident()
-        return [mine] if mine.is_alone else [mine, *self._collect()]
+        if not mine.is_alone and self._waiting:
+            self._collect(mine)
+        return True
+
+    def _is_inside(self, thread: int) -> bool:
+        if _is_left_behind(self._inside):
+            return False
+        ticket = self._inside.get(WRITER)
+        return ticket is not None and ticket.thread == thread
 
     def _wait(self, mine: Write, until: float) -> bool:
-        """True with the lock held; False where somebody has carried it out."""
+        """True where it has come through; False where somebody has carried it out."""
+        mine.state = State.WAITING
         self._waiting.append(mine)
-        # Whoever had the gate may have left it before he could see us.
-        if self._lock.acquire(False):  # noqa: FBT003
-            with self._states:
-                if mine.state is State.WAITING:
-                    self._waiting.remove(mine)
-                    mine.state = State.LEADS
-                    return True
-            self._open_for_next()  # it was taken and carried out in between
-        try:
-            woken = mine.sleep(until - self._clock.monotonic())
-        except BaseException:
-            if not self._give_up(mine):
-                self._see_it_through(mine)
-                if mine.state is State.LEADS:
-                    self._open_for_next()
-            raise
-        if not woken and self._give_up(mine):
-            msg = f"another thread of this process has been writing for {self.busy_s:g} s"
-            raise StoreBusyError(msg)
-        if not woken:
-            self._see_it_through(mine)
-        return mine.state is State.LEADS
+        self._let_in()  # whoever was in may have left before he could see it
+        left = until - self._clock.monotonic()
+        while self._inside.get(WRITER) is not mine:
+            if mine.is_carried_out:
+                return False
+            if left <= 0 and self._give_up(mine):
+                msg = f"another thread of this process has been writing for {self.busy_s:g} s"
+                raise StoreBusyError(msg)
+            pause = min(left, LOOK_AGAIN_S) if left > 0 else LOOK_AGAIN_S
+            if not mine.sleep(pause):
+                left = min(left - pause, until - self._clock.monotonic())
+                self._look_after(mine)
+        mine.state = State.LEADS
+        return True
 
     def _give_up(self, mine: Write) -> bool:
-        """Whether it could still be taken back."""
+        """Nobody is to carry it out any more; False where somebody does."""
         with self._states:
-            if mine.state is not State.WAITING:
+            if mine.state is State.TAKEN or self._inside.get(WRITER) is mine:
                 return False
-            self._waiting.remove(mine)
             mine.state = State.GONE
             return True
 
-    def _see_it_through(self, mine: Write) -> None:
-        """Somebody carries it out, or has made it the leader: either is told at once or as soon as it is committed."""
-        while True:
-            with contextlib.suppress(KeyboardInterrupt):
-                mine.sleep(threading.TIMEOUT_MAX)
+    def _look_after(self, mine: Write) -> None:
+        """Wait for nobody who cannot come: what an interrupted thread has left as it was is taken up again."""
+        with self._states:
+            if mine.is_carried_out:
                 return
+            if _is_left_behind(self._inside):
+                self._inside[WRITER] = mine  # and the turn, should the process have it: it is given again
+                return
+            ticket = self._inside.get(WRITER)
+            is_led = isinstance(ticket, Write) and ticket.round is mine.round
+            if mine.state is State.TAKEN and not is_led:
+                self._back_to_front(mine)
+            elif mine.state is State.WAITING and mine not in self._waiting:
+                self._waiting.append(mine)
+        if not self._inside:
+            self._let_in()
 
-    def _collect(self) -> list[Write]:
-        """What waits, and may be carried out by this thread."""
-        taken: list[Write] = []
-        if self._waiting:
-            with self._states:
-                while self._waiting and len(taken) < TAKEN_AT_ONCE - 1 and not self._waiting[0].is_alone:
-                    taken.append(self._waiting.popleft())
-                    taken[-1].state = State.TAKEN
-        return taken
-
-    def _open_for_next(self) -> None:
-        """With the lock held: hand it to the next that waits, or release it."""
-        while True:
-            with self._states:
-                if self._waiting:
-                    first = self._waiting.popleft()
-                    first.state = State.LEADS
-                    first.wake()
+    def _collect(self, mine: Write) -> None:
+        """Take along what waits."""
+        with self._states:
+            while len(mine.taken) < TAKEN_AT_ONCE - 1:
+                first = self._first()
+                if first is None or first.is_alone:
                     return
-            self._lock.release()
-            if not self._waiting or not self._lock.acquire(False):  # noqa: FBT003
-                return
+                # In this order: whatever is in ``taken`` is put back, should this be interrupted.
+                mine.taken.append(first)
+                first.round = mine.round
+                first.state = State.TAKEN
+
+    def _first(self) -> Write | None:
+        """The first that waits. With the states' lock held."""
+        while self._waiting:
+            if (first := self._waiting[0]).state is State.WAITING:
+                return first
+            self._waiting.popleft()
+        return None
+
+    def _let_in(self) -> None:
+        """Let the first that waits come through, if nobody is in."""
+        with self._states:
+            first = self._first()
+            if first is not None and self._inside.setdefault(WRITER, first) is first:
+                first.state = State.LEADS
+                first.wake()
+
+    def done(self, mine: Write) -> None:
+        """Leave, and leave nothing of it here, whatever has come in between. Again does nothing.
+
+        What it has taken along and not told of waits again. Where another thread carries it out right now, that is
+        seen through, since its caller wants to know what has become of it.
+        """
+        if mine.state in _UNDER_WAY:
+            while not mine.is_carried_out and not self._give_up(mine) and self._inside.get(WRITER) is not mine:
+                with contextlib.suppress(BaseException):  # its caller hears of the first already
+                    if not mine.sleep(LOOK_AGAIN_S):
+                        self._look_after(mine)
+        if mine.taken and not mine.round.is_told:
+            self._put_back(mine)
+        self.leave(mine)
+
+    def _put_back(self, mine: Write) -> None:
+        """With the gate held: what it has taken along was not carried out, and waits again before all others."""
+        with self._states:
+            for write in reversed(mine.taken):
+                if write.state is State.TAKEN:
+                    self._back_to_front(write)
+            mine.taken = []
+
+    def _back_to_front(self, write: Write) -> None:
+        # In this order: twice in the queue does no harm.
+        self._waiting.appendleft(write)
+        write.error = None
+        write.round = Round()
+        write.state = State.WAITING
+
+
+_UNDER_WAY: Final = (State.WAITING, State.TAKEN)
+
+
+def _is_left_behind(inside: dict[int, Ticket]) -> bool:
+    """Whether nobody is left who could leave with the ticket that is inside."""
+    return _references(inside) <= _OF_NOBODY
+
+
+def _references(inside: dict[int, Ticket]) -> int:
+    return sys.getrefcount(inside.get(WRITER))
+
+
+_OF_NOBODY: Final = _references({WRITER: Ticket()})
+
+
+def _nothing(_connection: Connection) -> None:
+    """What is left of a write that is over."""

@@ -1,0 +1,78 @@
+"""An interrupt at each place at which CPython lets a signal's handler run, one after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType, ModuleType
+
+P = ParamSpec("P")
+
+# Called from C in the place of a trace function, so that no Python code comes between it and the code that is traced:
+# the handler runs where that code itself looks for signals next. It takes no arguments, and ignores what it is given.
+_trip = ctypes.PyDLL(None).PyErr_SetInterrupt
+_trip.argtypes, _trip.restype = [ctypes.py_object] * 3, None
+
+MOST_STEPS = 5_000
+
+
+class Interrupter:
+    """Raises `KeyboardInterrupt` once, behind a number of steps of the main thread within some modules."""
+
+    def __init__(self, steps: int, *modules: ModuleType) -> None:
+        self.has_raised = False
+        self._left = steps
+        self._files = {module.__file__ for module in modules}
+
+    def _call(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any] | None:
+        if frame.f_code.co_filename not in self._files:
+            return None
+        frame.f_trace_opcodes = True
+        return self._step
+
+    def _step(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any]:
+        self._left -= 1
+        if self._left > 0:
+            return self._step
+        caller = frame.f_back
+        while caller is not None:  # Python code of ours at a return would look for signals where Python itself does not
+            if caller.f_trace is not None:
+                caller.f_trace = _trip
+            caller = caller.f_back
+        return _trip
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        sys.settrace(None)
+        if not self.has_raised:
+            self.has_raised = True
+            raise KeyboardInterrupt
+
+    def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Interrupt ``body``, and go on behind it."""
+        before = signal.signal(signal.SIGINT, self._handle)
+        try:
+            sys.settrace(self._call)
+            body(*args, **kwargs)
+            sys.settrace(None)  # an interrupt that the last step has asked for comes here
+        except KeyboardInterrupt:
+            assert self.has_raised
+        finally:
+            sys.settrace(None)
+            signal.signal(signal.SIGINT, before)
+
+
+def each_interrupt(*modules: ModuleType) -> Iterator[Interrupter]:
+    """One interrupter a step, until one of them came to the end without an interrupt."""
+    for steps in range(1, MOST_STEPS):
+        interrupter = Interrupter(steps, *modules)
+        yield interrupter
+        if not interrupter.has_raised:
+            assert steps > 100, "nothing was traced"
+            return
+    msg = "there is no end of it"
+    raise AssertionError(msg)

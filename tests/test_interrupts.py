@@ -1,0 +1,214 @@
+"""Interrupted at any step of a write, a thread leaves the registry to all others as if it had never come."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from idemreg import Clock, Liveness, Registry, Status, turn
+from idemreg.options import Options
+from idemreg.request import wanted
+from idemreg.sqlite import database as databases
+from idemreg.sqlite import forking, hot, pool, writing
+from idemreg.sqlite.writing import State, Ticket, Write
+from idemreg.store import End, Granted
+from idemreg.turn import Turns
+from tests.support.interrupts import each_interrupt
+from tests.support.processes import PATIENCE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from idemreg.model import Wanted
+    from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.database import Database
+    from tests.support.interrupts import Interrupter
+
+ROOMS = (writing, hot, databases, turn, pool)
+
+
+def database(registry: Registry) -> Database:
+    return cast("SqliteStore", registry.store)._opening.opened().database
+
+
+def asked(task_id: str) -> Wanted:
+    return wanted(task_id, "job", b"{}", Options.of({"on_crash": "rerun"}, "normal"))
+
+
+def claim_and_finish(registry: Registry, task_id: str) -> None:
+    grant = registry.store.begin(asked(task_id))
+    assert isinstance(grant, Granted)
+    end = End(task_id, grant.token, grant.owner, Status.SUCCEEDED, 1, "1", durable=False)
+    try:
+        registry.store.finish_one(end)
+    except KeyboardInterrupt:
+        registry.store.finish_one(end)  # whoever has the claim can end it again
+        raise
+
+
+def add(registry: Registry, task_id: str) -> None:
+    registry.store.add(asked(task_id))
+
+
+def keep_others_out(registry: Registry, _task_id: str) -> None:
+    with database(registry).alone(Clock().monotonic() + PATIENCE_S) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+
+
+def write_long(registry: Registry, _task_id: str) -> None:
+    with database(registry).long_write(durable=False) as write:
+        write.connection.execute("UPDATE idempotent_registry SET floor = floor")
+        write.commit()
+
+
+def is_free(path: Path) -> bool:
+    """Whether another process could take the write turn."""
+    turns = Turns(f"{path}-lock", Clock())
+    try:
+        return turns.write.try_take()
+    finally:
+        turns.close()
+
+
+@pytest.mark.parametrize("interrupted", [claim_and_finish, add, keep_others_out, write_long])
+def test_an_interrupt_leaves_nothing_held(
+    interrupted: Callable[[Registry, str], None], open_registry: Callable[..., Registry], path: Path
+) -> None:
+    """Wherever a write is interrupted, the gate, the turn and all connections are free; this and others go on."""
+    registry, other = open_registry(busy_timeout=1), open_registry(busy_timeout=1)
+    for one in (registry, other):
+        one.run("warm", lambda: 1)
+        one.run(f"warm:{id(one)}", lambda: 1)
+    gate = database(registry).gate
+    for number, interrupter in enumerate(each_interrupt(*ROOMS)):
+        interrupter.carry_out(interrupted, registry, f"task:{number}")
+        assert not gate.is_taken
+        assert is_free(path)
+        assert not forking.inside
+        assert not any(connection.in_transaction for connection in database(registry)._idle[1])
+        claim_and_finish(registry, f"next:{number}")
+        claim_and_finish(other, f"other:{number}")
+        (task,) = registry.store.get([f"task:{number}"])
+        if task is not None and task.status is Status.RUNNING:  # no caller has the claim, and nobody takes it for alive
+            owner = registry.store.owner(task)
+            assert owner is not None
+            assert owner.liveness is Liveness.DEAD
+
+
+# --- others wait ----------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Threads that write, each a line of its own, and so does the main thread: it has waited longest, or shortest."""
+
+    OTHERS = 3
+
+    def __init__(self, registry: Registry, *, is_first: bool) -> None:
+        write(registry, "CREATE TABLE line (text)")
+        self._registry, self._gate = registry, database(registry).gate
+        self._is_first = is_first
+        self._pool = ThreadPoolExecutor(self.OTHERS + 2)
+        self._held, self._gathered, self._go = threading.Event(), threading.Event(), threading.Event()
+
+    def _hold(self) -> None:
+        with database(self._registry).alone(Clock().monotonic() + PATIENCE_S):
+            self._held.set()
+            assert self._go.wait(PATIENCE_S)
+
+    def _until_there_wait(self, number: int, interrupter: Interrupter) -> None:
+        while sum(one.state is State.WAITING for one in list(self._gate._waiting)) < number:
+            if interrupter.has_raised:  # the main thread has come, and gone
+                return
+            self._go.wait(0.0002)
+
+    def _gather(self, name: str, interrupter: Interrupter) -> list[Future[None]]:
+        written = []
+        for other in range(self.OTHERS):
+            self._until_there_wait(other + self._is_first, interrupter)
+            written.append(self._pool.submit(write, self._registry, INSERT, f"{name}:{other}"))
+        if not self._is_first:
+            self._until_there_wait(self.OTHERS, interrupter)
+            self._gathered.set()
+        self._until_there_wait(self.OTHERS + 1, interrupter)
+        self._go.set()
+        return written
+
+    def run(self, name: str, interrupter: Interrupter) -> list[str]:
+        """All at once, the main thread to be interrupted; the lines that were written."""
+        for event in (self._held, self._gathered, self._go):
+            event.clear()
+        holder = self._pool.submit(self._hold)
+        assert self._held.wait(PATIENCE_S)
+        gathering = self._pool.submit(self._gather, name, interrupter)
+        if not self._is_first:
+            assert self._gathered.wait(PATIENCE_S)
+        interrupter.carry_out(write, self._registry, INSERT, f"{name}:mine")
+        for written in [holder, *gathering.result(PATIENCE_S)]:
+            written.result(PATIENCE_S)
+        rows = database(self._registry).read(lambda connection: connection.execute("SELECT text FROM line").fetchall())
+        return [line for line in (str(text) for (text,) in rows) if line.startswith(f"{name}:")]
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+INSERT = "INSERT INTO line VALUES (?)"
+
+
+def write(registry: Registry, sql: str, *bindings: str) -> None:
+    database(registry).write(lambda connection: connection.execute(sql, bindings).fetchall(), durable=False)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_interrupt_takes_nobody_along(
+    place: str, open_registry: Callable[..., Registry], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leading others or led by them, wherever a thread is interrupted: theirs is written once, and nobody hangs."""
+    monkeypatch.setattr(writing, "LOOK_AGAIN_S", 0.002)
+    registry = open_registry(busy_timeout=PATIENCE_S)
+    crowd = Crowd(registry, is_first=place == "first")
+    try:
+        for number, interrupter in enumerate(each_interrupt(*ROOMS)):
+            lines = crowd.run(str(number), interrupter)
+            others = {f"{number}:{other}" for other in range(Crowd.OTHERS)}
+            assert len(lines) == len(set(lines))
+            assert others <= set(lines) <= others | {f"{number}:mine"}
+            assert not database(registry).gate.is_taken
+            assert is_free(path)
+            assert not forking.inside
+    finally:
+        crowd.close()
+
+
+def test_a_gate_that_was_left_behind_is_taken_over(open_registry: Callable[..., Registry], path: Path) -> None:
+    """Interrupted again and again, also in leaving, a thread may keep the gate: the next who waits comes through."""
+    registry = open_registry(busy_timeout=PATIENCE_S)
+    registry.run("warm", lambda: 1)
+    assert database(registry).gate.try_enter(Ticket())  # and nobody has the ticket
+    assert not is_free(path)
+    with ThreadPoolExecutor(2) as threads:
+        for added in [threads.submit(registry.add, f"task:{number}") for number in range(2)]:
+            assert added.result(PATIENCE_S).status is Status.PENDING
+    registry.add("of this thread")
+    assert is_free(path)
+
+
+def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> None:
+    """Who was taken along by a leader that left and told nothing waits again, and is carried out."""
+    registry.run("warm", lambda: 1)
+    gate = database(registry).gate
+    leader = Write(lambda _: None, durable=False)
+    assert gate.enter(leader, Clock().monotonic() + 1)
+    with ThreadPoolExecutor(1) as threads:
+        added = threads.submit(registry.add, "task")
+        while not gate._waiting:
+            threading.Event().wait(0.001)
+        gate._collect(leader)
+        assert len(leader.taken) == 1
+        gate.leave(leader)
+        assert added.result(PATIENCE_S).status is Status.PENDING
