@@ -166,7 +166,7 @@ def _write(report: dict[str, Any], *, as_json: bool) -> None:
     """On stderr. Where even that is closed, the exit code is all there is to say."""
     try:
         if as_json:
-            write_json(report, to_stderr=True)
+            write_json(report, to=sys.stderr)
             return
         sys.stderr.write(f"idemreg: {escape(report['message'])}\n")
         if report["cause"]:
