@@ -13,7 +13,7 @@ from idemreg.cli.text import columns, fold, pad, paint, shorten, width
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Cell", "Column", "age", "facts", "local_time", "table", "utc_time", "write", "write_json"]
+__all__ = ["Cell", "Column", "age", "facts", "local_time", "table", "utc_time", "write", "write_folded", "write_json"]
 
 # The first rows of a table decide how wide its columns are; the rest streams through, shortened where it must be.
 MEASURED_ROWS: Final = 200
@@ -48,6 +48,12 @@ class Column(NamedTuple):
 def write(line: str = "") -> None:
     """One line on stdout."""
     sys.stdout.write(f"{line}\n")
+
+
+def write_folded(text: str) -> None:
+    """A sentence on stdout, in lines as wide as the terminal."""
+    for line in fold(text, columns()):
+        write(line)
 
 
 def write_json(fields: dict[str, Any], *, to: TextIO | None = None) -> None:
