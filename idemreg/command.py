@@ -12,6 +12,7 @@ is a failure.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -81,6 +82,7 @@ def run_command(
     *,
     name: str | None = None,
     payload: object = None,
+    counts_argv: bool = True,
     verify: str | None = None,
     unknown_on: Collection[int] = (),
     release_on: Collection[int] = (),
@@ -94,19 +96,21 @@ def run_command(
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
 
-    The checksum covers ``argv`` and ``payload``; ``name`` is the command's base name unless given. ``verify``: a shell
-    command that tells what became of a dead owner's task, by exit code 0 (happened), 1 (did not happen) or any other
-    (cannot tell); its output is the evidence. ``unknown_on``, ``release_on``: exit codes that leave open whether the
-    effect happened, or put the task back. ``stdin``: a descriptor, in place of our own standard input. ``stdout``,
-    ``stderr``: descriptors to write to; or ``sink``. ``inbox``: where signals for the command come in, in place of
-    handlers of our own. ``shows_replay``: whether a duplicate writes the stored output.
+    The checksum covers ``argv`` (unless ``counts_argv`` is false) and ``payload``; ``name`` is the command's base name
+    unless given. ``verify``: a shell command that tells what became of a dead owner's task, by exit code 0 (happened),
+    1 (did not happen) or any other (cannot tell); its output is the evidence. ``unknown_on``,
+    ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
+    descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
+    ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
+    duplicate writes the stored output.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
     with contextlib.closing(target), signals as letters:
         hook = None if verify is None else _verifier(registry.store, verify, letters)
         checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
-        content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
+        counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
+        content = canonical(counts)
         request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
         owner = registry.store.own_byte()
         try:
@@ -191,6 +195,7 @@ def _run(
         pump(process, output, streams.sink)
     except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
         problem = error
+        _close_pipes(process)  # a command that fills them would never end
         process.wait()  # the claim must not end before its command has; what it was, it was in spite of us
     finally:
         inbox.ended()
@@ -199,6 +204,12 @@ def _run(
     if problem is not None:
         raise problem
     return end
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def _record(claim: Claim, code: int, output: Output, codes: _Codes) -> CommandEnd:
@@ -235,7 +246,8 @@ def _spawn(
             raise CommandNotFoundError(msg, task_id=claim.task_id) from error
         reason = getattr(error, "strerror", None) or error
         msg = f"cannot execute {argv[0]}: {reason}"
-        raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
+        hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
+        raise CommandNotExecutableError(msg, task_id=claim.task_id, hint=hint) from error
 
 
 def _put_back(claim: Claim) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from idemreg import Registry, Status, faults
 from idemreg.command import run_command
-from idemreg.each import Each, End, Kind, Line
+from idemreg.each import Each, End, Kind
+from idemreg.feed import Line
 from idemreg.signals import Inbox, Interrupted, Relay, Signals
 from tests.support.processes import PATIENCE_S, ROOT, Script
 
@@ -266,7 +267,8 @@ def test_a_handler_may_stop_at_any_step() -> None:
     """`stop` is called in a signal handler, in the middle of any step of the iteration: it waits for none of them."""
     program = """
         import itertools
-        from idemreg.each import Each, End, Kind, Line
+        from idemreg.each import Each, End, Kind
+        from idemreg.feed import Line
 
         def stopped_at(step):
             every = Each((Line(n, b"", n) for n in range(8)), lambda line: End(line, Kind.DONE), jobs=2)

@@ -145,7 +145,7 @@ def _tell(registry: Registry, end: CommandEnd) -> None:
     if settings().json:
         status = None if task is None else task.status.word
         path = os.path.abspath(settings().path())
-        write_json({"task_id": end.task_id, "status": status} | _facts(end) | {"path": path}, to_stderr=True)
+        write_json({"task_id": end.task_id, "status": status} | _facts(end) | {"path": path}, to=sys.stderr)
     elif task is not None and end.replayed:
         _say(f"{escape(end.task_id)} {_before(task, end)}")
         _hint(task)

@@ -115,6 +115,17 @@ def test_a_remembered_failure_keeps_its_exit_code(cli: Cli) -> None:
     assert "  hint: `idemreg retry t` allows one more attempt\n" in again.stderr
 
 
+@pytest.mark.parametrize("columns", [80, 40])
+def test_on_a_terminal(cli: Cli, columns: int) -> None:
+    """The command's output comes as it is, on a terminal as in a pipe; our own line follows it."""
+    cli("init")
+    words = ("run", "t", *SHELL, "printf '%s\n' wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww; echo err >&2")
+    assert sorted(cli.terminal(columns, *words).splitlines()) == ["err", "w" * 50]
+    again = cli.terminal(columns, *words).splitlines()
+    assert sorted(again[:2]) == ["err", "w" * 50]
+    assert again[2].startswith("idemreg: t succeeded before (attempt 1, ")
+
+
 def test_a_plain_failure_adds_no_word(cli: Cli) -> None:
     """A failure that the next call repeats is the command's own affair: its exit code, and nothing else."""
     cli("init")
