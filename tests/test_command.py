@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import ChecksumMismatchError, Liveness, Registry, Status, TaskRunningError, TaskUnknownError
+from idemreg import ChecksumMismatchError, Liveness, Registry, Status, TaskRunningError, TaskUnknownError, Verdict
+from idemreg.codec import load_result
 from idemreg.command import run_command
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
 from idemreg.output import Output, stored_output
-from tests.support.processes import PATIENCE_S, ROOT
+from tests.support.processes import PATIENCE_S, ROOT, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -399,3 +400,92 @@ def test_an_orphan_keeps_its_task_owned(path: Path, tmp_path: Path, open_registr
     with pytest.raises(TaskUnknownError):
         run_command(registry, "t", argv, on_crash="hold")
     wrapper.stdout.close()
+
+
+# --- a status that somebody else has taken ------------------------------------------------------------------------
+
+# SIG_IGN survives exec: a supervisor, or a shell's `trap '' CHLD`, leaves it to all that it starts.
+IGNORING = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def ignoring(path: Path, *args: str, given: bytes = b"") -> int:
+    """The exit code of the command line, begun by a program that ignores SIGCHLD."""
+    argv = [sys.executable, "-c", IGNORING, "-m", "idemreg", *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)}
+    return subprocess.run(argv, cwd=ROOT, env=environment, input=given, check=False, timeout=PATIENCE_S).returncode
+
+
+def test_an_ignored_sigchld_makes_no_success_of_a_failure(path: Path, registry: Registry) -> None:
+    """Begun by a program that ignores SIGCHLD, `run` and `each` record the exit code that the command had."""
+    assert ignoring(path, "run", "t", "--", SH, "-c", "exit 3") == 3
+    assert ignoring(path, "each", "--task-id", "{id}", "--", SH, "-c", "exit 3", given=b'{"id": "line"}\n') == 1
+    for task_id in ("t", "line"):
+        task = registry.get(task_id)
+        assert task is not None
+        assert (task.status, task.error) == (Status.FAILED, "exit code 3")
+
+
+def test_an_ignored_sigchld_makes_no_happened_of_did_not_happen(path: Path, registry: Registry) -> None:
+    """The verdict of a verify command is its own exit code there too."""
+    words = ("run", "--on-crash", "verify", "--verify", "echo no; exit 1", "t", "--", SH, "-c")
+    script = '[ "$IDEMREG_ATTEMPT" = 2 ] || kill -9 $$'
+    assert ignoring(path, *words, script) == 137
+    assert ignoring(path, *words, script) == 0
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.attempt, task.evidence) == (Status.SUCCEEDED, 2, "no")
+
+
+def test_a_command_finds_sigchld_as_it_is_by_default(path: Path) -> None:
+    """What its own children say is not thrown away because of who started us."""
+    look = "import signal, sys; sys.exit(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)"
+    assert ignoring(path, "run", "t", "--", sys.executable, "-c", look) == 0
+
+
+# In a thread nothing can be done about it: the kernel throws every status away.
+LOST = """
+    import threading
+    from idemreg import Registry, TaskUnknownError
+    from idemreg.command import run_command
+    registry = Registry(sys.argv[1])
+    def run():
+        end = run_command(registry, "t", ["/bin/sh", "-c", "echo out"], on_crash="verify", verify="exit 2")
+        say(end.exit_code, end.status.word)
+        try: run_command(registry, "t", ["/bin/sh", "-c", "echo out"], on_crash="verify", verify="true")
+        except TaskUnknownError as error: say("unknown", error.retryable)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_lost_exit_code_is_no_success(path: Path, registry: Registry) -> None:
+    """Where the status is thrown away the task is unknown, and the verdict of a verify command cannot-tell."""
+    with Script(LOST, path) as script:
+        script.expect("out")
+        script.expect("76 unknown")
+        script.expect("unknown True")
+        assert script.end() == 0
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.verdict, task.attempt) == (Status.UNKNOWN, Verdict.CANNOT_TELL, 1)
+    assert stored_output(load_result(task.result or "", None)) == (76, [(1, "out\n")], False)
+
+
+def test_a_status_that_another_part_of_the_process_took_is_lost(path: Path) -> None:
+    """A handler that waits for every child takes the command's status: never 0, and signals go to nobody else."""
+    source = """
+        from idemreg import Registry, faults
+        from idemreg.command import run_command
+        faults.arm("command.spawned", lambda: os.waitpid(-1, 0))
+        end = run_command(Registry(sys.argv[1]), "t", ["/bin/sh", "-c", "exit 3"])
+        say(end.exit_code, end.status.word)
+    """
+    with Script(source, path) as script:
+        script.expect("76 unknown")
+        assert script.end() == 0
