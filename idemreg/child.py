@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from idemreg.output import Output
 
@@ -135,8 +135,10 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, std
     )
 
 
-def pump(child: Child, output: Output, sink: Sink) -> None:
+def pump(child: Child, output: Output, sink: Sink, chore: Callable[[], float | None]) -> None:
     """Pass the output through until the command ends.
+
+    ``chore`` is done beside it, at once and then again, after as many seconds as it says (None: never).
 
     The end is the end of the process, not of its pipes: what it left running in the background may hold them open for
     ever, and write to them for ever. Everything that it wrote itself is in the pipes by then, so what is in them at
@@ -150,7 +152,10 @@ def pump(child: Child, output: Output, sink: Sink) -> None:
         if exited is not None:
             selector.register(exited, selectors.EVENT_READ, None)
         while not child.has_ended():
-            for key, _ in selector.select(None if exited is not None else POLL_S):
+            pause = chore()
+            if exited is None:
+                pause = POLL_S if pause is None else min(pause, POLL_S)
+            for key, _ in selector.select(pause):
                 if key.data is not None and not key.data.pass_on():
                     selector.unregister(key.fileobj)
         for stream in [key.data for key in selector.get_map().values() if key.data is not None]:

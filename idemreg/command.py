@@ -48,6 +48,7 @@ __all__ = ["CommandEnd", "run_command"]
 EVIDENCE_CHARACTERS: Final = 4_096
 LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
 BY_SHELL: Final = "/bin/sh"
+NOTE_AGAIN_S: Final = 0.1
 
 
 class CommandEnd(NamedTuple):
@@ -191,9 +192,8 @@ def _run(
     child = _spawn(claim, argv, owner, inbox, streams.stdin)
     try:
         inbox.pass_to(child)
-        owner.note_process(child.pid)
         faults.point("command.spawned")
-        pump(child, output, streams.sink)
+        pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
     except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
         problem = error
     try:
@@ -205,6 +205,22 @@ def _run(
     if problem is not None:
         raise problem
     return end
+
+
+class _Noting:
+    """Notes which process runs the command, beside its output, which must not wait for whoever has the registry."""
+
+    def __init__(self, owner: CommandOwner, pid: int, clock: Clock) -> None:
+        self._owner = owner
+        self._pid = pid
+        self._clock = clock
+        self._due: float | None = clock.monotonic()
+
+    def __call__(self) -> float | None:
+        if self._due is not None and self._clock.monotonic() >= self._due:
+            is_done = self._owner.note_process(self._pid)
+            self._due = None if is_done else self._clock.monotonic() + NOTE_AGAIN_S
+        return None if self._due is None else max(self._due - self._clock.monotonic(), 0)
 
 
 def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> CommandEnd:

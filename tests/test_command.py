@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import ChecksumMismatchError, Liveness, Registry, Status, TaskRunningError, TaskUnknownError, Verdict
+from idemreg import (
+    ChecksumMismatchError,
+    Liveness,
+    Registry,
+    Status,
+    TaskRunningError,
+    TaskUnknownError,
+    Verdict,
+    faults,
+)
 from idemreg.codec import load_result
 from idemreg.command import run_command
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
@@ -349,6 +358,48 @@ def test_output_comes_while_the_command_runs(path: Path, tmp_path: Path) -> None
     gate.write_text("go\n")
     assert process.wait(PATIENCE_S) == 0
     process.stdout.close()
+
+
+HOLDING = """
+    from idemreg import Registry
+    wait()
+    with Registry(sys.argv[1]).claim("other", name="other") as claim, claim.transaction():
+        say("holds")
+        wait()
+"""
+
+
+def test_output_comes_while_others_have_the_registry(
+    path: Path, tmp_path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """The first line does not wait for the write lock; which process runs the command is noted once that is free."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    registry = open_registry(busy_timeout=2 * PATIENCE_S)
+    registry.open()
+    read_end, write_end = os.pipe()
+    argv = [SH, "-c", f"echo $$; read x <{gate}"]
+    runner = threading.Thread(target=run_command, args=(registry, "t", argv), kwargs={"stdout": write_end})
+    with Script(HOLDING, path) as holder:
+
+        def hold() -> None:
+            holder.go()
+            holder.expect("holds")
+
+        faults.arm("command.spawned", hold)
+        with Registry(path) as looking:
+            runner.start()
+            is_live = bool(select.select([read_end], [], [], PATIENCE_S)[0])
+            holder.go()
+            command = int(os.read(read_end, 100))
+            while (task := looking.get("t")) is None or (owner := looking.owner(task)) is None or owner.pid != command:
+                assert runner.is_alive()
+        gate.write_text("go\n")
+        runner.join(PATIENCE_S)
+        assert holder.end() == 0
+    os.close(read_end)
+    os.close(write_end)
+    assert is_live
 
 
 ANSWERING = """
