@@ -174,7 +174,10 @@ class Lost(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook."""
+    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
+
+    ``result``: of what happened; or what the attempt left that a verify hook was asked about.
+    """
 
     verdict: Verdict
     by: str

@@ -24,7 +24,7 @@ from idemreg import (
 )
 from idemreg.codec import load_result
 from idemreg.command import run_command
-from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
 from idemreg.output import Output, stored_output
 from tests.support.processes import PATIENCE_S, ROOT, Script
 
@@ -451,6 +451,61 @@ def test_an_orphan_keeps_its_task_owned(path: Path, tmp_path: Path, open_registr
     with pytest.raises(TaskUnknownError):
         run_command(registry, "t", argv, on_crash="hold")
     wrapper.stdout.close()
+
+
+KILLED = """
+    from idemreg import Registry, faults
+    from idemreg.command import run_command
+    faults.arm("command.ended", faults.kill)
+    run_command(Registry(sys.argv[1]), "t", ["/bin/sh", "-c", sys.argv[2]], stdout=2, **eval(sys.argv[3]))
+"""
+
+
+def test_the_output_of_an_attempt_is_never_shown_as_that_of_a_later_one(
+    path: Path, registry: Registry, streams: tuple[int, int]
+) -> None:
+    """Of an attempt whose wrapper was killed nothing was kept, and nothing is replayed, whoever settles it."""
+    for how in ("a later claim", "resolve"):
+        script = "echo output of the first attempt; exit 3"
+        assert sh(registry, streams, "t", script) == (3, False)
+        with Script(KILLED, path, script, {}) as wrapper:
+            assert wrapper.end() == -signal.SIGKILL
+        if how == "a later claim":
+            with pytest.raises(TaskUnknownError):
+                sh(registry, streams, "t", script)
+            assert is_without_output(registry)
+        registry.resolve("t", "did-not-happen")
+        assert is_without_output(registry)
+        with pytest.raises(TaskFailedError):
+            sh(registry, streams, "t", script, max_attempts=2)
+        registry.forget("t")
+
+
+def is_without_output(registry: Registry) -> bool:
+    task = registry.get("t")
+    assert task is not None
+    assert task.attempt == 2
+    return task.result is None
+
+
+def test_a_verify_hook_leaves_the_output_that_its_attempt_left(
+    path: Path, registry: Registry, streams: tuple[int, int]
+) -> None:
+    """What an unknown attempt wrote stays when the hook knows no more; that of an attempt before does not."""
+    script = "echo output; exit 9"
+    asking = {"unknown_on": [9], "on_crash": "verify", "verify": "exit 2"}
+    sh(registry, streams, "t", script, **asking)
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "t", script, **asking)
+    task = registry.get("t")
+    assert task is not None
+    assert task.result is not None
+    registry.resolve("t", "did-not-happen")
+    with Script(KILLED, path, script, asking) as wrapper:
+        assert wrapper.end() == -signal.SIGKILL
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "t", script, **asking)
+    assert is_without_output(registry)
 
 
 # --- a status that somebody else has taken ------------------------------------------------------------------------
