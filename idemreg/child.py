@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import selectors
@@ -23,6 +24,9 @@ __all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output", "sp
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
 
+_NO_READER: Final = frozenset({errno.EPIPE, errno.EBADF})
+_NAMES: Final = {STDOUT: "stdout", STDERR: "stderr"}
+
 
 class Sink(Protocol):
     """Where a command's output goes."""
@@ -35,14 +39,30 @@ class Sink(Protocol):
 
 
 class Descriptors:
-    """As it comes, to one descriptor for each stream."""
+    """As it comes, to one descriptor for each stream.
+
+    A reader that has gone is nothing to tell anybody. What is lost for another reason, to a full disk say, is told once
+    a stream, by a line on stderr; the command goes on in either case.
+    """
 
     def __init__(self, stdout: int, stderr: int) -> None:
         self._fds: Final = {STDOUT: stdout, STDERR: stderr}
+        self._told: Final[set[int]] = set()
 
     def write(self, stream: int, data: bytes) -> bool:
         """Write all of it at once."""
-        return _write(self._fds[stream], data)
+        try:
+            _write(self._fds[stream], data)
+        except OSError as error:
+            if error.errno not in _NO_READER and stream not in self._told:
+                self._told.add(stream)
+                self._tell(f"idemreg: output to {_NAMES[stream]} is lost: {error.strerror}\n".encode())
+            return False
+        return True
+
+    def _tell(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            _write(self._fds[STDERR], line)
 
     def close(self) -> None:
         """The descriptors are the caller's."""
@@ -196,8 +216,8 @@ class _Stream:
         return True
 
 
-def _write(fd: int, data: bytes) -> bool:
-    """Write all of it; False where the reader has gone."""
+def _write(fd: int, data: bytes) -> None:
+    """Write all of it, however slow the reader is."""
     view = memoryview(data)
     while view:
         try:
@@ -206,9 +226,6 @@ def _write(fd: int, data: bytes) -> bool:
             with selectors.DefaultSelector() as selector:
                 selector.register(fd, selectors.EVENT_WRITE)
                 selector.select()
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

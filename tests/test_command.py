@@ -402,6 +402,24 @@ def test_output_comes_while_others_have_the_registry(
     assert is_live
 
 
+def test_output_that_is_lost_to_a_full_disk_is_told(path: Path) -> None:
+    """One line on stderr a run or replay, and the exit code stays; a reader that has gone is not worth one."""
+    words = ("run", "t", "--", SH, "-c", "echo one; sleep 0; echo two")
+    for _ in range(2):
+        with open("/dev/full", "wb") as full:
+            process = idemreg(path, *words, stdout=full, stderr=subprocess.PIPE)
+            _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert err.count(b"idemreg: output to stdout is lost: No space left on device\n") == 1
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = idemreg(path, *words, stdout=write_end, stderr=subprocess.PIPE)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    os.close(write_end)
+    assert process.returncode == 0
+    assert b"lost" not in err
+
+
 ANSWERING = """
 import signal, sys
 number = int(sys.argv[1])
