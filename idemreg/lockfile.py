@@ -25,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import struct
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ __all__ = [
     "SYNC_TURN",
     "WRITE_TURN",
     "LockFile",
+    "is_new",
     "owner_byte",
     "random_owner",
 ]
@@ -66,6 +68,9 @@ CHECKPOINT_TURN = 2**62 + 3
 FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 
+# Without waiting: a FIFO or a device may be in the place of the file.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 # The creation lock is held for a few milliseconds by whoever makes the files. There is no queue: pollers nap.
 NAP_SECONDS = 0.002
 
@@ -81,16 +86,29 @@ def owner_byte(owner: int) -> int:
     return FIRST_OWNER_BYTE + owner
 
 
+def is_new(head: bytes) -> bool:
+    """Whether a lock file that begins so has no id yet: it is empty or all zero, or its writer was stopped."""
+    return not any(head) or (len(head) < HEAD_BYTES and head[: len(MAGIC)] == MAGIC[: len(head)])
+
+
+def _in_the_way(path: str) -> StorePathError:
+    msg = f"{path} is in the way: it is not a lock file of idemreg"
+    return StorePathError(msg, hint="Move that file away, or choose another path for the registry.")
+
+
 class LockFile:
     """The lock file, opened. Its descriptor is for the locks of this process alone, never for a command's."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.fd = os.open(path, _OPEN, 0o600)
         except OSError as error:
             msg = f"cannot open the lock file {path}: {error.strerror}"
             raise StorePathError(msg) from error
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            self.close()
+            raise _in_the_way(path)
         self.lock_id = ""
         self.has_database = False
 
@@ -113,16 +131,15 @@ class LockFile:
 
     def read_or_write_id(self) -> str:
         """Read the id; write one where the file is new. Call it under `creation` only."""
-        head = os.pread(self.fd, HEAD_BYTES, 0)
-        if len(head) < HEAD_BYTES or not any(head):
+        head = os.pread(self.fd, SIZE, 0)
+        if is_new(head):
             # New, or its writer was killed in between: nobody can have used an id that is not there.
             head = (MAGIC + os.urandom(ID_BYTES)).ljust(SIZE, b"\0")
             os.pwrite(self.fd, head, 0)
             os.fsync(self.fd)
             faults.point("create.lock-file-written")
         elif not head.startswith(MAGIC):
-            msg = f"{self.path} is in the way: it is not a lock file of idemreg"
-            raise StorePathError(msg, hint="Move that file away, or choose another path for the registry.")
+            raise _in_the_way(self.path)
         self.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex()
         self.has_database = head[DATABASE_OFFSET] == 1
         return self.lock_id

@@ -174,7 +174,10 @@ class Lost(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook."""
+    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
+
+    ``result``: of what happened; or what the attempt left that a verify hook was asked about.
+    """
 
     verdict: Verdict
     by: str
@@ -291,8 +294,11 @@ class CommandOwner(Protocol):
     id: int
     fd: int
 
-    def note_process(self, pid: int) -> None:
-        """Note which process runs the command: should it close the descriptor, its existence still speaks for it."""
+    def note_process(self, pid: int) -> bool:
+        """Note which process runs the command: should it close the descriptor, its existence still speaks for it.
+
+        False where others have the registry: ask again soon. Hardly waits, since the command's output does meanwhile.
+        """
 
     def close(self) -> None:
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""

@@ -109,7 +109,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     stdout is the command's.
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
+    from idemreg.template import check_task_id  # noqa: PLC0415
 
+    check_task_id(task_id)  # before a file comes into being for it
     check_policy(options, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
     argv = list(ctx.args)
     options["payload"] = _payload(options["payload"])

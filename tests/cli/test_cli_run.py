@@ -91,6 +91,14 @@ def test_a_task_id_may_begin_with_a_dash(cli: Cli) -> None:
     assert '"task_id": "-odd"' in cli("show", "--json", "--", "-odd").stdout
 
 
+def test_a_malformed_task_id_creates_no_file(cli: Cli) -> None:
+    """It is refused before a file comes into being, or is announced, for it."""
+    done = cli.process("run", "bad\n", "--", "true")
+    assert done.returncode == 2
+    assert "created" not in done.stderr
+    assert not cli.path.exists()
+
+
 # --- streams and exit codes -------------------------------------------------------------------------------------
 
 
