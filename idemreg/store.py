@@ -174,15 +174,12 @@ class Lost(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
-
-    ``result``: of what happened; or what the attempt left that a verify hook was asked about.
-    """
+    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook."""
 
     verdict: Verdict
     by: str
     evidence: str = ""
-    result: str | None = None
+    result: str | None = None  # of what happened; or what the attempt left that a verify hook was asked about
     error: str | None = None
     verifying: int | None = None
 
