@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 import shlex
 import sys
@@ -27,9 +26,6 @@ __all__ = ["EACH_FIELDS", "each"]
 FORM: Final = "idemreg each --task-id '{id}' -- COMMAND [ARGS]..."
 MAX_JOBS: Final = 256
 STDIN: Final = 0  # not sys.stdin, which is None where it was closed
-
-# Kinds of functions of which a call runs nothing.
-_NOT_CALLED: Final = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 EACH_FIELDS: Final = {
     "line": "the line's number, from 1",
@@ -183,6 +179,8 @@ def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callabl
     """The function of ``module:function``, looked for as Python does, from the folder of now."""
     import importlib  # noqa: PLC0415 - where it is asked for
 
+    from idemreg.request import check_job  # noqa: PLC0415 - as above
+
     for flag in ("verify", "unknown_on", "release_on"):
         if options.pop(flag):
             msg = f"--{flag.replace('_', '-')} is for commands: {name} tells by its exceptions, and fails or not"
@@ -202,7 +200,10 @@ def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callabl
     if not callable(found):
         msg = f"{name!r} is no function"
         raise click.BadParameter(msg, ctx, param_hint="--python")
-    if any(check(one) for check in _NOT_CALLED for one in (found, type(found).__call__)):
+    try:
+        check_job(found)
+    except TypeError as error:
         msg = f"{name!r} is a coroutine or a generator function: calling it would run nothing of it"
-        raise HintedUsageError(msg, "Give a plain function, one that calls asyncio.run(...) for example.", ctx)
+        hint = "Give a plain function, one that calls asyncio.run(...) for example."
+        raise HintedUsageError(msg, hint, ctx) from error
     return found  # type: ignore[no-any-return]
