@@ -552,16 +552,21 @@ def test_a_full_disk_behind_stderr_stops_nothing(path: Path, registry: Registry)
 def test_a_terminal_shows_how_far_it_is(path: Path, tmp_path: Path, columns: int) -> None:
     """A bar with share, rate and remaining time that never folds; the commands' output stands above it, whole."""
     (tmp_path / "in").write_bytes(orders(*range(30)))
+    os.mkfifo(gate := tmp_path / "gate")
+    script = f"printf 'out %s' $IDEMREG_TASK_ID; [ $IDEMREG_TASK_ID != 29 ] || read x <{gate}"
     screen, line = pty.openpty()
     fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with (tmp_path / "in").open("rb") as source:
-        words = ["-j", "2", "--task-id", "{id}", "--", SH, "-c", "printf 'out %s' $IDEMREG_TASK_ID"]
+        words = ["-j", "2", "--task-id", "{id}", "--", SH, "-c", script]
         process = start(path, *words, stdin=source, stdout=line, stderr=line)
     os.close(line)
-    seen = b""
+    seen, is_open = b"", False
     with contextlib.suppress(OSError):  # EIO: the last has closed it
         while data := os.read(screen, 65_536):
             seen += data
+            if not is_open and b"29 lines" in seen:  # the last waits until its bar is drawn
+                gate.write_text("go\n")
+                is_open = True
     os.close(screen)
     assert process.wait(PATIENCE_S) == 0
     text = seen.decode().replace("\r\n", "\n")
