@@ -314,8 +314,10 @@ def _as_verified(answer: object) -> Verified:
 
 
 def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:
-    result, lost = None, None
+    prior = grant.prior
+    result, lost = None if prior is None or prior.status is not Status.UNKNOWN else prior.result, None
     if verified.verdict is Verdict.HAPPENED:
+        result = None
         try:
             result = store_result(verified.result, options.codec)
         except ResultError as error:

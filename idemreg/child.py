@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import selectors
@@ -14,14 +15,17 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from idemreg.output import Output
 
-__all__ = ["Descriptors", "Lines", "Sink", "pump", "replay_output", "spawn"]
+__all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output", "spawn"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
+
+_NO_READER: Final = frozenset({errno.EPIPE, errno.EBADF})
+_NAMES: Final = {STDOUT: "stdout", STDERR: "stderr"}
 
 
 class Sink(Protocol):
@@ -35,14 +39,30 @@ class Sink(Protocol):
 
 
 class Descriptors:
-    """As it comes, to one descriptor for each stream."""
+    """As it comes, to one descriptor for each stream.
+
+    A reader that has gone is nothing to tell anybody. What is lost for another reason, to a full disk say, is told once
+    a stream, by a line on stderr; the command goes on in either case.
+    """
 
     def __init__(self, stdout: int, stderr: int) -> None:
         self._fds: Final = {STDOUT: stdout, STDERR: stderr}
+        self._told: Final[set[int]] = set()
 
     def write(self, stream: int, data: bytes) -> bool:
         """Write all of it at once."""
-        return _write(self._fds[stream], data)
+        try:
+            _write(self._fds[stream], data)
+        except OSError as error:
+            if error.errno not in _NO_READER and stream not in self._told:
+                self._told.add(stream)
+                self._tell(f"idemreg: output to {_NAMES[stream]} is lost: {error.strerror}\n".encode())
+            return False
+        return True
+
+    def _tell(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):
+            _write(self._fds[STDERR], line)
 
     def close(self) -> None:
         """The descriptors are the caller's."""
@@ -78,43 +98,93 @@ def replay_output(pieces: Any, sink: Sink) -> None:  # noqa: ANN401 - what was s
         sink.write(stream, data.encode() if isinstance(data, str) else data)
 
 
-def spawn(
-    argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, stdin: int | None
-) -> subprocess.Popen[bytes]:
+class Child:
+    """A child process whose end is never mistaken.
+
+    `Popen` takes a status that it cannot get for 0, and a failure would be recorded as a success. Others may have got
+    it: a handler of SIGCHLD that waits for every child, or the kernel, which throws it away where SIGCHLD is ignored.
+    So it is looked at before it is taken, and taken in one place: `Popen.send_signal` takes it as well.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process: Final = process
+        self.pid: Final = process.pid
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """What it writes: stdout and stderr, of `spawn`."""
+        assert self._process.stdout is not None  # noqa: S101 - spawn() made both pipes
+        assert self._process.stderr is not None  # noqa: S101
+        return self._process.stdout, self._process.stderr
+
+    def close_pipes(self) -> None:
+        """Read no more of it: what it writes from now on fails, and cannot block it."""
+        for pipe in self.pipes:
+            pipe.close()
+
+    def has_ended(self) -> bool:
+        """Whether it has; its status stays where it is."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:
+            return True
+
+    def wait(self) -> int | None:
+        """Wait for its end: its return code (negative: the signal that killed it), or None where that is lost."""
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            found = None
+        self._process.wait()
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal; nothing where it has ended, for its number may be another's by now."""
+        if self._process.returncode is None and not self.has_ended():
+            os.kill(self.pid, number)
+
+
+def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, stdin: int | None) -> Child:
     """Start the command with that standard input (None: ours), two pipes, and its owner's lock."""
-    return subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
-        list(argv),
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=dict(environment),
-        pass_fds=(lock_fd,),
+    return Child(
+        subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
+            list(argv),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(environment),
+            pass_fds=(lock_fd,),
+        )
     )
 
 
-def pump(process: subprocess.Popen[bytes], output: Output, sink: Sink) -> int:
-    """Pass the output through until the command ends; its return code (negative: the signal that killed it).
+def pump(child: Child, output: Output, sink: Sink, chore: Callable[[], float | None]) -> None:
+    """Pass the output through until the command ends.
+
+    ``chore`` is done beside it, at once and then again, after as many seconds as it says (None: never).
 
     The end is the end of the process, not of its pipes: what it left running in the background may hold them open for
     ever, and write to them for ever. Everything that it wrote itself is in the pipes by then, so what is in them at
     that moment is passed on, and no more.
     """
-    assert process.stdout is not None  # noqa: S101 - spawn() made both pipes
-    assert process.stderr is not None  # noqa: S101
-    exit_descriptor = _exit_descriptor(process.pid)
-    with selectors.DefaultSelector() as selector, exit_descriptor as exited, process.stdout, process.stderr:
-        for number, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
+    stdout, stderr = child.pipes
+    with selectors.DefaultSelector() as selector, _exit_descriptor(child.pid) as exited, stdout, stderr:
+        for number, pipe in ((STDOUT, stdout), (STDERR, stderr)):
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, sink, output))
         if exited is not None:
             selector.register(exited, selectors.EVENT_READ, None)
-        while process.poll() is None:
-            for key, _ in selector.select(None if exited is not None else POLL_S):
+        while not child.has_ended():
+            pause = chore()
+            if exited is None:
+                pause = POLL_S if pause is None else min(pause, POLL_S)
+            for key, _ in selector.select(pause):
                 if key.data is not None and not key.data.pass_on():
                     selector.unregister(key.fileobj)
         for stream in [key.data for key in selector.get_map().values() if key.data is not None]:
             stream.pass_rest_on()
-    return process.returncode
 
 
 class _Stream:
@@ -151,8 +221,8 @@ class _Stream:
         return True
 
 
-def _write(fd: int, data: bytes) -> bool:
-    """Write all of it; False where the reader has gone."""
+def _write(fd: int, data: bytes) -> None:
+    """Write all of it, however slow the reader is."""
     view = memoryview(data)
     while view:
         try:
@@ -161,9 +231,6 @@ def _write(fd: int, data: bytes) -> bool:
             with selectors.DefaultSelector() as selector:
                 selector.register(fd, selectors.EVENT_WRITE)
                 selector.select()
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ bounds waits. Tests pass a `Clock` of their own; see `idemreg.testing.ManualCloc
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ def seconds(duration: float | timedelta, *, what: str) -> float:
     value: object = duration
     if not isinstance(value, (int, float)) and hasattr(value, "total_seconds"):  # a timedelta, whose module costs 1 ms
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         msg = f"{what} takes seconds or a timedelta, zero or more, not {duration!r}"
         raise ValueError(msg)
     return float(value)

@@ -12,14 +12,15 @@ is a failure.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
 from idemreg.attempt import acquire
-from idemreg.child import Descriptors, pump, replay_output, spawn
+from idemreg.child import Child, Descriptors, pump, replay_output, spawn
 from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
@@ -46,11 +47,17 @@ if TYPE_CHECKING:
 __all__ = ["CommandEnd", "run_command"]
 
 EVIDENCE_CHARACTERS: Final = 4_096
+LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
 BY_SHELL: Final = "/bin/sh"
+NOTE_AGAIN_S: Final = 0.1
 
 
 class CommandEnd(NamedTuple):
-    """How a command's task ended. ``exit_code`` is the command's own, or 128+n where signal n killed it."""
+    """How a command's task ended.
+
+    ``exit_code`` is the command's own, or 128+n where signal n killed it, or 76 where another part of this process took
+    it (a handler of SIGCHLD that waits for every child): the task is `unknown` then.
+    """
 
     exit_code: int
     replayed: bool
@@ -81,6 +88,7 @@ def run_command(
     *,
     name: str | None = None,
     payload: object = None,
+    counts_argv: bool = True,
     verify: str | None = None,
     unknown_on: Collection[int] = (),
     release_on: Collection[int] = (),
@@ -94,19 +102,21 @@ def run_command(
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
 
-    The checksum covers ``argv`` and ``payload``; ``name`` is the command's base name unless given. ``verify``: a shell
-    command that tells what became of a dead owner's task, by exit code 0 (happened), 1 (did not happen) or any other
-    (cannot tell); its output is the evidence. ``unknown_on``, ``release_on``: exit codes that leave open whether the
-    effect happened, or put the task back. ``stdin``: a descriptor, in place of our own standard input. ``stdout``,
-    ``stderr``: descriptors to write to; or ``sink``. ``inbox``: where signals for the command come in, in place of
-    handlers of our own. ``shows_replay``: whether a duplicate writes the stored output.
+    The checksum covers ``argv`` (unless ``counts_argv`` is false) and ``payload``; ``name`` is the command's base name
+    unless given. ``verify``: a shell command that tells what became of a dead owner's task, by exit code 0 (happened),
+    1 (did not happen) or any other (cannot tell); its output is the evidence. ``unknown_on``,
+    ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
+    descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
+    ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
+    duplicate writes the stored output.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
     with contextlib.closing(target), signals as letters:
         hook = None if verify is None else _verifier(registry.store, verify, letters)
         checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
-        content = canonical({"argv": [_storable(word) for word in argv], "payload": payload})
+        counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
+        content = canonical(counts)
         request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
         owner = registry.store.own_byte()
         try:
@@ -183,27 +193,44 @@ def _run(
     streams: _Streams,
 ) -> CommandEnd:
     output, problem = Output(), None
-    process = _spawn(claim, argv, owner, inbox, streams.stdin)
+    child = _spawn(claim, argv, owner, inbox, streams.stdin)
     try:
-        inbox.pass_to(process)
-        owner.note_process(process.pid)
+        inbox.pass_to(child)
         faults.point("command.spawned")
-        pump(process, output, streams.sink)
+        pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
     except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
         problem = error
-        process.wait()  # the claim must not end before its command has; what it was, it was in spite of us
+        child.close_pipes()  # a command that fills them would never end
+    try:
+        code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
     finally:
         inbox.ended()
     faults.point("command.ended")
-    end = _record(claim, process.returncode, output, codes)
+    end = _record(claim, code, output, codes)
     if problem is not None:
         raise problem
     return end
 
 
-def _record(claim: Claim, code: int, output: Output, codes: _Codes) -> CommandEnd:
+class _Noting:
+    """Notes which process runs the command, beside its output, which must not wait for whoever has the registry."""
+
+    def __init__(self, owner: CommandOwner, pid: int, clock: Clock) -> None:
+        self._owner = owner
+        self._pid = pid
+        self._clock = clock
+        self._due: float | None = clock.monotonic()
+
+    def __call__(self) -> float | None:
+        if self._due is not None and self._clock.monotonic() >= self._due:
+            is_done = self._owner.note_process(self._pid)
+            self._due = None if is_done else self._clock.monotonic() + NOTE_AGAIN_S
+        return None if self._due is None else max(self._due - self._clock.monotonic(), 0)
+
+
+def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> CommandEnd:
     """Store what the command's return code makes of its task."""
-    exit_code = code if code >= 0 else SIGNAL_EXIT - code
+    exit_code = TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
     result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
     status = Status.SUCCEEDED
     if code == 0:
@@ -215,9 +242,7 @@ def _record(claim: Claim, code: int, output: Output, codes: _Codes) -> CommandEn
     return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
 
 
-def _spawn(
-    claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, stdin: int | None
-) -> subprocess.Popen[bytes]:
+def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, stdin: int | None) -> Child:
     """Start the command; where its execution was refused, nothing ran, and the task is put back.
 
     So it is where a signal asked to end before. One that comes from now on is the command's.
@@ -235,7 +260,8 @@ def _spawn(
             raise CommandNotFoundError(msg, task_id=claim.task_id) from error
         reason = getattr(error, "strerror", None) or error
         msg = f"cannot execute {argv[0]}: {reason}"
-        raise CommandNotExecutableError(msg, task_id=claim.task_id) from error
+        hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
+        raise CommandNotExecutableError(msg, task_id=claim.task_id, hint=hint) from error
 
 
 def _put_back(claim: Claim) -> None:
@@ -256,16 +282,16 @@ def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> d
     }
 
 
-def _bad_end(claim: Claim, code: int, codes: _Codes, result: dict[str, Any]) -> End:
-    """The end of a command that did not succeed; its output is kept for people."""
+def _bad_end(claim: Claim, code: int | None, codes: _Codes, result: dict[str, Any]) -> End:
+    """The end of a command that did not succeed, or of which nobody knows; its output is kept for people."""
     if code in codes.release_on:
         return End.release(claim.grant, durable=claim.options.durable)
-    if code < 0:
+    if code is not None and code < 0:
         end = crash_end(claim.grant, claim.options, f"killed by signal {-code}")
     else:
-        status = Status.UNKNOWN if code in codes.unknown_on else Status.FAILED
+        status = Status.UNKNOWN if code is None or code in codes.unknown_on else Status.FAILED
         grant = claim.grant
-        error = f"exit code {code}"
+        error = f"the command ended; {LOST}" if code is None else f"exit code {code}"
         end = End(
             grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=claim.options.durable
         )
@@ -281,16 +307,21 @@ def _verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Veri
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
-        inbox.pass_to(process)
+        child = Child(process)
+        inbox.pass_to(child)
         try:
-            written, _ = process.communicate()
+            with cast("IO[bytes]", process.stdout) as stdout:
+                written = stdout.read()
         finally:
+            code = child.wait()
             inbox.ended()
         verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
         evidence = written[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
+        if code is None:
+            evidence = f"the verify command ended; {LOST}\n{evidence}".strip()
         return Verified(
-            verdicts.get(process.returncode, Verdict.CANNOT_TELL),
-            evidence=evidence or f"verify command exited with {process.returncode}",
+            Verdict.CANNOT_TELL if code is None else verdicts.get(code, Verdict.CANNOT_TELL),
+            evidence=evidence or f"verify command exited with {code}",
         )
 
     return verify

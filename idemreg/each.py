@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import json
+import hashlib
 import os
 import queue
-import string
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.child import Lines
 from idemreg.command import run_command
+from idemreg.ends import describe
 from idemreg.errors import (
     ArgumentError,
     ChecksumMismatchError,
@@ -32,24 +32,31 @@ from idemreg.errors import (
     TaskRunningError,
     TaskUnknownError,
 )
+from idemreg.feed import parse_line
 from idemreg.model import Status
 from idemreg.request import job_name
 from idemreg.signals import Interrupted
-from idemreg.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from idemreg.child import Sink
+    from idemreg.feed import Line, LineTemplate
     from idemreg.registry import Registry
     from idemreg.signals import Relay
 
-__all__ = ["Each", "End", "Kind", "Line", "LineTemplate", "Work", "read_lines"]
+__all__ = ["Each", "End", "Kind", "Work", "command_name", "descriptors_for", "jobs_that_fit"]
 
-LINE_BYTES: Final = 1_024 * 1_024
-READ_BYTES: Final = 64 * 1_024
 LOOK_UP_S: Final = 0.25
 AHEAD: Final = 2  # lines read for each that is handled at once
+
+# The most descriptors that a command takes: while it is started, its input, its lock, two pipes from both their ends
+# and Popen's own. And what there is besides: connections, the lock file, standard streams.
+DESCRIPTORS_A_LINE: Final = 8
+DESCRIPTORS_BESIDES: Final = 48
+
+NAME_CHARACTERS: Final = 80
+DIGEST_DIGITS: Final = 12
 
 
 class Kind(enum.Enum):
@@ -65,14 +72,6 @@ class Kind(enum.Enum):
     UNKNOWN = "unknown"
 
 
-class Line(NamedTuple):
-    """A line as it was read: its number from 1, its bytes, and how far behind it the input has been read."""
-
-    number: int
-    raw: bytes
-    read: int
-
-
 class End(NamedTuple):
     """What became of a line. ``error`` says why, where it is not done."""
 
@@ -83,90 +82,26 @@ class End(NamedTuple):
     error: str | None = None
 
 
-class LineTemplate:
-    """A template over the fields of a line, ``{id}`` or ``{order[id]}``, and what of the line the checksum covers."""
-
-    def __init__(self, literal: str, payload: str | None = None) -> None:
-        self._task_id: Final = _Text(literal)
-        self._payload: Final = None if payload is None or "{" not in payload else _Text(payload)
-        self._fields: Final = [] if payload is None or "{" in payload else [one.strip() for one in payload.split(",")]
-        if "" in self._fields:
-            msg = f"{payload!r} names a field without a name"
-            raise ValueError(msg)
-
-    def task_id(self, fields: dict[str, Any]) -> str:
-        """The task_id; `TaskIdError` where a field is missing or empty."""
-        return self._task_id.render(fields)
-
-    def payload(self, fields: dict[str, Any]) -> object:
-        """What counts of the line; `ArgumentError` where a field is missing."""
-        if self._payload is not None:
-            try:
-                return self._payload.render(fields)
-            except TaskIdError as error:
-                raise ArgumentError(error.message) from error
-        for field in self._fields:
-            if field not in fields:
-                msg = f"the line has no field {field!r}"
-                raise ArgumentError(msg)
-        return {field: fields[field] for field in self._fields} if self._fields else fields
-
-
-class _Text:
-    """A template over the fields of a line. ValueError where it names none: all lines would be one task."""
-
-    def __init__(self, literal: str) -> None:
-        fields = [field for _, field, _, _ in string.Formatter().parse(literal) if field is not None]
-        if not all(fields) or not fields:
-            msg = f"{literal!r} names no field of the line, so all lines would be one"
-            raise ValueError(msg)
-        self._roots: Final = sorted({field.partition("[")[0].partition(".")[0] for field in fields})
-        self._template: Final = Template(literal, self._roots)
-
-    def render(self, fields: dict[str, Any]) -> str:
-        """The text; `TaskIdError` where a field is missing or empty."""
-        for root in self._roots:
-            if root not in fields:
-                msg = f"the line has no field {root!r}"
-                raise TaskIdError(msg)
-        return self._template.render(fields)
-
-
-def read_lines(fd: int) -> Iterator[Line]:
-    """The lines of a descriptor, without their ends. One that is too long comes cut, and is refused by its length.
-
-    Reads the descriptor itself: a buffered file that another thread waits in would hang the end of the process.
-    """
-    rest, number, read, skipping = b"", 0, 0, False
-    while data := os.read(fd, READ_BYTES):
-        read += len(data)
-        *whole, rest = (rest + data).split(b"\n")
-        for raw in whole:
-            number += 1
-            if not skipping:
-                yield Line(number, raw[: LINE_BYTES + 1], read)
-            skipping = False
-        if len(rest) > LINE_BYTES and not skipping:
-            skipping = True
-            yield Line(number + 1, rest[: LINE_BYTES + 1], read)
-        if skipping:
-            rest = b""
-    if rest:
-        yield Line(number + 1, rest, read)
-
-
 class Each:
     """Handles each line once, ``jobs`` at a time; iterate to have the ends.
 
-    `stop` begins no more, `leave` waits no more. An error of ``handle`` (the store fails) stops the others, and
-    is raised when those begun have ended. So is one of the caller: whoever closes the iterator waits for them.
-    ``handle`` gives None for a line that it let be.
+    `stop` begins no more, `leave` waits no more. An error of ``handle`` (the store fails) stops the others, and is
+    raised when those begun have ended. So is one of the caller: whoever closes the iterator waits for them. ``handle``
+    gives None for a line that it let be. ``look_up`` is called now and then while nothing ends.
     """
 
-    def __init__(self, lines: Iterator[Line], handle: Callable[[Line], End | None], *, jobs: int) -> None:
+    def __init__(
+        self,
+        lines: Iterator[Line],
+        handle: Callable[[Line], End | None],
+        *,
+        jobs: int,
+        look_up: Callable[[], None] | None = None,
+    ) -> None:
         self._lines = lines
         self._handle = handle
         self._jobs = jobs
+        self._look_up = look_up or _nothing
         # Simple queues alone, and plain attributes: `stop` and `leave` are called in a signal handler, which would hang
         # on the lock of an Event or a Semaphore that the step below it holds.
         self._begun: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
@@ -219,6 +154,7 @@ class Each:
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._ends.get(timeout=LOOK_UP_S)
+            self._look_up()
 
     def _release_workers(self) -> None:
         for _ in range(self._jobs):
@@ -270,6 +206,7 @@ class Work:
         self, argv: Sequence[str], sink: Sink, relay: Relay, *, line_by_line: bool
     ) -> Callable[[Line], End | None]:
         """A function that runs the command for a line, which is its standard input. ``line_by_line``: its output."""
+        name = self._options.pop("name", None) or command_name(argv)
 
         def run(line: Line, task_id: str, payload: object) -> End:
             with _as_file(line.raw + b"\n") as stdin, relay.inbox() as inbox:
@@ -277,7 +214,9 @@ class Work:
                     self.registry,
                     task_id,
                     argv,
+                    name=name,
                     payload=payload,
+                    counts_argv=False,
                     stdin=stdin,
                     sink=Lines(sink) if line_by_line else sink,
                     inbox=inbox,
@@ -289,30 +228,39 @@ class Work:
 
         return functools.partial(self._handle, run, relay)
 
-    def by_function(self, function: Callable[[Any], object], relay: Relay) -> Callable[[Line], End | None]:
-        """A function that calls ``function`` with the parsed line."""
+    def by_function(
+        self, function: Callable[[Any], object], relay: Relay, *, ended: Callable[[], None] | None = None
+    ) -> Callable[[Line], End | None]:
+        """A function that calls ``function`` with the parsed line, and ``ended`` in the same thread behind it."""
         name = self._options.pop("name", None) or job_name(function)
 
         def run(line: Line, task_id: str, payload: object) -> End:
-            fields = _parse(line)
+            call = _Call(function, parse_line(line))
             try:
-                outcome = self.registry.run(
-                    task_id, lambda: function(fields), name=name, payload=payload, **self._options
-                )
-            except IdemregError:
-                raise
-            except Exception as error:  # noqa: BLE001 - of the function: its task has failed, and says so
-                task = self.registry.get(task_id)
-                kind = Kind.FAILED if task is None else _KINDS[task.status]
-                return End(line, kind, task_id, error=f"{type(error).__name__}: {error}")
+                outcome = self.registry.run(task_id, call, name=name, payload=payload, **self._options)
+            except BaseException as error:
+                if error is not call.raised:
+                    raise
+                return End(line, self._kind_behind(task_id, error), task_id, error=describe(error).partition("\n")[0])
+            finally:
+                call.raised = None  # with its traceback it would hold itself
+                (ended or _nothing)()
             return End(line, Kind.REPLAYED if outcome.replayed else Kind.DONE, task_id)
 
         return functools.partial(self._handle, run, relay)
 
+    def _kind_behind(self, task_id: str, error: BaseException) -> Kind:
+        """What an error of the function has made of its task. Its own, also where it is one that we might raise."""
+        task = self.registry.get(task_id)
+        kind = Kind.FAILED if task is None else _KINDS[task.status]
+        if kind is Kind.RELEASED and isinstance(error, StoreError):
+            raise error  # its claim.transaction() did not begin: that is of all lines
+        return Kind.UNKNOWN if kind is Kind.RUNNING else kind  # its end could not be stored, or is another's
+
     def _handle(self, run: Callable[[Line, str, object], End], relay: Relay, line: Line) -> End | None:
         task_id = None
         try:
-            fields = _parse(line)
+            fields = parse_line(line)
             task_id = self._template.task_id(fields)
             payload = self._template.payload(fields)
             with self._alone(task_id):
@@ -337,6 +285,48 @@ class Work:
             with self._changed:
                 self._now.discard(task_id)
                 self._changed.notify_all()
+
+
+class _Call:
+    """A function with its argument, and what it raised: its own errors are told from ours by identity."""
+
+    def __init__(self, function: Callable[[Any], object], fields: dict[str, Any]) -> None:
+        self.raised: BaseException | None = None
+        self._function: Final = function
+        self._fields: Final = fields
+
+    def __call__(self) -> object:
+        try:
+            return self._function(self._fields)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+def command_name(argv: Sequence[str]) -> str:
+    """The job that a command line is: the command's base name, and the words behind it that are no options.
+
+    Options may change. But `sh -c` with another script, or `python` with another program, is another job, which must
+    not be answered by the tasks of this one.
+    """
+    words = [os.path.basename(argv[0]), *(word for word in argv[1:] if not word.startswith("-"))]
+    given = b" ".join(map(os.fsencode, words)).decode("utf-8", "backslashreplace")
+    name = " ".join(given.split())
+    if name == given and name.isprintable() and len(name) <= NAME_CHARACTERS:
+        return name
+    digest = hashlib.sha256(given.encode()).hexdigest()[:DIGEST_DIGITS]
+    head = "".join(filter(str.isprintable, name))[: NAME_CHARACTERS - DIGEST_DIGITS - 2]
+    return f"{head}… {digest}"
+
+
+def descriptors_for(jobs: int) -> int:
+    """The limit of open files that so many lines at a time may need."""
+    return DESCRIPTORS_BESIDES + DESCRIPTORS_A_LINE * jobs
+
+
+def jobs_that_fit(descriptors: int) -> int:
+    """How many lines at a time the limit of open files has room for; at least one."""
+    return max(1, (descriptors - DESCRIPTORS_BESIDES) // DESCRIPTORS_A_LINE)
 
 
 _KINDS: Final = {
@@ -364,19 +354,8 @@ def _kind_of(error: IdemregError) -> Kind:
     return next((kind for refusal, kind in _REFUSALS if isinstance(error, refusal)), Kind.FAILED)
 
 
-def _parse(line: Line) -> dict[str, Any]:
-    if len(line.raw) > LINE_BYTES:
-        msg = f"the line has more than {LINE_BYTES:,} bytes"
-        raise ArgumentError(msg)
-    try:
-        fields = json.loads(line.raw)
-    except (ValueError, RecursionError) as error:
-        msg = f"the line is no JSON: {error}"
-        raise ArgumentError(msg) from None
-    if not isinstance(fields, dict):
-        msg = "the line is no JSON object"
-        raise ArgumentError(msg)
-    return fields
+def _nothing() -> None:
+    pass
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
+import stat
 import struct
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ __all__ = [
     "TOO_MANY_OPEN",
     "WRITE_TURN",
     "LockFile",
+    "is_new",
     "open_error",
     "out_of_descriptors",
     "owner_byte",
@@ -71,6 +72,8 @@ FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 
 TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+# Without waiting: a FIFO or a device may be in the place of the file.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # The creation lock is held for a few milliseconds by whoever makes the files. There is no queue: pollers nap.
 NAP_SECONDS = 0.002
@@ -87,15 +90,28 @@ def owner_byte(owner: int) -> int:
     return FIRST_OWNER_BYTE + owner
 
 
+def is_new(head: bytes) -> bool:
+    """Whether a lock file that begins so has no id yet: it is empty or all zero, or its writer was stopped."""
+    return not any(head) or (len(head) < HEAD_BYTES and head[: len(MAGIC)] == MAGIC[: len(head)])
+
+
+def _in_the_way(path: str) -> StorePathError:
+    msg = f"{path} is in the way: it is not a lock file of idemreg"
+    return StorePathError(msg, hint="Move that file away, or choose another path for the registry.")
+
+
 class LockFile:
     """The lock file, opened. Its descriptor is for the locks of this process alone, never for a command's."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self.fd = os.open(path, _OPEN, 0o600)
         except OSError as error:
             raise open_error(path, error) from error
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            self.close()
+            raise _in_the_way(path)
         self.lock_id = ""
         self.has_database = False
 
@@ -118,16 +134,15 @@ class LockFile:
 
     def read_or_write_id(self) -> str:
         """Read the id; write one where the file is new. Call it under `creation` only."""
-        head = os.pread(self.fd, HEAD_BYTES, 0)
-        if len(head) < HEAD_BYTES or not any(head):
+        head = os.pread(self.fd, SIZE, 0)
+        if is_new(head):
             # New, or its writer was killed in between: nobody can have used an id that is not there.
             head = (MAGIC + os.urandom(ID_BYTES)).ljust(SIZE, b"\0")
             os.pwrite(self.fd, head, 0)
             os.fsync(self.fd)
             faults.point("create.lock-file-written")
         elif not head.startswith(MAGIC):
-            msg = f"{self.path} is in the way: it is not a lock file of idemreg"
-            raise StorePathError(msg, hint="Move that file away, or choose another path for the registry.")
+            raise _in_the_way(self.path)
         self.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex()
         self.has_database = head[DATABASE_OFFSET] == 1
         return self.lock_id
@@ -141,7 +156,11 @@ class LockFile:
 
     def begin_boot(self, boot_id: str) -> None:
         """What the syncs of an earlier boot have left says nothing any more. Call it under `creation` only."""
-        boot = hashlib.blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
+        try:  # hashlib's own; hashlib itself loads OpenSSL, 2.5 ms that each `idemreg show` would pay
+            from _blake2 import blake2b  # noqa: PLC0415
+        except ImportError:  # another Python than CPython may have none
+            from hashlib import blake2b  # noqa: PLC0415
+        boot = blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
         if os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) != boot:
             void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
             zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)

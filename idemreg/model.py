@@ -264,6 +264,10 @@ def decide(row: Task | None, wanted: Wanted, liveness: Liveness, *, entered: boo
     """Decide a claim. Pure: the row, what is wanted, and of running rows, whether the owner lives.
 
     ``entered``: whether a dead owner had entered the job; only of a batch can that be known to be false.
+
+    A pending task is always claimed. ``max_attempts`` bounds what follows a failure or a death: whoever left the row
+    pending had attempts left by its own policy, or put it back. A refusal would leave a pending task that no call runs
+    and no `retry` can help.
     """
     if row is None:
         return Decision.INSERT

@@ -16,7 +16,7 @@ from idemreg.errors import StoreError, StorePathError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["new_file"]
+__all__ = ["PART", "new_file"]
 
 PART: Final = ".part-"
 FILE_MODE: Final = 0o600  # what a job printed may be secret

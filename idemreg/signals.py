@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess  # noqa: TC003 - the types below are read by people
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +33,13 @@ class Interrupted(BaseException):
     """A signal asked to end before the command was started. Nothing ran."""
 
 
+class Addressee(Protocol):
+    """A command, as far as signals go."""
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
+
+
 class Inbox:
     """The signals for one command: kept until it is known, and then delivered, each once.
 
@@ -43,7 +49,7 @@ class Inbox:
     def __init__(self, ending: Callable[[int], BaseException]) -> None:
         self.asked: int | None = None
         self._ending = ending
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Addressee | None = None
         self._pending: deque[int] = deque()
 
     def check(self) -> None:
@@ -59,7 +65,7 @@ class Inbox:
             self._pending.append(number)
             self._deliver()
 
-    def pass_to(self, process: subprocess.Popen[bytes]) -> None:
+    def pass_to(self, process: Addressee) -> None:
         """From now on signals are this process's, those that were kept included."""
         self._process = process
         self._deliver()
@@ -76,13 +82,15 @@ class Inbox:
                 number = self._pending.popleft()
             except IndexError:
                 return
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
 
 
 class _Handlers:
-    """Handlers while it is entered, in the main thread; an ignored signal (nohup) stays ignored, for commands too."""
+    """Handlers while it is entered, in the main thread; an ignored signal (nohup) stays ignored, for commands too.
+
+    But for SIGCHLD: where it was left ignored, the kernel throws away the exit codes of our commands, and of theirs.
+    """
 
     numbers: tuple[signal.Signals, ...]
 
@@ -94,6 +102,8 @@ class _Handlers:
             for number in self.numbers:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
+            if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+                self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

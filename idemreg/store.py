@@ -179,7 +179,7 @@ class Settlement(NamedTuple):
     verdict: Verdict
     by: str
     evidence: str = ""
-    result: str | None = None
+    result: str | None = None  # of what happened; or what the attempt left that a verify hook was asked about
     error: str | None = None
     verifying: int | None = None
 
@@ -291,8 +291,11 @@ class CommandOwner(Protocol):
     id: int
     fd: int
 
-    def note_process(self, pid: int) -> None:
-        """Note which process runs the command: should it close the descriptor, its existence still speaks for it."""
+    def note_process(self, pid: int) -> bool:
+        """Note which process runs the command: should it close the descriptor, its existence still speaks for it.
+
+        False where others have the registry: ask again soon. Hardly waits, since the command's output does meanwhile.
+        """
 
     def close(self) -> None:
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""

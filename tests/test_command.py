@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import ChecksumMismatchError, Liveness, Registry, Status, TaskRunningError, TaskUnknownError
+from idemreg import (
+    ChecksumMismatchError,
+    Liveness,
+    Registry,
+    Status,
+    TaskRunningError,
+    TaskUnknownError,
+    Verdict,
+    faults,
+)
+from idemreg.codec import load_result
 from idemreg.command import run_command
-from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError
 from idemreg.output import Output, stored_output
-from tests.support.processes import PATIENCE_S, ROOT
+from tests.support.processes import PATIENCE_S, ROOT, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -350,6 +360,66 @@ def test_output_comes_while_the_command_runs(path: Path, tmp_path: Path) -> None
     process.stdout.close()
 
 
+HOLDING = """
+    from idemreg import Registry
+    wait()
+    with Registry(sys.argv[1]).claim("other", name="other") as claim, claim.transaction():
+        say("holds")
+        wait()
+"""
+
+
+def test_output_comes_while_others_have_the_registry(
+    path: Path, tmp_path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """The first line does not wait for the write lock; which process runs the command is noted once that is free."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    registry = open_registry(busy_timeout=2 * PATIENCE_S)
+    registry.open()
+    read_end, write_end = os.pipe()
+    argv = [SH, "-c", f"echo $$; read x <{gate}"]
+    runner = threading.Thread(target=run_command, args=(registry, "t", argv), kwargs={"stdout": write_end})
+    with Script(HOLDING, path) as holder:
+
+        def hold() -> None:
+            holder.go()
+            holder.expect("holds")
+
+        faults.arm("command.spawned", hold)
+        with Registry(path) as looking:
+            runner.start()
+            is_live = bool(select.select([read_end], [], [], PATIENCE_S)[0])
+            holder.go()
+            command = int(os.read(read_end, 100))
+            while (task := looking.get("t")) is None or (owner := looking.owner(task)) is None or owner.pid != command:
+                assert runner.is_alive()
+        gate.write_text("go\n")
+        runner.join(PATIENCE_S)
+        assert holder.end() == 0
+    os.close(read_end)
+    os.close(write_end)
+    assert is_live
+
+
+def test_output_that_is_lost_to_a_full_disk_is_told(path: Path) -> None:
+    """One line on stderr a run or replay, and the exit code stays; a reader that has gone is not worth one."""
+    words = ("run", "t", "--", SH, "-c", "echo one; sleep 0; echo two")
+    for _ in range(2):
+        with open("/dev/full", "wb") as full:
+            process = idemreg(path, *words, stdout=full, stderr=subprocess.PIPE)
+            _, err = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert err.count(b"idemreg: output to stdout is lost: No space left on device\n") == 1
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = idemreg(path, *words, stdout=write_end, stderr=subprocess.PIPE)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    os.close(write_end)
+    assert process.returncode == 0
+    assert b"lost" not in err
+
+
 ANSWERING = """
 import signal, sys
 number = int(sys.argv[1])
@@ -399,3 +469,147 @@ def test_an_orphan_keeps_its_task_owned(path: Path, tmp_path: Path, open_registr
     with pytest.raises(TaskUnknownError):
         run_command(registry, "t", argv, on_crash="hold")
     wrapper.stdout.close()
+
+
+KILLED = """
+    from idemreg import Registry, faults
+    from idemreg.command import run_command
+    faults.arm("command.ended", faults.kill)
+    run_command(Registry(sys.argv[1]), "t", ["/bin/sh", "-c", sys.argv[2]], stdout=2, **eval(sys.argv[3]))
+"""
+
+
+def test_the_output_of_an_attempt_is_never_shown_as_that_of_a_later_one(
+    path: Path, registry: Registry, streams: tuple[int, int]
+) -> None:
+    """Of an attempt whose wrapper was killed nothing was kept, and nothing is replayed, whoever settles it."""
+    for how in ("a later claim", "resolve"):
+        script = "echo output of the first attempt; exit 3"
+        assert sh(registry, streams, "t", script) == (3, False)
+        with Script(KILLED, path, script, {}) as wrapper:
+            assert wrapper.end() == -signal.SIGKILL
+        if how == "a later claim":
+            with pytest.raises(TaskUnknownError):
+                sh(registry, streams, "t", script)
+            assert is_without_output(registry)
+        registry.resolve("t", "did-not-happen")
+        assert is_without_output(registry)
+        with pytest.raises(TaskFailedError):
+            sh(registry, streams, "t", script, max_attempts=2)
+        registry.forget("t")
+
+
+def is_without_output(registry: Registry) -> bool:
+    task = registry.get("t")
+    assert task is not None
+    assert task.attempt == 2
+    return task.result is None
+
+
+def test_a_verify_hook_leaves_the_output_that_its_attempt_left(
+    path: Path, registry: Registry, streams: tuple[int, int]
+) -> None:
+    """What an unknown attempt wrote stays when the hook knows no more; that of an attempt before does not."""
+    script = "echo output; exit 9"
+    asking = {"unknown_on": [9], "on_crash": "verify", "verify": "exit 2"}
+    sh(registry, streams, "t", script, **asking)
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "t", script, **asking)
+    task = registry.get("t")
+    assert task is not None
+    assert task.result is not None
+    registry.resolve("t", "did-not-happen")
+    with Script(KILLED, path, script, asking) as wrapper:
+        assert wrapper.end() == -signal.SIGKILL
+    with pytest.raises(TaskUnknownError):
+        sh(registry, streams, "t", script, **asking)
+    assert is_without_output(registry)
+
+
+# --- a status that somebody else has taken ------------------------------------------------------------------------
+
+# SIG_IGN survives exec: a supervisor, or a shell's `trap '' CHLD`, leaves it to all that it starts.
+IGNORING = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def ignoring(path: Path, *args: str, given: bytes = b"") -> int:
+    """The exit code of the command line, begun by a program that ignores SIGCHLD."""
+    argv = [sys.executable, "-c", IGNORING, "-m", "idemreg", *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IDEMREG_DB": str(path)}
+    return subprocess.run(argv, cwd=ROOT, env=environment, input=given, check=False, timeout=PATIENCE_S).returncode
+
+
+def test_an_ignored_sigchld_makes_no_success_of_a_failure(path: Path, registry: Registry) -> None:
+    """Begun by a program that ignores SIGCHLD, `run` and `each` record the exit code that the command had."""
+    assert ignoring(path, "run", "t", "--", SH, "-c", "exit 3") == 3
+    assert ignoring(path, "each", "--task-id", "{id}", "--", SH, "-c", "exit 3", given=b'{"id": "line"}\n') == 1
+    for task_id in ("t", "line"):
+        task = registry.get(task_id)
+        assert task is not None
+        assert (task.status, task.error) == (Status.FAILED, "exit code 3")
+
+
+def test_an_ignored_sigchld_makes_no_happened_of_did_not_happen(path: Path, registry: Registry) -> None:
+    """The verdict of a verify command is its own exit code there too."""
+    words = ("run", "--on-crash", "verify", "--verify", "echo no; exit 1", "t", "--", SH, "-c")
+    script = '[ "$IDEMREG_ATTEMPT" = 2 ] || kill -9 $$'
+    assert ignoring(path, *words, script) == 137
+    assert ignoring(path, *words, script) == 0
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.attempt, task.evidence) == (Status.SUCCEEDED, 2, "no")
+
+
+def test_a_command_finds_sigchld_as_it_is_by_default(path: Path) -> None:
+    """What its own children say is not thrown away because of who started us."""
+    look = "import signal, sys; sys.exit(signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN)"
+    assert ignoring(path, "run", "t", "--", sys.executable, "-c", look) == 0
+
+
+# In a thread nothing can be done about it: the kernel throws every status away.
+LOST = """
+    import threading
+    from idemreg import Registry, TaskUnknownError
+    from idemreg.command import run_command
+    registry = Registry(sys.argv[1])
+    def run():
+        end = run_command(registry, "t", ["/bin/sh", "-c", "echo out"], on_crash="verify", verify="exit 2")
+        say(end.exit_code, end.status.word)
+        try: run_command(registry, "t", ["/bin/sh", "-c", "echo out"], on_crash="verify", verify="true")
+        except TaskUnknownError as error: say("unknown", error.retryable)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_lost_exit_code_is_no_success(path: Path, registry: Registry) -> None:
+    """Where the status is thrown away the task is unknown, and the verdict of a verify command cannot-tell."""
+    with Script(LOST, path) as script:
+        script.expect("out")
+        script.expect("76 unknown")
+        script.expect("unknown True")
+        assert script.end() == 0
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.verdict, task.attempt) == (Status.UNKNOWN, Verdict.CANNOT_TELL, 1)
+    assert stored_output(load_result(task.result or "", None)) == (76, [(1, "out\n")], False)
+
+
+def test_a_status_that_another_part_of_the_process_took_is_lost(path: Path) -> None:
+    """A handler that waits for every child takes the command's status: never 0, and signals go to nobody else."""
+    source = """
+        from idemreg import Registry, faults
+        from idemreg.command import run_command
+        faults.arm("command.spawned", lambda: os.waitpid(-1, 0))
+        end = run_command(Registry(sys.argv[1]), "t", ["/bin/sh", "-c", "exit 3"])
+        say(end.exit_code, end.status.word)
+    """
+    with Script(source, path) as script:
+        script.expect("76 unknown")
+        assert script.end() == 0

@@ -588,6 +588,13 @@ def test_durations_are_seconds_or_timedelta(registry: Registry) -> None:
     assert {task.keep_ms for task in registry.tasks()} == {90_000}
 
 
+@pytest.mark.parametrize("duration", [pytest.param(10**400, id="huge"), -1, float("inf"), float("nan"), True, "1"])
+def test_what_is_no_duration_is_refused(registry: Registry, duration: Any) -> None:
+    """Also a number that is larger than every float: one kind of error for all."""
+    with pytest.raises(ValueError, match="wait"):
+        registry.run("t", lambda: pytest.fail("entered"), wait=duration)
+
+
 # --- for users' own tests (idemreg.testing) -------------------------------------------------------------------------
 
 

@@ -59,6 +59,13 @@ def a_wish(policy: Policy | None = None, *, can_verify: bool = False, name: str 
     return Wanted("t", name, checksum * 64, policy or Policy(), can_verify=can_verify)
 
 
+def test_a_pending_task_is_claimed_whatever_its_attempts() -> None:
+    """max_attempts bounds what follows a failure or a death; who left a task pending had attempts left."""
+    for attempt in range(2 * ASKED_MAX):
+        row = a_row(Status.PENDING, attempt=attempt)
+        assert decide(row, a_wish(Policy(max_attempts=ASKED_MAX)), Liveness.CANNOT_TELL) is Decision.CLAIM
+
+
 # --- decide -----------------------------------------------------------------------------------------------------
 
 STRICTER = {

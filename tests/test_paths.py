@@ -36,7 +36,7 @@ def refuse(path: Any, error: type[Exception] = StorePathError, **options: Any) -
     return caught.value
 
 
-@pytest.mark.parametrize("path", ["", ":memory:", "nul\0", b"bytes.db"])
+@pytest.mark.parametrize("path", ["", ":memory:", "nul\0", b"bytes.db", "lone\ud800", "bytes\udcff"])
 def test_what_is_no_path_is_refused(path: Any) -> None:
     """Nothing that would not outlive the process, and nothing that the system cannot name."""
     refuse(path)
@@ -47,6 +47,70 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path in (tmp_path, tmp_path / "fifo", "/dev/null", tmp_path / "missing" / "jobs.db"):
         refuse(path)
+
+
+def test_a_file_of_two_names_is_refused(path: Path, registry: Registry) -> None:
+    """Each name would have a lock file and a -wal of its own: two owners of one task, and a damaged file."""
+    registry.run("task", lambda: 1, name="job")
+    registry.close()
+    second = path.with_name("second.db")
+    os.link(path, second)
+    refuse(path)
+    refuse(second)
+    second.unlink()
+    assert registry.run("task", lambda: pytest.fail("the job started"), name="job").replayed
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_file_that_is_just_being_placed_is_not_refused(path: Path, registry: Registry, *, is_left: bool) -> None:
+    """The second name that a backup has for a moment, or for ever where it was killed there, is nobody's."""
+    registry.run("task", lambda: 1, name="job")
+    copy = path.with_name("copy.db")
+    source = """
+        from idemreg import Registry
+        link = os.link
+        def then_wait(part, path):
+            link(part, path)
+            say("linked")
+            wait()
+        os.link = then_wait
+        Registry(sys.argv[1]).backup(sys.argv[2])
+    """
+    with Script(source, path, copy) as script:
+        script.expect("linked")
+        assert os.stat(copy).st_nlink == 2
+        if is_left:
+            script.kill()
+        with Registry(copy) as opened:
+            assert opened.run("task", lambda: pytest.fail("the job started"), name="job").replayed
+        if not is_left:
+            script.go()
+            assert script.end() == 0
+
+
+@pytest.mark.parametrize("content", [b"junk\n", b"idemreg lock 2\0\0", b"\0" * 40 + b"x", b"idemreg lock 1\0!"])
+def test_a_foreign_file_in_the_lock_files_place_is_left_alone(path: Path, content: bytes) -> None:
+    """However short it is."""
+    lock = path.with_name(f"{path.name}-lock")
+    lock.write_bytes(content)
+    refuse(path)
+    assert lock.read_bytes() == content
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4_096, b"idemreg", b"idemreg lock 1\0\0id"])
+def test_a_lock_file_whose_writer_was_stopped_is_written_again(path: Path, content: bytes) -> None:
+    """Nobody can have used an id that is not there."""
+    path.with_name(f"{path.name}-lock").write_bytes(content)
+    with Registry(path) as registry:
+        assert registry.run("task", lambda: 1).result == 1
+
+
+def test_a_fifo_in_the_lock_files_place_is_refused(path: Path) -> None:
+    """It hangs nobody, and is a typed error."""
+    os.mkfifo(f"{path}-lock")
+    refuse(path)
+    assert not path.exists()
 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:

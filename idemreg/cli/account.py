@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 from idemreg.child import Descriptors
 from idemreg.cli.context import settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.each import End
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "progress_text"]
 
 REDRAW_S: Final = 0.1
 SHOWN_PROBLEMS: Final = 20
@@ -26,23 +26,28 @@ WIDEST_BAR: Final = 30
 NARROWEST_BAR: Final = 5
 CLEAR: Final = "\r\x1b[K"
 
+# A rate is told for the shortest of these in which at least one line ends.
+_RATES: Final = ((1, "s"), (60, "min"), (3_600, "h"))
+
 # The exit code of the worst outcome, the worst first.
 EXIT_CODES: Final = (("unknown", 76), ("mismatch", 65), ("refused", 65), ("failed", 1), ("running", 75))
 WORDS: Final = ("done", "replayed", "released", "failed", "refused", "mismatch", "running", "unknown")
 
 
 class Progress:
-    """Counts, draws, and takes the output of the commands: whole pieces, above the bar."""
+    """Counts, draws, and takes the output of the commands: whole pieces, above the bar. ``json``: where that goes."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, json: TextIO) -> None:
         self._clock = clock
         self._is_json = settings().json
+        self._json = json
+        self._stderr = sys.stderr  # a function's own is another meanwhile
         self._out = Descriptors(2 if self._is_json else 1, 2)
         self._counts: dict[str, int] = dict.fromkeys(WORDS, 0)
         self._began = clock.monotonic()
         self._drawn_at: float | None = None
         self._size = _size_of_input()
-        self._read = 0
+        self._at = 0  # bytes of the input, up to the end of the last line of those that have ended
         self._told = 0
         self.draws: Final = sys.stderr.isatty() and not self._is_json
         self._is_drawn = False
@@ -69,13 +74,17 @@ class Progress:
     def add(self, end: End) -> None:
         """A line has ended."""
         self._counts[end.kind.value] += 1
-        self._read = max(self._read, end.line.read)
+        self._at = max(self._at, end.line.end)
         if self._is_json:
             facts = {"line": end.line.number, "task_id": end.task_id, "outcome": end.kind.value}
-            write_json({**facts, "exit_code": end.exit_code, "error": end.error})
-            sys.stdout.flush()  # whoever reads it may act on each line
+            write_json({**facts, "exit_code": end.exit_code, "error": end.error}, to=self._json)
+            self._json.flush()  # whoever reads it may act on each line
         elif end.kind.value not in ("done", "replayed", "released"):
             self._tell_problem(end)
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Time passes, whether lines end or not."""
         if self.draws:
             self._draw()
 
@@ -93,36 +102,25 @@ class Progress:
         # A full disk behind stderr must not keep the work from being done.
         with self._lock, contextlib.suppress(OSError):
             self._clear()
-            sys.stderr.write(f"{text}\n")
+            self._stderr.write(f"{text}\n")
 
     def _clear(self) -> None:
         if self._is_drawn:
             self._is_drawn = False
-            sys.stderr.write(CLEAR)
-            sys.stderr.flush()
+            self._stderr.write(CLEAR)
+            self._stderr.flush()
 
     def _draw(self) -> None:
         now = self._clock.monotonic()
         if self._drawn_at is not None and now - self._drawn_at < REDRAW_S:
             return
         with self._lock, contextlib.suppress(OSError):
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            columns = os.get_terminal_size(self._stderr.fileno()).columns
             self._drawn_at, self._is_drawn = now, True
-            sys.stderr.write(CLEAR + self._bar(now - self._began, max(columns - 1, 10)))
-            sys.stderr.flush()
-
-    def _bar(self, passed: float, columns: int) -> str:
-        """Lines and rate; where the size of the input is known, the share, the remaining time, and a bar if it fits."""
-        ended = sum(self._counts.values())
-        text = f"{ended:,} lines {ended / max(passed, 1e-3):,.0f}/s"
-        if not (self._size and self._read):
-            return text[:columns]
-        share = min(self._read / self._size, 1)
-        text = f"{share:4.0%} {text} {_minutes(passed / share - passed)} left"
-        room = min(columns - len(text) - 3, WIDEST_BAR)
-        if room < NARROWEST_BAR:
-            return text[:columns]
-        return f"[{'#' * int(share * room):-<{room}}] {text}"
+            share = min(self._at / self._size, 1) if self._size else None
+            ended = sum(self._counts.values())
+            self._stderr.write(CLEAR + progress_text(ended, now - self._began, share, max(columns - 1, 10)))
+            self._stderr.flush()
 
     # --- the account --------------------------------------------------------------------------------------------
 
@@ -131,21 +129,46 @@ class Progress:
         counts = {word: number for word, number in self._counts.items() if number}
         total = sum(counts.values())
         if self._is_json:
-            write_json({"lines": total, **self._counts, "left": left, "interrupted": signal is not None})
+            write_json({"lines": total, **self._counts, "left": left, "interrupted": signal is not None}, to=self._json)
             return
         what = ", ".join(f"{number:,} {word}" for word, number in counts.items()) or "nothing to do"
         head = "interrupted: " if signal is not None else ""
         tail = f"; {left:,} left in the middle" if left else ""
-        self._say(f"idemreg: {head}{total:,} {'line' if total == 1 else 'lines'}: {what}{tail}")
+        self._say(f"idemreg: {head}{_lines(total)}: {what}{tail}")
+
+
+def progress_text(ended: int, passed_s: float, share: float | None, columns: int) -> str:
+    """Lines and their rate; where the share of the input is known, that, the remaining time, and a bar if it fits."""
+    text = _lines(ended) + _rate(ended, passed_s)
+    if share is None:
+        return text[:columns]
+    left = f" {_minutes(passed_s / share - passed_s)} left" if share else ""
+    text = f"{int(share * 100):3}% {text}{left}"
+    room = min(columns - len(text) - 3, WIDEST_BAR)
+    if room < NARROWEST_BAR:
+        return text[:columns]
+    return f"[{'#' * int(share * room):-<{room}}] {text}"
+
+
+def _lines(number: int) -> str:
+    return f"{number:,} {'line' if number == 1 else 'lines'}"
+
+
+def _rate(ended: int, passed_s: float) -> str:
+    """Nothing before the first end."""
+    for unit_s, unit in _RATES:
+        if (rate := ended * unit_s / max(passed_s, 1e-3)) >= 1:
+            return f" {rate:,.0f}/{unit}"
+    return ""
 
 
 def _size_of_input() -> int:
-    """The size of stdin where it is a file; 0 where nobody can know."""
+    """How much of stdin is still to be read, where it is a file; 0 where nobody can know."""
     try:
         found = os.fstat(0)
+        return max(found.st_size - os.lseek(0, 0, os.SEEK_CUR), 0) if stat.S_ISREG(found.st_mode) else 0
     except OSError:
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _minutes(seconds: float) -> str:

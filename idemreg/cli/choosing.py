@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from idemreg.cli.values import DURATION
+from idemreg.cli.values import DURATION, TEXT
 from idemreg.model import FINAL, Status
 
 if TYPE_CHECKING:
@@ -17,8 +17,12 @@ __all__ = ["choosing", "statuses"]
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OPTIONS: Final = {
-    "prefix": click.option("--prefix", default="", metavar="TEXT", help="Only tasks whose task_id begins so."),
-    "name": click.option("--name", default=None, metavar="JOB", help="Only tasks of the job with this name."),
+    "prefix": click.option(
+        "--prefix", type=TEXT, default="", metavar="TEXT", help="Only tasks whose task_id begins so."
+    ),
+    "name": click.option(
+        "--name", type=TEXT, default=None, metavar="JOB", help="Only tasks of the job with this name."
+    ),
     "older_than": click.option(
         "--older-than",
         type=DURATION,

@@ -30,7 +30,10 @@ def offer_task_ids(ctx: click.Context, _param: click.Parameter, incomplete: str)
         path = (ctx.find_object(Settings) or Settings()).path()
     except Exception:  # noqa: BLE001 - no home, say: an error would land in the line that is being typed
         return []
-    return task_ids(path, incomplete, OFFERED)
+    found = task_ids(path, incomplete, OFFERED)
+    # Without -- before it, a TASK_ID that begins with a dash would be taken as an option.
+    is_behind_dashes = "--" in os.environ.get("COMP_WORDS", "").split()
+    return [task_id for task_id in found if is_behind_dashes or not task_id.startswith("-")]
 
 
 # --- bash -------------------------------------------------------------------------------------------------------

@@ -62,16 +62,18 @@ class Settings:
 
         return Operations(path, create=False).open()
 
-    def creating(self) -> tuple[Registry, bool]:
-        """The registry, opened, and whether this call created it; that is said on stderr."""
+    def creating(self, *, at_first_use: bool = False) -> tuple[Registry, bool]:
+        """The registry, opened, and whether this call created it. ``at_first_use``: a new one is created only then."""
         path = self.path()
         is_new = not _has_content(path)
         if is_new and not self.create:
             self.existing()  # says that there is none
         if is_new and path != self.db and path != os.environ.get(DB_VARIABLE):
             _make_folder(os.path.dirname(path))
-        registry = self._open(path, create=self.create)
-        return registry, is_new
+        from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
+
+        registry = Registry(path, create=self.create)
+        return registry if is_new and at_first_use else registry.open(), is_new
 
     def announce(self) -> None:
         """Say that a file has come into being: a typing error in --db would otherwise look like a success."""
@@ -85,12 +87,6 @@ class Settings:
         import shlex  # noqa: PLC0415 - errors only
 
         return f"idemreg --db {shlex.quote(self.db)}"
-
-    @staticmethod
-    def _open(path: str, *, create: bool) -> Registry:
-        from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
-
-        return Registry(path, create=create).open()
 
 
 def settings() -> Settings:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
 from idemreg.cli.account import Progress
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
 from idemreg.cli.policy import check_policy, policy_options
+from idemreg.cli.printing import line_by_line, stdout_apart
 from idemreg.cli.values import LINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from idemreg.each import Each, Line, Work
+    from idemreg.each import Work
 
 __all__ = ["EACH_FIELDS", "each"]
 
@@ -66,9 +68,15 @@ class EachCommand(Command):
     fields=EACH_FIELDS,
 )
 @click.option("--task-id", required=True, metavar="TEMPLATE", help="Its name from the line's fields: 'order:{id}'.")
-@click.option("-j", "--jobs", type=click.IntRange(1, MAX_JOBS), default=1, metavar="N", help="Lines at a time (1).")
-@click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
-@click.option("--payload", metavar="FIELDS", default=None, help="What counts of it: a,b or '{a[b]}'. Default: all.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, MAX_JOBS), default=1, metavar="N", help="Lines at a time, at most (1)."
+)
+@click.option(
+    "--name", type=LINE, default=None, help="The job's name. Default: the command's words without its options."
+)
+@click.option(
+    "--payload", metavar="FIELDS", default=None, help="What the checksum covers: a,b or '{a[b]}'. Default: all."
+)
 @click.option("--python", metavar="MODULE:FUNCTION", default=None, help="Call this in place of a command.")
 @policy_options
 @common_options(creates=True)
@@ -86,45 +94,74 @@ def each(
 
     A line is an object; it is the standard input of its command, which finds IDEMREG_TASK_ID and its kin in its
     environment. A line that was done before is replayed in silence. One that has no task id, is no JSON, or has more
-    than 1 MiB is refused, and the others go on. With -j the output of the commands comes line by line. Ctrl-C begins
-    no more, passes the signal on and waits; a second one kills.
+    than 1 MiB is refused, a blank one is passed over, and the others go on. Ctrl-C begins no more, passes the signal on
+    and waits; a second one kills. With -j the output of the commands comes line by line. Where the limit of open files
+    (ulimit -n) has no room for N commands, fewer run at a time.
+
+    The checksum covers the line, or what --payload says of it, and not the command. What tells jobs apart is their
+    name: a task of another job is refused. Options of the command may change; where other words may, give --name.
+
+    With --python a function gets the line as a dictionary. What it raises fails the task; SystemExit and its kin count
+    as a crash.
 
     Exit code: 0 all done or replayed, 76 some are unknown, 65 some were refused or changed, 1 some failed, 75 some run
     elsewhere (the first that applies); 130 or 143 after a signal. With --json the commands' output goes to stderr.
     """
-    from idemreg.each import Each, LineTemplate, Work, read_lines  # noqa: PLC0415 - the help text needs none of it
+    from idemreg.each import Work  # noqa: PLC0415 - the help text needs none of it
+    from idemreg.feed import LineTemplate  # noqa: PLC0415
 
     check_policy(options, "idemreg each --on-crash verify --verify CMD --task-id '{id}' -- COMMAND [ARGS]...")
     try:
         template = LineTemplate(task_id, payload)
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from None
-    function = None if python is None else _function(ctx, python, options)
-    registry, is_new = settings().creating()
-    with registry:
+    with contextlib.ExitStack() as stack:
+        stdout = sys.stdout
+        if python is not None and settings().json:
+            stdout = stack.enter_context(stdout_apart())  # a module may print when it is imported
+        function = None if python is None else _function(ctx, python, options)
+        registry, is_new = settings().creating()
+        stack.enter_context(registry)
         if is_new:
             settings().announce()
-        work = Work(registry, template, options)
-        return _drive(work, list(ctx.args), function, jobs, read_lines(STDIN), Each)
+        return _drive(Work(registry, template, options), list(ctx.args), function, _that_fit(jobs), stdout)
 
 
-def _drive(
-    work: Work,
-    argv: Sequence[str],
-    function: Callable[[Any], object] | None,
-    jobs: int,
-    lines: Iterator[Line],
-    kind: type[Each],
-) -> int:
+def _that_fit(jobs: int) -> int:
+    """So many lines at a time, or as many as there are descriptors for: what cannot open a file cannot end a claim.
+
+    The limit is not raised: commands would inherit it, and some take a high one for an order to close so many files.
+    """
+    import resource  # noqa: PLC0415
+
+    from idemreg.each import descriptors_for, jobs_that_fit  # noqa: PLC0415
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if (limit := sys.maxsize if limit == resource.RLIM_INFINITY else limit) >= descriptors_for(jobs):
+        return jobs
+    fit = jobs_that_fit(limit)
+    with contextlib.suppress(OSError):
+        sys.stderr.write(
+            f"idemreg: {fit} at a time, not {jobs}: the limit of open files is {limit:,}\n"
+            f"  hint: ulimit -n {descriptors_for(jobs)}\n"
+        )
+    return fit
+
+
+def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | None, jobs: int, stdout: TextIO) -> int:
+    from idemreg.each import Each  # noqa: PLC0415
+    from idemreg.feed import read_lines  # noqa: PLC0415
     from idemreg.signals import Relay  # noqa: PLC0415
 
-    progress = Progress(work.registry.clock)
-    with Relay() as relay:
+    progress = Progress(work.registry.clock, stdout)
+    in_lines = jobs > 1 or progress.draws
+    with contextlib.ExitStack() as stack, Relay() as relay:
         if function is None:
-            handle = work.by_command(argv, progress, relay, line_by_line=jobs > 1 or progress.draws)
+            handle = work.by_command(argv, progress, relay, line_by_line=in_lines)
         else:
-            handle = work.by_function(function, relay)
-        ends = kind(lines, handle, jobs=jobs)
+            ended = stack.enter_context(line_by_line(progress)) if in_lines else None
+            handle = work.by_function(function, relay, ended=ended)
+        ends = Each(read_lines(STDIN), handle, jobs=jobs, look_up=progress.look_up)
         relay.on_first = ends.stop
         if function is not None:
             relay.on_second = ends.leave  # nothing can kill a function alone: its task becomes unknown
@@ -142,20 +179,31 @@ def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callabl
     """The function of ``module:function``, looked for as Python does, from the folder of now."""
     import importlib  # noqa: PLC0415 - where it is asked for
 
+    from idemreg.request import check_job  # noqa: PLC0415 - as above
+
     for flag in ("verify", "unknown_on", "release_on"):
         if options.pop(flag):
             msg = f"--{flag.replace('_', '-')} is for commands: {name} tells by its exceptions, and fails or not"
             raise HintedUsageError(msg, FORM, ctx)
     module, _, path = name.partition(":")
+    if not (module and path) or module.startswith("."):
+        msg = f"--python {name!r} is not of the form module:function"
+        raise HintedUsageError(msg, "idemreg each --task-id '{id}' --python mails:send", ctx)
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
         for word in path.split("."):
             found = getattr(found, word)
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{name!r} cannot be imported: {error}"
-        raise click.BadParameter(msg, ctx, param_hint="--python") from None
+    except (Exception, SystemExit) as error:
+        msg = f"--python {name!r} cannot be imported: {type(error).__name__}: {error}"
+        raise HintedUsageError(msg, f"python -c {shlex.quote(f'import {module}')}", ctx) from error
     if not callable(found):
         msg = f"{name!r} is no function"
         raise click.BadParameter(msg, ctx, param_hint="--python")
+    try:
+        check_job(found)
+    except TypeError as error:
+        msg = f"{name!r} is a coroutine or a generator function: calling it would run nothing of it"
+        hint = "Give a plain function, one that calls asyncio.run(...) for example."
+        raise HintedUsageError(msg, hint, ctx) from error
     return found  # type: ignore[no-any-return]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
@@ -17,6 +18,7 @@ from idemreg.cli.render import write, write_json
 from idemreg.cli.text import columns, escape, shorten
 from idemreg.errors import ChecksumMismatchError
 from idemreg.exchange import LINE_CHARACTERS
+from idemreg.feed import read_some
 from idemreg.lines import FIELDS
 from idemreg.placing import new_file
 
@@ -40,7 +42,7 @@ SHOWN_CONFLICTS: Final = 10
 
 CONFLICTS: Final = ChecksumMismatchError.exit_code
 
-STDIN: Final = "-"
+STREAM: Final = "-"
 
 
 # --- export -----------------------------------------------------------------------------------------------------
@@ -64,17 +66,17 @@ def export(
 ) -> None:
     """Write tasks as lines of JSON, for `idemreg import` and for whatever else reads JSON.
 
-    Between a header and an end stands one line a task, in the order of their task_id. To stdout, or to the new file
-    OUT, which appears complete or not at all. With --json a line about OUT follows: path, lines, bytes.
+    Between a header and an end stands one line a task, in the order of their task_id. To stdout (also `-`), or to the
+    new file OUT, which appears complete or not at all. With --json a line about OUT follows: path, lines, bytes.
     """
     with settings().existing() as registry:
         lines = registry.export_lines(
             status=statuses(status), prefix=prefix, name=name, older_than=older_than, newer_than=newer_than
         )
-        if out is None:
+        if out in {None, STREAM}:
             sys.stdout.writelines(lines)
             return
-        path = os.path.abspath(out)
+        path = os.path.abspath(out or "")
         lines_written = 0
         with new_file(path) as part:
             with open(part, "w", encoding="ascii") as file:
@@ -120,14 +122,15 @@ def import_(file: str) -> int:
 
         def progress(so_far: Imported) -> None:
             nonlocal done
+            if is_new and done is None:
+                settings().announce()
             done = so_far
             if size:
                 show(position, size)
 
-        registry, is_new = settings().creating()
+        # Created by the first tasks: a file that is no export leaves no registry behind.
+        registry, is_new = settings().creating(at_first_use=True)
         with registry:
-            if is_new:
-                settings().announce()
             try:
                 done = registry.import_lines(lines(), progress=progress)
             except KeyboardInterrupt:
@@ -139,19 +142,31 @@ def import_(file: str) -> int:
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[BinaryIO]:
-    if file == STDIN:
-        yield sys.stdin.buffer
+    if file == STREAM:
+        yield io.BufferedReader(_Stdin())
     else:
         with open(file, "rb") as source:
             yield source
 
 
+class _Stdin(io.RawIOBase):
+    """Standard input, also where it does not block: that it has nothing yet is not its end."""
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 0
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - any buffer
+        data = read_some(self.fileno(), len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
 def _size(source: BinaryIO) -> int:
     """The bytes of a regular file; 0 where that cannot be told."""
-    try:
-        found = os.fstat(source.fileno())
-    except OSError:  # a stand-in for stdin, in memory
-        return 0
+    found = os.fstat(source.fileno())
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 

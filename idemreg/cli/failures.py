@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -44,6 +45,11 @@ _HINTS: Final = {
     "running": "Call again later, or wait for it with --wait SECONDS; `idemreg show TASK_ID` tells who runs it.",
     "result": "`idemreg show TASK_ID` tells what is stored. The task counts as succeeded.",
     "store-busy": "Another process holds the write lock; call again.",
+}
+
+_OS_HINTS: Final = {
+    errno.ENOENT: "Is the name right?",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
 }
 
 # The commands that hints name. Each is made to look into the file that this call looked into.
@@ -108,7 +114,8 @@ def describe(error: BaseException, settings: Settings) -> dict[str, Any]:
         return _report("interrupted", str(error) or "interrupted", "", INTERRUPTED, retryable=True)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
-        return _report("os", f"{error.strerror or error}{where}", "Check the disk and the permissions.", OS_ERROR)
+        hint = _OS_HINTS.get(error.errno or 0, "Check the disk and the permissions.")
+        return _report("os", f"{error.strerror or error}{where}", hint, OS_ERROR)
     hint = f"This is a bug of idemreg. {DEBUG_VARIABLE}=1 in the environment shows where it comes from."
     return _report("unexpected", f"unexpected {_name_and_message(error)}", hint, UNEXPECTED)
 
@@ -166,7 +173,7 @@ def _write(report: dict[str, Any], *, as_json: bool) -> None:
     """On stderr. Where even that is closed, the exit code is all there is to say."""
     try:
         if as_json:
-            write_json(report, to_stderr=True)
+            write_json(report, to=sys.stderr)
             return
         sys.stderr.write(f"idemreg: {escape(report['message'])}\n")
         if report["cause"]:

@@ -10,9 +10,9 @@ import click
 from idemreg.cli.choosing import choosing, statuses
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
 from idemreg.cli.progress import bar
-from idemreg.cli.render import Cell, Column, local_time, table, write, write_json
+from idemreg.cli.render import Cell, Column, local_time, table, write, write_folded, write_json
 from idemreg.cli.task import COLOURS
-from idemreg.cli.text import columns, escape, fold
+from idemreg.cli.text import columns, escape
 
 if TYPE_CHECKING:
     from idemreg.purge import Purge
@@ -81,7 +81,7 @@ def purge(
         found = plan.total
         if not as_json:
             _tell_plan(plan, "to remove")
-        return not ask or click.confirm(f"Remove {_tasks(found)}?", err=True)
+        return not ask or _confirm(f"Remove {_tasks(found)}?")
 
     with settings().existing() as registry, bar("removing", hidden=as_json) as show:
 
@@ -104,6 +104,15 @@ def purge(
             msg = f"interrupted: at least {removed:,} of {_tasks(found)} removed; call again to go on"
             raise KeyboardInterrupt(msg) from None
     _tell_purge(done, dry_run=dry_run)
+
+
+def _confirm(question: str) -> bool:
+    """Ask on stderr. What follows a question that was not answered (Ctrl-C, Ctrl-D) stands on a line of its own."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        raise
 
 
 def _tell_purge(done: Purge, *, dry_run: bool) -> None:
@@ -139,8 +148,7 @@ def _tell_plan(plan: Purge, what: str) -> None:
         write(f"… and {more:,} more (--json tells all)")
     if plan.oldest is not None and plan.newest is not None:
         span = f"{local_time(plan.oldest)} to {local_time(plan.newest)}"
-        for line in fold(f"{_tasks(plan.total)} {what}, last changed {span}", room):
-            write(line)
+        write_folded(f"{_tasks(plan.total)} {what}, last changed {span}")
 
 
 def _cells(group: Group) -> list[Cell]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, Column, age, facts, local_time, table, write, write_json
 from idemreg.cli.text import columns, escape, paint, shorten
 from idemreg.errors import TransitionError
+from idemreg.listing import query_of
 from idemreg.model import Status
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def list_tasks(
         "dead": dead,
     }
     with settings().existing() as registry:
-        tasks = islice(registry.tasks(**chosen), limit)
+        tasks = islice(registry.tasks(**chosen), None if limit is None else min(limit, sys.maxsize))
         if settings().json:
             for task in tasks:
                 write_json(rows.task_fields(task, registry.owner(task)))
@@ -123,7 +125,7 @@ def list_tasks(
         layout = _columns(registry)
         lines = ([cell(task) for _, cell in layout] for task in tasks)
         if not table([column for column, _ in layout], lines):
-            write("no such tasks" if any(chosen.values()) else "no tasks yet")
+            write("no tasks yet" if query_of(**chosen) == query_of() else "no such tasks")
 
 
 def _columns(registry: Operations) -> list[tuple[Column, Callable[[Task], Cell]]]:

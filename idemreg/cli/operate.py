@@ -12,7 +12,7 @@ from idemreg.cli import task as rows
 from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, HintedUsageError, common_options, login_name, settings
 from idemreg.cli.failures import concrete
-from idemreg.cli.render import write, write_json
+from idemreg.cli.render import write, write_folded, write_json
 from idemreg.cli.text import escape
 from idemreg.model import Verdict
 
@@ -105,7 +105,7 @@ def forget(task_id: str, *, force: bool) -> None:
     if settings().json:
         write_json(rows.task_fields(task, None))
     else:
-        write(f"forgot {escape(task.task_id)} (it was {task.status.word}): the next call runs it")
+        write_folded(f"forgot {escape(task.task_id)} (it was {task.status.word}): the next call runs it")
 
 
 def _tell(task: Task) -> None:
@@ -113,9 +113,9 @@ def _tell(task: Task) -> None:
     if settings().json:
         write_json(rows.task_fields(task, None))
         return
-    write(f"{escape(task.task_id)} is {task.status.word}: {rows.meaning(task, None)}")
+    write_folded(f"{escape(task.task_id)} is {task.status.word}: {rows.meaning(task, None)}")
     if (step := rows.next_step(task, None)) is not None:
-        write(f"  next: {escape(concrete(step, task.task_id, settings()))}")
+        write_folded(f"  next: {escape(concrete(step, task.task_id, settings()))}")
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 - any JSON

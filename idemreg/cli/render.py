@@ -6,14 +6,14 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from idemreg.cli.text import columns, fold, pad, paint, shorten, width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Cell", "Column", "age", "facts", "local_time", "table", "utc_time", "write", "write_json"]
+__all__ = ["Cell", "Column", "age", "facts", "local_time", "table", "utc_time", "write", "write_folded", "write_json"]
 
 # The first rows of a table decide how wide its columns are; the rest streams through, shortened where it must be.
 MEASURED_ROWS: Final = 200
@@ -50,9 +50,15 @@ def write(line: str = "") -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def write_json(fields: dict[str, Any], *, to_stderr: bool = False) -> None:
-    """One object on one line. ASCII only: it passes every encoding, and nothing in it can move a terminal's cursor."""
-    stream = sys.stderr if to_stderr else sys.stdout
+def write_folded(text: str) -> None:
+    """A sentence on stdout, in lines as wide as the terminal."""
+    for line in fold(text, columns()):
+        write(line)
+
+
+def write_json(fields: dict[str, Any], *, to: TextIO | None = None) -> None:
+    """One object on one line, on stdout. ASCII only: it passes every encoding, and can move no terminal's cursor."""
+    stream = to or sys.stdout
     stream.write(json.dumps(fields, separators=(", ", ": ")).replace("\x7f", "\\u007f") + "\n")
 
 

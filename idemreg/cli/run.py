@@ -109,7 +109,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     stdout is the command's.
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
+    from idemreg.template import check_task_id  # noqa: PLC0415
 
+    check_task_id(task_id)  # before a file comes into being for it
     check_policy(options, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
     argv = list(ctx.args)
     options["payload"] = _payload(options["payload"])
@@ -145,7 +147,7 @@ def _tell(registry: Registry, end: CommandEnd) -> None:
     if settings().json:
         status = None if task is None else task.status.word
         path = os.path.abspath(settings().path())
-        write_json({"task_id": end.task_id, "status": status} | _facts(end) | {"path": path}, to_stderr=True)
+        write_json({"task_id": end.task_id, "status": status} | _facts(end) | {"path": path}, to=sys.stderr)
     elif task is not None and end.replayed:
         _say(f"{escape(end.task_id)} {_before(task, end)}")
         _hint(task)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     _Type = click.ParamType
 
-__all__ = ["DURATION", "EXIT_CODES", "LINE"]
+__all__ = ["DURATION", "EXIT_CODES", "LINE", "TEXT"]
 
 SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 MAX_S: Final = 10_000 * 365 * 86_400  # ten thousand years: more is a mistake in the unit
@@ -64,6 +64,20 @@ class ExitCodes(_Type):
         return frozenset(map(int, words))
 
 
+class Text(_Type):
+    """Any text. A word of the command line that is no UTF-8 is none, and nothing that is stored has it."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """The text itself."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value[:40]!a} is no UTF-8", param, ctx)
+        return str(value)
+
+
 class Line(_Type):
     """A short text that may be stored and shown in one line."""
 
@@ -80,3 +94,4 @@ class Line(_Type):
 DURATION: Final = Duration()
 EXIT_CODES: Final = ExitCodes()
 LINE: Final = Line()
+TEXT: Final = Text()

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from idemreg.liveness import Examiner
-from idemreg.lockfile import DATABASE_OFFSET, HEAD_BYTES, MAGIC, LockFile
+from idemreg.lockfile import DATABASE_OFFSET, MAGIC, SIZE, LockFile, is_new
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -27,9 +27,9 @@ class Lock:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.file = LockFile(path)
-        head = os.pread(self.file.fd, HEAD_BYTES, 0)
-        self.is_blank = not any(head)
-        self.is_ours = head.startswith(MAGIC) and len(head) == HEAD_BYTES
+        head = os.pread(self.file.fd, SIZE, 0)
+        self.is_blank = is_new(head)
+        self.is_ours = head.startswith(MAGIC) and not self.is_blank
         self.notes_database = self.is_ours and head[DATABASE_OFFSET] == 1
         self.file.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex() if self.is_ours else ""
         self._clock = clock

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
+
+NOTE_BUSY_S: Final = 0.01  # the output of a command waits so long at most; then it is tried again
 
 
 class SqliteStore(Settler):
@@ -329,7 +331,8 @@ class SqliteStore(Settler):
         with self._opening.using() as opened:
 
             def rewrite(record: OwnerRecord) -> None:
-                opened.database.write(lambda connection: tasks.record_owner(connection, record), durable=False)
+                write = opened.database.write
+                write(lambda connection: tasks.record_owner(connection, record), durable=False, busy_s=NOTE_BUSY_S)
 
             return opened.owners.command(rewrite, opened.close_if_idle)
 

@@ -5,13 +5,12 @@ An owner's byte of the lock file is held before its first claim is stored, and u
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
-from idemreg.errors import StoreError, StoreFullError
+from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
 from idemreg.model import Liveness, OwnerInfo
@@ -52,15 +51,20 @@ class CommandOwner:
         self._registered = registered
         registered[self.id] = self
 
-    def note_process(self, pid: int) -> None:
-        """Note which process runs the command.
+    def note_process(self, pid: int) -> bool:
+        """Note which process runs the command; False where others are writing just now.
 
         A command may close what it inherits, the lock among it (sudo does): should this process be killed then, the
-        command's own existence still speaks for it. Where it cannot be noted, the lock alone does.
+        command's own existence still speaks for it. Until it is noted, or where it cannot be, the lock alone does.
         """
         self.record = self.record.of_child(pid)
-        with contextlib.suppress(StoreError):
+        try:
             self._rewrite(self.record)
+        except StoreBusyError:
+            return False
+        except StoreError:
+            return True  # a full disk, say: the command goes on
+        return True
 
     def close(self) -> None:
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""

@@ -262,9 +262,12 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
 
 
 def settle(connection: Connection, row: Task, status: Status, settlement: Settlement, stamp: Stamp) -> bool:
-    """An end decided without the owner. False where the row changed."""
+    """An end decided without the owner. False where the row changed.
+
+    A claim leaves the result of the attempt before in its row, so that of a running row is not this attempt's.
+    """
     succeeded = status is Status.SUCCEEDED
-    result = settlement.result if succeeded else row.result
+    result = settlement.result if succeeded or row.status is Status.RUNNING else row.result
     error = settlement.error if succeeded else settlement.error or row.error
     is_large = _is_large(result, error)
     connection.execute(

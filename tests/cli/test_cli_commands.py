@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -14,6 +15,9 @@ from idemreg.cli import COMMANDS, main
 from idemreg.cli.context import Command, Settings
 from idemreg.options import CallOptions
 from tests.cli.driver import ROOT, Cli
+
+if TYPE_CHECKING:
+    from idemreg import Registry
 
 # A codec is Python; the others are flags.
 ONLY_IN_PYTHON = frozenset({"result"})
@@ -104,8 +108,47 @@ def test_start_up_is_cheap(cli: Cli, words: list[str]) -> None:
         [sys.executable, "-c", program], env=cli.environment(), capture_output=True, text=True, check=True
     )
     loaded = set(done.stderr.split())
-    assert not loaded & {"logging", "asyncio", "importlib.metadata", "importlib.resources", "subprocess", "shutil"}
+    assert not loaded & {
+        "logging",
+        "asyncio",
+        "importlib.metadata",
+        "importlib.resources",
+        "subprocess",
+        "shutil",
+        "hashlib",
+    }
     assert words != ["--help"] or not loaded & {"idemreg.cli.look", "idemreg.cli.run", "idemreg.cli.operate"}
+
+
+def test_show_pays_for_nothing_else(cli: Cli, registry: Registry) -> None:
+    """To tell about a task, neither what runs jobs nor OpenSSL is loaded, and garbage is collected again."""
+    registry.run("t", lambda: {"n": 1})
+    program = (
+        "import atexit, gc, sys\nfrom idemreg.__main__ import start\nsys.argv = ['idemreg', 'show', 't']\n"
+        "atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0, *sys.modules, file=sys.stderr))\n"
+        "start()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=cli.environment(), capture_output=True, text=True, check=True
+    )
+    assert "succeeded" in done.stdout
+    collects, is_frozen, *loaded = done.stderr.split()
+    assert (collects, is_frozen) == ("True", "True")
+    rooms = (
+        "registry",
+        "attempt",
+        "claim",
+        "ends",
+        "options",
+        "request",
+        "command",
+        "child",
+        "signals",
+        "each",
+        "doctor",
+    )
+    assert not set(loaded) & {"hashlib", "_hashlib", "subprocess", "logging", "shutil", "difflib", "asyncio"}
+    assert not set(loaded) & {f"idemreg.{room}" for room in (*rooms, "batch", "exchange", "lines", "manage", "purge")}
 
 
 def test_narrow_help(cli: Cli) -> None:

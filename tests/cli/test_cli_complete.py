@@ -98,6 +98,14 @@ def test_the_quoted_id_is_the_id(full: Registry, cli: Cli) -> None:
     assert done.stdout == ODD
 
 
+def test_a_dash_is_offered_where_it_can_be_taken(full: Registry, cli: Cli) -> None:
+    """A task_id that begins with a dash is offered behind -- alone: before it, it would be an option."""
+    full.add("-dash")
+    assert "-dash" not in bash(cli, "idemreg show ")
+    assert bash(cli, "idemreg show -- -d") == ["-dash"]
+    assert "-dash" not in offered(cli, "show", "")
+
+
 def test_the_scripts_of_zsh_and_fish(full: Registry, cli: Cli) -> None:
     """click's scripts get the ids without a help text, so zsh takes their colons as they are."""
     assert offered(cli, "show", "ord").splitlines() == ["plain", "order:1", "_", "plain", "order:2", "_"]

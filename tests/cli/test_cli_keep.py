@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +92,7 @@ def test_purge_shows_and_asks(ended: Registry, cli: Cli, columns: int) -> None:
         assert "Remove 2 tasks? [y/N]" in screen
         assert "\u202e" not in screen
         assert len(ids(cli)) == 4
+    assert "\nidemreg: interrupted\n" in cli.terminal(columns, "purge", typed="\x04")  # not behind the question
     screen = cli.terminal(columns, "purge", typed="y\n")
     assert fits(screen, columns), screen
     assert "removed 2 tasks" in screen
@@ -240,6 +243,15 @@ def test_export_to_a_pipe_and_to_a_file(ended: Registry, cli: Cli, tmp_path: Pat
     assert other["lines"] == 4
     for columns in (40, 80):
         assert fits(cli.terminal(columns, "export", str(tmp_path / f"{columns}.jsonl")), columns)
+        assert cli.terminal(columns, "export") == lines
+
+
+def test_a_dash_is_stdout(ended: Registry, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`export -` writes to stdout, as `import -` reads stdin, and makes no file."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir())
+    assert cli("export", "-").stdout == "".join(ended.export_lines())
+    assert sorted(os.listdir()) == before
 
 
 def test_import_counts(ended: Registry, cli: Cli, tmp_path: Path) -> None:
@@ -293,6 +305,39 @@ def test_import_names_a_bad_line(cli: Cli, tmp_path: Path) -> None:
     assert cli("import", str(tmp_path / "none")).exit_code == 74
 
 
+def test_what_is_no_export_leaves_no_registry(cli: Cli, path: Path, tmp_path: Path) -> None:
+    """A file without a single task to import creates nothing; a missing one is asked for by its name."""
+    file = tmp_path / "bad.jsonl"
+    for text in ('{"a": 1}\n', "", '{"idemreg": "export", "format": 1, "registry_id": "%s"}\nx\n' % ("0" * 32)):
+        file.write_text(text)
+        assert cli("import", str(file)).exit_code == 65
+        assert sorted(os.listdir(tmp_path)) == [file.name]
+    missing = cli("import", str(tmp_path / "none"))
+    assert missing.exit_code == 74
+    assert "  hint: Is the name right?\n" in missing.stderr
+
+
+def test_import_waits_for_a_pipe_that_does_not_block(ended: Registry, cli: Cli, tmp_path: Path) -> None:
+    """An input that somebody made non-blocking is waited for, and closed standard input is an empty one."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    words = [sys.executable, "-m", "idemreg", "--db", str(tmp_path / "other.db"), "import", "-"]
+    process = subprocess.Popen(
+        words, env=cli.environment(), stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    text = "".join(ended.export_lines()).encode()
+    os.write(write_end, text[:300])  # from the middle of a line on later, whenever it reads
+    while fcntl.ioctl(read_end, termios.FIONREAD, bytes(4)) != bytes(4):
+        assert process.poll() is None
+    os.write(write_end, text[300:])
+    os.close(write_end)
+    out, err = process.communicate(timeout=PATIENCE_S)
+    os.close(read_end)
+    assert process.returncode == 0, err
+    assert out.startswith(b"4  imported\n")
+    assert cli.process("import", "-", script='"$@" <&-').returncode == 65
+
+
 def test_import_can_be_interrupted(registry: Registry, cli: Cli, tmp_path: Path) -> None:
     """Ctrl-C leaves the transactions that are done; the message says how far it came, and importing again goes on."""
     many(registry, 1_400)
@@ -306,11 +351,12 @@ def test_import_can_be_interrupted(registry: Registry, cli: Cli, tmp_path: Path)
     assert (again["skipped"], again["imported"]) == (1_000, 400)
 
 
-def test_an_export_in_a_pipe_can_be_interrupted(registry: Registry, cli: Cli) -> None:
+@pytest.mark.parametrize("words", [["export"], ["list"], ["list", "--json"]])
+def test_what_is_long_in_a_pipe_can_be_interrupted(registry: Registry, cli: Cli, words: list[str]) -> None:
     """Ctrl-C while the reader is slow: exit code 130, no traceback."""
     many(registry, 2_000)
     process = subprocess.Popen(
-        [sys.executable, "-m", "idemreg", "export"],
+        [sys.executable, "-m", "idemreg", *words],
         env=cli.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -319,7 +365,8 @@ def test_an_export_in_a_pipe_can_be_interrupted(registry: Registry, cli: Cli) ->
     assert process.stdout.read(100)  # it is writing, and will block, since nobody reads on
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, errors) == (130, b"idemreg: interrupted\n")
+    assert process.returncode == 130
+    assert (json.loads(errors)["error"] if "--json" in words else errors) in ("interrupted", b"idemreg: interrupted\n")
 
 
 @pytest.mark.parametrize("command", ["export", "list --json", "list"])

@@ -233,6 +233,18 @@ def test_list_takes_a_selection(many: Registry, cli: Cli) -> None:
     assert cli("list", "--prefix", "zzz").stdout == "no such tasks\n"
     assert cli("list", "--prefix", "zzz", "--json").stdout == ""
     assert cli("list", "--limit", "0").exit_code == 2
+    assert len(ids("--limit", "9" * 20)) == sum(many.count().values())
+    assert cli("list", "--newer-than", "0").stdout == "no such tasks\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["list", "--prefix"], ["list", "--name"], ["purge", "--dry-run", "--prefix"], ["export", "--name"]]
+)
+def test_a_choice_is_text(many: Registry, cli: Cli, words: list[str]) -> None:
+    """A word that is no UTF-8 chooses nothing: a usage error, before anything is written."""
+    done = cli.process(*words, script='"$@" "$(printf "\\377")"')
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'\\udcff' is no UTF-8" in done.stderr
 
 
 def test_stats_counts_every_status(many: Registry, cli: Cli, path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from idemreg import Status, Verdict
 from idemreg.cli import task as rows
 from idemreg.cli.operate import INIT_FIELDS
+from idemreg.cli.text import width
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def test_resolve_did_not_happen(cli: Cli, unknown: str, registry: Registry) -> N
 
 def test_resolve_cannot_tell(cli: Cli, unknown: str) -> None:
     """What nobody can tell stays unknown, and the answer names the next command with the name quoted for a shell."""
-    result = cli("resolve", unknown, "cannot-tell")
+    result = cli("resolve", unknown, "cannot-tell", COLUMNS="200")
     assert "order 42 is unknown: nobody knows whether it happened\n" in result.stdout
     assert "`idemreg resolve 'order 42' happened`" in result.stdout
 
@@ -108,6 +109,23 @@ def test_retry_allows_one_more_attempt(cli: Cli, held: str, registry: Registry) 
     assert cli("retry", held, "--reason", "it is back").stdout == "held is failed: the next call runs it again\n"
     assert cli.json("show", held)["evidence"] == "it is back"
     assert registry.run(held, lambda: 2, name="charge", on_failure="hold").result == 2
+
+
+@pytest.mark.parametrize("columns", [80, 40, 0])
+def test_on_terminals_and_in_a_pipe(cli: Cli, held: str, unknown: str, columns: int) -> None:
+    """resolve, retry, forget and init tell what they did in lines that fit, in a pipe without colours."""
+
+    def told(*words: str) -> str:
+        text = cli.terminal(columns, *words) if columns else cli.process(*words).stdout
+        assert all(width(line) <= (columns or 80) or "/" in line for line in text.splitlines()), text
+        assert columns or "\x1b" not in text
+        return " ".join(text.split())
+
+    assert "order 42 is unknown: nobody knows whether it happened" in told("resolve", unknown, "cannot-tell")
+    assert "order 42 is succeeded: it ran, and will not run again" in told("resolve", unknown, "happened")
+    assert "held is failed: the next call runs it again" in told("retry", held)
+    assert "forgot held (it was failed): the next call runs it" in told("forget", held)
+    assert "is a registry already" in told("init")
 
 
 def test_forget(cli: Cli, held: str, unknown: str, registry: Registry) -> None:

@@ -91,6 +91,14 @@ def test_a_task_id_may_begin_with_a_dash(cli: Cli) -> None:
     assert '"task_id": "-odd"' in cli("show", "--json", "--", "-odd").stdout
 
 
+def test_a_malformed_task_id_creates_no_file(cli: Cli) -> None:
+    """It is refused before a file comes into being, or is announced, for it."""
+    done = cli.process("run", "bad\n", "--", "true")
+    assert done.returncode == 2
+    assert "created" not in done.stderr
+    assert not cli.path.exists()
+
+
 # --- streams and exit codes -------------------------------------------------------------------------------------
 
 
@@ -113,6 +121,17 @@ def test_a_remembered_failure_keeps_its_exit_code(cli: Cli) -> None:
     assert (again.returncode, again.stdout) == (9, "no\n")
     assert "idemreg: t failed with exit code 9 before" in again.stderr
     assert "  hint: `idemreg retry t` allows one more attempt\n" in again.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_on_a_terminal(cli: Cli, columns: int) -> None:
+    """The command's output comes as it is, on a terminal as in a pipe; our own line follows it."""
+    cli("init")
+    words = ("run", "t", *SHELL, "printf '%s\n' wwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwwww; echo err >&2")
+    assert sorted(cli.terminal(columns, *words).splitlines()) == ["err", "w" * 50]
+    again = cli.terminal(columns, *words).splitlines()
+    assert sorted(again[:2]) == ["err", "w" * 50]
+    assert again[2].startswith("idemreg: t succeeded before (attempt 1, ")
 
 
 def test_a_plain_failure_adds_no_word(cli: Cli) -> None:
