@@ -568,15 +568,18 @@ def test_an_index_of_another_format_is_not_believed(path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("point", ["sync.begun", "sync.done"])
 def test_a_stopped_leader_costs_the_others_some_speed(path: Path, full: Registry, point: str) -> None:
-    """A process that was stopped with the sync turn keeps nobody waiting: each syncs for itself, and its own counts."""
+    """A process that was stopped with the sync turn keeps nobody waiting: each syncs for itself, unpublished."""
     full.run("first", lambda: 1)
     with Script(FINISHER, path, point, "SIGSTOP") as writer:
         writer.expect("ready")
         writer.go()
         os.waitid(os.P_PID, writer.process.pid, os.WSTOPPED)
+        before = sync_of(full)._read()
         assert full.run("u", lambda: 1).result == 1
         with Registry(path) as other:
             assert other.run("u", lambda: 2).result == 1
+        after = sync_of(full)._read()
+        assert (after.header, after.begun, after.done) == (before.header, before.begun, before.done)
         writer.signal(signal.SIGCONT)
         writer.expect("told")
 

@@ -84,8 +84,8 @@ class Claim(Ticket):
         """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
         found = tasks.glance(connection, self._schema_version, self._wanted)
         if type(found) is Absent:
-            if not self._is_durable:
-                self._opened.database.check_disk(durable=self._wanted.durable)
+            if self._wanted.durable and not self._is_durable:
+                self._opened.database.check_disk(durable=True)
             self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
         elif found is not None:
             self._opened.database.seen_final(durable=self._wanted.durable)

@@ -173,12 +173,12 @@ class _AfterCommit:
             self._is_grown = False
         self._frames = frames
         # The commit is done: an error here would make its caller believe that it failed. A failed sync is remembered.
-        with contextlib.suppress(StoreError, OSError):
-            if not self._is_grown and self._sync.syncs >= SYNCS_BEFORE:
-                self._is_grown = True
+        if not self._is_grown and self._sync.syncs >= SYNCS_BEFORE:
+            self._is_grown = True
+            with contextlib.suppress(StoreError, OSError):
                 self._grow()
-        with contextlib.suppress(StoreError, OSError):
-            if self._grown(frames) and self._index.moved < frames:
+        if self._grown(frames) and self._index.moved < frames:
+            with contextlib.suppress(StoreError, OSError):
                 self._checkpoint()
 
     def _is_long(self, frames: int) -> bool:

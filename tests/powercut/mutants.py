@@ -27,7 +27,6 @@ OFF: Final = 0  # of PRAGMA synchronous: nothing is synced
 # With slower syncs more happens during one.
 SLOW: Final[Mapping[str, Any]] = {"sync_us": 1_500}
 SLOW_THREADS: Final[Mapping[str, Any]] = {**SLOW, "crews": [["threads", "threads"]]}
-IMPATIENT: Final[Mapping[str, Any]] = {**SLOW, "settings": ["impatient"]}
 
 
 class Mutant(NamedTuple):
@@ -129,15 +128,6 @@ def own_sync_taken() -> None:
     replace(GroupSync, "_join", careless)
 
 
-def published_without_the_turn() -> None:
-    """Whoever has lost patience publishes all the same, and so a number that another sync has."""
-
-    def careless(sync: Any) -> Any:
-        return lambda self, record: sync(self, record or self._read())
-
-    replace(GroupSync, "_sync", careless)
-
-
 def failed_not_noted() -> None:
     """A failed sync is forgotten: the next one says OK."""
     replace(GroupSync, "taint", lambda _: lambda _self, _number=0: None)
@@ -191,7 +181,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "begun-not-written": Mutant("the number of a sync is written when it ends", begun_not_written, SLOW),
     "earlier-sync-taken": Mutant("a sync that began earlier is taken for a later one", earlier_sync_taken, SLOW),
     "own-sync-taken": Mutant("the same, of another thread's sync", own_sync_taken, SLOW_THREADS),
-    "published-at-once": Mutant("a sync without the turn is published", published_without_the_turn, IMPATIENT),
     "failed-not-noted": Mutant("a failed sync is forgotten", failed_not_noted, SYNC_FAILS),
     "effects-not-synced": Mutant("a transaction of effects is not synced", effects_not_synced),
     "epoch-not-synced": Mutant(
