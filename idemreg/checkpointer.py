@@ -122,8 +122,9 @@ class Checkpointer:
             ...
 
     Of several on one registry the one that was started last is rung by the commits, until it is closed.
-    ``on_checkpoint`` gets each `Checkpoint`, in the thread. What it raises goes to `threading.excepthook`, once as long
-    as it stays the same, as do errors of a checkpoint itself; neither ends the thread.
+    ``on_checkpoint`` gets each `Checkpoint`, in the thread; without one the registry's ``on_event`` does. What it
+    raises goes to `threading.excepthook`, once as long as it stays the same, as do errors of a checkpoint itself;
+    neither ends the thread.
     ``passive_pages``, ``restart_bytes``: from when on PASSIVE and RESTART are used. ``timer``: seconds or `timedelta`
     between looks at what other processes wrote.
     """
@@ -146,6 +147,8 @@ class Checkpointer:
             if value < 1:
                 msg = f"{name} takes one or more, not {value!r}"
                 raise ValueError(msg)
+        if on_checkpoint is None and registry.teller is not None:
+            on_checkpoint = registry.teller.checkpointed
         self.on_checkpoint = on_checkpoint
         self._wal = wal
         self._clock = registry.clock

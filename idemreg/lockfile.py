@@ -156,19 +156,21 @@ class LockFile:
 
     def begin_boot(self, boot_id: str) -> None:
         """What the syncs of an earlier boot have left says nothing any more. Call it under `creation` only."""
-        try:  # hashlib's own; hashlib itself loads OpenSSL, 2.5 ms that each `idemreg show` would pay
-            from _blake2 import blake2b  # noqa: PLC0415
-        except ImportError:  # another Python than CPython may have none
-            from hashlib import blake2b  # noqa: PLC0415
-        boot = blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
-        if os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) != boot:
+        if not self._is_of_boot(boot_id):
             void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
             zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)
-            os.pwrite(self.fd, void + zeros + boot + bytes(8), SYNC_RECORD_OFFSET)
+            os.pwrite(self.fd, void + zeros + _digest(boot_id) + bytes(8), SYNC_RECORD_OFFSET)
 
-    def note_failed_sync(self, number: int = 1) -> None:
+    def _is_of_boot(self, boot_id: str) -> bool:
+        return os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) == _digest(boot_id)
+
+    def note_failed_sync(self) -> None:
         """Note that a sync of the -wal has failed, for every process until the next boot; see `sqlite/syncing.py`."""
-        os.pwrite(self.fd, struct.pack("<Q", number), FAILED_SYNC_OFFSET)
+        os.pwrite(self.fd, struct.pack("<Q", 1), FAILED_SYNC_OFFSET)
+
+    def has_failed_sync(self, boot_id: str) -> bool:
+        """Whether a sync of the -wal has failed in this boot."""
+        return self._is_of_boot(boot_id) and any(os.pread(self.fd, 8, FAILED_SYNC_OFFSET))
 
     def clear_notes(self, at: int, number: int) -> None:
         """Take a place for notes. Raises where the disk is full, so that entering a task never does."""
@@ -214,3 +216,12 @@ def out_of_descriptors(message: str) -> StoreError:
     error = StoreError(message, hint="Too many files are open: close some, or raise the limit (ulimit -n).")
     error.retryable = True
     return error
+
+
+def _digest(boot_id: str) -> bytes:
+    try:  # hashlib's own; hashlib itself loads OpenSSL, 2.5 ms that each `idemreg show` would pay
+        from _blake2 import blake2b  # noqa: PLC0415
+    except ImportError:  # another Python than CPython may have none
+        from hashlib import blake2b  # noqa: PLC0415
+    digest: bytes = blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
+    return digest

@@ -59,6 +59,11 @@ class Operations:
         """The store underneath, for what is built on a registry."""
         return self._store
 
+    @property
+    def teller(self) -> Teller | None:
+        """What tells `on_event`, for what is built on a registry; None where nobody listens."""
+        return self._teller
+
     # --- open and close -----------------------------------------------------------------------------------------
 
     def open(self) -> Self:

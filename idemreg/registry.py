@@ -219,8 +219,7 @@ class Registry(Operations):
     def _keep_wal_short(self) -> Checkpointer:
         from idemreg.checkpointer import Checkpointer  # noqa: PLC0415 - a millisecond of import for those who ask for it
 
-        on_checkpoint = None if self._teller is None else self._teller.checkpointed
-        return Checkpointer(self, on_checkpoint=on_checkpoint, in_children=True).start()
+        return Checkpointer(self, in_children=True).start()
 
     def _options(self, options: CallOptions) -> Options:
         return Options.of(options, self.durability)

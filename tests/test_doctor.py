@@ -14,7 +14,7 @@ import pytest
 from idemreg import Clock, Registry, oslock
 from idemreg.doctor import CHECKS, Severity, could_not_open, examine, is_well
 from idemreg.doctor.finding import CANNOT_OPEN, KINDS
-from idemreg.lockfile import DATABASE_OFFSET, owner_byte, random_owner
+from idemreg.lockfile import DATABASE_OFFSET, LockFile, owner_byte, random_owner
 from idemreg.processes import locks_on
 from idemreg.sqlite import files, looking
 from idemreg.sqlite.looking import BROKEN, WAITING
@@ -213,6 +213,14 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     scene.closed()
     os.truncate(f"{scene.path}-lock", 0)
+
+
+@plants("sync-failed")
+def _(scene: Scene) -> None:
+    scene.closed()
+    lock_file = LockFile(f"{scene.path}-lock")
+    lock_file.note_failed_sync()
+    lock_file.close()
 
 
 @plants("lock-file-foreign")

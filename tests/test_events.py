@@ -11,6 +11,7 @@ import pytest
 
 from idemreg import (
     AsyncRegistry,
+    Checkpointer,
     ChecksumMismatchError,
     Claim,
     FinishNotRecordedError,
@@ -134,6 +135,21 @@ def test_checkpoints_are_told(registry: Registry, told: list[Any], caplog: pytes
     with caplog.at_level(logging.DEBUG, "jobs"):
         events.log_events(logging.getLogger("jobs"))(told[0])
     assert caplog.messages == [f"idemreg: checkpointed {done.moved_pages} of {done.wal_pages} pages"]
+
+
+def test_a_checkpointer_for_a_block_tells_as_well(registry: Registry, told: list[Any]) -> None:
+    """The registry hears of its checkpoints, unless somebody else is to."""
+    registry.run("t", lambda: 1)
+    told.clear()
+    done = Checkpointer(registry, passive_pages=1).step()
+    assert done is not None
+    assert told == [events.Checkpointed(done)]
+    told.clear()
+    heard: list[object] = []
+    registry.run("u", lambda: 1)
+    told.clear()
+    done = Checkpointer(registry, passive_pages=1, on_checkpoint=heard.append).step()
+    assert (heard, told) == ([done], [])
 
 
 def test_the_checkpointer_tells_as_well(open_registry: Callable[..., Registry]) -> None:

@@ -109,6 +109,8 @@ def lock_file(case: Case) -> Iterator[Finding]:
         yield finding("lock-file-empty", f"{place} is empty: its writer was stopped in between.")
     elif not lock.is_ours:
         yield finding("lock-file-foreign", f"{place} is not a lock file of idemreg.")
+    elif lock.file.has_failed_sync(case.clock.boot_id()):
+        yield finding("sync-failed", "The disk has failed to sync the -wal: what is visible may not be on it.")
 
 
 def locks(case: Case) -> Iterator[Finding]:

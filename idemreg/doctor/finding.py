@@ -56,6 +56,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "lock-file-foreign": (ERROR, "Move that file away: idemreg refuses to work beside it."),
     "lock-file-unreadable": (ERROR, "Run as the user who owns the file."),
     "lock-file-replaced": (WARNING, "Never replace it; restart what has the file open, and the next opening notes it."),
+    "sync-failed": (ERROR, "Look after the disk, then reboot: until then nothing durable is answered."),
     "locks": (INFO, ""),
     "locks-inert": (ERROR, "Move the files to another file system: nobody's death can be proven on this one."),
     # --- the database
