@@ -143,7 +143,7 @@ def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str
         f"- {found['figures'][name]['title']}, {label}: {text}"
         for name, of in why.items()
         for label, text in of.items()
-        if name in found["figures"]
+        if name in found["figures"] and not text.startswith(AS_ABOVE)
     ]
     shown = "\n".join(f"![{alt}](bench/results/{name}.svg)" for name, alt in PLOTS.items())
     parts = [
@@ -154,6 +154,8 @@ def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str
     ]
     return "\n\n".join(parts)
 
+
+AS_ABOVE: Final = "As above"  # a reason that is told once, but for the tables of each figure
 
 PLOTS: Final = {
     "new-task": "A new task, each contender, at the setting that survives a power cut",
