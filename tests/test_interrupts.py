@@ -100,6 +100,18 @@ def test_an_interrupt_leaves_nothing_held(
             assert owner.liveness is Liveness.DEAD
 
 
+def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Registry) -> None:
+    """A finaliser may come while its own thread lets the next writer in: it waits for nothing that thread holds."""
+    registry.run("warm", lambda: 1)
+    grant = registry.store.begin(asked("t"))
+    assert isinstance(grant, Granted)
+    with database(registry).gate._states:
+        registry.store.abandon(End.release(grant, durable=False, nothing_ran=True))
+    assert registry.store.get(["t"])[0].status is Status.RUNNING  # type: ignore[union-attr]
+    registry.add("another")
+    assert registry.store.get(["t"])[0].status is Status.PENDING  # type: ignore[union-attr]
+
+
 # --- others wait ----------------------------------------------------------------------------------------------------
 
 

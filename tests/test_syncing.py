@@ -658,6 +658,31 @@ def test_a_call_in_the_middle_of_a_sync_waits_for_nobody(path: Path, full: Regis
     assert full.run("within", lambda: 2, name="w", on_crash="rerun").replayed
 
 
+def test_an_interrupt_at_the_end_of_a_sync_leaves_no_turn(
+    path: Path, full: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn is free for other processes, and the next sync of this one is published as ever."""
+    full.run("first", lambda: 1)
+    sync, dropped = sync_of(full), list[int]()
+    drop = sync._turn.drop
+
+    def interrupted() -> None:
+        dropped.append(len(dropped))
+        if len(dropped) == 1:
+            raise KeyboardInterrupt
+        drop()
+
+    monkeypatch.setattr(sync._turn, "drop", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        full.run("t", lambda: 1, on_crash="rerun")
+    turns = Turns(f"{path}-lock", Clock())
+    assert turns.sync.try_take()
+    turns.close()
+    before = sync._read().done
+    full.run("u", lambda: 1)
+    assert sync._read().done > before
+
+
 # --- combining ------------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from idemreg.clock import Clock
     from idemreg.liveness import OwnerRecord
@@ -82,13 +82,28 @@ class SqliteStore(Settler):
                 opened.close_if_idle()
         return answer
 
+    @contextlib.contextmanager
+    def _claiming(self, granted: Callable[[], Sequence[object]], owner: int | None = None) -> Iterator[Opened]:
+        """The open files for claims. What was granted is put back where its caller never hears of it.
+
+        That may be as late as on the way out, where an interrupt comes as well.
+        """
+        opened: Opened | None = None
+        try:
+            with self._opening.using(owner) as opened:
+                yield opened
+        except BaseException as error:
+            if opened is not None:
+                self._withdraw(opened, granted(), error)
+            raise
+
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
+        answers: list[Answer] = []
         # A command lives where its byte is held, also once the registry was closed in between.
-        with self._opening.using(wanted[0].owner) as opened:
+        with self._claiming(lambda: answers, wanted[0].owner) as opened:
             opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
             version = self._schema_version
-            answers: list[Answer] = []
 
             def claim(connection: Connection) -> None:
                 opened.owners.take_back_all(answers)
@@ -109,20 +124,17 @@ class SqliteStore(Settler):
             except CommitUnsureError as error:
                 opened.owners.take_back_all(answers)
                 return [Unsure(error)] * len(wanted)
-            except BaseException as error:
-                self._withdraw(opened, answers, error)
-                raise
             finally:
                 write.forget()
             return answers
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
-        with self._opening.using() as opened:
+        answers: list[Answer] = []
+        with self._claiming(lambda: answers) as opened:
             opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
             version = self._schema_version
             batch = opened.owners.batch(len(wanted))
-            answers: list[Answer] = []
 
             def claim(connection: Connection) -> None:
                 floor = opened.floor = tasks.floor(connection, version)
@@ -144,9 +156,6 @@ class SqliteStore(Settler):
             except CommitUnsureError as error:
                 opened.owners.take_back_all(answers)
                 return [Unsure(error)] * len(wanted)
-            except BaseException as error:
-                self._withdraw(opened, answers, error)
-                raise
             finally:
                 write.forget()
                 opened.owners.close_batch(batch.id)
@@ -164,9 +173,9 @@ class SqliteStore(Settler):
 
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """Begin or finish each in one transaction, for callers who wait on an event loop; see `Store.together`."""
-        with self._opening.using() as opened:
+        claims: dict[int, hot.Claim] = {}
+        with self._claiming(lambda: [claim.grant for claim in claims.values()]) as opened:
             found: dict[int, object] = {}
-            claims: dict[int, hot.Claim] = {}
             writes: dict[int, Write] = {}
 
             def look(connection: Connection) -> None:
@@ -182,19 +191,15 @@ class SqliteStore(Settler):
             for number, end in enumerate(requests):
                 if isinstance(end, End) and end.owner == opened.owners.recorded and tasks.is_plain_success(end):
                     writes[number] = hot.success(opened, self._schema_version, end)
-            try:
-                if writes:
-                    opened.database.write_all(list(writes.values()))
-                answers = [
-                    self._ended(opened, request, writes.get(number))
-                    if isinstance(request, End)
-                    else self._begun(opened, claims[number], found[number], writes.get(number))
-                    for number, request in enumerate(requests)
-                ]
-                self._settle_dropped()
-            except BaseException as error:
-                self._withdraw(opened, [claim.grant for claim in claims.values()], error)
-                raise
+            if writes:
+                opened.database.write_all(list(writes.values()))
+            answers = [
+                self._ended(opened, request, writes.get(number))
+                if isinstance(request, End)
+                else self._begun(opened, claims[number], found[number], writes.get(number))
+                for number, request in enumerate(requests)
+            ]
+            self._settle_dropped()
             return answers
 
     def _begun(self, opened: Opened, claim: hot.Claim, found: object, write: Write | None) -> object:

@@ -320,6 +320,8 @@ class Database(Pool):
 
     def forget(self) -> None:
         """In a forked child: leave everything to the parent."""
+        if self.index is not None:
+            self.index.close()  # the connection that it looks through is closed next
         self._part()
         self._anchor = self.index = None
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them

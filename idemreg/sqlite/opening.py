@@ -207,8 +207,10 @@ class Opening:
                 opened = None
         try:
             yield opened
-        finally:
-            opened.leave(user)
+        finally:  # as `Opened.leave`, at whose entry an interrupt would leave the user inside
+            del opened.users[user]
+            if opened.wants_close:
+                opened.close_if_idle()
 
     @contextlib.contextmanager
     def using_open(self) -> Iterator[Opened | None]:
@@ -219,8 +221,10 @@ class Opening:
             return
         try:
             yield opened
-        finally:
-            opened.leave(user)
+        finally:  # as above
+            del opened.users[user]
+            if opened.wants_close:
+                opened.close_if_idle()
 
     @contextlib.contextmanager
     def using_of(self, owner: int) -> Iterator[Opened | None]:
@@ -229,9 +233,11 @@ class Opening:
         opened = self._enter_of(user, owner)
         try:
             yield opened
-        finally:
+        finally:  # as above
             if opened is not None:
-                opened.leave(user)
+                del opened.users[user]
+                if opened.wants_close:
+                    opened.close_if_idle()
 
     def _enter_of(self, user: object, owner: int) -> Opened | None:
         opened = self.of_owner(owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import deque
@@ -33,7 +34,7 @@ class Settler(Keeper):
         super().__init__(opening, schema_version)
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[_Left] = deque()
-        self._settling: set[int] = set()  # threads
+        self._settling: set[tuple[int, int]] = set()  # threads, of this process: a forked child may have their numbers
         opening.after_write = _weakly(self._settle_dropped)
 
     def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
@@ -128,7 +129,7 @@ class Settler(Keeper):
 
         A finaliser may run while this very thread writes, so nothing is waited for: whoever writes looks here again.
         """
-        if not self._unsettled or (me := threading.get_ident()) in self._settling:
+        if not self._unsettled or (me := (os.getpid(), threading.get_ident())) in self._settling:
             return
         try:
             self._settling.add(me)

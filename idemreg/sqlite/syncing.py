@@ -119,12 +119,17 @@ class GroupSync:
         self._turn = turn
         self._clock = clock
         self._path = wal_path
-        self._fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
-        self._inode = os.fstat(self._fd).st_ino
-        self._folder = os.open(os.path.dirname(wal_path), os.O_PATH | os.O_CLOEXEC)
+        self._fd = self._folder = -1
         self._folder_times = (0, 0)
         self._unchanged_at = self._look_at = 0.0
-        self._done = Futex(lock_file.path, _DONE_OFFSET, clock)
+        try:
+            self._fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
+            self._inode = os.fstat(self._fd).st_ino
+            self._folder = os.open(os.path.dirname(wal_path), os.O_PATH | os.O_CLOEXEC)
+            self._done = Futex(lock_file.path, _DONE_OFFSET, clock)
+        except BaseException:  # too many files are open
+            self._close_files()
+            raise
         self._leading = threading.RLock()  # the turn does not see the threads of its own process
         self._is_leading = False
         self._synced = b""  # both copies of a header that is known to be covered
@@ -216,8 +221,12 @@ class GroupSync:
                 self.taint()  # with the turn held: the next must not begin before
                 raise
             finally:
-                self._turn.drop()
                 self._is_leading = False
+                try:
+                    self._turn.drop()
+                except BaseException:  # an interrupt, before it was dropped
+                    self._turn.drop()
+                    raise
             if has_turn and record.wanted >= record.done:
                 self._done.wake(record.done)
                 self._done.wake(record.done + 1, 1)
@@ -305,7 +314,12 @@ class GroupSync:
     def close(self) -> None:
         """Close the -wal, which carries no locks."""
         if self._fd >= 0:
-            os.close(self._fd)
-            os.close(self._folder)
-            self._fd = self._folder = -1
             self._done.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        there = (self._fd, self._folder)
+        self._fd = self._folder = -1
+        for fd in there:
+            if fd >= 0:
+                os.close(fd)

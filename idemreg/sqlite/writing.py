@@ -147,8 +147,8 @@ class Gate:
 
     @property
     def is_taken(self) -> bool:
-        """Whether a thread of this process is writing now."""
-        return bool(self._inside)
+        """Whether a thread of this process is writing now, or about to let the next in."""
+        return bool(self._inside) or self._states.locked()
 
     # --- alone ------------------------------------------------------------------------------------------------------
 
