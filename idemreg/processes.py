@@ -40,7 +40,8 @@ def locks_on(path: str, *, own_byte: int | None = None, locks_path: str = LOCKS_
     """The locks that are held on the file, as far as /proc/locks shows them; None where it cannot be read.
 
     ``own_byte``: one that this process itself holds by a POSIX lock, if it does. It tells under which device number
-    the kernel lists the file: on btrfs and overlays that is another than `stat` gives.
+    the kernel lists the file: on btrfs and overlays that is another than `stat` gives. Where locks come and go during
+    the look, on whatever file, the kernel may pass one over, or list it twice; here each is given once.
     """
     try:
         found = os.stat(path)
@@ -53,7 +54,7 @@ def locks_on(path: str, *, own_byte: int | None = None, locks_path: str = LOCKS_
     if own_byte is not None:
         me = os.getpid()
         devices |= {lock.device for lock in mine if lock.pid == me and lock.covers(own_byte)}
-    return [lock for lock in mine if lock.device in devices]
+    return [lock for lock in dict.fromkeys(mine) if lock.device in devices]
 
 
 def _lock(line: str) -> FileLock | None:

@@ -228,6 +228,7 @@ def test_locks_of_a_device_that_stat_does_not_give(slow: Registry, path: Path, t
     listed.write_text(
         f"1: POSIX  ADVISORY  READ {os.getpid()} 00:2f:{inode} 128 128\n"
         f"2: POSIX  ADVISORY  READ 4242 00:2f:{inode} 124 124\n"
+        f"2: POSIX  ADVISORY  READ 4242 00:2f:{inode} 124 124\n"  # as where locks change during the look
         f"2: -> POSIX  ADVISORY  WRITE 4243 00:2f:{inode} 124 124\n"
         f"3: POSIX  ADVISORY  READ 4244 00:30:{inode} 124 EOF\n"
         "4: nonsense\n"
