@@ -230,6 +230,16 @@ def new_schema_serves(world: World) -> None:
     store.close()
 
 
+# The first sync of a process; a rerun claim makes durable what it stands on, once, before it is stored.
+IN_A_SYNC = [
+    (RUN_HOLD, is_unknown(0)),
+    (RUN_HOLD_AGAIN, is_unknown(0)),
+    (RUN_RERUN, starts_as_if_nothing_was),
+    (RUN_RERUN_AGAIN, is_replayed),
+    (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
+    (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
+]
+
 CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "create.lock-file-written": [(OPEN, starts_as_if_nothing_was)],
     "create.journal-set": [(OPEN, starts_as_if_nothing_was)],
@@ -246,30 +256,9 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
     ],
-    "sync.begun": [
-        (RUN_HOLD, is_unknown(0)),
-        (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, starts_as_if_nothing_was),
-        (RUN_RERUN_AGAIN, is_replayed),
-        (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
-        (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
-    ],
-    "sync.done": [
-        (RUN_HOLD, is_unknown(0)),
-        (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, starts_as_if_nothing_was),
-        (RUN_RERUN_AGAIN, is_replayed),
-        (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
-        (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
-    ],
-    "sync.published": [
-        (RUN_HOLD, is_unknown(0)),
-        (RUN_HOLD_AGAIN, is_unknown(0)),
-        (RUN_RERUN, starts_as_if_nothing_was),
-        (RUN_RERUN_AGAIN, is_replayed),
-        (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
-        (BATCH, batch_is(a="replayed", b="replayed", c="replayed")),
-    ],
+    "sync.begun": IN_A_SYNC,
+    "sync.done": IN_A_SYNC,
+    "sync.published": IN_A_SYNC,
     "claim.committed": [(RUN_HOLD, is_unknown(0)), (RUN_HOLD_AGAIN, is_unknown(0)), (RUN_RERUN, is_run_again)],
     "claim.granted": [(RUN_HOLD, is_unknown(0)), (RUN_RERUN, is_run_again)],
     "job.returned": [

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import apsw
 import pytest
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.model import Wanted
+    from idemreg.sqlite.backend import SqliteStore
 
 PROCESSES = 8
 
@@ -277,6 +278,15 @@ def test_a_forked_child_does_not_own_its_parents_claim(parents: Registry) -> Non
             run(parents)
         claim.result = "parent"
     assert run(parents).result == "parent"
+
+
+def test_the_index_of_a_parent_shows_a_child_nothing(registry: Registry) -> None:
+    """What the parent mapped is gone in the child: a look at it, as a signal's handler may leave one, gives zeros."""
+    registry.run("t", lambda: 1)
+    index = cast("SqliteStore", registry.store)._opening.opened().database.index
+    assert index is not None
+    assert index.frames > 0
+    assert in_child(lambda: f"{index.frames} {index.moved}") == "0 0"
 
 
 def test_what_a_child_stores_survives_its_parents_close(path: Path, registry: Registry) -> None:
