@@ -64,6 +64,14 @@ check: lint types floors test  ## all four: lint, types, floors, test
 coverage: $(DEV_SET_UP)  ## run the tests and list the branches that none of them takes
 	@$(PY) -m pytest --cov $(PARALLEL) $(ARGS)
 
+.PHONY: torture
+torture: $(DEV_SET_UP)  ## the long trials of every promise, in an hour; ARGS="--only NAME --seed N"
+	@$(PY) -m tests.torture $(ARGS)
+
+.PHONY: torture-ci
+torture-ci: $(DEV_SET_UP)  ## a tenth of them
+	@$(PY) -m tests.torture --share 10 $(ARGS)
+
 .PHONY: bench
 bench: $(DEV_SET_UP)  ## measure this machine, in two minutes
 	@$(PY) -m bench $(ARGS)

@@ -1,0 +1,122 @@
+"""Runs the trials, and says what they found: ``python -m tests.torture --only simulation --seed 7``.
+
+The seed of each part is printed with whatever it finds, so that ``--only NAME --seed SEED --count N`` tries the same
+again. With ``--power`` it measures the trials themselves: each mutant must be found within a hundredth of the count.
+Ends with 1 where anything was found, or fewer were tried than was asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Final
+
+from tests.mutants import CATALOGUE, mutated
+from tests.torture.trial import Tally, Trial
+from tests.torture.trials import TRIALS
+
+SHOWN: Final = 10  # violations of one trial
+SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description="Random trials of each promise.")
+    parser.add_argument("--only", action="append", choices=[one.name for one in TRIALS], help="this trial; repeatable")
+    parser.add_argument("--seed", type=int, default=1, help="of the first part; the next have the next")
+    parser.add_argument("--share", type=int, default=1, help="a part of the counts: 10 for a tenth")
+    parser.add_argument("--count", type=int, default=0, help="in place of each trial's own count")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parts at a time")
+    parser.add_argument("--power", action="store_true", help="try each trial on its mutants instead")
+    parser.add_argument("--json", default="", help="write what was found to this file as well")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Carry out what the command line says."""
+    options = _options()
+    trials = [one for one in TRIALS if options.only is None or one.name in options.only]
+    rows = [row for one in trials for row in (_power(one, options) if options.power else [_try(one, options)])]
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(not all(row["is_well"] for row in rows))
+
+
+def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
+    count = options.count or -(-trial.count // options.share)
+    begun = time.monotonic()
+    tally = _run(trial, count, options.seed, options.jobs)
+    seconds = time.monotonic() - begun
+    is_well = not tally.violations and len(tally.distinct) >= count
+    for line in tally.violations[:SHOWN]:
+        print(f"  {line}")
+    print(
+        f"{trial.name}: {len(tally.violations)} violations in {len(tally.distinct):,} distinct {trial.counted} of"
+        f" {count:,} wanted ({tally.tried:,} tried, seeds from {options.seed}); {seconds:.0f} s"
+    )
+    if tally.events:
+        print("  " + ", ".join(f"{number:,} {event}" for event, number in sorted(tally.events.items())))
+    return {
+        "trial": trial.name,
+        "counted": trial.counted,
+        "wanted": count,
+        "distinct": len(tally.distinct),
+        "tried": tally.tried,
+        "violations": tally.violations[:SHOWN],
+        "events": dict(sorted(tally.events.items())),
+        "seed": options.seed,
+        "seconds": round(seconds, 1),
+        "is_well": is_well,
+    }
+
+
+def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
+    """Part after part, several at once, until so many distinct things were tried."""
+    total = Tally()
+    part = min(trial.part, count)
+    seeds = iter(range(seed, seed + SPARE * -(-count // part)))
+    # Spawned, so that no part inherits locks or connections of another.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running: set[Future[Tally]] = set()
+        while True:
+            while len(running) < jobs and len(total.distinct) + part * len(running) < count:
+                if (next_seed := next(seeds, None)) is None:
+                    break
+                running.add(pool.submit(trial.run, next_seed, part))
+            if not running:
+                return total
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in done:
+                total.add(one.result())
+
+
+def _power(trial: Trial, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each mutant, within a hundredth of the count: found, or not."""
+    rows = []
+    for name in trial.mutants:
+        with mutated(CATALOGUE[name]) as folder:
+            words = ["--only", trial.name, "--seed", options.seed, "--jobs", options.jobs]
+            words += ["--count", -(-trial.count // 100)]
+            run = subprocess.run(
+                [sys.executable, "-m", "tests.torture", *map(str, words)],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        is_found = run.returncode == 1 and "violations in" in run.stdout and f"{trial.name}: 0 " not in run.stdout
+        print(f"{trial.name}: mutant {name}: {'found' if is_found else 'NOT FOUND'}")
+        if not is_found:
+            print(run.stdout[-2000:] + run.stderr[-2000:])
+        rows.append({"trial": trial.name, "mutant": name, "is_well": is_found})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What a trial is: something that is tried many thousand times, each time another way, by a seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Tally", "Trial"]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one part of a trial, or all of it, has shown."""
+
+    tried: int = 0
+    distinct: set[int] = field(default_factory=set)  # a hash of 64 bits of each thing tried
+    violations: list[str] = field(default_factory=list)  # a line each: what was broken, and the command that shows it
+    events: Counter[str] = field(default_factory=Counter)  # what befell the product meanwhile; for the report
+
+    def add(self, other: Tally) -> None:
+        """Count another part in."""
+        self.tried += other.tried
+        self.distinct |= other.distinct
+        self.violations += other.violations
+        self.events += other.events
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One line of the table in docs/reliability.md.
+
+    ``run(seed, count)`` tries about ``count`` things, chosen by the seed alone as far as the machine allows, and says
+    what it found; it may be called in several processes at once. ``part`` is the ``count`` of one call: a minute's
+    work at most. ``mutants`` are those of `tests.mutants` that it must find, each within a hundredth of ``count``.
+    """
+
+    name: str
+    counted: str  # what is counted: "schedules"
+    count: int  # in one `make torture`; a tenth in `make torture-ci`
+    part: int
+    run: Callable[[int, int], Tally]
+    mutants: tuple[str, ...] = ()

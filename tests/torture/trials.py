@@ -1,0 +1,12 @@
+"""All trials, in the order of the table in docs/reliability.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tests.torture.trial import Trial
+
+__all__ = ["TRIALS"]
+
+TRIALS: Final[tuple[Trial, ...]] = ()
