@@ -133,7 +133,7 @@ class Crowd:
             assert self._go.wait(PATIENCE_S)
 
     def _until_there_wait(self, number: int, interrupter: Interrupter) -> None:
-        while sum(one.state is State.WAITING for one in list(self._gate._waiting)) < number:
+        while sum(one.state is State.WAITING for one in list(self._gate.waiting)) < number:
             if interrupter.has_raised:  # the main thread has come, and gone
                 return
             self._go.wait(0.0002)
@@ -218,7 +218,7 @@ def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> Non
     assert gate.enter(leader, Clock().monotonic() + 1)
     with ThreadPoolExecutor(1) as threads:
         added = threads.submit(registry.add, "task")
-        while not gate._waiting:
+        while not gate.waiting:
             threading.Event().wait(0.001)
         gate._collect(leader)
         assert len(leader.taken) == 1

@@ -7,7 +7,7 @@ rule of its own: both paths use the statements of `tasks`, the general one in th
 
 The frame is written out here, not borrowed from `Database`: each Python call between two statements costs twice what
 it does alone, since SQLite has had the caches in between. Where another thread writes, the statement is combined with
-what others want to write (see `writing`).
+what others want to write (see `writing`); where threads wait for that already, the look goes with it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from idemreg import faults
+from idemreg.errors import StoreBusyError
 from idemreg.model import OnCrash
 from idemreg.sqlite import tasks
 from idemreg.sqlite.writing import Ticket, Write
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "succeed", "success"]
 
+PATIENCE_S: Final = 0.02  # with whoever writes, before a thread looks by itself
+
 RERUN: Final = OnCrash.RERUN  # an enumeration looks up its members by Python code
 
 
 class Claim(Ticket):
     """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
-    __slots__ = ("_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
+    __slots__ = ("_found", "_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
 
     def __init__(self, opened: Opened, schema_version: int, wanted: Wanted) -> None:
         self._opened = opened
@@ -45,6 +48,7 @@ class Claim(Ticket):
         self._is_durable = wanted.durable and wanted.policy.on_crash is not RERUN
         self.grant: Granted | None = None
         self.may_insert = False
+        self._found: Stored | Absent | None = None
 
     def begin(self) -> Stored | Granted | Absent | None:
         """Replay the task's stored success, or claim it where it has no row. Durable as `Wanted` says.
@@ -54,6 +58,8 @@ class Claim(Ticket):
         """
         database = self._opened.database
         synchronous, gate = database.levels[self._is_durable], database.gate
+        if gate.waiting and self._begin_with_others():
+            return self._found if self.grant is None else self.grant
         connection = database.take(synchronous)
         try:
             try:
@@ -79,6 +85,35 @@ class Claim(Ticket):
         elif self._is_durable and self.grant is not None:
             database.durable()
         return self.grant
+
+    def _begin_with_others(self) -> bool:
+        """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
+
+        Where many threads write, each look costs a fight for the interpreter's lock: so they sleep, and one does it for
+        all. The price is that a stored answer waits for the commit of others; not for long, should they be stopped.
+        """
+        opened, wanted = self._opened, self._wanted
+        if opened.owners.recorded is None or wanted.owner is not None:
+            return False
+        write = Write(lambda on: self._insert_or_look(on, write), durable=self._is_durable, is_atomic=True)
+        try:
+            opened.database.write_one(write, busy_s=PATIENCE_S)
+        except StoreBusyError:
+            self.take_back()
+            return False
+        finally:
+            write.forget()
+        if self.grant is None and not self._is_durable:
+            opened.database.seen_final(durable=wanted.durable)
+        return True
+
+    def _insert_or_look(self, connection: Connection, write: Write) -> None:
+        if self._wanted.durable and not self._is_durable and not write.round.is_checked:
+            self._opened.database.check_disk(durable=True)
+            write.round.is_checked = True
+        self._insert(connection)
+        if self.grant is None:
+            self._found = tasks.glance(connection, self._schema_version, self._wanted)
 
     def look(self, connection: Connection) -> Stored | Absent | None:
         """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
