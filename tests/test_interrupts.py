@@ -51,6 +51,12 @@ def claim_and_finish(registry: Registry, task_id: str) -> None:
         raise
 
 
+def claim_at_once(registry: Registry, task_id: str) -> None:
+    """As behind many new tasks: without a look."""
+    cast("SqliteStore", registry.store)._opening.opened().new_in_a_row = hot.SURELY_NEW
+    claim_and_finish(registry, task_id)
+
+
 def add(registry: Registry, task_id: str) -> None:
     registry.store.add(asked(task_id))
 
@@ -75,7 +81,7 @@ def is_free(path: Path) -> bool:
         turns.close()
 
 
-@pytest.mark.parametrize("interrupted", [claim_and_finish, add, keep_others_out, write_long])
+@pytest.mark.parametrize("interrupted", [claim_and_finish, claim_at_once, add, keep_others_out, write_long])
 def test_an_interrupt_leaves_nothing_held(
     interrupted: Callable[[Registry, str], None], open_registry: Callable[..., Registry], path: Path
 ) -> None:

@@ -33,6 +33,8 @@ __all__ = ["Claim", "succeed", "success"]
 
 PATIENCE_S: Final = 0.02  # with whoever writes, before a thread looks by itself
 
+SURELY_NEW: Final = 8  # new tasks in a row, after which the next is claimed before it is looked for
+
 RERUN: Final = OnCrash.RERUN  # an enumeration looks up its members by Python code
 
 
@@ -56,20 +58,24 @@ class Claim(Ticket):
         `Absent` where there is no row, and the general path must insert it; None where there is one, to be decided
         about. `SyncFailedError` where the claim is stored, and not durable.
         """
-        database = self._opened.database
+        opened = self._opened
+        database = opened.database
         synchronous, gate = database.levels[self._is_durable], database.gate
         if gate.waiting and self._begin_with_others():
             return self._found if self.grant is None else self.grant
         connection = database.take(synchronous)
         try:
             try:
-                found = self.look(connection)
-                if not self.may_insert:
-                    return found
-                is_alone = gate.try_enter(self)
-                if is_alone:
-                    connection.patience.until = gate.until
-                    self._insert(connection)
+                is_alone = opened.new_in_a_row >= SURELY_NEW and self._insert_at_once(connection)
+                if not is_alone:
+                    found = self.look(connection)
+                    opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
+                    if not self.may_insert:
+                        return found
+                    is_alone = gate.try_enter(self)
+                    if is_alone:
+                        connection.patience.until = gate.until
+                        self._insert(connection)
             except apsw.Error as error:  # that it is unsure does not matter: the job does not start
                 raise database.translate(error) from error
             finally:
@@ -86,6 +92,29 @@ class Claim(Ticket):
             database.durable()
         return self.grant
 
+    def _may_insert(self) -> bool:
+        """Whether the owner's record is there already, which a first claim has to bring."""
+        return self._opened.owners.recorded is not None and self._wanted.owner is None
+
+    def _insert_at_once(self, connection: Connection) -> bool:
+        """Behind many new tasks the next is as good as new: claim it without a look, if nobody writes right now.
+
+        False where it is not claimed. Where it is not new the statement changes nothing, and costs as much as a look.
+        """
+        database = self._opened.database
+        if not self._may_insert() or not database.gate.enter_at_once(self):
+            return False
+        if self._wanted.durable and not self._is_durable:
+            database.check_disk(durable=True)
+        connection.patience.until = 0.0
+        try:
+            self._insert(connection)
+        except (apsw.BusyError, apsw.ReadOnlyError):  # another program writes, or nobody may: a look may do
+            self.take_back()
+        connection.patience.until = None
+        database.gate.leave(self)
+        return self.grant is not None
+
     def _begin_with_others(self) -> bool:
         """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
 
@@ -93,7 +122,7 @@ class Claim(Ticket):
         all. The price is that a stored answer waits for the commit of others; not for long, should they be stopped.
         """
         opened, wanted = self._opened, self._wanted
-        if opened.owners.recorded is None or wanted.owner is not None:
+        if not self._may_insert():
             return False
         write = Write(lambda on: self._insert_or_look(on, write), durable=self._is_durable, is_atomic=True)
         try:
@@ -121,7 +150,7 @@ class Claim(Ticket):
         if type(found) is Absent:
             if self._wanted.durable and not self._is_durable:
                 self._opened.database.check_disk(durable=True)
-            self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
+            self.may_insert = self._may_insert()
         elif found is not None:
             self._opened.database.seen_final(durable=self._wanted.durable)
         return found
