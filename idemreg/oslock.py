@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SUPPORTED", "is_held", "obey", "open_high", "orders", "self_test", "try_lock", "unlock"]
+__all__ = ["SUPPORTED", "is_held", "obey", "open_high", "orders", "self_test", "share", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length, pid. The "0q" pads it as a C compiler does.
 _FLOCK = struct.Struct("hhqqi0q")
@@ -68,6 +68,11 @@ def try_lock(fd: int, byte: int) -> bool:
     ``fd`` must be open for writing. Never waits. Raises OSError where the file system refuses locks.
     """
     return obey(fd, orders(byte)[0])
+
+
+def share(fd: int, byte: int) -> None:
+    """Hold the lock on one byte together with others, in place of an exclusive one through this open file."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
 
 
 def unlock(fd: int, byte: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import apsw
 
 from idemreg.errors import StoreBusyError, StoreError
+from idemreg.sqlite import rest
 from idemreg.sqlite.connection import (
     FULL,
     NORMAL,
@@ -55,6 +56,7 @@ class Database(Pool):
         self.turns = Turns(lock_file.path, clock)
         self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
+        self.lock_file = lock_file
         self.guard: Guard | None = None
         self.index: WalIndex | None = None
         self.sync: GroupSync | None = None
@@ -329,11 +331,12 @@ class Database(Pool):
             return True
         try:
             self.check_files()
-            if self.index.frames > self.index.moved:
-                self.durable()
-                self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
-            else:
-                self.sync.check()
+            with rest.moving(self.path, self.lock_file, self.index):
+                if self.index.frames > self.index.moved:
+                    self.durable()
+                    self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+                else:
+                    self.sync.check()
         except StoreError:
             return False
         return self.index.frames == self.index.moved

@@ -114,7 +114,7 @@ class Settler(Keeper):
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
         An error of the store says that nothing is, but for a sync that failed, or files that are not there any more. An
-        interruption says nothing. Nothing is written to files that are lost.
+        interruption says nothing.
         """
         is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
         for grant in answers:
@@ -138,7 +138,8 @@ class Settler(Keeper):
             while self._unsettled:
                 left = self._unsettled[0]
                 opened = self._opening.of_owner(left.end.owner)  # None: of a parent process
-                if opened is not None and (opened.database.gate.is_taken or not self._try_to_settle(left)):
+                is_busy = opened is not None and opened.database.gate.is_taken and opened.database.lost is None
+                if is_busy or (opened is not None and not self._try_to_settle(left)):
                     self._unsettled.rotate(-1)
                     return
                 self._unsettled.remove(left)
@@ -154,7 +155,7 @@ class Settler(Keeper):
             if opened is None:
                 return True  # of a parent process
             if opened.database.lost is not None:  # nobody will ever read what could be written there
-                self._opening.let_go(end.task_id, end.token)
+                self._let_go_of(opened, left)
                 return True
 
             def settle(connection: Connection) -> bool:
@@ -172,11 +173,14 @@ class Settler(Keeper):
                 left.had_ended = not opened.database.write(settle, durable=False)
             except StoreError:
                 return False
-            if grant is None:
-                self._opening.let_go(end.task_id, end.token)
-            else:
-                opened.owners.take_back(grant)
+            self._let_go_of(opened, left)
             return True
+
+    def _let_go_of(self, opened: Opened, left: _Left) -> None:
+        if left.grant is None:
+            self._opening.let_go(left.end.task_id, left.end.token)
+        else:
+            opened.owners.take_back(left.grant)
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if tasks.finish(connection, self._schema_version, end, opened.stamp()):

@@ -66,7 +66,8 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError, SyncFailedError
 from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER
+from idemreg.sqlite.rest import bury
+from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER, SALTS
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -266,6 +267,8 @@ class GroupSync:
         return record
 
     def _publish(self, record: SyncRecord, header: bytes) -> None:
+        if record.header[SALTS] != header[SALTS]:
+            bury(self._lock_file, record.header, header)
         if record.inode != self._inode:  # the first sync of this -wal
             self._put(SYNC_RECORD_OFFSET, NO_HEADER)
             self._put(_INODE_OFFSET, _NUMBER.pack(self._inode))

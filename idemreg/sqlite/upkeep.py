@@ -13,11 +13,11 @@ import apsw
 
 from idemreg import faults
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
-from idemreg.lockfile import open_error
+from idemreg.lockfile import digest, open_error
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages
+from idemreg.sqlite import pages, rest
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry
-from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,19 +71,20 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
     """
     with lock_file.creation(clock, busy_s):
         lock_file.read_or_write_id()
-        lock_file.begin_boot(clock.boot_id())
+        is_first = lock_file.is_alone()
         if lock_file.has_database and not _has_content(location.database):
             msg = f"{location.database} has vanished or is empty, but its lock file {lock_file.path} is still there"
             hint = f"Put a backup in its place; to start anew and forget every task, delete {lock_file.path}."
             raise StoreCorruptError(msg, hint=hint)
         _create_file(location.database)
         try:
-            registered = _bring_up(location, lock_file, schema, clock, busy_s)
+            registered = _bring_up(location, lock_file, schema, clock, busy_s, is_first=is_first)
         except apsw.Error as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
             raise connections.translate(error) from error
         lock_file.note_database()
+        lock_file.share()
         return registered
 
 
@@ -106,11 +107,18 @@ def _create_file(path: str) -> None:
         os.close(folder)
 
 
-def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> RegistryRow:
-    connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
+def _bring_up(
+    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, *, is_first: bool
+) -> RegistryRow:
+    path, boot_id = location.database, clock.boot_id()
+    connection = connections.connect(path, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
     try:
         connections.leave_wal(connection)
-        is_empty = check_identity(connection, location.database)
+        is_empty = check_identity(connection, path)
+        verdict = rest.Verdict()
+        if is_first and not is_empty:
+            verdict = _judge(connection, path, lock_file, boot_id)
+        lock_file.begin_boot(boot_id)
         if is_empty:
             _create_pages(connection)
         else:
@@ -121,9 +129,43 @@ def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Cl
             _create(connection, lock_file, schema, clock)
             pages.check(connection)
         _migrate(connection, schema)
-        return _adopt(connection, lock_file, schema, clock)
+        registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
+        if is_empty or verdict.is_changed:
+            _note(connection, path, lock_file, boot_id)
+        return registered
     finally:
         connection.close()
+
+
+def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> rest.Verdict:
+    """What became of the files at rest, before anything is written; `StoreCorruptError` where it is not to be used."""
+    verdict = rest.Verdict(is_changed=True, is_strange=True)
+    if connection.pragma("journal_mode") == "wal":
+        index = WalIndex(connection)
+        try:
+            if index.is_known:
+                verdict = rest.judge(path, lock_file, digest(boot_id), index)
+        finally:
+            index.close()
+    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
+        ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            msg = f"{path} is damaged: {found}"
+            raise StoreCorruptError(msg)
+    return verdict
+
+
+def _note(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> None:
+    """Move what is in the -wal into the database, so that there is something that can be noted of it."""
+    if lock_file.has_failed_sync(boot_id):
+        return
+    index = WalIndex(connection)
+    try:
+        if index.is_known:
+            checkpoint(connection, "PASSIVE")
+            rest.note(path, lock_file, index)
+    finally:
+        index.close()
 
 
 def check_identity(connection: Connection, path: str) -> bool:
@@ -205,27 +247,34 @@ def _refuse_newer(connection: Connection, schema: Schema) -> None:
         raise StoreVersionError(msg)
 
 
-def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> RegistryRow:
+def _adopt(
+    connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock, *, is_changed: bool
+) -> RegistryRow:
     """Note this lock file and this boot in the file, where they are new. Committed at FULL.
 
-    The first opener after a boot raises the epoch, so that a token lost in a power cut never returns.
+    The first opener after a boot raises the epoch, so that a token lost in a power cut never returns; and who finds
+    that the file may be an older copy, above each that the lock file has seen.
     """
     registered = _registered(connection, schema)
     boot_id = clock.boot_id()
-    if (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
+    highest = rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    is_changed = is_changed or registered.floor >> EPOCH_BITS < highest
+    if not is_changed and (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
         return registered
     connection.execute("BEGIN IMMEDIATE")
     try:
         registered = _registered(connection, schema)
         floor = registered.floor
-        if registered.boot_id != boot_id:
-            floor = ((floor >> EPOCH_BITS) + 1) << EPOCH_BITS
+        if is_changed or registered.boot_id != boot_id:
+            floor = (max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS
         write_registry(connection, registered._replace(lock_id=lock_file.lock_id, boot_id=boot_id, floor=floor))
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
     finally:
         _roll_back(connection)
-    return _registered(connection, schema)
+    registered = _registered(connection, schema)
+    rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    return registered
 
 
 def _registered(connection: Connection, schema: Schema) -> RegistryRow:

@@ -18,7 +18,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
-from idemreg.sqlite import upkeep
+from idemreg.sqlite import rest, upkeep
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -
     if database.sync is not None:
         database.sync.check()
     database.check_files()
-    return upkeep.checkpoint(connection, mode)
+    with rest.moving(database.path, database.lock_file, database.index):
+        return upkeep.checkpoint(connection, mode)
 
 
 class _AfterCommit:

@@ -23,6 +23,7 @@ __all__ = [
     "FRAME_HEADER_BYTES",
     "HEADER_BYTES",
     "NO_HEADER",
+    "SALTS",
     "WalIndex",
 ]
 
@@ -40,6 +41,7 @@ TRIES: Final = 100  # a commit writes the two copies of the header within a hund
 # In the header, uint32 as the machine has them: how many frames are committed, and the pages of the database then.
 _FRAMES: Final = 16
 _PAGES: Final = 20
+SALTS: Final = slice(32, 40)  # in the header: drawn anew whenever the -wal begins anew
 _MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in the database already, likewise
 
 
