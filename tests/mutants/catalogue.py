@@ -15,8 +15,8 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/tasks.py",
-                'state_seal = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"\n',
-                'state_seal = ? WHERE task_id = ? AND token + 0 * ? = token AND owner + 0 * ? = owner AND status = 3"\n',
+                ' AND token = ? AND owner = ? AND status = 3"\n    " AND is_large = 0',
+                ' AND token + 0 * ? = token AND owner + 0 * ? = owner AND status = 3"\n    " AND is_large = 0',
             ),
         ),
     ),
