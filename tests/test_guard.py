@@ -254,7 +254,12 @@ def copy(path: Path) -> None:
 
 def shell(path: Path, *statements: str) -> None:
     """Another program's work on the file; it closes the file as SQLite does."""
-    script = "from tests.support.raw import connect\nc = connect(sys.argv[1])\nfor s in sys.argv[2:]: c.execute(s).fetchall()\nsay('done')"
+    script = """
+        from tests.support.raw import connect
+        connection = connect(sys.argv[1])
+        for statement in sys.argv[2:]: connection.execute(statement).fetchall()
+        say("done")
+    """
     with Script(script, path, *statements) as other:
         other.expect("done")
 
