@@ -107,6 +107,7 @@ class AsyncRegistry:
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
+        unsafe_path: bool = False,
     ) -> None:
         self._registry = Registry(
             path,
@@ -116,6 +117,7 @@ class AsyncRegistry:
             clock=clock,
             on_event=on_event,
             checkpointer=checkpointer,
+            unsafe_path=unsafe_path,
         )
 
     @classmethod

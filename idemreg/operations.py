@@ -43,14 +43,21 @@ class Operations:
         durability: Durability = "full",
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
+        unsafe_path: bool = False,
     ) -> None:
         is_durable(durability)
         self.path: Final = path
         self.durability: Final = durability
         self.clock: Final = clock or Clock()
+        self.unsafe_path: Final = unsafe_path
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(
-            path, create=create, busy_s=busy_s, clock=self.clock, reads_durable=durability == "full"
+            path,
+            create=create,
+            busy_s=busy_s,
+            clock=self.clock,
+            reads_durable=durability == "full",
+            unsafe_path=unsafe_path,
         )
         self._teller: Teller | None = None
 
@@ -189,7 +196,7 @@ class Operations:
         """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
         from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
 
-        return examine(self._store.path, full=full, clock=self.clock)
+        return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ class Registry(Operations):
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
     ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
     ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
+    ``unsafe_path``: use the path also where others could plant or swap the files: a symbolic or hard link, a folder
+    that everybody may write, files of another user. Refused otherwise (`StorePathError`).
     """
 
     def __init__(
@@ -55,8 +57,16 @@ class Registry(Operations):
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
+        unsafe_path: bool = False,
     ) -> None:
-        super().__init__(path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock)
+        super().__init__(
+            path,
+            create=create,
+            durability=durability,
+            busy_timeout=busy_timeout,
+            clock=clock,
+            unsafe_path=unsafe_path,
+        )
         self._templates = Templates()
         self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None

@@ -23,6 +23,7 @@ __all__ = ["Command", "HintedUsageError", "Settings", "common_options", "login_n
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DB_VARIABLE: Final = "IDEMREG_DB"
+UNSAFE_PATH_VARIABLE: Final = "IDEMREG_UNSAFE_PATH"
 FOLDER_MODE: Final = 0o700  # what a job printed may be secret
 
 EXISTING_ONLY: Final = "idemreg init"
@@ -43,6 +44,7 @@ class Settings:
         self.db: str | None = None
         self.create = True
         self.json = False
+        self.unsafe_path = _is_unsafe_path_set()
 
     def path(self) -> str:
         """The registry's file: --db, else IDEMREG_DB (empty counts as unset), else the user's state folder."""
@@ -60,7 +62,7 @@ class Settings:
             raise StorePathError(msg, hint=f"Create it first: `{EXISTING_ONLY}`, or name another file with --db.")
         from idemreg.operations import Operations  # noqa: PLC0415 - help and usage errors need none
 
-        return Operations(path, create=False).open()
+        return Operations(path, create=False, unsafe_path=self.unsafe_path).open()
 
     def creating(self, *, at_first_use: bool = False) -> tuple[Registry, bool]:
         """The registry, opened, and whether this call created it. ``at_first_use``: a new one is created only then."""
@@ -72,7 +74,7 @@ class Settings:
             _make_folder(os.path.dirname(path))
         from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
 
-        registry = Registry(path, create=self.create)
+        registry = Registry(path, create=self.create, unsafe_path=self.unsafe_path)
         return registry if is_new and at_first_use else registry.open(), is_new
 
     def announce(self) -> None:
@@ -82,11 +84,12 @@ class Settings:
 
     def command_prefix(self) -> str:
         """How a command of a hint begins, so that it looks into the same file."""
+        forced = " --unsafe-path" if self.unsafe_path and not _is_unsafe_path_set() else ""
         if self.db is None:
-            return "idemreg"
+            return f"idemreg{forced}"
         import shlex  # noqa: PLC0415 - errors only
 
-        return f"idemreg --db {shlex.quote(self.db)}"
+        return f"idemreg{forced} --db {shlex.quote(self.db)}"
 
 
 def settings() -> Settings:
@@ -94,6 +97,10 @@ def settings() -> Settings:
     found = click.get_current_context().find_object(Settings)
     assert found is not None  # noqa: S101 - the group made it
     return found
+
+
+def _is_unsafe_path_set() -> bool:
+    return os.environ.get(UNSAFE_PATH_VARIABLE) == "1"
 
 
 def login_name() -> str:
@@ -175,6 +182,14 @@ _JSON: Final = click.option(
     callback=_remember("json"),
     help="JSON, one object a line.",
 )
+_UNSAFE_PATH: Final = click.option(
+    "--unsafe-path",
+    is_flag=True,
+    default=None,
+    expose_value=False,
+    callback=_remember("unsafe_path"),
+    help="Use the file also where others could swap it; also IDEMREG_UNSAFE_PATH=1.",
+)
 _NO_CREATE: Final = click.option(
     "--no-create",
     is_flag=True,
@@ -192,7 +207,7 @@ def common_options(*, creates: bool = False) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         if creates:
             function = _NO_CREATE(function)
-        return _JSON(_DB(function))
+        return _JSON(_DB(_UNSAFE_PATH(function)))
 
     return decorate
 

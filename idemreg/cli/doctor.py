@@ -46,7 +46,7 @@ def doctor(*, full: bool, quiet: bool) -> None:
     that wait for somebody, and the clock. Each question to the database gets 5 seconds, unless --full. Exit code 0: all
     is well. 1: there is a warning or an error. 74: the file cannot be opened.
     """
-    findings = examine(settings().path(), full=full)
+    findings = examine(settings().path(), full=full, unsafe_path=settings().unsafe_path)
     shown = [one for one in findings if not quiet or one.severity >= Severity.WARNING]
     for one in shown:
         if settings().json:

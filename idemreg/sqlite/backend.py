@@ -51,9 +51,21 @@ class SqliteStore(Settler):
         clock: Clock,
         schema: upkeep.Schema = upkeep.SCHEMA,
         reads_durable: bool = True,
+        unsafe_path: bool = False,
     ) -> None:
-        """``reads_durable``: nothing is answered from a final row that a power cut could take back."""
-        opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema, reads_durable=reads_durable)
+        """``reads_durable``: nothing is answered from a final row that a power cut could take back.
+
+        ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
+        """
+        opening = Opening(
+            path,
+            create=create,
+            busy_s=busy_s,
+            clock=clock,
+            schema=schema,
+            reads_durable=reads_durable,
+            unsafe_path=unsafe_path,
+        )
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)

@@ -21,6 +21,7 @@ from idemreg.errors import StoreError
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import tasks, upkeep
 from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.form import check_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,6 +165,10 @@ class Look:
 
         return dict(self._ask(read))
 
+    def check_form(self) -> None:
+        """`StoreCorruptError` where the tables are not exactly ours; see `sqlite/form.py`."""
+        self._ask(lambda connection: check_form(connection, upkeep.SCHEMA.read_text()))
+
     def wal(self) -> upkeep.WalState:
         """What is in the -wal."""
         state: upkeep.WalState = self._ask(upkeep.wal_state)
@@ -264,7 +269,8 @@ def _open(path: str) -> Connection:
 
 
 def _connect(name: str, flags: int, *, keeps_wal: bool = True) -> Connection:
-    connection = Connection(name, flags=flags)
+    connection = Connection(name, flags=flags | apsw.SQLITE_OPEN_NOFOLLOW)
+    connections.harden(connection)
     connection.set_busy_timeout(BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
     connection.pragma("query_only", 1)

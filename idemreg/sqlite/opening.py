@@ -26,6 +26,7 @@ from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import no_fork_meanwhile
 from idemreg.sqlite.owners import Owners
+from idemreg.sqlite.trust import check_trust
 from idemreg.store import Instant
 
 if TYPE_CHECKING:
@@ -165,8 +166,10 @@ class Opening:
         clock: Clock,
         schema: upkeep.Schema,
         reads_durable: bool,
+        unsafe_path: bool,
     ) -> None:
         self.path = files.absolute(path)
+        self._unsafe_path = unsafe_path
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
@@ -268,6 +271,7 @@ class Opening:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
+        check_trust(self.path, location.database, is_forced=self._unsafe_path)
         with no_fork_meanwhile(self._clock):
             return self._open_files(location)
 

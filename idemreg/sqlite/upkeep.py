@@ -14,7 +14,9 @@ import apsw
 from idemreg import faults
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
 from idemreg.lockfile import open_error
+from idemreg.placing import make_file
 from idemreg.sqlite import connection as connections
+from idemreg.sqlite.form import check_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +36,8 @@ RESERVED_BYTES: Final = 8  # at the end of each page, for page checksums (SQLite
 PAGE_BYTES: Final = 2_048
 EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
 
+LAST_EPOCH: Final = 2 ** (63 - EPOCH_BITS) - 1  # boots of one file; a token of a later one would overflow
+
 Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
@@ -44,7 +48,8 @@ FRAME_HEADER_BYTES: Final = 24
 class Schema(NamedTuple):
     """A version of the schema, its text, and how each older version becomes the next.
 
-    A migration gets the connection inside the transaction. It is a value so that a test can bring a second one.
+    A migration gets the connection inside the transaction; what it leaves in sqlite_schema is the text itself, comments
+    and white space apart (see `sqlite/form.py`). It is a value so that a test can bring a second one.
     """
 
     version: int
@@ -108,7 +113,7 @@ def _has_content(path: str) -> bool:
 def _create_file(path: str) -> None:
     """Create the file empty, readable by its owner only, and its name durable, where it does not exist."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        make_file(path)
     except FileExistsError:
         return
     except OSError as error:
@@ -132,6 +137,7 @@ def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Cl
         if is_empty:
             _create(connection, lock_file, schema, clock)
         _migrate(connection, schema)
+        check_form(connection, schema.read_text())
         return _adopt(connection, lock_file, schema, clock)
     finally:
         connection.close()
@@ -195,6 +201,9 @@ def _migrate(connection: Connection, schema: Schema) -> None:
     try:
         version = connection.pragma("user_version")
         while version < schema.version:
+            if version not in schema.migrations:
+                msg = f"the file says that it has schema {version}, which never was"
+                raise StoreCorruptError(msg)
             schema.migrations[version](connection)
             version += 1
         connection.execute("UPDATE idempotent_registry SET schema_version = ?", (version,))
@@ -247,7 +256,11 @@ def _registered(connection: Connection, schema: Schema) -> Registered:
         _refuse_newer(connection, schema)
         msg = "the row about the file itself is missing"
         raise StoreCorruptError(msg)
-    return Registered._make(row)
+    registered = Registered._make(row)
+    if not 1 <= registered.epoch < LAST_EPOCH:
+        msg = f"the file says that tokens begin above {registered.floor}, which no registry has come to"
+        raise StoreCorruptError(msg)
+    return registered
 
 
 def _roll_back(connection: Connection) -> None:
