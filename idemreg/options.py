@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
+from idemreg.keyed import ChecksumKey
 from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
@@ -14,9 +15,22 @@ if TYPE_CHECKING:
 
     from idemreg.codec import Codec
 
-__all__ = ["CallOptions", "CommonOptions", "Durability", "Options", "Verified", "VerifyHook"]
+__all__ = [
+    "ERROR_DETAILS",
+    "CallOptions",
+    "CommonOptions",
+    "Durability",
+    "ErrorDetail",
+    "Options",
+    "Secrecy",
+    "Verified",
+    "VerifyHook",
+]
 
 Durability = Literal["full", "normal"]
+ErrorDetail = Literal["traceback", "message", "type"]
+
+ERROR_DETAILS: Final = ("traceback", "message", "type")
 
 # Stored in milliseconds; more than ten thousand years is a mistake in the unit.
 MAX_KEEP_S: Final = 10_000 * 365 * 86_400
@@ -34,6 +48,24 @@ _Answer: TypeAlias = Verified | Verdict | bool | None
 
 # What tells whether a dead owner's task happened: called with the task and the arguments; of coroutines it is awaited.
 VerifyHook: TypeAlias = Callable[..., _Answer | Awaitable[_Answer]]
+
+
+class Secrecy(NamedTuple):
+    """What of a call may be stored. ``error_detail``: of an error its type, its message, or where it came from too."""
+
+    key: ChecksumKey | None = None
+    error_detail: ErrorDetail = "traceback"
+
+    @classmethod
+    def of(cls, checksum_key: str | bytes | None, error_detail: ErrorDetail) -> Secrecy:
+        """Check what the registry was given; ValueError or TypeError name the option."""
+        if error_detail not in ERROR_DETAILS:
+            msg = f"error_detail is one of {', '.join(map(repr, ERROR_DETAILS))}, not {error_detail!r}"
+            raise ValueError(msg)
+        return cls(None if checksum_key is None else ChecksumKey(checksum_key), error_detail)
+
+
+OPEN: Final = Secrecy()
 
 
 class CommonOptions(TypedDict, total=False):
@@ -69,9 +101,10 @@ class Options(NamedTuple):
     codec: Codec | None
     keep_ms: int | None
     durable: bool
+    secrecy: Secrecy = OPEN
 
     @classmethod
-    def of(cls, options: CallOptions, durability: Durability) -> Options:
+    def of(cls, options: CallOptions, durability: Durability, secrecy: Secrecy = OPEN) -> Options:
         """Check what the caller gave; ValueError or TypeError name the option."""
         if unknown := options.keys() - CallOptions.__annotations__.keys():
             msg = f"there is no option {', '.join(sorted(unknown))}"
@@ -95,6 +128,7 @@ class Options(NamedTuple):
             codec=as_codec(options.get("result")),
             keep_ms=_keep_ms(options.get("keep_for")),
             durable=is_durable(options.get("durability") or durability),
+            secrecy=secrecy,
         )
 
 

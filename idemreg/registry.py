@@ -5,13 +5,14 @@ What runs jobs is here; what people ask and do about them is in `idemreg.operati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast
 
 from idemreg.attempt import claim, run
 from idemreg.claim import Claim, Terms
+from idemreg.keyed import KeyNote
 from idemreg.operations import Operations
-from idemreg.options import CallOptions, Durability, Options
-from idemreg.request import Templates, check_job, job_name, wanted
+from idemreg.options import CallOptions, Durability, ErrorDetail, Options, Secrecy
+from idemreg.request import Templates, add_task, check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import drive
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
-    from idemreg.model import Outcome
+    from idemreg.model import Outcome, Task
     from idemreg.offload import Offload
 
 __all__ = ["Registry"]
@@ -43,6 +44,9 @@ class Registry(Operations):
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
     ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
     ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
+    ``checksum_key``: a secret of at least 16 bytes, for arguments that could be guessed: checksums are HMACs then. The
+    same from the first task on and for ever, in every process (`ChecksumKeyError`).
+    ``error_detail``: what is stored of an error: "traceback" (type, message, where it came from), "message" or "type".
     ``unsafe_path``: use the path also where others could plant or swap the files: a symbolic or hard link, a folder
     that everybody may write, files of another user. Refused otherwise (`StorePathError`).
     """
@@ -57,8 +61,12 @@ class Registry(Operations):
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
+        checksum_key: str | bytes | None = None,
+        error_detail: ErrorDetail = "traceback",
         unsafe_path: bool = False,
     ) -> None:
+        self.secrecy: Final = Secrecy.of(checksum_key, error_detail)
+        key = self.secrecy.key
         super().__init__(
             path,
             create=create,
@@ -66,6 +74,7 @@ class Registry(Operations):
             busy_timeout=busy_timeout,
             clock=clock,
             unsafe_path=unsafe_path,
+            key_note=KeyNote(None if key is None else key.note),
         )
         self._templates = Templates()
         self._teller = None if on_event is None else self._tell(on_event)
@@ -100,7 +109,7 @@ class Registry(Operations):
 
         from idemreg.idempotent import idempotent  # noqa: PLC0415
 
-        checked = self._options(options)
+        checked = self.checked(options)
 
         def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
             is_async = inspect.iscoroutinefunction(function)
@@ -130,14 +139,14 @@ class Registry(Operations):
 
         ``payload`` is what the checksum covers: the same task_id with another payload is a `ChecksumMismatchError`.
         """
-        checked = self._options(options)
+        checked = self.checked(options)
         check_job(job)
         request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
         return run(self.terms(checked), request, job, (), {})
 
     def claim(self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]) -> Claim:
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
-        checked = self._options({**options, "on_duplicate": "raise"})
+        checked = self.checked({**options, "on_duplicate": "raise"})
         request = wanted(task_id, name, canonical(payload), checked)
         taken = drive(claim(self.terms(checked), request))
         assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
@@ -154,7 +163,7 @@ class Registry(Operations):
         """
         from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
 
-        checked = self._options(options)
+        checked = self.checked(options)
         return drive(claim_many(self.terms(checked), requests(items, name, checked)))
 
     def finish_many(self, ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
@@ -181,11 +190,15 @@ class Registry(Operations):
         """
         from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - few programs need it
 
-        checked = self._options(options)
+        checked = self.checked(options)
         check_job(job)
         terms, called = self.terms(checked), job_name(job) if name is None else name
         for some in batches(messages, batch):
             yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
+
+    def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
+        """Make sure that the task has a row, `pending` where it is new."""
+        return add_task(self._store, wanted(task_id, name, canonical(payload), self.checked({})))
 
     # --- close --------------------------------------------------------------------------------------------------
 
@@ -231,5 +244,6 @@ class Registry(Operations):
 
         return Checkpointer(self, in_children=True).start()
 
-    def _options(self, options: CallOptions) -> Options:
-        return Options.of(options, self.durability)
+    def checked(self, options: CallOptions) -> Options:
+        """The options of a call on this registry, checked; for what is built on a registry."""
+        return Options.of(options, self.durability, self.secrecy)

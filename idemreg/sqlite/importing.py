@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
+from idemreg.errors import ChecksumKeyError
 from idemreg.sqlite.tasks import INLINE_CHARACTERS, floor, read
 from idemreg.store import Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Task
+    from idemreg.model import Origin, Task
     from idemreg.sqlite.connection import Connection
 
 __all__ = ["put"]
@@ -25,11 +26,11 @@ _INSERT: Final = (
 
 
 def put(
-    connection: Connection, schema_version: int, tasks: Sequence[Task], lowest: int, registry_id: str
+    connection: Connection, schema_version: int, tasks: Sequence[Task], lowest: int, origin: Origin
 ) -> list[Present | None]:
     """Insert the rows, and raise the token floor past their tokens, also of those that stay out. In a transaction."""
     before = floor(connection, schema_version)
-    _adopt_id(connection, registry_id)
+    _adopt(connection, origin)
     answers = [_put(connection, schema_version, task) for task in tasks]
     highest = max(before, lowest, *(task.token for task in tasks))
     if highest > before:
@@ -69,10 +70,14 @@ def _put(connection: Connection, schema_version: int, task: Task) -> Present | N
     return None
 
 
-def _adopt_id(connection: Connection, registry_id: str) -> None:
-    """A registry without any task becomes the one that moves in: its receivers know the tasks by keys made of it."""
+def _adopt(connection: Connection, origin: Origin) -> None:
+    """A registry without any task becomes the one that moves in: receivers know its tasks by keys made of its id."""
     connection.execute(
-        "UPDATE idempotent_registry SET registry_id = ?"
-        " WHERE registry_id <> ? AND NOT EXISTS (SELECT 1 FROM idempotent_log)",
-        (registry_id, registry_id),
+        "UPDATE idempotent_registry SET registry_id = ?, key_note = ?"
+        " WHERE (registry_id, key_note) IS NOT (?, ?) AND NOT EXISTS (SELECT 1 FROM idempotent_log)",
+        (*origin, *origin),
     )
+    (noted,) = connection.execute("SELECT key_note FROM idempotent_registry").fetchall()[0]
+    if noted != origin.key_note:
+        msg = "the checksums of the export are made with another key than those of this registry"
+        raise ChecksumKeyError(msg, hint="Import it into a registry of its own.")

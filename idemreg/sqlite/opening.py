@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
 
 __all__ = ["Opened", "Opening"]
 
@@ -167,9 +168,11 @@ class Opening:
         schema: upkeep.Schema,
         reads_durable: bool,
         unsafe_path: bool,
+        key_note: KeyNote | None,
     ) -> None:
         self.path = files.absolute(path)
         self._unsafe_path = unsafe_path
+        self._key_note = key_note
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
@@ -279,7 +282,7 @@ class Opening:
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
-            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s)
+            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s, self._key_note)
             return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.model import Status, Verdict
+from idemreg.model import Origin, Status, Verdict
 from idemreg.sqlite.tasks import COLUMNS, floor, to_task
 from idemreg.store import Page
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Instant, Query
 
-__all__ = ["AGE_MS", "Conditions", "boundary", "conditions", "count", "page", "registry_id", "within"]
+__all__ = ["AGE_MS", "Conditions", "boundary", "conditions", "count", "origin", "page", "within"]
 
 # The text of the partial index's own condition: the planner uses the index only where it reads the same.
 _ATTENTION: Final = "status NOT IN (1, 3)"
@@ -147,8 +147,7 @@ def count(connection: Connection, schema_version: int) -> dict[Status, int]:
     return {Status(status): number for status, number in rows}
 
 
-def registry_id(connection: Connection, schema_version: int) -> str:
-    """The random id of the file."""
+def origin(connection: Connection, schema_version: int) -> Origin:
+    """The id and the note of the key."""
     floor(connection, schema_version)
-    ((found,),) = connection.execute("SELECT registry_id FROM idempotent_registry").fetchall()
-    return str(found)
+    return Origin._make(connection.execute("SELECT registry_id, key_note FROM idempotent_registry").fetchall()[0])

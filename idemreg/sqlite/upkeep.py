@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import apsw
 
 from idemreg import faults
-from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
+from idemreg.errors import ChecksumKeyError, StoreCorruptError, StorePathError, StoreVersionError
 from idemreg.lockfile import open_error
 from idemreg.placing import make_file
 from idemreg.sqlite import connection as connections
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
@@ -74,6 +75,7 @@ class Registered(NamedTuple):
     lock_id: str
     boot_id: str
     floor: int
+    key_note: str | None
 
     @property
     def epoch(self) -> int:
@@ -83,7 +85,9 @@ class Registered(NamedTuple):
 # --- open, create, migrate --------------------------------------------------------------------------------------
 
 
-def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+def bring_up(
+    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, key_note: KeyNote | None
+) -> Registered:
     """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
 
     Many processes may do so at the same instant: one does, the others find it done.
@@ -97,7 +101,7 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
             raise StoreCorruptError(msg, hint=hint)
         _create_file(location.database)
         try:
-            registered = _bring_up(location, lock_file, schema, clock, busy_s)
+            registered = _bring_up(location, lock_file, schema, clock, busy_s, key_note)
         except apsw.Error as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
@@ -125,7 +129,9 @@ def _create_file(path: str) -> None:
         os.close(folder)
 
 
-def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+def _bring_up(
+    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, key_note: KeyNote | None
+) -> Registered:
     connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
     try:
         connections.leave_wal(connection)
@@ -138,7 +144,10 @@ def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Cl
             _create(connection, lock_file, schema, clock)
         _migrate(connection, schema)
         check_form(connection, schema.read_text())
-        return _adopt(connection, lock_file, schema, clock)
+        registered = _adopt(connection, lock_file, schema, clock)
+        if key_note is not None and registered.key_note != key_note.text:
+            _note_key(connection, key_note)
+        return registered
     finally:
         connection.close()
 
@@ -180,7 +189,7 @@ def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: 
     try:
         connection.execute(schema.read_text())
         connection.execute(
-            "INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?)",
+            "INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?, NULL)",
             (schema.version, os.urandom(16).hex(), lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS),
         )
         connection.pragma("application_id", APPLICATION_ID)
@@ -247,9 +256,29 @@ def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: C
     return _registered(connection, schema)
 
 
+def _note_key(connection: Connection, wanted: KeyNote) -> None:
+    """A registry without tasks takes the key over; `ChecksumKeyError` where its tasks have another, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (noted,) = connection.execute("SELECT key_note FROM idempotent_registry").fetchall()[0]
+        if noted != wanted.text and connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall():
+            raise ChecksumKeyError(_WRONG_KEY[noted is not None, wanted.text is not None])
+        connection.execute("UPDATE idempotent_registry SET key_note = ?", wanted)
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+
+
+_WRONG_KEY: Final = {  # whether the file's tasks have one, and whether one was given
+    (True, False): "the checksums of this registry are made with a key, and none was given",
+    (True, True): "the checksums of this registry are made with another key than the one given",
+    (False, True): "the checksums of this registry are made without a key, and one was given",
+}
+
+
 def _registered(connection: Connection, schema: Schema) -> Registered:
     row = connection.execute(
-        "SELECT registry_id, lock_id, boot_id, floor FROM idempotent_registry WHERE schema_version = ?",
+        "SELECT registry_id, lock_id, boot_id, floor, key_note FROM idempotent_registry WHERE schema_version = ?",
         (schema.version,),
     ).fetchone()
     if row is None:
