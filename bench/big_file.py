@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 
 from idemreg import Registry, Status
+from idemreg.sqlite.pages import vfs
 
 if TYPE_CHECKING:
     from bench.model import Scale
@@ -82,7 +83,7 @@ def _shared(folder: str, rows: int, purged: int, of_a_status: int) -> str:
 def _make(path: str, rows: int, purged: int, of_a_status: int) -> None:
     with Registry(path, durability="normal") as registry:
         _patterns(registry)
-    connection = apsw.Connection(path)
+    connection = apsw.Connection(path, vfs=vfs())
     for name, value in (
         ("journal_mode", "off"),
         ("synchronous", 0),

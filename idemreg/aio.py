@@ -44,9 +44,10 @@ if TYPE_CHECKING:
     from idemreg.events import OnEvent
     from idemreg.exchange import Imported
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
+    from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
     from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict, Wanted
-    from idemreg.options import CallOptions, Durability, ErrorDetail
+    from idemreg.options import CallOptions, Durability
     from idemreg.purge import Purge
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup

@@ -11,7 +11,8 @@ from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
     from idemreg.claim import BaseClaim
-    from idemreg.options import ErrorDetail, Options
+    from idemreg.keyed import ErrorDetail
+    from idemreg.options import Options
     from idemreg.walk import Walk
 
 __all__ = [

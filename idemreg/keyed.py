@@ -8,9 +8,13 @@ not have, he can try nothing. The key is never stored. A note of 16 bits in the 
 from __future__ import annotations
 
 import functools
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["ChecksumKey", "KeyNote"]
+__all__ = ["OPEN", "ChecksumKey", "ErrorDetail", "KeyNote", "Secrecy"]
+
+ErrorDetail = Literal["traceback", "message", "type"]
+
+ERROR_DETAILS: Final = ("traceback", "message", "type")
 
 MIN_KEY_BYTES: Final = 16
 NOTE_BYTES: Final = 2
@@ -51,6 +55,24 @@ class ChecksumKey:
     def note(self) -> str:
         """What the file keeps of it."""
         return self.digest(_NOTED)[: 2 * NOTE_BYTES]
+
+
+class Secrecy(NamedTuple):
+    """What of a call may be stored. ``error_detail``: of an error its type, its message, or where it came from too."""
+
+    key: ChecksumKey | None = None
+    error_detail: ErrorDetail = "traceback"
+
+    @classmethod
+    def of(cls, checksum_key: str | bytes | None, error_detail: ErrorDetail) -> Secrecy:
+        """Check what the registry was given; ValueError or TypeError name the option."""
+        if error_detail not in ERROR_DETAILS:
+            msg = f"error_detail is one of {', '.join(map(repr, ERROR_DETAILS))}, not {error_detail!r}"
+            raise ValueError(msg)
+        return cls(None if checksum_key is None else ChecksumKey(checksum_key), error_detail)
+
+
+OPEN: Final = Secrecy()
 
 
 @functools.cache

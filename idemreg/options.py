@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
-from idemreg.keyed import ChecksumKey
+from idemreg.keyed import OPEN, Secrecy
 from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
@@ -16,21 +16,15 @@ if TYPE_CHECKING:
     from idemreg.codec import Codec
 
 __all__ = [
-    "ERROR_DETAILS",
     "CallOptions",
     "CommonOptions",
     "Durability",
-    "ErrorDetail",
     "Options",
-    "Secrecy",
     "Verified",
     "VerifyHook",
 ]
 
 Durability = Literal["full", "normal"]
-ErrorDetail = Literal["traceback", "message", "type"]
-
-ERROR_DETAILS: Final = ("traceback", "message", "type")
 
 # Stored in milliseconds; more than ten thousand years is a mistake in the unit.
 MAX_KEEP_S: Final = 10_000 * 365 * 86_400
@@ -48,24 +42,6 @@ _Answer: TypeAlias = Verified | Verdict | bool | None
 
 # What tells whether a dead owner's task happened: called with the task and the arguments; of coroutines it is awaited.
 VerifyHook: TypeAlias = Callable[..., _Answer | Awaitable[_Answer]]
-
-
-class Secrecy(NamedTuple):
-    """What of a call may be stored. ``error_detail``: of an error its type, its message, or where it came from too."""
-
-    key: ChecksumKey | None = None
-    error_detail: ErrorDetail = "traceback"
-
-    @classmethod
-    def of(cls, checksum_key: str | bytes | None, error_detail: ErrorDetail) -> Secrecy:
-        """Check what the registry was given; ValueError or TypeError name the option."""
-        if error_detail not in ERROR_DETAILS:
-            msg = f"error_detail is one of {', '.join(map(repr, ERROR_DETAILS))}, not {error_detail!r}"
-            raise ValueError(msg)
-        return cls(None if checksum_key is None else ChecksumKey(checksum_key), error_detail)
-
-
-OPEN: Final = Secrecy()
 
 
 class CommonOptions(TypedDict, total=False):

@@ -20,6 +20,7 @@ from idemreg import (
 from idemreg.clock import Clock
 from idemreg.sqlite import files, upkeep
 from idemreg.sqlite.connection import FULL, connect
+from tests.support import raw
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
 
@@ -224,6 +225,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     """Seen by a user without rights: SQLite needs its -wal and -shm beside the database."""
     tmp_path.chmod(0o755)
     source = """
+        import idemreg.calls
         from idemreg import Registry, StorePathError
         os.setuid(65534)
         try: Registry(sys.argv[1]).run("task", lambda: say("started"))
@@ -286,7 +288,7 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
 def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
     """WAL, eight reserved bytes a page, our application id and version, and nobody else's to read."""
     registry.open()
-    connection = apsw.Connection(str(path))
+    connection = raw.connect(path)
     assert connection.pragma("journal_mode") == "wal"
     assert connection.reserve_bytes() == 8
     assert connection.pragma("application_id") == 0x1DE34E61

@@ -15,6 +15,7 @@ import pytest
 from idemreg import AsyncRegistry, Registry, StoreCorruptError, StoreError, StorePathError, StoreVersionError
 from idemreg.sqlite import trust
 from idemreg.sqlite.upkeep import SCHEMA
+from tests.support import raw
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def test_another_users_file_is_refused_unless_forced(used: Path, end: str) -> No
 def refuse_as_stranger(path: Path) -> None:
     """By another user than root, whom the modes of files and folder give every right."""
     source = """
+        import idemreg.calls
         from idemreg import Registry, StorePathError
         os.seteuid(65533)
         try: Registry(sys.argv[1]).run("task", lambda: say("started"), name="job")
@@ -233,11 +235,13 @@ def test_an_asynchronous_registry_may_be_forced(used: Path) -> None:
 
 
 @contextlib.contextmanager
-def stranger(path: Path) -> Iterator[apsw.Connection]:
-    """Another program, which obeys no rule."""
-    connection = apsw.Connection(str(path))
+def stranger(path: Path, *, reseals: bool = False) -> Iterator[apsw.Connection]:
+    """Another program, which obeys no rule; ``reseals``: but keeps the seals of the rows right."""
+    connection = raw.connect(path)
     try:
         yield connection
+        if reseals:
+            raw.reseal(connection)
     finally:
         connection.close()
 
@@ -333,7 +337,7 @@ def test_a_newer_version_or_another_program_is_refused(used: Path) -> None:
 @pytest.mark.parametrize("floor", [-1, 0, 2**63 - 1])
 def test_a_floor_that_no_registry_has_is_refused(used: Path, floor: int) -> None:
     """Tokens above it would overflow, or begin anew."""
-    with stranger(used) as connection:
+    with stranger(used, reseals=True) as connection:
         connection.execute("UPDATE idempotent_registry SET floor = ?", (floor,))
     refuse(used, StoreCorruptError)
 

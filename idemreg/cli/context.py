@@ -15,8 +15,8 @@ from idemreg.errors import StorePathError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from idemreg.keyed import ErrorDetail
     from idemreg.operations import Operations
-    from idemreg.options import ErrorDetail
     from idemreg.registry import Registry
 
 __all__ = ["Command", "HintedUsageError", "Settings", "common_options", "login_name", "settings"]

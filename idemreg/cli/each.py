@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.each import Work
-    from idemreg.options import ErrorDetail
+    from idemreg.keyed import ErrorDetail
 
 __all__ = ["EACH_FIELDS", "each"]
 

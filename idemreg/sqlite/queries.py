@@ -6,7 +6,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.model import Origin, Status, Verdict
-from idemreg.sqlite.tasks import COLUMNS, floor, to_task
+from idemreg.sqlite.records import floor, newer_schema, registry_row
+from idemreg.sqlite.tasks import COLUMNS, to_task
 from idemreg.store import Page
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def count(connection: Connection, schema_version: int) -> dict[Status, int]:
 
 
 def origin(connection: Connection, schema_version: int) -> Origin:
-    """The id and the note of the key."""
-    floor(connection, schema_version)
-    return Origin._make(connection.execute("SELECT registry_id, key_note FROM idempotent_registry").fetchall()[0])
+    """The id, and the note of the key."""
+    row = registry_row(connection, schema_version)
+    if row is None:
+        raise newer_schema()
+    return Origin(row.registry_id, row.key_note)
