@@ -73,8 +73,8 @@ def state_seal(
     error: str | None,
 ) -> int:
     """The seal over where the task stands. ``status`` and ``verdict`` as they are stored: no enumeration."""
-    numbers = f"{status} {token} {attempt} {owner} {verdict} {updated_at} {boot_stamp} "
-    said = f"{numbers}{len(task_id)}:{task_id}{_text(result)}{_text(error)}"
+    texts = f"{len(task_id)}:{task_id}{_text(result)}{'-' if error is None else _text(error)}"
+    said = f"{status} {token} {attempt} {owner} {verdict} {updated_at} {boot_stamp} {texts}"
     return crc32(said.encode()) - _MIDDLE
 
 
@@ -86,8 +86,8 @@ def running_seal(task_id: str, status: int, token: int, attempt: int, owner: int
 
 def success_seal(task_id: str, token: int, attempt: int, updated_at: int, boot_stamp: int, result: str) -> int:
     """As `state_seal`, of a plain success: the hot path."""
-    numbers = f"1 {token} {attempt} None None {updated_at} {boot_stamp} "
-    return crc32(f"{numbers}{len(task_id)}:{task_id}{len(result)}:{result}-".encode()) - _MIDDLE
+    texts = f"{len(task_id)}:{task_id}{len(result)}:{result}-"
+    return crc32(f"1 {token} {attempt} None None {updated_at} {boot_stamp} {texts}".encode()) - _MIDDLE
 
 
 def task_holds(row: Sequence[Any]) -> bool:
