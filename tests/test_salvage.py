@@ -276,6 +276,22 @@ def test_the_loss_of_the_files_own_row_is_told(path: Path, tmp_path: Path) -> No
         assert registry.store.floor() > max(task.token for task in truth.values()) + (1 << 49)
 
 
+def test_a_row_about_the_file_whose_seal_fails_is_not_believed(path: Path, tmp_path: Path) -> None:
+    """Another id, or a floor that never was: neither comes into the copy."""
+    fill(path, count=50)
+    content = bytearray(path.read_bytes())
+    page = next(page for page in range(len(content) // PAGE_BYTES) if _has_file_row(content, page))
+    data = content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES - 8]
+    found = re.search(rb"[0-9a-f]{64}[0-9a-f-]{36}", bytes(data))
+    assert found is not None
+    data[found.start()] = ord("0") if data[found.start()] != ord("0") else ord("1")
+    content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = data + _page_sums(data)
+    path.write_bytes(content)
+    done = salvage(path, tmp_path / "out.db")
+    assert done.gaps.lost_file_row
+    assert not done.gaps.damaged
+
+
 def _has_file_row(content: bytearray, page: int) -> bool:
     data = content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
     return page > 0 and data[0] == 0x0D and b"-" in data and re.search(rb"[0-9a-f]{64}[0-9a-f-]{36}", data) is not None
