@@ -32,14 +32,16 @@ CREATE TABLE idempotent_registry (
     lock_id        TEXT    NOT NULL,    -- random; also in the lock file: same id = same lock file
     boot_id        TEXT    NOT NULL,    -- the kernel's boot in which `floor` was last raised to a new epoch
     floor          INTEGER NOT NULL,    -- every token given from now on is above this: (boot epoch << 40) | counter
+    key_note       TEXT,                -- 16 bits of the key that checksums are made with; NULL = without a key
     seal           INTEGER NOT NULL     -- over the above and the number of bytes that each page reserves
 ) STRICT;
 
 CREATE TABLE idempotent_log (
     task_id    TEXT    NOT NULL PRIMARY KEY,
     status     INTEGER NOT NULL,        -- 0 pending, 1 succeeded, 2 failed, 3 running, 4 unknown, 5 skipped, 6 cancelled
-    checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits; all
-                                        -- zeros = released before anything ran: the next claim says what it belongs to
+    checksum   TEXT    NOT NULL,        -- SHA-256 of the canonical bytes of the arguments, 64 hexadecimal digits, or
+                                        -- their HMAC where key_note is set; all zeros = released before anything ran:
+                                        -- the next claim says what it belongs to
     updated_at INTEGER NOT NULL,        -- microseconds since the epoch by the wall clock; for people, runs nothing
     boot_stamp INTEGER NOT NULL,        -- (boot epoch << 40) | milliseconds since that boot, the age that `purge` trusts;
                                         -- 0 = imported

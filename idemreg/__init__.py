@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from idemreg.codec import Codec, DataclassCodec
     from idemreg.errors import (
         ArgumentError,
+        ChecksumKeyError,
         ChecksumMismatchError,
         ClaimLostError,
         ClockError,
@@ -52,6 +53,7 @@ __all__ = [
     "AsyncClaim",
     "AsyncRegistry",
     "Checkpointer",
+    "ChecksumKeyError",
     "ChecksumMismatchError",
     "Claim",
     "ClaimLostError",
@@ -95,6 +97,7 @@ _ROOMS = {
     "AsyncClaim": "aio",
     "AsyncRegistry": "aio",
     "Checkpointer": "checkpointer",
+    "ChecksumKeyError": "errors",
     "ChecksumMismatchError": "errors",
     "Claim": "claim",
     "ClaimLostError": "errors",

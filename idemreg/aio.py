@@ -25,7 +25,6 @@ from idemreg.attempt import claim, run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
-from idemreg.options import CallOptions, Options
 from idemreg.registry import Registry
 from idemreg.request import check_job, job_name, wanted
 from idemreg.tagged import canonical
@@ -45,9 +44,10 @@ if TYPE_CHECKING:
     from idemreg.events import OnEvent
     from idemreg.exchange import Imported
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
+    from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
     from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict, Wanted
-    from idemreg.options import Durability
+    from idemreg.options import CallOptions, Durability
     from idemreg.purge import Purge
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup
@@ -107,6 +107,9 @@ class AsyncRegistry:
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
+        checksum_key: str | bytes | None = None,
+        error_detail: ErrorDetail = "traceback",
+        unsafe_path: bool = False,
     ) -> None:
         self._registry = Registry(
             path,
@@ -116,6 +119,9 @@ class AsyncRegistry:
             clock=clock,
             on_event=on_event,
             checkpointer=checkpointer,
+            checksum_key=checksum_key,
+            error_detail=error_detail,
+            unsafe_path=unsafe_path,
         )
 
     @classmethod
@@ -386,4 +392,4 @@ class AsyncRegistry:
         return f"AsyncRegistry({str(self._registry.path)!r})"
 
     def _terms(self, options: CallOptions) -> Terms:
-        return self._registry.async_terms(Options.of(options, self._registry.durability))
+        return self._registry.async_terms(self._registry.checked(options))

@@ -10,13 +10,14 @@ from idemreg.codec import load_result, store_result
 from idemreg.ends import (
     bounded,
     crash_end,
-    describe,
     interrupted,
     lost_error,
+    lost_result,
     not_recorded,
     put_back,
     record,
     success_end,
+    told,
 )
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
 from idemreg.model import Outcome, Status, Verdict
@@ -276,7 +277,7 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
         raise
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
-        settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=describe(error)))
+        settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=told(error, options)))
     try:
         answer = yield store.settle, (grant.task_id, settlement), None
     except BaseException as error:  # nor by one whose answer could not be stored
@@ -296,7 +297,7 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
 
 
 def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException) -> None:
-    end = crash_end(grant, terms.options, describe(error))
+    end = crash_end(grant, terms.options, told(error, terms.options))
     if terms.store.abandon(end) and terms.teller is not None:
         terms.teller.ended(grant, name, end)
 
@@ -321,7 +322,7 @@ def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlem
         try:
             result = store_result(verified.result, options.codec)
         except ResultError as error:
-            lost = f"ResultError: {error.message}"
+            lost = lost_result(error, options)
     evidence = bounded(verified.evidence, EVIDENCE_CHARACTERS)
     return Settlement(verified.verdict, BY_HOOK, evidence, result, lost, verifying=grant.token)
 

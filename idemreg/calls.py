@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from idemreg import attempt
 from idemreg.claim import Claim
-from idemreg.options import Options
-from idemreg.request import check_job, job_name, wanted
+from idemreg.request import add_task, check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import drive
 
@@ -16,21 +15,26 @@ if TYPE_CHECKING:
 
     from idemreg.batch import Handled
     from idemreg.errors import IdemregError
-    from idemreg.model import Outcome
+    from idemreg.model import Outcome, Task
     from idemreg.options import CallOptions
     from idemreg.registry import Registry
 
-__all__ = ["claim", "claim_many", "consume", "finish_many", "run"]
+__all__ = ["add", "claim", "claim_many", "consume", "finish_many", "run"]
 
 M = TypeVar("M")
 R = TypeVar("R")
+
+
+def add(registry: Registry, task_id: str, payload: object, name: str) -> Task:
+    """See `Registry.add`."""
+    return add_task(registry.store, wanted(task_id, name, canonical(payload), registry.checked({})))
 
 
 def run(
     registry: Registry, task_id: str, job: Callable[[], R], payload: object, name: str | None, options: CallOptions
 ) -> Outcome[R]:
     """See `Registry.run`."""
-    checked = Options.of(options, registry.durability)
+    checked = registry.checked(options)
     check_job(job)
     request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
     return attempt.run(registry.terms(checked), request, job, (), {})
@@ -38,7 +42,7 @@ def run(
 
 def claim(registry: Registry, task_id: str, payload: object, name: str, options: CallOptions) -> Claim:
     """See `Registry.claim`."""
-    checked = Options.of({**options, "on_duplicate": "raise"}, registry.durability)
+    checked = registry.checked({**options, "on_duplicate": "raise"})
     request = wanted(task_id, name, canonical(payload), checked)
     taken = drive(attempt.claim(registry.terms(checked), request))
     assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
@@ -52,7 +56,7 @@ def claim_many(
     """See `Registry.claim_many`."""
     from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
 
-    checked = Options.of(options, registry.durability)
+    checked = registry.checked(options)
     return drive(claim_many(registry.terms(checked), requests(items, name, checked)))
 
 
@@ -76,7 +80,7 @@ def consume(
     """See `Registry.consume`."""
     from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
 
-    checked = Options.of(options, registry.durability)
+    checked = registry.checked(options)
     check_job(job)
     terms, called = registry.terms(checked), job_name(job) if name is None else name
     for some in batches(messages, batch):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from idemreg.ends import (
     abandon,
     crash_end,
-    describe,
     error_end,
     lost_error,
     not_recorded_error,
     record,
     success_end,
+    told,
 )
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, StoreError
 from idemreg.store import End, Lost, Unsure
@@ -149,7 +149,7 @@ class BaseClaim:
     def interrupted(self, error: BaseException) -> None:
         """The block of the claim is over, and an interruption came before its end was made: as by a crash."""
         if self._is_open:
-            abandon(self, crash_end(self.grant, self.terms.options, describe(error)))
+            abandon(self, crash_end(self.grant, self.terms.options, told(error, self.terms.options)))
 
     def not_begun(self) -> None:
         """The caller was interrupted before the job: the task is as it was."""
@@ -188,7 +188,7 @@ class BaseClaim:
             # Unless it was committed, the effects are rolled back by now, so the crash policy may decide: rerun
             # repeats nothing.
             if end is not None:
-                abandon(self, crash_end(self.grant, self.options, describe(error.__cause__ or error)))
+                abandon(self, crash_end(self.grant, self.options, told(error.__cause__ or error, self.options)))
             raise
         if self.terms.teller is not None:
             self.terms.teller.ended(self.grant, self.name, end)

@@ -26,8 +26,8 @@ from idemreg.codec import load_result, store_result
 from idemreg.ends import crash_end
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError, TaskUnknownError
 from idemreg.model import Outcome, Status, Verdict
-from idemreg.options import CallOptions, CommonOptions, Options, Verified
-from idemreg.output import Output, stored_output
+from idemreg.options import CallOptions, CommonOptions, Verified
+from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
 from idemreg.signals import SIGNAL_EXIT, Inbox, Signals
 from idemreg.store import End
@@ -68,10 +68,11 @@ class CommandEnd(NamedTuple):
 
 
 class _Streams(NamedTuple):
-    """Where a command reads from (None: where we do), and writes to."""
+    """Where a command reads from (None: where we do), writes to, and is kept."""
 
     stdin: int | None
     sink: Sink
+    output: Output
 
 
 class _Codes(NamedTuple):
@@ -98,6 +99,7 @@ def run_command(
     sink: Sink | None = None,
     inbox: Inbox | None = None,
     shows_replay: bool = True,
+    keeps_output: bool = True,
     **options: Unpack[CommonOptions],
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
@@ -108,13 +110,13 @@ def run_command(
     ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
     descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
     ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
-    duplicate writes the stored output.
+    duplicate writes the stored output. ``keeps_output``: whether any of it is stored.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
     with contextlib.closing(target), signals as letters:
         hook = None if verify is None else _verifier(registry.store, verify, letters)
-        checked = Options.of(cast("CallOptions", {**options, "verify": hook}), registry.durability)
+        checked = registry.checked(cast("CallOptions", {**options, "verify": hook}))
         counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
         content = canonical(counts)
         request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
@@ -122,7 +124,9 @@ def run_command(
         try:
             claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
             if not isinstance(claim, Outcome):
-                return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), _Streams(stdin, target))
+                output = Output(KEPT_BYTES if keeps_output else 0)
+                streams = _Streams(stdin, target, output)
+                return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
         finally:
             owner.close()
         letters.check()
@@ -192,7 +196,7 @@ def _run(
     codes: _Codes,
     streams: _Streams,
 ) -> CommandEnd:
-    output, problem = Output(), None
+    output, problem = streams.output, None
     child = _spawn(claim, argv, owner, inbox, streams.stdin)
     try:
         inbox.pass_to(child)

@@ -11,6 +11,7 @@ from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
     from idemreg.claim import BaseClaim
+    from idemreg.keyed import ErrorDetail
     from idemreg.options import Options
     from idemreg.walk import Walk
 
@@ -22,11 +23,13 @@ __all__ = [
     "error_end",
     "interrupted",
     "lost_error",
+    "lost_result",
     "not_recorded",
     "put_back",
     "record",
     "success_end",
     "tell_abandoned",
+    "told",
 ]
 
 ERROR_CHARACTERS: Final = 4_096
@@ -40,7 +43,7 @@ def success_end(claim: Granted, options: Options, result: object) -> tuple[End, 
         text = store_result(result, options.codec)
     except ResultError as error:
         error.task_id = claim.task_id
-        lost, problem = f"ResultError: {error.message}", error
+        lost, problem = lost_result(error, options), error
     end = End(claim.task_id, claim.token, claim.owner, Status.SUCCEEDED, claim.attempt, text, lost, options.durable)
     return end, problem
 
@@ -50,10 +53,10 @@ def error_end(claim: Granted, options: Options, error: BaseException) -> End:
     if isinstance(error, options.release_on):
         return End.release(claim, durable=options.durable)
     if isinstance(error, options.unknown_on):
-        return _end(claim, options, Status.UNKNOWN, describe(error))
+        return _end(claim, options, Status.UNKNOWN, told(error, options))
     if not isinstance(error, Exception):  # KeyboardInterrupt, SystemExit, CancelledError
-        return crash_end(claim, options, describe(error))
-    return _end(claim, options, Status.FAILED, describe(error))
+        return crash_end(claim, options, told(error, options))
+    return _end(claim, options, Status.FAILED, told(error, options))
 
 
 def crash_end(claim: Granted, options: Options, why: str) -> End:
@@ -113,7 +116,8 @@ def interrupted(claim: BaseClaim, end: End, error: BaseException) -> None:
     if isinstance(error, GeneratorExit) and claim.terms.offload is not None:
         return  # a coroutine was closed: what it waited for is done all the same, and whole
     if end.attempt == claim.grant.attempt and end.status in {Status.SUCCEEDED, Status.FAILED}:
-        why = f"FinishNotRecorded: the job ended as {end.status.word}; storing that was interrupted: {describe(error)}"
+        what = told(error, claim.options)
+        why = f"FinishNotRecorded: the job ended as {end.status.word}; storing that was interrupted: {what}"
         end = crash_end(claim.grant, claim.options, bounded(why, ERROR_CHARACTERS))
     abandon(claim, end)
 
@@ -149,17 +153,34 @@ def lost_error(task_id: str) -> ClaimLostError:
     return ClaimLostError(f"the claim of task {task_id!r} is not this owner's any more", task_id=task_id)
 
 
-def describe(error: BaseException) -> str:
-    """Type and message of an error in one line, then where it came from; bounded, and fit to be stored."""
-    import traceback  # noqa: PLC0415 - only failures need it
+def told(error: BaseException, options: Options) -> str:
+    """What is stored of an error that came from the job, or from a caller of his."""
+    return describe(error, options.secrecy.error_detail)
 
+
+def lost_result(error: ResultError, options: Options) -> str:
+    """What is stored in place of a result that cannot be."""
+    return "ResultError" if options.secrecy.error_detail == "type" else f"ResultError: {error.message}"
+
+
+def describe(error: BaseException, detail: ErrorDetail = "traceback") -> str:
+    """Type and message of an error in one line, then where it came from; bounded, and fit to be stored.
+
+    ``detail``: "message" ends with the first line, "type" names the type alone.
+    """
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if detail == "type":
+        return bounded(name, MESSAGE_CHARACTERS)
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a message that cannot be made must not hide the failure
         message = f"(its message cannot be made: {type(broken).__name__})"
     head = bounded(f"{name}: {message}" if message else name, MESSAGE_CHARACTERS)
+    if detail == "message":
+        return head
+    import traceback  # noqa: PLC0415 - only failures need it
+
     frames = "".join(traceback.format_tb(error.__traceback__)[-8:])
     return bounded(f"{head}\n{frames}".rstrip(), ERROR_CHARACTERS)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentError",
+    "ChecksumKeyError",
     "ChecksumMismatchError",
     "ClaimLostError",
     "ClockError",
@@ -274,6 +275,13 @@ class StorePathError(StoreError):
 
     code = "store-path"
     hint = "Name a file on a local disk, in a folder that you may write."
+
+
+class ChecksumKeyError(StoreError):
+    """The checksums in the file are made with another key, or with none: they could not be compared with ours."""
+
+    code = "checksum-key"
+    hint = "Give the key that the registry was first used with: checksum_key=, or --checksum-key-file."
 
 
 class FinishNotRecordedError(StoreError):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg import lines as form
 from idemreg.errors import ImportLineError
-from idemreg.lines import End, Header, LineError
+from idemreg.lines import End, LineError
 from idemreg.listing import every
-from idemreg.model import Status, Task, Verdict
+from idemreg.model import Origin, Status, Task, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,7 +46,7 @@ class Imported(NamedTuple):
 
 def export_lines(store: Store, query: Query) -> Iterator[str]:
     """The header, the tasks and the end, each a line; see `Registry.export_lines`."""
-    yield form.header_line(store.registry_id())
+    yield form.header_line(*store.origin())
     count, highest = 0, 0
     for task in every(store, query):
         yield form.task_line(task)
@@ -89,7 +89,7 @@ class _Importing:
         self.done = Imported()
         self._store = store
         self._progress = progress
-        self._header: Header | None = None
+        self._header: Origin | None = None
         self._end: End | None = None
         self._waiting: list[Task] = []  # as they were exported
         self._characters = 0
@@ -97,13 +97,13 @@ class _Importing:
     def take(self, line: str) -> None:
         """Take the next line; `LineError` where it is none, or not in its place."""
         found = form.parse(line)
-        if (self._header is None) is not isinstance(found, Header):
+        if (self._header is None) is not isinstance(found, Origin):
             msg = "it is a second header" if self._header else "the header of an export comes first"
             raise LineError(msg)
         if self._end is not None:
             msg = "it stands behind the end"
             raise LineError(msg)
-        if isinstance(found, Header):
+        if isinstance(found, Origin):
             self._header = found
         elif isinstance(found, End):
             self._take_end(found)
@@ -131,9 +131,8 @@ class _Importing:
         if self._header is None or not (self._waiting or self._end):
             return
         waiting, self._waiting, self._characters = self._waiting, [], 0
-        registry_id = self._header.registry_id
-        tasks = [_settled(task, registry_id) for task in waiting]
-        answers = self._store.put(tasks, self._end.floor if self._end else 0, registry_id)
+        tasks = [_settled(task, self._header.registry_id) for task in waiting]
+        answers = self._store.put(tasks, self._end.floor if self._end else 0, self._header)
         imported = skipped = unknown = 0
         conflicts = []
         for exported, task, answer in zip(waiting, tasks, answers, strict=True):

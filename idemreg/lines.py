@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from idemreg.errors import TaskIdError
-from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Status, Task, Verdict
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Origin, Policy, Status, Task, Verdict
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ __all__ = [
     "FIELDS",
     "FORMAT",
     "End",
-    "Header",
     "LineError",
     "end_line",
     "fields_of",
@@ -39,12 +38,13 @@ TOKEN_LIMIT: Final = 2**62
 TIME_LIMIT: Final = 2**62
 CHECKSUM_DIGITS: Final = 64
 ID_DIGITS: Final = 32
+NOTE_DIGITS: Final = 4
 _HEX: Final = frozenset("0123456789abcdef")
 
 FIELDS: Final = {
     "task_id": "the task's name",
     "status": "pending, succeeded, failed, running, unknown, skipped or cancelled",
-    "checksum": "SHA-256 of the arguments, 64 hexadecimal digits",
+    "checksum": "SHA-256 of the arguments (with a key their HMAC), 64 hexadecimal digits",
     "updated_at": "last change, microseconds since the epoch by the wall clock",
     "name": "the job's name",
     "token": "fencing token of the last claim, 0 before the first",
@@ -66,12 +66,6 @@ _ON_CRASH: Final = {one.name.lower(): one for one in OnCrash}
 _ON_FAILURE: Final = {one.name.lower(): one for one in OnFailure}
 
 
-class Header(NamedTuple):
-    """The first line: the registry that the tasks come from."""
-
-    registry_id: str
-
-
 class End(NamedTuple):
     """The last line: how many tasks there are, and a floor above all tokens that their registry gave so far."""
 
@@ -86,9 +80,10 @@ class LineError(ValueError):
 # --- write ------------------------------------------------------------------------------------------------------
 
 
-def header_line(registry_id: str) -> str:
-    """The first line."""
-    return _line({"idemreg": "export", "format": FORMAT, "registry_id": registry_id})
+def header_line(registry_id: str, key_note: str | None = None) -> str:
+    """The first line: the registry that the tasks come from. Without a key there is no ``key_note``."""
+    note = {} if key_note is None else {"key_note": key_note}
+    return _line({"idemreg": "export", "format": FORMAT, "registry_id": registry_id, **note})
 
 
 def task_line(task: Task) -> str:
@@ -123,7 +118,7 @@ def _line(fields: dict[str, Any]) -> str:
 # --- read -------------------------------------------------------------------------------------------------------
 
 
-def parse(line: str) -> Header | Task | End:
+def parse(line: str) -> Origin | Task | End:
     """What the line says; `LineError` where it is none. A running task is given as it was, without its owner."""
     fields = _object(line)
     if "idemreg" in fields:
@@ -171,12 +166,14 @@ def _check_names(fields: dict[str, Any], names: Any) -> None:  # noqa: ANN401 - 
         raise LineError(what)
 
 
-def _header(fields: dict[str, Any]) -> Header:
+def _header(fields: dict[str, Any]) -> Origin:
     if fields["idemreg"] != "export" or fields.get("format") != FORMAT:
         msg = f"it is not the header of an export of format {FORMAT}"
         raise LineError(msg)
-    _check_names(fields, ("idemreg", "format", "registry_id"))
-    return Header(_hexadecimal(fields, "registry_id", ID_DIGITS))
+    has_note = "key_note" in fields
+    _check_names(fields, ("idemreg", "format", "registry_id", *(["key_note"] if has_note else [])))
+    note = _hexadecimal(fields, "key_note", NOTE_DIGITS) if has_note else None
+    return Origin(_hexadecimal(fields, "registry_id", ID_DIGITS), note)
 
 
 def _task(fields: dict[str, Any]) -> Task:

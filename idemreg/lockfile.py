@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 
 from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StorePathError
+from idemreg.placing import make_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ OWNER_BITS = 62
 
 TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 # Without waiting: a FIFO or a device may be in the place of the file.
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # The creation lock is held for a few milliseconds by whoever makes the files. There is no queue: pollers nap.
 NAP_SECONDS = 0.002
@@ -110,7 +111,7 @@ class LockFile:
     def __init__(self, path: str) -> None:
         self.path = path
         try:
-            self.fd = os.open(path, _OPEN, 0o600)
+            self.fd = _open(path)
         except OSError as error:
             raise open_error(path, error) from error
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):
@@ -219,6 +220,16 @@ class LockFile:
         )  # first: a thread may fork in between, and the child close another file of that number
         if fd >= 0:
             os.close(fd)
+
+
+def _open(path: str) -> int:
+    """Open it; make it where it is not there, for its owner alone, whatever the umask."""
+    try:
+        return os.open(path, _OPEN)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            make_file(path)
+        return os.open(path, _OPEN)
 
 
 def open_error(path: str, error: OSError) -> StoreError:

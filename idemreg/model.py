@@ -21,6 +21,7 @@ __all__ = [
     "Liveness",
     "OnCrash",
     "OnFailure",
+    "Origin",
     "Outcome",
     "OwnerInfo",
     "Policy",
@@ -224,6 +225,13 @@ class Outcome(NamedTuple, Generic[R]):
     replayed: bool
     attempt: int
     token: int
+
+
+class Origin(NamedTuple):
+    """A place that tasks come from. ``key_note``: of the key of their checksums, or None; see `idemreg.keyed`."""
+
+    registry_id: str
+    key_note: str | None = None
 
 
 class Wanted(NamedTuple):

@@ -159,7 +159,7 @@ class _OffLoopStore:
         """Read the registry's id behind a grant: for as long as its row is there, no import can change it."""
         if any(type(answer) is Granted for answer in answers):
             try:
-                self._registry_id = self._store.registry_id()
+                self._registry_id = self._store.origin().registry_id
             except StoreError:  # the grants are worth more; whoever asks for a key reads for himself
                 self._registry_id = None
         return answers

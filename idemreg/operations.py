@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from idemreg.doctor import Finding
     from idemreg.events import Teller
     from idemreg.exchange import Imported
+    from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
     from idemreg.model import OwnerInfo, Status, Task
     from idemreg.options import Durability
@@ -43,14 +44,24 @@ class Operations:
         durability: Durability = "full",
         busy_timeout: float | timedelta = 10,
         clock: Clock | None = None,
+        unsafe_path: bool = False,
+        key_note: KeyNote | None = None,
     ) -> None:
+        """``key_note``: what the file must say of the checksums' key; None: nothing here makes a checksum."""
         is_durable(durability)
         self.path: Final = path
         self.durability: Final = durability
         self.clock: Final = clock or Clock()
+        self.unsafe_path: Final = unsafe_path
         busy_s = seconds(busy_timeout, what="busy_timeout")
         self._store = SqliteStore(
-            path, create=create, busy_s=busy_s, clock=self.clock, reads_durable=durability == "full"
+            path,
+            create=create,
+            busy_s=busy_s,
+            clock=self.clock,
+            reads_durable=durability == "full",
+            unsafe_path=unsafe_path,
+            key_note=key_note,
         )
         self._teller: Teller | None = None
 
@@ -122,14 +133,6 @@ class Operations:
 
     # --- operate ------------------------------------------------------------------------------------------------
 
-    def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
-        """Make sure that the task has a row, `pending` where it is new."""
-        from idemreg.options import Options  # noqa: PLC0415
-        from idemreg.request import add_task, wanted  # noqa: PLC0415
-        from idemreg.tagged import canonical  # noqa: PLC0415
-
-        return add_task(self._store, wanted(task_id, name, canonical(payload), Options.of({}, self.durability)))
-
     def resolve(
         self,
         task_id: str,
@@ -189,7 +192,7 @@ class Operations:
         """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
         from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
 
-        return examine(self._store.path, full=full, clock=self.clock)
+        return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
+from idemreg.keyed import OPEN, Secrecy
 from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
 
     from idemreg.codec import Codec
 
-__all__ = ["CallOptions", "CommonOptions", "Durability", "Options", "Verified", "VerifyHook"]
+__all__ = [
+    "CallOptions",
+    "CommonOptions",
+    "Durability",
+    "Options",
+    "Verified",
+    "VerifyHook",
+]
 
 Durability = Literal["full", "normal"]
 
@@ -69,9 +77,10 @@ class Options(NamedTuple):
     codec: Codec | None
     keep_ms: int | None
     durable: bool
+    secrecy: Secrecy = OPEN
 
     @classmethod
-    def of(cls, options: CallOptions, durability: Durability) -> Options:
+    def of(cls, options: CallOptions, durability: Durability, secrecy: Secrecy = OPEN) -> Options:
         """Check what the caller gave; ValueError or TypeError name the option."""
         if unknown := options.keys() - CallOptions.__annotations__.keys():
             msg = f"there is no option {', '.join(sorted(unknown))}"
@@ -95,6 +104,7 @@ class Options(NamedTuple):
             codec=as_codec(options.get("result")),
             keep_ms=_keep_ms(options.get("keep_for")),
             durable=is_durable(options.get("durability") or durability),
+            secrecy=secrecy,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["READ_BYTES", "STDERR", "STDOUT", "Output", "StoredOutput", "stored_output"]
+__all__ = ["KEPT_BYTES", "READ_BYTES", "STDERR", "STDOUT", "Output", "StoredOutput", "stored_output"]
 
 KEPT_BYTES: Final = 64 * 1_024
 # Each piece costs some bytes of its own: this many always fit into a result, whatever the command writes.
@@ -18,7 +18,8 @@ STDERR: Final = 2
 class Output:
     """The last 64 KiB that a command wrote, as pieces in the order in which they arrived on its two streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
         self._pieces: list[tuple[int, bytes]] = []
         self._size = 0
         self.is_truncated = False
@@ -30,9 +31,9 @@ class Output:
         else:
             self._pieces.append((stream, data))
         self._size += len(data)
-        while self._size > KEPT_BYTES or len(self._pieces) > KEPT_PIECES:
+        while self._size > self._limit or len(self._pieces) > KEPT_PIECES:
             oldest, kept = self._pieces[0]
-            cut = min(len(kept), self._size - KEPT_BYTES) if self._size > KEPT_BYTES else len(kept)
+            cut = min(len(kept), self._size - self._limit) if self._size > self._limit else len(kept)
             self._size -= cut
             self.is_truncated = True
             if cut == len(kept):

@@ -16,7 +16,7 @@ from idemreg.errors import StoreError, StorePathError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PART", "new_file"]
+__all__ = ["PART", "make_file", "new_file"]
 
 PART: Final = ".part-"
 FILE_MODE: Final = 0o600  # what a job printed may be secret
@@ -42,6 +42,15 @@ def new_file(path: str) -> Iterator[str]:
             os.unlink(part)
 
 
+def make_file(path: str) -> None:
+    """Make an empty file that only its owner may read and write, whatever the umask; FileExistsError where it is."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        os.fchmod(fd, FILE_MODE)  # a umask may take the owner's own rights as well
+    finally:
+        os.close(fd)
+
+
 def _refuse_existing(path: str) -> None:
     if os.path.lexists(path):
         msg = f"{path} exists already"
@@ -50,7 +59,7 @@ def _refuse_existing(path: str) -> None:
 
 def _create(part: str, path: str) -> None:
     try:
-        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+        make_file(part)
     except OSError as error:
         msg = f"cannot write {path}: {error.strerror}"
         raise StorePathError(msg) from error
@@ -78,7 +87,7 @@ def _take_name(part: str, path: str) -> None:
     except OSError:
         # A file system without links (exFAT, say): take the name first, so that nobody else can, then rename over it.
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+            make_file(path)
         except FileExistsError:
             _refuse_existing(path)
             raise

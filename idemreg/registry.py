@@ -5,8 +5,9 @@ What runs jobs is here; what people ask and do about them is in `idemreg.operati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast
 
+from idemreg.keyed import KeyNote, Secrecy
 from idemreg.operations import Operations
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
-    from idemreg.model import Outcome
+    from idemreg.keyed import ErrorDetail
+    from idemreg.model import Outcome, Task
     from idemreg.offload import Offload
     from idemreg.options import CallOptions, Durability, Options
 
@@ -39,6 +41,11 @@ class Registry(Operations):
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
     ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
     ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
+    ``checksum_key``: a secret of at least 16 bytes, for arguments that could be guessed: checksums are HMACs then. The
+    same from the first task on and for ever, in every process (`ChecksumKeyError`).
+    ``error_detail``: what is stored of an error: "traceback" (type, message, where it came from), "message" or "type".
+    ``unsafe_path``: use the path also where others could plant or swap the files: a symbolic or hard link, a folder
+    that everybody may write, files of another user. Refused otherwise (`StorePathError`).
     """
 
     def __init__(
@@ -51,8 +58,21 @@ class Registry(Operations):
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         checkpointer: bool = False,
+        checksum_key: str | bytes | None = None,
+        error_detail: ErrorDetail = "traceback",
+        unsafe_path: bool = False,
     ) -> None:
-        super().__init__(path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock)
+        self.secrecy: Final = Secrecy.of(checksum_key, error_detail)
+        key = self.secrecy.key
+        super().__init__(
+            path,
+            create=create,
+            durability=durability,
+            busy_timeout=busy_timeout,
+            clock=clock,
+            unsafe_path=unsafe_path,
+            key_note=KeyNote(None if key is None else key.note),
+        )
         self._templates: dict[str, str] = {}  # each literal one, and whose it is
         self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None
@@ -86,7 +106,7 @@ class Registry(Operations):
 
         from idemreg.idempotent import claim_template, idempotent  # noqa: PLC0415
 
-        checked = self._options(options)
+        checked = self.checked(options)
 
         def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
             is_async = inspect.iscoroutinefunction(function)
@@ -164,6 +184,12 @@ class Registry(Operations):
 
         return consume(self, messages, job, task_id, payload, batch, name, options)
 
+    def add(self, task_id: str, *, payload: object = None, name: str = "") -> Task:
+        """Make sure that the task has a row, `pending` where it is new."""
+        from idemreg.calls import add  # noqa: PLC0415 - as above
+
+        return add(self, task_id, payload, name)
+
     # --- close --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -211,7 +237,8 @@ class Registry(Operations):
 
         return Checkpointer(self, in_children=True).start()
 
-    def _options(self, options: CallOptions) -> Options:
+    def checked(self, options: CallOptions) -> Options:
+        """The options of a call on this registry, checked; for what is built on a registry."""
         from idemreg.options import Options  # noqa: PLC0415 - as above
 
-        return Options.of(options, self.durability)
+        return Options.of(options, self.durability, self.secrecy)

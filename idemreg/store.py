@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from idemreg.model import OwnerInfo, Policy, Task, Verdict, Version, Wanted
+    from idemreg.model import Origin, OwnerInfo, Policy, Task, Verdict, Version, Wanted
 
 __all__ = [
     "Absent",
@@ -377,14 +377,14 @@ class Store(Protocol):
     def floor(self) -> int:
         """The token floor: every token given from now on is above it."""
 
-    def registry_id(self) -> str:
-        """The random id of the place, part of every downstream key."""
+    def origin(self) -> Origin:
+        """The random id of the place, part of every downstream key, and of its checksums' key."""
 
-    def put(self, tasks: Sequence[Task], floor: int, registry_id: str) -> list[Present | None]:
+    def put(self, tasks: Sequence[Task], floor: int, origin: Origin) -> list[Present | None]:
         """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order.
 
         Raises the token floor to ``floor`` and past all of their tokens. A place without any row takes over
-        ``registry_id``, so that the downstream keys of the tasks stay what they are.
+        ``origin``, so that their downstream keys stay; `ChecksumKeyError` where it has rows, of another checksum key.
         """
 
     def owner(self, task: Task) -> OwnerInfo | None:

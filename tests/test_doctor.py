@@ -197,6 +197,24 @@ def _(scene: Scene) -> None:
     scene.path.chmod(0o666)
 
 
+@plants("untrusted")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.path.parent.chmod(0o777)
+
+
+@plants("planted")
+def _(scene: Scene) -> None:
+    scene.closed()
+    os.mkfifo(f"{scene.path}-journal")
+
+
+@plants("schema-altered")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.tamper("CREATE TRIGGER t AFTER INSERT ON idempotent_log BEGIN DELETE FROM idempotent_log; END")
+
+
 @plants("foreign-owner")
 def _(scene: Scene) -> None:
     if os.geteuid() != 0:
@@ -247,7 +265,7 @@ def _(scene: Scene) -> None:
 @plants("lock-file-replaced")
 def _(scene: Scene) -> None:
     scene.closed()
-    scene.overwrite(DATABASE_OFFSET - 1, b"?", "-lock")
+    scene.overwrite(DATABASE_OFFSET - 8, b"?" * 8, "-lock")  # of a random id, which one byte could be already
 
 
 @plants("locks-inert")

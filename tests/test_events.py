@@ -408,7 +408,7 @@ def test_nobody_listening_costs_nothing(
     list(registry.consume("ab", str, task_id=str))
     registry.checkpoint("TRUNCATE")
     assert made == []
-    assert registry.terms(registry._options({})).teller is None
+    assert registry.terms(registry.checked({})).teller is None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

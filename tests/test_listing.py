@@ -149,7 +149,7 @@ def test_the_index_serves_several_statuses() -> None:
     """Statuses that have an index are searched in it, one by one, without a sort of all that is left."""
     connection = apsw.Connection(":memory:")
     connection.execute(SCHEMA.read_text())
-    records.insert_registry(cast("Connection", connection), records.RegistryRow(1, "", "", "", 0))
+    records.insert_registry(cast("Connection", connection), records.RegistryRow(1, "", "", "", 0, None))
     statements: list[tuple[str, Any]] = []
 
     def note(_cursor: object, sql: str, bindings: Any) -> bool:

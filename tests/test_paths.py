@@ -225,6 +225,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     """Seen by a user without rights: SQLite needs its -wal and -shm beside the database."""
     tmp_path.chmod(0o755)
     source = """
+        import idemreg.calls
         from idemreg import Registry, StorePathError
         os.setuid(65534)
         try: Registry(sys.argv[1]).run("task", lambda: say("started"))

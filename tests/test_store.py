@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, Verdict, faults
-from idemreg.model import OnCrash, OnFailure, Policy, Wanted
+from idemreg.model import OnCrash, OnFailure, Origin, Policy, Wanted
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.writing import Ticket
 from idemreg.store import (
@@ -429,11 +429,11 @@ class StoreContract:
         """A row that is put is there as given; one that is there is answered, and the floor is above all of them."""
         present = row_of(store, granted(store, want("there")).task_id)
         new = present._replace(task_id="new", status=Status.FAILED, owner=None, token=1 << 50, error="e" * 900)
-        answers = store.put([new, new._replace(task_id="there", token=1 << 51)], 5, "f" * 32)
+        answers = store.put([new, new._replace(task_id="there", token=1 << 51)], 5, Origin("f" * 32))
         assert answers == [None, Present(present)]
         assert store.get(["new", "there"]) == [new, present]
         assert store.floor() == 1 << 51
-        assert store.registry_id() != "f" * 32
+        assert store.origin().registry_id != "f" * 32
 
     # --- effects ------------------------------------------------------------------------------------------------
 

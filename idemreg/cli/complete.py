@@ -27,10 +27,11 @@ def offer_task_ids(ctx: click.Context, _param: click.Parameter, incomplete: str)
     from idemreg.sqlite.peeking import task_ids  # noqa: PLC0415 - completion only
 
     try:
-        path = (ctx.find_object(Settings) or Settings()).path()
+        settings = ctx.find_object(Settings) or Settings()
+        path = settings.path()
     except Exception:  # noqa: BLE001 - no home, say: an error would land in the line that is being typed
         return []
-    found = task_ids(path, incomplete, OFFERED)
+    found = task_ids(path, incomplete, OFFERED, unsafe_path=settings.unsafe_path)
     # Without -- before it, a TASK_ID that begins with a dash would be taken as an option.
     is_behind_dashes = "--" in os.environ.get("COMP_WORDS", "").split()
     return [task_id for task_id in found if is_behind_dashes or not task_id.startswith("-")]

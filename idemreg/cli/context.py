@@ -15,6 +15,7 @@ from idemreg.errors import StorePathError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from idemreg.keyed import ErrorDetail
     from idemreg.operations import Operations
     from idemreg.registry import Registry
 
@@ -23,6 +24,10 @@ __all__ = ["Command", "HintedUsageError", "Settings", "common_options", "login_n
 F = TypeVar("F", bound="Callable[..., Any]")
 
 DB_VARIABLE: Final = "IDEMREG_DB"
+UNSAFE_PATH_VARIABLE: Final = "IDEMREG_UNSAFE_PATH"
+KEY_VARIABLE: Final = "IDEMREG_CHECKSUM_KEY"
+MAX_KEY_BYTES: Final = 4_096
+KEY_FILE_NAME: Final = "idemreg.key"
 FOLDER_MODE: Final = 0o700  # what a job printed may be secret
 
 EXISTING_ONLY: Final = "idemreg init"
@@ -43,6 +48,8 @@ class Settings:
         self.db: str | None = None
         self.create = True
         self.json = False
+        self.unsafe_path = _is_unsafe_path_set()
+        self.key_file: str | None = None
 
     def path(self) -> str:
         """The registry's file: --db, else IDEMREG_DB (empty counts as unset), else the user's state folder."""
@@ -60,20 +67,58 @@ class Settings:
             raise StorePathError(msg, hint=f"Create it first: `{EXISTING_ONLY}`, or name another file with --db.")
         from idemreg.operations import Operations  # noqa: PLC0415 - help and usage errors need none
 
-        return Operations(path, create=False).open()
+        return Operations(path, create=False, unsafe_path=self.unsafe_path).open()
 
-    def creating(self, *, at_first_use: bool = False) -> tuple[Registry, bool]:
-        """The registry, opened, and whether this call created it. ``at_first_use``: a new one is created only then."""
+    def checksum_key(self) -> bytes | None:
+        """The key of --checksum-key-file, else of IDEMREG_CHECKSUM_KEY, which no command finds in its environment.
+
+        Never a word of a command line, which every user may see.
+        """
+        text = os.environ.pop(KEY_VARIABLE, None)
+        if self.key_file is None:
+            return os.fsencode(text) if text else None
+        # Not waiting for a FIFO's writer, and no more than a key has.
+        with os.fdopen(os.open(self.key_file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            key = (file.read(MAX_KEY_BYTES + 1) or b"").rstrip(b"\r\n")
+        if len(key) > MAX_KEY_BYTES:
+            msg = f"{self.key_file} has more than {MAX_KEY_BYTES:,} bytes: it is no key"
+            raise HintedUsageError(msg, f"Make one: head -c 32 /dev/urandom | base64 >{KEY_FILE_NAME}")
+        return key
+
+    def importing(self) -> tuple[Operations, bool]:
+        """The registry, and whether its first use creates it. It makes no checksums, so it needs no key."""
+        path, is_new = self._path_for_creation()
+        from idemreg.operations import Operations  # noqa: PLC0415 - help and usage errors need none
+
+        registry = Operations(path, create=self.create, unsafe_path=self.unsafe_path)
+        return registry if is_new else registry.open(), is_new
+
+    def creating(self, *, error_detail: ErrorDetail = "traceback") -> tuple[Registry, bool]:
+        """The registry, opened, and whether this call created it."""
+        path, is_new = self._path_for_creation()
+        from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
+
+        key = self.checksum_key()
+        try:
+            registry = Registry(
+                path,
+                create=self.create,
+                checksum_key=key,
+                error_detail=error_detail,
+                unsafe_path=self.unsafe_path,
+            )
+        except ValueError as error:
+            raise HintedUsageError(str(error), f"head -c 32 /dev/urandom | base64 >{KEY_FILE_NAME}") from None
+        return registry.open(), is_new
+
+    def _path_for_creation(self) -> tuple[str, bool]:
         path = self.path()
         is_new = not _has_content(path)
         if is_new and not self.create:
             self.existing()  # says that there is none
         if is_new and path != self.db and path != os.environ.get(DB_VARIABLE):
             _make_folder(os.path.dirname(path))
-        from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
-
-        registry = Registry(path, create=self.create)
-        return registry if is_new and at_first_use else registry.open(), is_new
+        return path, is_new
 
     def announce(self) -> None:
         """Say that a file has come into being: a typing error in --db would otherwise look like a success."""
@@ -82,11 +127,12 @@ class Settings:
 
     def command_prefix(self) -> str:
         """How a command of a hint begins, so that it looks into the same file."""
+        forced = " --unsafe-path" if self.unsafe_path and not _is_unsafe_path_set() else ""
         if self.db is None:
-            return "idemreg"
+            return f"idemreg{forced}"
         import shlex  # noqa: PLC0415 - errors only
 
-        return f"idemreg --db {shlex.quote(self.db)}"
+        return f"idemreg{forced} --db {shlex.quote(self.db)}"
 
 
 def settings() -> Settings:
@@ -94,6 +140,10 @@ def settings() -> Settings:
     found = click.get_current_context().find_object(Settings)
     assert found is not None  # noqa: S101 - the group made it
     return found
+
+
+def _is_unsafe_path_set() -> bool:
+    return os.environ.get(UNSAFE_PATH_VARIABLE) == "1"
 
 
 def login_name() -> str:
@@ -175,6 +225,22 @@ _JSON: Final = click.option(
     callback=_remember("json"),
     help="JSON, one object a line.",
 )
+_UNSAFE_PATH: Final = click.option(
+    "--unsafe-path",
+    is_flag=True,
+    default=None,
+    expose_value=False,
+    callback=_remember("unsafe_path"),
+    help="Use the file also where others could swap it; also IDEMREG_UNSAFE_PATH=1.",
+)
+_KEY_FILE: Final = click.option(
+    "--checksum-key-file",
+    metavar="PATH",
+    default=None,
+    expose_value=False,
+    callback=_remember("key_file"),
+    help="Its content is the secret key of the checksums; also IDEMREG_CHECKSUM_KEY, the key itself.",
+)
 _NO_CREATE: Final = click.option(
     "--no-create",
     is_flag=True,
@@ -191,8 +257,8 @@ def common_options(*, creates: bool = False) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         if creates:
-            function = _NO_CREATE(function)
-        return _JSON(_DB(function))
+            function = _NO_CREATE(_KEY_FILE(function))
+        return _JSON(_DB(_UNSAFE_PATH(function)))
 
     return decorate
 

@@ -8,12 +8,16 @@ import click
 
 from idemreg.cli.context import Command, common_options, settings
 from idemreg.cli.failures import concrete
-from idemreg.cli.render import write, write_json
+from idemreg.cli.progress import bar
+from idemreg.cli.render import write, write_folded, write_json
 from idemreg.cli.text import columns, escape, fold, paint
 from idemreg.doctor import Severity, could_not_open, examine, is_well
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from idemreg.doctor import Finding
+    from idemreg.sqlite.salvaging import Gaps, Range
 
 __all__ = ["FIELDS", "doctor"]
 
@@ -33,20 +37,39 @@ FIELDS: Final = {
 
 @click.command(
     cls=Command,
-    examples=["idemreg doctor", "idemreg doctor --quiet", "idemreg doctor --full --json | jq .code"],
+    examples=[
+        "idemreg doctor",
+        "idemreg doctor --quiet",
+        "idemreg doctor --full --json | jq .code",
+        "idemreg --db damaged.db doctor --salvage jobs.db",
+    ],
     fields=FIELDS,
 )
 @click.option("--full", is_flag=True, help="Check every page and index, without a limit of time.")
+@click.option(
+    "--salvage",
+    metavar="OUT",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="Copy every row whose seal holds out of a damaged file into a new one, OUT, and report what may be missing.",
+)
 @click.option("--quiet", is_flag=True, help="Print warnings and errors only: nothing when all is well, for cron.")
 @common_options()
-def doctor(*, full: bool, quiet: bool) -> None:
+def doctor(*, full: bool, quiet: bool, salvage: str | None) -> None:
     """Examine the file and all around it; change nothing.
 
     Versions, file system, permissions, lock file and locks, settings, the -wal and who reads it, damage, owners, tasks
     that wait for somebody, and the clock. Each question to the database gets 5 seconds, unless --full. Exit code 0: all
     is well. 1: there is a warning or an error. 74: the file cannot be opened.
+
+    With --salvage the file is read page by page, past SQLite; stop what uses it before. Running tasks become unknown in
+    OUT, and so do others of which a newer row may be lost. --json gives one object: path, copied, unknown, and gaps.
+    Exit code 0: nothing is missing. 1: something may be.
     """
-    findings = examine(settings().path(), full=full)
+    if salvage is not None:
+        _salvage(salvage, quiet=quiet)
+        return
+    findings = examine(settings().path(), full=full, unsafe_path=settings().unsafe_path)
     shown = [one for one in findings if not quiet or one.severity >= Severity.WARNING]
     for one in shown:
         if settings().json:
@@ -59,6 +82,53 @@ def doctor(*, full: bool, quiet: bool) -> None:
         click.get_current_context().exit(CANNOT_OPEN)
     if not is_well(findings):
         click.get_current_context().exit(UNWELL)
+
+
+def _salvage(out: str, *, quiet: bool) -> None:
+    from idemreg.doctor.salvage import salvage  # noqa: PLC0415 - few need it
+
+    with bar("salvaging", hidden=settings().json or quiet) as show:
+        done = salvage(settings().path(), out, progress=show)
+    gaps = done.gaps
+    if settings().json:
+        write_json({**done._asdict(), "gaps": {**gaps._asdict(), "ranges": [place._asdict() for place in gaps.ranges]}})
+    elif not (quiet and gaps.are_none):
+        unknown = f", {done.unknown:,} of them unknown now" if done.unknown else ""
+        write_folded(f"copied {done.copied:,} {'task' if done.copied == 1 else 'tasks'}{unknown}, to")
+        write(escape(done.path))
+        for line in _gap_lines(gaps):
+            write_folded(line)
+    if not gaps.are_none:
+        click.get_current_context().exit(UNWELL)
+
+
+def _gap_lines(gaps: Gaps) -> Iterator[str]:
+    """What may be missing, in sentences."""
+    if gaps.are_none:
+        yield "nothing is missing"
+    if gaps.damaged:
+        yield f"{gaps.damaged:,} of {gaps.pages:,} pages are damaged or not there"
+    for place in gaps.ranges:
+        yield f"rows may be lost {_between(place)}"
+    if gaps.broken_rows:
+        more = f", and {gaps.broken_rows - len(gaps.broken):,} more" if gaps.broken_rows > len(gaps.broken) else ""
+        yield f"{gaps.broken_rows:,} damaged rows: {', '.join(map(escape, gaps.broken))}{more}"
+    if gaps.lost_frames:
+        yield "a frame of the -wal is damaged: the last changes of some tasks may be lost"
+    if gaps.lost_file_row:
+        yield "the row about the file is lost: the copy has a new id, and so new downstream keys"
+    if gaps.lost_free_list:
+        yield "the list of free pages is lost: tasks that were removed may be back"
+    if gaps.other_tables:
+        yield f"tables of jobs are not copied: {', '.join(map(escape, gaps.other_tables))}"
+
+
+def _between(place: Range) -> str:
+    if place.above is None and place.below is None:
+        return "anywhere"
+    if place.above is None:
+        return f"up to {escape(place.below or '')}"
+    return f"from {escape(place.above)} " + ("on" if place.below is None else f"to {escape(place.below)}")
 
 
 def _hint(one: Finding) -> str:

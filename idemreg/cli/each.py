@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.each import Work
+    from idemreg.keyed import ErrorDetail
 
 __all__ = ["EACH_FIELDS", "each"]
 
@@ -78,6 +79,12 @@ class EachCommand(Command):
     "--payload", metavar="FIELDS", default=None, help="What the checksum covers: a,b or '{a[b]}'. Default: all."
 )
 @click.option("--python", metavar="MODULE:FUNCTION", default=None, help="Call this in place of a command.")
+@click.option(
+    "--error-detail",
+    type=click.Choice(["traceback", "message", "type"]),
+    default="traceback",
+    help="What is stored of an error of a function.",
+)
 @policy_options
 @common_options(creates=True)
 @click.pass_context
@@ -88,6 +95,7 @@ def each(
     jobs: int,
     payload: str | None,
     python: str | None,
+    error_detail: ErrorDetail,
     **options: Any,  # noqa: ANN401 - the flags of the policy
 ) -> int:
     """Handle each line of JSON on stdin once, several at a time; feeding the same lines again goes on.
@@ -120,7 +128,7 @@ def each(
         if python is not None and settings().json:
             stdout = stack.enter_context(stdout_apart())  # a module may print when it is imported
         function = None if python is None else _function(ctx, python, options)
-        registry, is_new = settings().creating()
+        registry, is_new = settings().creating(error_detail=error_detail)
         stack.enter_context(registry)
         if is_new:
             settings().announce()
@@ -181,7 +189,8 @@ def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callabl
 
     from idemreg.request import check_job  # noqa: PLC0415 - as above
 
-    for flag in ("verify", "unknown_on", "release_on"):
+    options["no_output"] = not options.pop("keeps_output")
+    for flag in ("verify", "unknown_on", "release_on", "no_output"):
         if options.pop(flag):
             msg = f"--{flag.replace('_', '-')} is for commands: {name} tells by its exceptions, and fails or not"
             raise HintedUsageError(msg, FORM, ctx)

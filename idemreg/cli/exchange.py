@@ -129,7 +129,7 @@ def import_(file: str) -> int:
                 show(position, size)
 
         # Created by the first tasks: a file that is no export leaves no registry behind.
-        registry, is_new = settings().creating(at_first_use=True)
+        registry, is_new = settings().importing()
         with registry:
             try:
                 done = registry.import_lines(lines(), progress=progress)

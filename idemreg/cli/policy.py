@@ -55,6 +55,14 @@ _OPTIONS: Final = (
         "--release-on", type=EXIT_CODES, multiple=True, help="Exit codes that put the task back, as if it had not run."
     ),
     click.option(
+        "--no-output",
+        "keeps_output",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Store nothing of what the command writes; a replay is silent.",
+    ),
+    click.option(
         "--keep-for", type=DURATION, default=None, help="From when `purge` may take the ended row. Default: never."
     ),
     click.option(

@@ -27,7 +27,7 @@ MS_A_SECOND: Final = 1_000
 FIELDS: Final = {
     "task_id": "the task's name",
     "status": "pending, succeeded, failed, running, unknown, skipped or cancelled",
-    "checksum": "SHA-256 of the arguments, 64 hexadecimal digits",
+    "checksum": "SHA-256 of the arguments (with a key their HMAC), 64 hexadecimal digits",
     "updated_at": "last change, microseconds since the epoch by the wall clock",
     "updated_at_utc": "the same as ISO 8601 in UTC",
     "boot_stamp": "last change, (boot epoch << 40) | milliseconds since that boot",

@@ -35,7 +35,7 @@ def _always(_case: Case) -> bool:
 
 
 def _file(case: Case) -> bool:
-    return os.path.isfile(case.path) and os.access(case.path, os.R_OK)
+    return case.may_open and os.path.isfile(case.path) and os.access(case.path, os.R_OK)
 
 
 def _database(case: Case) -> bool:
@@ -51,6 +51,7 @@ CHECKS: Final = (
     Check(around.path, _always),
     Check(around.filesystem, _file),
     Check(around.permissions, _file),
+    Check(around.trust, _file),
     Check(around.lock_file, _file),
     Check(around.locks, _file),
     Check(inside.database, _file),
@@ -71,14 +72,16 @@ CHECKS: Final = (
 )
 
 
-def examine(path: str | os.PathLike[str], *, full: bool = False, clock: Clock | None = None) -> list[Finding]:
+def examine(
+    path: str | os.PathLike[str], *, full: bool = False, clock: Clock | None = None, unsafe_path: bool = False
+) -> list[Finding]:
     """Examine the registry at ``path``, and say what was found, in the order of the checks. Raises nothing of its own.
 
     Each question to the database is given 5 seconds, and is `unfinished` then; ``full`` lifts that limit, and takes
     SQLite's integrity_check in place of quick_check. Nothing is changed: no file comes into being that stays, no page
-    is moved, no row is settled.
+    is moved, no row is settled. ``unsafe_path``: as of `Registry`.
     """
-    case = Case(os.path.abspath(os.fspath(path)), clock or Clock(), full=full)
+    case = Case(os.path.abspath(os.fspath(path)), clock or Clock(), full=full, unsafe_path=unsafe_path)
     try:
         return [found for check in CHECKS if check.has_ground(case) for found in _carry_out(check, case)]
     finally:

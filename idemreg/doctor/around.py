@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Final
 
 from idemreg.doctor.case import Lock
 from idemreg.doctor.finding import Finding, finding
-from idemreg.errors import StoreError, StoreVersionError
+from idemreg.errors import StoreError, StorePathError, StoreVersionError
 from idemreg.sqlite import files, looking
+from idemreg.sqlite.trust import check_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from idemreg.doctor.case import Case
 
-__all__ = ["filesystem", "lock_file", "locks", "path", "permissions", "versions"]
+__all__ = ["filesystem", "lock_file", "locks", "path", "permissions", "trust", "versions"]
 
 LOW_BYTES: Final = 100 * 2**20  # a day's -wal and then some
 FULL_BYTES: Final = 4 * 2**20  # less than a -wal takes before it is checkpointed
@@ -87,6 +88,17 @@ def permissions(case: Case) -> Iterator[Finding]:
     for place in (case.path, folder):
         if not os.access(place, os.W_OK):
             yield finding("not-writable", f"{place} may not be written by this user.")
+
+
+def trust(case: Case) -> Iterator[Finding]:
+    """Whether others could plant or swap the files, or have done so."""
+    for is_forced, code in ((True, "planted"), (False, "untrusted")):
+        try:
+            check_trust(case.given, case.path, is_forced=is_forced or case.unsafe_path)
+        except StorePathError as error:
+            case.may_open = case.may_open and not is_forced
+            yield finding(code, f"{error.message}.")
+            return
 
 
 def lock_file(case: Case) -> Iterator[Finding]:

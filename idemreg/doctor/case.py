@@ -46,8 +46,11 @@ class Lock:
 class Case:
     """One file, examined once. Checks share here what they found and opened."""
 
-    def __init__(self, path: str, clock: Clock, *, full: bool) -> None:
+    def __init__(self, path: str, clock: Clock, *, full: bool, unsafe_path: bool) -> None:
+        self.given: Final = path
         self.path: Final = os.path.realpath(path)
+        self.unsafe_path: Final = unsafe_path
+        self.may_open = True  # nothing that is no file is in the place of one
         self.clock: Final = clock
         self.full: Final = full
         self.lock: Lock | None = None

@@ -50,6 +50,8 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "not-writable": (ERROR, "Run as the user who owns the file, or give this user permission for file and folder."),
     "world-writable": (WARNING, "Whoever is on the machine can forge or remove tasks. Take it away: chmod o-w PATH"),
     "foreign-owner": (WARNING, "Let one user own the files and run the jobs: chown USER PATH"),
+    "untrusted": (ERROR, "Others could plant or swap the files; it is opened by force only (--unsafe-path)."),
+    "planted": (ERROR, "Move it away: SQLite, or idemreg, would open it, and nothing of it can serve."),
     # --- the lock file
     "lock-file-missing": (WARNING, "Never remove it: owners that live now cannot be told from dead ones any more."),
     "lock-file-empty": (WARNING, "The next opening of the registry writes it."),
@@ -68,6 +70,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "cannot-open": (ERROR, "See what SQLite says, and check the disk and the permissions."),
     "schema-newer": (ERROR, "Upgrade idemreg here, as it was where the file was migrated."),
     "schema-older": (INFO, "The next opening of the registry migrates it."),
+    "schema-altered": (ERROR, "Find out which program did so; idemreg refuses the file. Put a backup in its place."),
     "registry-row-missing": (ERROR, "Keep a copy of the file, and put a backup in its place."),
     "settings": (INFO, ""),
     "setting-refused": (ERROR, "This build of SQLite does not obey: install apsw from PyPI."),

@@ -91,6 +91,11 @@ def schema(case: Case) -> Iterator[Finding]:
     elif (registered := case.look.registered()) is None or registered.schema_version != version:
         yield finding("registry-row-missing", "The row about the file itself is missing, or of another schema.")
     else:
+        try:
+            case.look.check_form()
+        except StoreCorruptError as error:
+            yield finding("schema-altered", f"{error.message[0].upper()}{error.message[1:]}.")
+            return
         case.registered = registered
         yield from _lock_id(case, registered.lock_id)
 

@@ -28,12 +28,12 @@ from idemreg.ext.http import (
     problem_of,
     task_id_of,
 )
-from idemreg.options import CallOptions, Options
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from idemreg.aio import AsyncClaim
+    from idemreg.options import CallOptions
     from idemreg.registry import Registry
 
 __all__ = ["IdempotencyMiddleware", "IncompleteResponseError", "ResponseFailedError"]
@@ -112,7 +112,7 @@ class IdempotencyMiddleware:
                 raise TypeError(msg)
         self.app = app
         self._registry = registry if isinstance(registry, AsyncRegistry) else AsyncRegistry.of(registry)
-        Options.of(options, self._registry.registry.durability)  # a wrong one shows now, not at the first request
+        self._registry.registry.checked(options)  # a wrong one shows now, not at the first request
         self._methods = frozenset(one.upper() for one in methods)
         self._protects_path = _path_test(paths)
         self._required = required

@@ -36,10 +36,10 @@ from idemreg.errors import (
     TaskUnknownError,
 )
 from idemreg.model import NO_CHECKSUM, Liveness, Status, Wanted
-from idemreg.options import Options
 from idemreg.registry import Registry
+from idemreg.request import checksum
 from idemreg.store import End, Granted, Unknown
-from idemreg.tagged import canonical, digest
+from idemreg.tagged import canonical
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         self._registry = registry
         self._holds = on_crash == "hold"
         asked: CallOptions = {"on_crash": on_crash, "durability": durability, "result": _StoredCodec()}
-        self._terms = registry.terms(Options.of(asked, registry.durability))
+        self._terms = registry.terms(registry.checked(asked))
         self._open: dict[str, _Held] = {}  # by task_id, of this process
 
     # --- the utility's own slips ------------------------------------------------------------------------------------
@@ -187,9 +187,12 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         if self.payload_validation_enabled:
             is_record = isinstance(data_payload, DataRecord)
             mine = data_payload.payload_hash if is_record else self._get_hashed_payload(data_payload)
-            if stored_data_record.payload_hash not in (mine, _checksum(mine)):
+            if stored_data_record.payload_hash not in (mine, self._checksum(mine)):
                 msg = "Payload does not match stored record for this event key"
                 raise IdempotencyValidationError(msg)
+
+    def _checksum(self, payload_hash: str) -> str:
+        return checksum(canonical(payload_hash), self._terms.options)
 
     # --- the four methods of a layer --------------------------------------------------------------------------------
 
@@ -212,7 +215,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             wanted = Wanted(
                 task_id,
                 f"powertools until {deadline_ms}",
-                _checksum(data_record.payload_hash),
+                self._checksum(data_record.payload_hash),
                 options.policy,
                 keep_ms,
                 durable=options.durable,
@@ -375,10 +378,6 @@ def _task_id(key: str) -> str:
         return check_task_id(key)
     except TaskIdError:
         return f"powertools:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def _checksum(payload_hash: str) -> str:
-    return digest(canonical(payload_hash))
 
 
 def _check_ours(row: Task) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
     from idemreg.liveness import OwnerRecord
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
@@ -54,9 +55,24 @@ class SqliteStore(Settler):
         clock: Clock,
         schema: upkeep.Schema = upkeep.SCHEMA,
         reads_durable: bool = True,
+        unsafe_path: bool = False,
+        key_note: KeyNote | None = None,
     ) -> None:
-        """``reads_durable``: nothing is answered from a final row that a power cut could take back."""
-        opening = Opening(path, create=create, busy_s=busy_s, clock=clock, schema=schema, reads_durable=reads_durable)
+        """``reads_durable``: nothing is answered from a final row that a power cut could take back.
+
+        ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
+        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`.
+        """
+        opening = Opening(
+            path,
+            create=create,
+            busy_s=busy_s,
+            clock=clock,
+            schema=schema,
+            reads_durable=reads_durable,
+            unsafe_path=unsafe_path,
+            key_note=key_note,
+        )
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)

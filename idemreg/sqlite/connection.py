@@ -27,6 +27,7 @@ __all__ = [
     "CommitUnsureError",
     "Connection",
     "connect",
+    "harden",
     "is_sync_failure",
     "leave_wal",
     "translate",
@@ -40,6 +41,18 @@ AUTOCHECKPOINT_PAGES: Final = 2_000
 
 # The database, its -wal and its -shm, and the folder while it is synced. Some are closed before the error is seen.
 FILES_OF_CONNECTION: Final = 4
+
+# What a file that comes from anywhere could make SQLite do: off, for the jobs' own statements (`claim.transaction()`)
+# as well. A view is an error there; a trigger is refused when the file is opened, since nobody would miss it.
+HARD: Final = (
+    (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),  # no function with an effect in a CHECK, an index or a view
+    (apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0),
+    (apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0),
+    (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),  # the schema is no table to be written, and the journal stays on
+    (apsw.SQLITE_DBCONFIG_DQS_DML, 0),  # "x" is a name, and never a text by mistake
+    (apsw.SQLITE_DBCONFIG_DQS_DDL, 0),
+)
 
 # Waits for a program's lock that knows nothing of our turns: the first nap is about one commit, the longest keeps a
 # waiter from falling behind.
@@ -90,13 +103,14 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
 
     SQLite does not checkpoint inside our commits: it swallows what the disk reports then, and it is reported once.
     """
-    connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
+    connection = Connection(path, flags=flags, vfs=pages.vfs())
     try:
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         _set(connection, "synchronous", synchronous)
         _set(connection, "wal_autocheckpoint", 0)
-        _set(connection, "trusted_schema", 0)
+        harden(connection)
         connection.hot = connection.cursor()
     except BaseException:
         connection.close()
@@ -110,6 +124,15 @@ def _set(connection: Connection, pragma: str, value: int) -> None:
     if connection.pragma(pragma) != value:
         msg = f"SQLite does not accept {pragma}={value}"
         raise StoreError(msg)
+
+
+def harden(connection: Connection) -> None:
+    """Take away what a hostile file could use, and read it back. ATTACH as well: one registry is one file."""
+    for switch, value in HARD:
+        if connection.config(switch, value) != value:
+            msg = f"SQLite does not accept the setting {apsw.mapping_db_config[switch]}={value}"
+            raise StoreError(msg)
+    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
 
 
 def leave_wal(connection: Connection) -> None:

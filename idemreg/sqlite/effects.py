@@ -55,7 +55,8 @@ class Effects:
         with SQLite's message as its cause; the transaction stays open, so an error may be caught.
         """
         self._refuse_in_child()
-        self._connection.authorizer = _authorize
+        # SQLite does not tell an authorizer what a table is renamed to.
+        self._connection.authorizer = _authorize_but_alter if OUR_TABLES in sql.lower() else _authorize
         try:
             return self._connection.execute(sql, bindings).fetchall()
         except apsw.Error as error:
@@ -90,3 +91,11 @@ def _authorize(operation: int, first: str | None, second: str | None, _database:
     if ours and operation not in _READING:
         return apsw.SQLITE_DENY
     return apsw.SQLITE_OK
+
+
+def _authorize_but_alter(
+    operation: int, first: str | None, second: str | None, database: str | None, by: str | None
+) -> int:
+    if operation == apsw.SQLITE_ALTER_TABLE:
+        return apsw.SQLITE_DENY
+    return _authorize(operation, first, second, database, by)

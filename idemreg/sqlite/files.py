@@ -11,7 +11,6 @@ import stat
 from typing import NamedTuple
 
 from idemreg.errors import StorePathError, StoreVersionError
-from idemreg.placing import PART
 
 __all__ = ["Location", "absolute", "check_sqlite_version", "filesystem_type", "locate"]
 
@@ -79,23 +78,7 @@ def _check_file(database: str) -> bool:
     if not os.access(database, os.R_OK | os.W_OK):
         msg = f"{database} may not be read and written by this user"
         raise StorePathError(msg, hint="Run as the user who owns the file, or give the user permission.")
-    if found.st_nlink > 1 and _has_other_names(database, found.st_ino):
-        msg = f"{database} has a second name (a hard link), under which others would use another lock file and -wal"
-        raise StorePathError(msg, hint=f"Keep one name: find DIRECTORY -xdev -inum {found.st_ino} shows them all.")
     return found.st_size > 0
-
-
-def _has_other_names(database: str, inode: int) -> bool:
-    """Whether there are more names than that of `placing.new_file`, which goes in a moment, or was left by a kill."""
-    folder, name = os.path.split(database)
-    try:
-        with os.scandir(folder) as entries:
-            parts = sum(entry.name.startswith(name + PART) and entry.inode() == inode for entry in entries)
-        return os.stat(database).st_nlink > 1 + parts  # once more, behind the look into the folder
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
 
 
 def _check_folder(folder: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
-from idemreg.sqlite.records import floor, raise_floor
+from idemreg.errors import ChecksumKeyError
+from idemreg.sqlite.records import floor, raise_floor, registry_row
 from idemreg.sqlite.seals import claim_seal, state_seal
 from idemreg.sqlite.tasks import is_large, read
 from idemreg.store import Present
@@ -13,7 +14,7 @@ from idemreg.store import Present
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Task
+    from idemreg.model import Origin, Task
     from idemreg.sqlite.connection import Connection
 
 __all__ = ["put"]
@@ -27,15 +28,18 @@ _INSERT: Final = (
 
 
 def put(
-    connection: Connection, schema_version: int, tasks: Sequence[Task], lowest: int, registry_id: str
+    connection: Connection, schema_version: int, tasks: Sequence[Task], lowest: int, origin: Origin
 ) -> list[Present | None]:
     """Insert the rows, and raise the token floor past their tokens, also of those that stay out. In a transaction."""
     before = floor(connection, schema_version)
     is_empty = connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall() == []
+    if not is_empty and (row := registry_row(connection)) is not None and row.key_note != origin.key_note:
+        msg = "the checksums of the export are made with another key than those of this registry"
+        raise ChecksumKeyError(msg, hint="Import it into a registry of its own.")
     answers = [_put(connection, schema_version, task) for task in tasks]
     highest = max(before, lowest, *(task.token for task in tasks))
     # A registry without any task becomes the one that moves in: its receivers know the tasks by keys made of it.
-    raise_floor(connection, highest, registry_id if is_empty else None)
+    raise_floor(connection, highest, origin if is_empty else None)
     faults.point("import.in-transaction")
     return answers
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Task
+    from idemreg.model import Origin, Task
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Present, Query, Survey
 
@@ -52,14 +52,14 @@ class Keeper(Reader):
         faults.point("purge.committed")
         return Removed(count, found.after)
 
-    def put(self, tasks: Sequence[Task], floor: int, registry_id: str) -> list[Present | None]:
+    def put(self, tasks: Sequence[Task], floor: int, origin: Origin) -> list[Present | None]:
         """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order."""
         from idemreg.sqlite import importing  # noqa: PLC0415
 
         version = self._schema_version
 
         def put(connection: Connection) -> list[Present | None]:
-            return importing.put(connection, version, tasks, floor, registry_id)
+            return importing.put(connection, version, tasks, floor, origin)
 
         with self._opening.using() as opened:
             answers = opened.database.write(put, durable=True)

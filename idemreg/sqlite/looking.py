@@ -21,6 +21,7 @@ from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, records, upkeep
 from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.form import check_form
 from idemreg.sqlite.seals import TASK_COLUMNS, task_holds
 
 if TYPE_CHECKING:
@@ -166,6 +167,10 @@ class Look:
 
         return dict(self._ask(read))
 
+    def check_form(self) -> None:
+        """`StoreCorruptError` where the tables are not exactly ours; see `sqlite/form.py`."""
+        self._ask(lambda connection: check_form(connection, upkeep.SCHEMA.read_text()))
+
     def wal(self) -> upkeep.WalState:
         """What is in the -wal."""
         state: upkeep.WalState = self._ask(upkeep.wal_state)
@@ -305,7 +310,8 @@ def _open(path: str) -> Connection:
 
 
 def _connect(name: str, flags: int, *, keeps_wal: bool = True) -> Connection:
-    connection = Connection(name, flags=flags, vfs=pages.vfs())
+    connection = Connection(name, flags=flags | apsw.SQLITE_OPEN_NOFOLLOW, vfs=pages.vfs())
+    connections.harden(connection)
     connection.set_busy_timeout(BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
     connection.pragma("query_only", 1)

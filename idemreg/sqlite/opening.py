@@ -26,12 +26,14 @@ from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import no_fork_meanwhile
 from idemreg.sqlite.owners import Owners
+from idemreg.sqlite.trust import check_trust
 from idemreg.store import Instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
     from idemreg.sqlite.records import RegistryRow
 
 __all__ = ["Opened", "Opening"]
@@ -167,8 +169,12 @@ class Opening:
         clock: Clock,
         schema: upkeep.Schema,
         reads_durable: bool,
+        unsafe_path: bool,
+        key_note: KeyNote | None,
     ) -> None:
         self.path = files.absolute(path)
+        self._unsafe_path = unsafe_path
+        self._key_note = key_note
         self._create = create
         self._busy_s = busy_s
         self._clock = clock
@@ -270,6 +276,7 @@ class Opening:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
+        check_trust(self.path, location.database, is_forced=self._unsafe_path)
         with no_fork_meanwhile(self._clock):
             return self._open_files(location)
 
@@ -277,7 +284,7 @@ class Opening:
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
-            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s)
+            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s, self._key_note)
             return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()

@@ -13,7 +13,9 @@ import apsw
 from idemreg.clock import Clock
 from idemreg.errors import IdemregError
 from idemreg.sqlite.connection import NORMAL, connect, leave_wal
+from idemreg.sqlite.form import check_form
 from idemreg.sqlite.queries import Conditions, within
+from idemreg.sqlite.trust import check_trust
 from idemreg.sqlite.upkeep import SCHEMA, check_identity
 from idemreg.store import Query
 
@@ -25,7 +27,7 @@ __all__ = ["task_ids"]
 PATIENCE_S: Final = 0.2  # a person waits with a finger on the key
 
 
-def task_ids(path: str, prefix: str, limit: int) -> list[str]:
+def task_ids(path: str, prefix: str, limit: int, *, unsafe_path: bool = False) -> list[str]:
     """At most ``limit`` task_ids with the prefix; none where the file is no registry at rest or at work, or is busy.
 
     Leaves no file behind that was not there.
@@ -36,6 +38,7 @@ def task_ids(path: str, prefix: str, limit: int) -> list[str]:
         return []
     has_wal = os.path.exists(f"{database}-wal")
     try:
+        check_trust(os.path.abspath(path), database, is_forced=unsafe_path)
         connection = connect(database, synchronous=NORMAL, busy_s=PATIENCE_S, clock=Clock())
         try:
             if has_wal:
@@ -50,6 +53,7 @@ def task_ids(path: str, prefix: str, limit: int) -> list[str]:
 def _read(connection: Connection, database: str, prefix: str, limit: int) -> list[str]:
     if check_identity(connection, database) or connection.pragma("user_version") != SCHEMA.version:
         return []
+    check_form(connection, SCHEMA.read_text())
     wanted = Conditions([], [])
     within(wanted, Query(prefix=prefix), None, None)
     rows = connection.execute(

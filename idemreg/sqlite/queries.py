@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.model import Status, Verdict
+from idemreg.model import Origin, Status, Verdict
 from idemreg.sqlite.records import floor, newer_schema, registry_row
 from idemreg.sqlite.tasks import COLUMNS, to_task
 from idemreg.store import Page
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Instant, Query
 
-__all__ = ["AGE_MS", "Conditions", "boundary", "conditions", "count", "page", "registry_id", "within"]
+__all__ = ["AGE_MS", "Conditions", "boundary", "conditions", "count", "origin", "page", "within"]
 
 # The text of the partial index's own condition: the planner uses the index only where it reads the same.
 _ATTENTION: Final = "status NOT IN (1, 3)"
@@ -148,9 +148,9 @@ def count(connection: Connection, schema_version: int) -> dict[Status, int]:
     return {Status(status): number for status, number in rows}
 
 
-def registry_id(connection: Connection, schema_version: int) -> str:
-    """The random id of the file."""
+def origin(connection: Connection, schema_version: int) -> Origin:
+    """The id, and the note of the key."""
     row = registry_row(connection, schema_version)
     if row is None:
         raise newer_schema()
-    return row.registry_id
+    return Origin(row.registry_id, row.key_note)

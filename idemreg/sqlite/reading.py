@@ -12,7 +12,7 @@ from idemreg.store import Running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import OwnerInfo, Task, Wanted
+    from idemreg.model import Origin, OwnerInfo, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
     from idemreg.store import Answer, Instant, Page, Query
@@ -71,15 +71,15 @@ class Reader:
         """The token floor: every token given from now on is above it."""
         return self._read(records.floor, self._schema_version)
 
-    def registry_id(self) -> str:
-        """The random id of the place. Read anew each time: an import into an empty place changes it."""
-        return self._read(queries.registry_id, self._schema_version)
+    def origin(self) -> Origin:
+        """The random id of the place, and its key's note. Read anew each time: an import may change them."""
+        return self._read(queries.origin, self._schema_version)
 
     def downstream_key(self, task_id: str) -> str:
         """A key for receivers: the same over all attempts of the task, different in every other registry."""
         from idemreg.tagged import downstream_key  # noqa: PLC0415 - for jobs, which have it
 
-        return downstream_key(self.registry_id(), task_id)
+        return downstream_key(self.origin().registry_id, task_id)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""

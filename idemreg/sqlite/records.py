@@ -15,6 +15,7 @@ from idemreg.sqlite.seals import broken, values_seal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from idemreg.model import Origin
     from idemreg.sqlite.connection import Connection
 
 __all__ = [
@@ -46,13 +47,14 @@ class RegistryRow(NamedTuple):
     lock_id: str
     boot_id: str
     floor: int
+    key_note: str | None
 
     def seal(self, connection: Connection) -> int:
         """Its seal. It covers how many bytes of a page are reserved: by that number alone SQLite checks its pages."""
         return values_seal((*self, connection.reserve_bytes()))
 
 
-_READ: Final = "SELECT schema_version, registry_id, lock_id, boot_id, floor, seal FROM idempotent_registry"
+_READ: Final = "SELECT schema_version, registry_id, lock_id, boot_id, floor, key_note, seal FROM idempotent_registry"
 
 
 def registry_row(connection: Connection, schema_version: int | None = None) -> RegistryRow | None:
@@ -69,14 +71,14 @@ def registry_row(connection: Connection, schema_version: int | None = None) -> R
 
 def insert_registry(connection: Connection, row: RegistryRow) -> None:
     """Write the row of a new file."""
-    connection.execute("INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?, ?)", (*row, row.seal(connection)))
+    connection.execute("INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?, ?, ?)", (*row, row.seal(connection)))
 
 
 def write_registry(connection: Connection, row: RegistryRow) -> None:
     """Write it in place of the one that is there, which was read in the same transaction."""
     connection.execute(
         "UPDATE idempotent_registry SET schema_version = ?, registry_id = ?, lock_id = ?, boot_id = ?, floor = ?,"
-        " seal = ?",
+        " key_note = ?, seal = ?",
         (*row, row.seal(connection)),
     )
 
@@ -89,11 +91,13 @@ def floor(connection: Connection, schema_version: int) -> int:
     return row.floor
 
 
-def raise_floor(connection: Connection, token: int, registry_id: str | None = None) -> None:
-    """From now on every token is above this one. With a ``registry_id``, the file becomes that registry."""
+def raise_floor(connection: Connection, token: int, origin: Origin | None = None) -> None:
+    """From now on every token is above this one. With an ``origin``, the file becomes that registry."""
     row = registry_row(connection)
     if row is not None:
-        raised = row._replace(floor=max(row.floor, token), registry_id=registry_id or row.registry_id)
+        raised = row._replace(floor=max(row.floor, token))
+        if origin is not None:
+            raised = raised._replace(registry_id=origin.registry_id, key_note=origin.key_note)
         if raised != row:
             write_registry(connection, raised)
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import apsw
 
 from idemreg import faults
-from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
+from idemreg.errors import ChecksumKeyError, StoreCorruptError, StorePathError, StoreVersionError
 from idemreg.lockfile import digest, open_error
+from idemreg.placing import make_file
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, rest
+from idemreg.sqlite.form import check_form
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
@@ -36,6 +39,8 @@ APPLICATION_ID: Final = 0x1DE3_4E61  # in the database's header: this file is a 
 PAGE_BYTES: Final = 2_048
 EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
 
+LAST_EPOCH: Final = 2 ** (63 - EPOCH_BITS) - 1  # boots of one file; a token of a later one would overflow
+
 Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
@@ -43,7 +48,8 @@ MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 class Schema(NamedTuple):
     """A version of the schema, its text, and how each older version becomes the next.
 
-    A migration gets the connection inside the transaction. It is a value so that a test can bring a second one.
+    A migration gets the connection inside the transaction; what it leaves in sqlite_schema is the text itself, comments
+    and white space apart (see `sqlite/form.py`). It is a value so that a test can bring a second one.
     """
 
     version: int
@@ -64,7 +70,9 @@ SCHEMA: Final = Schema(version=1, read_text=_read_schema, migrations={})
 # --- open, create, migrate --------------------------------------------------------------------------------------
 
 
-def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> RegistryRow:
+def bring_up(
+    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, key_note: KeyNote | None
+) -> RegistryRow:
     """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
 
     Many processes may do so at the same instant: one does, the others find it done.
@@ -78,7 +86,7 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
             raise StoreCorruptError(msg, hint=hint)
         _create_file(location.database)
         try:
-            registered = _bring_up(location, lock_file, schema, clock, busy_s, is_first=is_first)
+            registered = _bring_up(location, lock_file, schema, clock, busy_s, key_note, is_first=is_first)
         except apsw.Error as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
@@ -95,7 +103,7 @@ def _has_content(path: str) -> bool:
 def _create_file(path: str) -> None:
     """Create the file empty, readable by its owner only, and its name durable, where it does not exist."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        make_file(path)
     except FileExistsError:
         return
     except OSError as error:
@@ -108,7 +116,14 @@ def _create_file(path: str) -> None:
 
 
 def _bring_up(
-    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, *, is_first: bool
+    location: Location,
+    lock_file: LockFile,
+    schema: Schema,
+    clock: Clock,
+    busy_s: float,
+    key_note: KeyNote | None,
+    *,
+    is_first: bool,
 ) -> RegistryRow:
     path, boot_id = location.database, clock.boot_id()
     connection = connections.connect(path, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
@@ -129,7 +144,10 @@ def _bring_up(
             _create(connection, lock_file, schema, clock)
             pages.check(connection)
         _migrate(connection, schema)
+        check_form(connection, schema.read_text())
         registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
+        if key_note is not None and registered.key_note != key_note.text:
+            _note_key(connection, schema, key_note)
         if is_empty or verdict.is_changed:
             _note(connection, path, lock_file, boot_id)
         return registered
@@ -208,7 +226,7 @@ def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: 
     try:
         connection.execute(schema.read_text())
         registry_id = os.urandom(16).hex()
-        row = RegistryRow(schema.version, registry_id, lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS)
+        row = RegistryRow(schema.version, registry_id, lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS, None)
         insert_registry(connection, row)
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", schema.version)
@@ -228,6 +246,9 @@ def _migrate(connection: Connection, schema: Schema) -> None:
     try:
         version = connection.pragma("user_version")
         while version < schema.version:
+            if version not in schema.migrations:
+                msg = f"the file says that it has schema {version}, which never was"
+                raise StoreCorruptError(msg)
             schema.migrations[version](connection)
             version += 1
         if (row := registry_row(connection)) is not None:
@@ -277,11 +298,34 @@ def _adopt(
     return registered
 
 
+def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> None:
+    """A registry without tasks takes the key over; `ChecksumKeyError` where its tasks have another, or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        row = _registered(connection, schema)
+        if row.key_note != wanted.text and connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall():
+            raise ChecksumKeyError(_WRONG_KEY[row.key_note is not None, wanted.text is not None])
+        write_registry(connection, row._replace(key_note=wanted.text))
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+
+
+_WRONG_KEY: Final = {  # whether the file's tasks have one, and whether one was given
+    (True, False): "the checksums of this registry are made with a key, and none was given",
+    (True, True): "the checksums of this registry are made with another key than the one given",
+    (False, True): "the checksums of this registry are made without a key, and one was given",
+}
+
+
 def _registered(connection: Connection, schema: Schema) -> RegistryRow:
     row = registry_row(connection, schema.version)
     if row is None:
         _refuse_newer(connection, schema)
         msg = "the row about the file itself is missing"
+        raise StoreCorruptError(msg)
+    if not 1 <= row.floor >> EPOCH_BITS < LAST_EPOCH:
+        msg = f"the file says that tokens begin above {row.floor}, which no registry has come to"
         raise StoreCorruptError(msg)
     return row
 

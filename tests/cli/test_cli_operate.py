@@ -175,3 +175,20 @@ def test_the_file_may_be_named_on_either_side(tmp_path: Path, cli: Cli, open_reg
     assert cli("--db", other, "init").exit_code == 0
     assert cli.json("stats", "--db", other)["path"] == other
     assert cli("stats").exit_code == 74
+
+
+def test_an_unsafe_path_is_used_by_force_only(cli: Cli) -> None:
+    """By the option on either side of the command, or by its variable; the doctor and the hints say it as well."""
+    assert cli("init").exit_code == 0
+    cli.path.parent.chmod(0o777)
+    refused = cli("stats")
+    assert refused.exit_code == 74
+    assert "--unsafe-path" in refused.stderr
+    assert cli("stats", "--unsafe-path").exit_code == 0
+    assert cli("--unsafe-path", "stats").exit_code == 0
+    assert cli("stats", IDEMREG_UNSAFE_PATH="1").exit_code == 0
+    assert cli("stats", IDEMREG_UNSAFE_PATH="0").exit_code == 74
+    assert "untrusted" in cli("doctor").stdout
+    assert "untrusted" not in cli("doctor", "--unsafe-path").stdout
+    hint = cli("--unsafe-path", "--db", str(cli.path), "retry", "none").stderr
+    assert f"idemreg --unsafe-path --db {cli.path} list" in hint

@@ -28,7 +28,7 @@ TASK = (
     " t.attempt, t.owner, t.verdict, t.updated_at, t.boot_stamp, coalesce(t.result, l.result),"
     " coalesce(t.error, l.error) FROM idempotent_log t LEFT JOIN idempotent_large l USING (task_id)"
 )
-FILE = "SELECT schema_version, registry_id, lock_id, boot_id, floor FROM idempotent_registry"
+FILE = "SELECT schema_version, registry_id, lock_id, boot_id, floor, key_note FROM idempotent_registry"
 
 
 def reseal(connection: apsw.Connection) -> None:

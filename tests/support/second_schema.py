@@ -17,7 +17,10 @@ def _add_column(connection: Connection) -> None:
 
 
 def _text() -> str:
-    return upkeep.SCHEMA.read_text() + "ALTER TABLE idempotent_log ADD COLUMN remark TEXT;\n"
+    # Where SQLite puts the column: a file that was made so has the same text as one that was migrated.
+    old, last = upkeep.SCHEMA.read_text(), "    CHECK (octet_length(task_id)"
+    assert old.count(last) == 1
+    return old.replace(last, f"    remark TEXT,\n{last}")
 
 
 SECOND = upkeep.Schema(version=2, read_text=_text, migrations={1: _add_column})

@@ -1,0 +1,95 @@
+"""Salvage: every row whose seal holds, out of a damaged file into a new one, and what may be missing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from idemreg.clock import Clock
+from idemreg.errors import StoreCorruptError, StorePathError
+from idemreg.model import Status
+from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.files import absolute
+from idemreg.sqlite.salvaging import BY_SALVAGE, Gaps, Salvage
+from idemreg.sqlite.trust import check_trust
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Salvaged", "salvage"]
+
+CHUNK_TASKS: Final = 500
+BUSY_S: Final = 10.0
+
+
+class Salvaged(NamedTuple):
+    """What was salvaged. ``unknown``: of the copied ones those that nobody can know about now."""
+
+    path: str
+    copied: int
+    unknown: int
+    gaps: Gaps
+
+
+def salvage(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    clock: Clock | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Salvaged:
+    """Copy every row whose seal holds from the file at ``path`` to a new registry at ``out``, which must not exist.
+
+    The damaged file is only read, page by page past SQLite. A task that was running becomes unknown, and so does any
+    that is not final and may have a newer row that is lost. Tokens given in ``out`` are above all that were given.
+    ``out`` appears complete, or not at all. Nothing may have the damaged file open in this process; stop what uses it.
+    """
+    given, target = absolute(path), absolute(out)
+    database = os.path.realpath(given)
+    check_trust(given, database, is_forced=True)  # it is only read, but it must be a file
+    if os.path.lexists(target):
+        msg = f"{target} exists already"
+        raise StorePathError(msg, hint="Name a file that does not exist yet; nothing is overwritten.")
+    if not any(os.path.exists(database + end) for end in ("", "-wal")):
+        msg = f"there is no file {database}"
+        raise StorePathError(msg)
+    source = Salvage(database, progress)
+    try:
+        gaps = source.read()
+        copied, unknown = _write(source, target, clock or Clock())
+    finally:
+        source.close()
+    return Salvaged(target, copied, unknown, gaps)
+
+
+def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
+    """Make the registry in a folder of its own, and place it as a backup is placed: complete, or not at all."""
+    copied = unknown = 0
+    tasks = source.tasks()
+    chunk = list(itertools.islice(tasks, CHUNK_TASKS))
+    if not chunk and source.origin is None:
+        msg = "nothing of a registry was found in the file"
+        raise StoreCorruptError(msg)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".idemreg-salvage-", dir=os.path.dirname(target))
+    except OSError as error:
+        msg = f"cannot write {target}: {error.strerror}"
+        raise StorePathError(msg) from error
+    with folder as name:
+        made = os.path.join(name, "jobs.db")
+        store = SqliteStore(made, create=True, busy_s=BUSY_S, clock=clock, reads_durable=False, unsafe_path=True)
+        try:
+            origin = source.origin or store.origin()
+            while chunk or not copied:
+                store.put(chunk, source.floor, origin)
+                copied += len(chunk)
+                unknown += sum(task.status is Status.UNKNOWN and task.settled_by == BY_SALVAGE for task in chunk)
+                chunk = list(itertools.islice(tasks, CHUNK_TASKS))
+                if not chunk:
+                    break
+            store.backup(target, None)
+        finally:
+            store.close()
+    return copied, unknown

@@ -1,0 +1,300 @@
+"""The rows of a damaged file: all whose seals hold, the newest of each task, and what may be missing.
+
+A row is *sure* if it is on the newest version of a page that is in use. It is not, where it comes from an older version
+of a damaged page, from a page that may have been given up (the list of free pages cannot be read, and no sound page
+leads there), or beside a -wal that has lost a frame: a later row of the task may be what was lost. What is final stays
+so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import apsw
+
+from idemreg.errors import StoreCorruptError
+from idemreg.model import FINAL, Origin, Status, Task, Verdict
+from idemreg.sqlite.carving import Image, Tree, cells, children
+from idemreg.sqlite.records import RegistryRow
+from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
+from idemreg.sqlite.tasks import to_task
+from idemreg.sqlite.upkeep import EPOCH_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from idemreg.sqlite.connection import Connection
+
+__all__ = ["EVERYWHERE", "Gaps", "Range", "Salvage"]
+
+BY_SALVAGE: Final = "salvage"
+NO_BOOT: Final = 0  # the age of a row goes by its date there, as of an import
+NAMED: Final = 100  # broken rows, ranges and pages that are told one by one
+# Where the row about the file is lost, a lost row may be of a later boot than any that is left.
+SPARE_EPOCHS: Final = 1_000
+
+REGISTRY_COLUMNS: Final = 8
+LARGE_COLUMNS: Final = 3
+SCHEMA_COLUMNS: Final = 5
+LOG: Final = "idempotent_log"
+# The columns of the table in its own order, which is that of a record.
+STORED_COLUMNS: Final = (
+    "task_id", "status", "checksum", "updated_at", "boot_stamp", "name", "token", "attempt", "owner", "policy",
+    "keep_ms", "result", "error", "is_large", "note", "verdict", "settled_by", "evidence", "claim_seal", "state_seal",
+)  # fmt: skip
+_PLACES: Final = tuple(map(STORED_COLUMNS.index, TASK_COLUMNS))
+RESULT, IS_LARGE = TASK_COLUMNS.index("result"), TASK_COLUMNS.index("is_large")
+
+
+class Range(NamedTuple):
+    """Between which task_ids rows may be lost; None: from the first, or to the last."""
+
+    above: str | None
+    below: str | None
+
+
+EVERYWHERE: Final = Range(None, None)
+
+
+class Gaps(NamedTuple):
+    """What may be missing. Nothing is, where all of it is empty.
+
+    ``damaged_pages``: the first hundred pages whose checksum fails, or that are not there. ``ranges``: where rows may
+    be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other copy holds.
+    ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its downstream
+    keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs; not copied.
+    """
+
+    pages: int = 0
+    damaged: int = 0
+    damaged_pages: tuple[int, ...] = ()
+    ranges: tuple[Range, ...] = ()
+    broken: tuple[str, ...] = ()
+    broken_rows: int = 0
+    lost_frames: bool = False
+    lost_file_row: bool = False
+    lost_free_list: bool = False
+    other_tables: tuple[str, ...] = ()
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing is missing."""
+        return self._replace(pages=0) == Gaps()
+
+
+class Salvage:
+    """One pass over a damaged file."""
+
+    def __init__(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        self._image = Image(path)
+        self._progress = progress
+        self._staged = apsw.Connection("")  # a file of SQLite's own, gone with it: there may be more than fits
+        self._staged.execute(
+            "CREATE TABLE large (task_id, result, error);"
+            f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
+            "CREATE TABLE broken (task_id PRIMARY KEY)"
+        )
+        self._reached: dict[int, tuple[str, Range]] = {}
+        self._damaged: set[int] = set()
+        self._other_tables: list[str] = []
+        self._file_row: RegistryRow | None = None
+        self._highest = 0
+
+    def close(self) -> None:
+        """Close what was opened; the file is as it was."""
+        self._image.close()
+        self._staged.close()
+
+    # --- what is there ------------------------------------------------------------------------------------------
+
+    def read(self) -> Gaps:
+        """Look at every page, and say what may be missing."""
+        image = self._image
+        free = image.free_pages()
+        is_whole = self._walk()
+        with self._staged:
+            for take in (self._take_large, self._take):
+                for number in image.numbers():
+                    if self._progress is not None:
+                        self._progress(number, image.count)
+                    # Where the walk was whole, what it did not reach is not in use, but that a row may go on in it.
+                    is_reached = number in self._reached
+                    if is_reached or (number not in free if free is not None else not is_whole):
+                        is_sure = not image.has_lost_frames and (free is not None or is_reached)
+                        self._look(number, take, is_sure=is_sure)
+        broken = self._staged.execute(
+            "SELECT task_id FROM broken WHERE task_id NOT IN (SELECT task_id FROM log) ORDER BY task_id"
+        ).fetchall()
+        return Gaps(
+            pages=image.count,
+            damaged=len(self._damaged),
+            damaged_pages=tuple(sorted(self._damaged)[:NAMED]),
+            ranges=tuple(self._ranges()[:NAMED]),
+            broken=tuple(str(task_id) for (task_id,) in broken[:NAMED]),
+            broken_rows=len(broken),
+            lost_frames=image.has_lost_frames,
+            lost_file_row=self._file_row is None,
+            lost_free_list=free is None and not is_whole,
+            other_tables=tuple(self._other_tables),
+        )
+
+    def _walk(self) -> bool:
+        """Follow the trees, from the schema on, as far as sound pages lead; whether that was to all of them."""
+        roots = [("", 1)]
+        is_whole = True
+        for name, root in roots:
+            waiting = [Tree(root, None, None)]
+            while waiting:
+                tree = waiting.pop()
+                number = tree.page
+                if not 0 < number <= self._image.count or number in self._reached:
+                    continue
+                self._reached[number] = (name, Range(_text(tree.above), _text(tree.below)))
+                page = self._image.newest(number)
+                if page is None or not page.is_sound:
+                    is_whole = False
+                    continue
+                for child in children(self._image, number, page.data):
+                    above = tree.above if child.above is None else child.above
+                    waiting.append(Tree(child.page, above, tree.below if child.below is None else child.below))
+                if not name:
+                    roots += self._objects(number, page.data)
+        return is_whole and any(name == LOG for name, _ in self._reached.values())
+
+    def _objects(self, number: int, data: bytes) -> list[tuple[str, int]]:
+        """The tables and indexes that a page of the schema names, with their first pages."""
+        found = []
+        for row in cells(self._image, number, data):
+            if len(row) == SCHEMA_COLUMNS and isinstance(row[1], str) and isinstance(row[3], int):
+                kind, name, _, root, _ = row
+                if root:
+                    found.append((name, root))
+                if kind == "table" and not name.startswith(("idempotent_", "sqlite_")):
+                    self._other_tables.append(name)
+        return found
+
+    def _ranges(self) -> list[Range]:
+        """Where rows may be lost. A page that nothing leads to lies below a damaged one, which says where."""
+        found = [self._reached[number] for number in self._damaged if number in self._reached]
+        if any(not name for name, _ in found) or not any(name == LOG for name, _ in self._reached.values()):
+            return [EVERYWHERE]
+        return _joined([place for name, place in found if name == LOG])
+
+    def _look(self, number: int, take: Callable[[list[Any], bool], None], *, is_sure: bool) -> None:
+        """Each record of the page; where its newest version is damaged, those of the older ones as well."""
+        for version in self._image.versions(number):
+            for values in cells(self._image, number, version.data):
+                take(values, is_sure)
+            if version.is_sound:
+                return
+            self._damaged.add(number)
+            is_sure = False
+        self._damaged.add(number)
+
+    # --- rows ---------------------------------------------------------------------------------------------------
+
+    def _take_large(self, values: list[Any], _is_sure: bool) -> None:  # noqa: FBT001 - as `_take`
+        if len(values) == LARGE_COLUMNS and isinstance(values[0], str):
+            self._staged.execute("INSERT INTO large VALUES (?, ?, ?)", values)
+
+    def _take(self, values: list[Any], is_sure: bool) -> None:  # noqa: FBT001 - of a page
+        if len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
+            self._take_task([values[place] for place in _PLACES], is_sure=is_sure)
+        elif len(values) == 1 and isinstance(values[0], str):  # its end is missing
+            self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", values)
+        elif len(values) == REGISTRY_COLUMNS and values[0] is None:
+            self._take_file_row(values[1:])
+
+    def _take_task(self, values: list[Any], *, is_sure: bool) -> None:
+        task_id = values[0]
+        candidates: list[Any] = [values[RESULT : RESULT + 2]]
+        if values[IS_LARGE]:
+            rows = self._staged.execute("SELECT result, error FROM large WHERE task_id = ?", (task_id,))
+            candidates = rows.fetchall()
+        for candidate in candidates:
+            row = list(values)
+            row[RESULT : RESULT + 2], row[IS_LARGE] = candidate, 0
+            try:
+                task = _to_task(row)
+            except StoreCorruptError:
+                continue
+            self._highest = max(self._highest, task.token)
+            self._staged.execute(_STAGE, (*row, is_sure, task.status is not Status.RUNNING))
+            return
+        self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", (task_id,))
+
+    def _take_file_row(self, values: list[Any]) -> None:
+        *fields, seal = values
+        try:
+            row = RegistryRow._make(fields)
+            holds = values_seal((*row, self._image.reserved)) == seal
+        except TypeError:
+            return
+        if holds and (self._file_row is None or row.floor > self._file_row.floor):
+            self._file_row = row
+
+    # --- what comes out -----------------------------------------------------------------------------------------
+
+    def tasks(self) -> Iterator[Task]:
+        """The rows as they go into another registry, in the order of their task_id."""
+        for *row, is_sure, _ in self._staged.execute("SELECT * FROM log ORDER BY task_id"):
+            yield _settled(_to_task(row), is_sure=bool(is_sure))
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the file was; None where its own row is lost."""
+        row = self._file_row
+        return None if row is None else Origin(row.registry_id, row.key_note)
+
+    @property
+    def floor(self) -> int:
+        """A token above every one that was given: the beginning of a boot that has not been."""
+        row = self._file_row
+        if row is not None:
+            return ((max(row.floor, self._highest) >> EPOCH_BITS) + 1) << EPOCH_BITS
+        return ((self._highest >> EPOCH_BITS) + SPARE_EPOCHS) << EPOCH_BITS
+
+
+_STAGE: Final = (
+    f"INSERT INTO log VALUES ({', '.join('?' * (len(TASK_COLUMNS) + 2))}) ON CONFLICT DO UPDATE SET "  # noqa: S608
+    + ", ".join(f"{name} = excluded.{name}" for name in (*TASK_COLUMNS[1:], "is_sure", "is_settled"))
+    + " WHERE (excluded.token, excluded.is_sure, excluded.is_settled, excluded.boot_stamp, excluded.updated_at)"
+    " > (token, is_sure, is_settled, boot_stamp, updated_at)"
+)
+
+
+def _to_task(row: list[Any]) -> Task:
+    return to_task(cast("Connection", None), tuple(row))  # what is large was put in its place
+
+
+def _settled(task: Task, *, is_sure: bool) -> Task:
+    """The task as it is stored elsewhere: nobody there owns it, and only what is final or sure may be believed."""
+    task = task._replace(owner=None, boot_stamp=NO_BOOT)
+    if task.status in FINAL or (is_sure and task.status is not Status.RUNNING):
+        return task
+    evidence = f"it was {task.status.word} in a damaged file" + (
+        "" if is_sure else ", by a copy that may be an older one"
+    )
+    return task._replace(
+        status=Status.UNKNOWN,
+        token=max(task.token, 1),
+        verdict=Verdict.CANNOT_TELL,
+        settled_by=BY_SALVAGE,
+        evidence=evidence,
+    )
+
+
+def _text(key: object) -> str | None:
+    return key if isinstance(key, str) else None
+
+
+def _joined(places: list[Range]) -> list[Range]:
+    """Neighbours in one, in order."""
+    found: list[Range] = []
+    for place in sorted(set(places), key=lambda one: (one.above is not None, one.above or "")):
+        last = found[-1] if found else None
+        if last is None or (last.below is not None and place.above is not None and last.below < place.above):
+            found.append(place)
+        elif last.below is not None and (place.below is None or place.below > last.below):
+            found[-1] = Range(last.above, place.below)
+    return found
