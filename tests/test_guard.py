@@ -255,8 +255,8 @@ def copy(path: Path) -> None:
 def shell(path: Path, *statements: str) -> None:
     """Another program's work on the file; it closes the file as SQLite does."""
     script = """
-        from tests.support.raw import connect
-        connection = connect(sys.argv[1])
+        import apsw
+        connection = apsw.Connection(sys.argv[1])
         for statement in sys.argv[2:]: connection.execute(statement).fetchall()
         say("done")
     """

@@ -18,8 +18,9 @@ from idemreg import (
     TaskUnknownError,
 )
 from idemreg.clock import Clock
-from idemreg.sqlite import files, upkeep
+from idemreg.sqlite import files
 from idemreg.sqlite.connection import FULL, connect
+from idemreg.sqlite.making import check_identity
 from tests.support import raw
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
@@ -142,7 +143,7 @@ def test_a_registry_that_another_process_makes_meanwhile_is_no_foreign_file(path
 
     connection = connect(str(path), synchronous=FULL, busy_s=1, clock=Clock())
     connection.exec_trace = make_it_now
-    is_empty = upkeep.check_identity(connection, str(path))
+    is_empty = check_identity(connection, str(path))
     connection.close()
     assert len(seen) >= 4
     assert is_empty == (statement > 1)  # a transaction begins with its first read

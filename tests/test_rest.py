@@ -206,8 +206,8 @@ def test_what_is_lost_can_be_given_up(path: Path) -> None:
 
 
 SHELL = """
-from tests.support.raw import connect
-connection = connect(sys.argv[1])
+import apsw
+connection = apsw.Connection(sys.argv[1])
 for statement in sys.argv[2:]: connection.execute(statement).fetchall()
 """
 

@@ -57,22 +57,16 @@ class SqliteStore(Settler):
         reads_durable: bool = True,
         unsafe_path: bool = False,
         key_note: KeyNote | None = None,
+        page_checksums: bool = False,
     ) -> None:
         """``reads_durable``: nothing is answered from a final row that a power cut could take back.
 
         ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
-        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`.
+        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`. ``page_checksums``: of a
+        file that is made now; see `sqlite/pages.py`.
         """
-        opening = Opening(
-            path,
-            create=create,
-            busy_s=busy_s,
-            clock=clock,
-            schema=schema,
-            reads_durable=reads_durable,
-            unsafe_path=unsafe_path,
-            key_note=key_note,
-        )
+        making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
+        opening = Opening(path, making, create=create, reads_durable=reads_durable, unsafe_path=unsafe_path)
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)

@@ -98,13 +98,14 @@ class Connection(apsw.Connection):
     patience: Patience
 
 
-def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Connection:
+def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_pages: bool = False) -> Connection:
     """Open a connection with our settings, each of them read back.
 
-    SQLite does not checkpoint inside our commits: it swallows what the disk reports then, and it is reported once.
+    ``checks_pages``: the file has page checksums, or is to have them: see `pages`. SQLite does not checkpoint inside
+    our commits: it swallows what the disk reports then, and it is reported once.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
-    connection = Connection(path, flags=flags, vfs=pages.vfs())
+    connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)
     try:
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement

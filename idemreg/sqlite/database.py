@@ -8,7 +8,6 @@ is `syncing.GroupSync`. Where SQLite does not show its index, durable writes are
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
@@ -30,7 +29,7 @@ from idemreg.sqlite.pages import is_damage
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
-from idemreg.sqlite.writing import Gate, Write
+from idemreg.sqlite.writing import Gate, Write, tell
 from idemreg.turn import Turns
 
 if TYPE_CHECKING:
@@ -48,8 +47,10 @@ T = TypeVar("T")
 class Database(Pool):
     """One database file, open. Thread-safe."""
 
-    def __init__(self, path: str, lock_file: LockFile, *, busy_s: float, clock: Clock, reads_durable: bool) -> None:
-        super().__init__(path, busy_s, clock)
+    def __init__(
+        self, path: str, lock_file: LockFile, clock: Clock, *, busy_s: float, reads_durable: bool, checks_pages: bool
+    ) -> None:
+        super().__init__(path, busy_s, clock, checks_pages=checks_pages)
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
@@ -150,7 +151,7 @@ class Database(Pool):
         try:
             self._lead(Write(_no_body, durable=False, is_alone=True), writes, self._until())
         except StoreBusyError as error:
-            _tell(writes, error)
+            tell(writes, error)
         self.after_write()
 
     def _until(self, busy_s: float | None = None) -> float:
@@ -187,9 +188,9 @@ class Database(Pool):
                     connection.patience.until = until
                     self._carry_out(connection, mine, writes)
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    _tell(writes, self.translate(error), error)
+                    tell(writes, self.translate(error), error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
-                    _tell(writes, error)
+                    tell(writes, error)
                 mine.round.is_told = True
                 return writes
             finally:
@@ -244,7 +245,7 @@ class Database(Pool):
         try:
             self.durable()
         except Exception as error:  # noqa: BLE001 - as above
-            _tell(to_sync, error)
+            tell(to_sync, error)
         else:
             for write in to_sync:
                 write.is_synced = True
@@ -382,17 +383,6 @@ def _carry_out_one(connection: Connection, write: Write) -> None:
         write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
     if not write.is_atomic:
         connection.execute("RELEASE one")
-
-
-def _tell(writes: Sequence[Write], error: Exception, cause: Exception | None = None) -> None:
-    """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
-    if cause is not None:
-        error.__cause__ = cause
-    for write in writes:
-        if write.error is None:
-            write.error = error if write is writes[0] else copy.copy(error)
-            if write.error is not error:
-                write.error.__cause__ = error
 
 
 def _no_body(_connection: Connection) -> Any:  # noqa: ANN401 - as any body

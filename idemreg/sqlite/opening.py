@@ -25,6 +25,7 @@ from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import no_fork_meanwhile
+from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.owners import Owners
 from idemreg.sqlite.trust import check_trust
 from idemreg.store import Instant
@@ -32,9 +33,6 @@ from idemreg.store import Instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from idemreg.clock import Clock
-    from idemreg.keyed import KeyNote
-    from idemreg.sqlite.records import RegistryRow
 
 __all__ = ["Opened", "Opening"]
 
@@ -53,23 +51,29 @@ class Opened:
 
     def __init__(
         self,
-        location: files.Location,
+        file: upkeep.Brought,
         lock_file: LockFile,
-        row: RegistryRow,
-        clock: Clock,
-        busy_s: float,
+        making: upkeep.Making,
         *,
         reads_durable: bool,
     ) -> None:
+        clock = making.clock
         self.is_closed = True  # until all is open: see `__del__`
         self.wants_close = False
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
         self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
-        self._epoch_bits = row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
-        self.floor = row.floor  # as it was last read; a guess that the statements check
+        self._epoch_bits = file.row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
+        self.floor = file.row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
-        self.database = Database(location.database, lock_file, busy_s=busy_s, clock=clock, reads_durable=reads_durable)
+        self.database = Database(
+            file.path,
+            lock_file,
+            clock,
+            busy_s=making.busy_s,
+            reads_durable=reads_durable,
+            checks_pages=file.checks_pages,
+        )
         self.owners = Owners(lock_file, clock)
         self._clock = clock
         self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
@@ -163,22 +167,17 @@ class Opening:
     def __init__(
         self,
         path: str | os.PathLike[str],
+        making: upkeep.Making,
         *,
         create: bool,
-        busy_s: float,
-        clock: Clock,
-        schema: upkeep.Schema,
         reads_durable: bool,
         unsafe_path: bool,
-        key_note: KeyNote | None,
     ) -> None:
         self.path = files.absolute(path)
         self._unsafe_path = unsafe_path
-        self._key_note = key_note
+        self._making = making
         self._create = create
-        self._busy_s = busy_s
-        self._clock = clock
-        self._schema = schema
+        self._clock = making.clock
         self._reads_durable = reads_durable
         # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
         # dropped open until the garbage is collected.
@@ -284,8 +283,8 @@ class Opening:
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
-            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s, self._key_note)
-            return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
+            file = upkeep.bring_up(location, lock_file, self._making)
+            return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()
             if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
@@ -304,10 +303,10 @@ class Opening:
 
     def _check_foreign(self, location: files.Location) -> None:
         try:
-            connection = connect(location.database, synchronous=FULL, busy_s=self._busy_s, clock=self._clock)
+            connection = connect(location.database, synchronous=FULL, busy_s=self._making.busy_s, clock=self._clock)
             try:
                 leave_wal(connection)
-                upkeep.check_identity(connection, location.database)
+                check_identity(connection, location.database)
             finally:
                 connection.close()
         except apsw.NotADBError as error:

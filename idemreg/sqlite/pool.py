@@ -31,11 +31,12 @@ IDLE_CONNECTIONS: Final = 8
 class Pool:
     """Connections that nobody uses at the moment, by their synchronous setting. Thread-safe."""
 
-    def __init__(self, path: str, busy_s: float, clock: Clock) -> None:
+    def __init__(self, path: str, busy_s: float, clock: Clock, *, checks_pages: bool = False) -> None:
         self.path = path
         self.busy_s = busy_s
         self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
         self._clock = clock
+        self._checks_pages = checks_pages
         self._closed = False
         self.lost: StoreError | None = None  # why these files must not be touched any more
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
@@ -76,7 +77,13 @@ class Pool:
         ticket = object()
         inside[ticket] = threading.get_ident()
         try:
-            connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
+            connection = connect(
+                self.path,
+                synchronous=synchronous,
+                busy_s=self.busy_s,
+                clock=self._clock,
+                checks_pages=self._checks_pages,
+            )
             if self.levels[True] == FULL:
                 connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
             self._all.add(connection)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Stamp",
+    "check_seals",
     "claim",
     "finish",
     "forget",
@@ -99,6 +100,12 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
 
 
 _ABSENT: Final = Absent()
+
+
+def check_seals(connection: Connection) -> None:
+    """`StoreCorruptError` where a task is not as it was written. Reads all of them."""
+    for row in connection.execute(f"SELECT {COLUMNS} FROM idempotent_log"):  # noqa: S608 - constants
+        to_task(connection, row)
 
 
 def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:

@@ -23,6 +23,7 @@ the middle of it. Should that be interrupted too, whoever waits sees a ticket th
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import sys
 import threading
@@ -34,13 +35,13 @@ from idemreg import faults
 from idemreg.errors import StoreBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from idemreg.clock import Clock
     from idemreg.sqlite.connection import Connection
     from idemreg.turn import Turn
 
-__all__ = ["Gate", "Ticket", "Write"]
+__all__ = ["Gate", "Ticket", "Write", "tell"]
 
 _SET_LOCK: Final = getattr(fcntl, "F_OFD_SETLK", 0)  # not elsewhere than on Linux, where nothing is opened
 
@@ -132,6 +133,17 @@ class Write(Ticket):
     def sleep(self, seconds: float) -> bool:
         """Until `wake`; False where the time is over first."""
         return self._wake.acquire(timeout=seconds)
+
+
+def tell(writes: Sequence[Write], error: Exception, cause: Exception | None = None) -> None:
+    """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
+    if cause is not None:
+        error.__cause__ = cause
+    for write in writes:
+        if write.error is None:
+            write.error = error if write is writes[0] else copy.copy(error)
+            if write.error is not error:
+                write.error.__cause__ = error
 
 
 class Gate:
