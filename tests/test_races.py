@@ -26,8 +26,8 @@ from idemreg import (
 )
 from idemreg.options import Options
 from idemreg.request import wanted
-from idemreg.sqlite import forking
-from idemreg.store import End, Granted
+from idemreg.sqlite import forking, queries, tasks
+from idemreg.store import End, Granted, Instant, Query
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
@@ -622,3 +622,29 @@ def test_a_registry_dropped_in_a_child_stays_its_parents(
     with pytest.raises(TaskRunningError):
         run(registry)
     claim.succeed(1)
+
+
+@pytest.mark.parametrize("is_page", [False, True], ids=["row", "page"])
+def test_large_values_are_read_with_their_row(registry: Registry, path: Path, *, is_page: bool) -> None:
+    """What another process does in the middle of a read takes no large result away, and puts no other in its place."""
+    registry.run("t", lambda: "first" * 100)
+    first = registry.get("t")
+    statements: list[str] = []
+
+    def disturb(_cursor: object, sql: str, _bindings: object) -> bool:
+        if any("FROM idempotent_log" in before for before in statements):
+            with Registry(path) as other:
+                other.forget("t")
+        statements.append(sql)
+        return True
+
+    def read(connection: Any) -> Any:
+        connection.exec_trace = disturb
+        try:
+            if is_page:
+                return queries.page(connection, 1, Query(), Instant(0, 0, 0), None, 10).tasks[0]
+            return tasks.read(connection, 1, "t")
+        finally:
+            connection.exec_trace = None
+
+    assert cast("SqliteStore", registry.store)._opening.opened().database.read(read) == first

@@ -45,13 +45,17 @@ __all__ = [
 # Longer results and errors live in a table of their own, so that a page of the tree of tasks holds many tasks.
 INLINE_CHARACTERS: Final = 200
 
+# The large values in the same statement: between two, another process may have ended the task anew, or forgotten it.
+# The row would then lack them, or bear those of another attempt.
+_LARGE: Final = "FROM idempotent_large AS large WHERE large.task_id = idempotent_log.task_id"
 COLUMNS: Final = (
     "task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner, policy, keep_ms,"
-    " result, error, verdict, settled_by, evidence, is_large"
+    f" CASE WHEN is_large THEN (SELECT large.result {_LARGE}) ELSE result END,"
+    f" CASE WHEN is_large THEN (SELECT large.error {_LARGE}) ELSE error END,"
+    f" verdict, settled_by, evidence, is_large AND NOT EXISTS (SELECT 1 {_LARGE})"
 )
 
-_RESULT: Final = 11
-_IS_LARGE: Final = 16
+_LACKS_LARGE: Final = 16
 _STATUSES: Final = {int(one): one for one in Status}
 _VERDICTS: Final = {None: None} | {int(one): one for one in Verdict}
 
@@ -74,7 +78,7 @@ def read(connection: Connection, schema_version: int, task_id: str) -> Task | No
         return None
     if row[-1] is None:
         raise _newer_schema()
-    return to_task(connection, row)
+    return to_task(row)
 
 
 _GLANCE: Final = (
@@ -100,26 +104,18 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
 _ABSENT: Final = Absent()
 
 
-def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
+def to_task(row: tuple[Any, ...]) -> Task:
     """A row that begins with `COLUMNS` as a Task."""
-    result, error = row[_RESULT], row[_RESULT + 1]
-    if row[_IS_LARGE]:
-        result, error = _read_large(connection, row[0])
+    if row[_LACKS_LARGE]:
+        msg = f"the large result of task {row[0]!r} is missing"
+        raise StoreCorruptError(msg, task_id=row[0])
     try:
         # By tables and slices: this is on the path of every duplicate.
-        fields = (row[0], _STATUSES[row[1]], *row[2:9], unpack_policy(row[9]), row[10], result, error)
+        fields = (row[0], _STATUSES[row[1]], *row[2:9], unpack_policy(row[9]), *row[10:13])
         return Task._make((*fields, _VERDICTS[row[13]], row[14], row[15]))
     except (ValueError, LookupError) as broken:
         msg = f"the row of task {row[0]!r} holds a value that no idemreg writes: {broken}"
         raise StoreCorruptError(msg, task_id=row[0]) from broken
-
-
-def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str | None]:
-    row = connection.execute("SELECT result, error FROM idempotent_large WHERE task_id = ?", (task_id,)).fetchone()
-    if row is None:
-        msg = f"the large result of task {task_id!r} is missing"
-        raise StoreCorruptError(msg, task_id=task_id)
-    return row[0], row[1]
 
 
 def floor(connection: Connection, schema_version: int) -> int:
