@@ -155,6 +155,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        "process-id-without-namespace",
+        "a process id counts in every pid namespace: a dead owner is taken for whoever has its number elsewhere",
+        (
+            Patch(
+                "idemreg/liveness.py",
+                "        if record.pid_ns != self._pid_ns or not record.pid_ns:\n",
+                "        if not record.pid_ns:\n",
+            ),
+        ),
+    ),
+    Mutant(
         "replay-of-another-attempt",
         "a process replays what it has replayed for the task before",
         (

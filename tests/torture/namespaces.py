@@ -1,7 +1,8 @@
 """Processes in pid namespaces of their own on one file: the same process ids on each side, and none speaks for another.
 
-Each side has a /proc of its own; so has a third, in a time namespace as well, in which every process seems to have
-started a day later. They need root, or user namespaces: where there is neither, the trial says so, and fails.
+Two sides have a /proc of their own; a third is in a time namespace as well, in which every process seems to have
+started a day later; a fourth has the /proc of the machine, in which its numbers are those of strangers. They need root,
+or user namespaces: where there is neither, the trial says so, and fails.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from tests.torture.killing.conductor import Conductor, Plan, call_hash
+from tests.torture.killing.worker import BODY
 from tests.torture.trial import Tally, Trial
 
 if TYPE_CHECKING:
@@ -21,15 +23,25 @@ __all__ = ["TRIAL", "sides"]
 
 CALLS_A_KILL: Final = 60
 PLACES: Final = 8
-PROBES: Final = {"pid": ["--pid", "--mount-proc"], "pid,time": ["--pid", "--mount-proc", "--time"]}
+OWN_PROC: Final = "pid"
+OLD_PROC: Final = "pid,bare"
+PROBES: Final = {
+    OWN_PROC: ["--pid", "--mount-proc"],
+    "pid,time": ["--pid", "--mount-proc", "--time"],
+    OLD_PROC: ["--pid"],
+}
+
+# Where a process has a claim. One thread each, since threads take process ids as well.
+POINTS: Final = (*(BODY,) * 4, "claim.committed", "claim.granted", "job.returned", "finish.in-transaction")
 
 
 @cache
 def sides() -> Sequence[str]:
     """The namespaces of each side, as far as this machine allows them; none where it allows no pid namespace."""
     user, option = ("", []) if os.geteuid() == 0 else ("user,", ["--user", "--map-root-user"])
-    allowed = [user + names for names, words in PROBES.items() if _is_allowed([*option, *words])]
-    return [user + "pid", *allowed] if user + "pid" in allowed else []
+    allowed = [names for names, words in PROBES.items() if _is_allowed([*option, *words])]
+    twice = allowed[:1]  # the same numbers there, and of the same start times
+    return [user + names for names in (*twice, *allowed)]
 
 
 def _is_allowed(words: Sequence[str]) -> bool:
@@ -41,7 +53,7 @@ def run(seed: int, count: int) -> Tally:
     again = f"python -m tests.torture --only namespaces --seed {seed} --count {count}"
     if not sides():
         return Tally(violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({again})"])
-    plan = Plan(count * CALLS_A_KILL, count, tuple(sides()), PLACES)
+    plan = Plan(count * CALLS_A_KILL, count, tuple(sides()), PLACES, points=POINTS, threads=1)
     with Conductor(seed, plan, again) as conductor:
         conductor.conduct()
         tally = conductor.judge()

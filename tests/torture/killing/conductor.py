@@ -39,6 +39,7 @@ HUSHES: Final = 120  # only for a hang
 CALLS_OF_TASK: Final = (30, 90)  # after so many another task comes in its place
 CALLS_BETWEEN: Final = (5, 60)  # what the conductor itself does
 RECORDS_STOPPED: Final = (5, 150)  # so long is a process stopped
+IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
 
 # Where a process may kill or stop itself, and how often; each is passed by some call of the workers.
@@ -58,7 +59,8 @@ class Plan(NamedTuple):
     kills: int
     sides: tuple[str, ...] = ("-",)  # the namespaces of each side: see `keeper`
     places: int = 6  # processes at a time, over all sides
-    unlocks: bool = True
+    points: Sequence[str] = POINTS  # where a process may kill or stop itself
+    threads: int = 3  # of a process, at most
 
 
 class Conductor:
@@ -74,6 +76,8 @@ class Conductor:
         self.rules = Rules()
         self.events: Counter[str] = Counter()
         self.calls = self.kills = self.born = 0
+        self._inside: set[int] = set()
+        self._pids: list[set[str]] = [set() for _ in plan.sides]
         self.alive: dict[int, int] = {}  # processes, each with its side
         self.stopped: dict[int, int] = {}  # until which record
         self.doomed: set[int] = set()  # about to end by themselves
@@ -125,8 +129,8 @@ class Conductor:
         self._limit = self.random.randint(*CALLS_OF_TASK)
         next_act = self.random.randint(*CALLS_BETWEEN)
         while (self.calls < self.plan.calls or self.kills < self.plan.kills) and not self.rules.broken:
-            while len(self.alive) < self.plan.places:
-                self._bear()
+            while len(self.alive) <= self.plan.places - len(self.plan.sides):
+                self._bear_row()
             if not self._listen():
                 return
             if self.calls >= next_act:
@@ -145,18 +149,22 @@ class Conductor:
         keeper.stdin.write(json.dumps([order, *words]).encode() + b"\n")
         keeper.stdin.flush()
 
-    def _bear(self) -> None:
+    def _bear_row(self) -> None:
+        """One on each side, at about the same moment: so they have the same process ids, and mostly start times."""
+        for side in range(len(self.plan.sides)):
+            self._bear(side)
+
+    def _bear(self, side: int) -> None:
         self.born += 1
         chance = self.random
-        side = self.born % len(self.plan.sides)
         point, action = "-", "-"
         if self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < 0.6:
-            point, action = chance.choice(POINTS), "kill"
+            point, action = chance.choice(self.plan.points), "kill"
         elif chance.random() < 0.6:
-            point, action = chance.choice(POINTS), "stop"
-            if self.plan.unlocks and chance.random() < 0.4:
+            point, action = chance.choice(self.plan.points), "stop"
+            if chance.random() < 0.4:
                 point, action = BODY, "unlock"
-        threads = 1 if action == "unlock" else chance.choice((1, 1, 1, 2, 3))
+        threads = 1 if action == "unlock" else min(self.plan.threads, chance.choice((1, 1, 1, 2, 3)))
         durability = "normal" if action == "unlock" else chance.choice(("full", "normal"))
         passes = 1 + int(chance.expovariate(0.3))
         self.alive[self.born] = side
@@ -167,7 +175,8 @@ class Conductor:
         chosen = sorted(self.alive.keys() - self.doomed)
         if not chosen:
             return
-        process = self.random.choice(chosen)
+        busy = [process for process in chosen if process in self._inside]
+        process = self.random.choice(busy if busy and self.random.random() < IN_BODY else chosen)
         if self.kills * self.plan.calls <= self.calls * self.plan.kills and self.random.random() < 0.7:
             self._kill(process)
         elif process not in self.stopped:
@@ -228,23 +237,37 @@ class Conductor:
         self.log.append(record)
         self.history.read(record)
         self.rules.read(record)
-        if kind in ("call", "item"):
-            self._count(record)
-        elif kind == "point":
-            self.events[f"{record[2]} at {record[3]}"] += 1
-            if record[2] != "kill":
-                self._stopped(process)
-            elif process not in self.doomed:
-                self._kill(process)  # it may have been stopped just before
+        match kind:
+            case "call" | "item":
+                self._count(record)
+            case "in":
+                self._inside.add(process)
+            case "out":
+                self._inside.discard(process)
+            case "point":
+                self._at_point(process, record[2], record[3])
+            case "born" | "killing" | "leaving" | "gone":
+                self._live(kind, process, record)
+
+    def _at_point(self, process: int, action: str, point: str) -> None:
+        self.events[f"{action} at {point}"] += 1
+        if action != "kill":
+            self._stopped(process)
+        elif process not in self.doomed:
+            self._kill(process)  # it may have been stopped just before
+
+    def _live(self, kind: str, process: int, record: Sequence[str]) -> None:
+        if kind == "born":
+            self._pids[self.alive[process]].add(record[2])
         elif kind == "killing":
             self.kills += 1
-        elif kind == "leaving" and process not in self.doomed:
-            self.doomed.add(process)
-            self.stopped.pop(process, None)
-            self._order(self.alive[process], "reap", process)
         elif kind == "gone":
             del self.alive[process]
             self.stopped.pop(process, None)
+        elif process not in self.doomed:
+            self.doomed.add(process)
+            self.stopped.pop(process, None)
+            self._order(self.alive[process], "reap", process)
 
     def _count(self, record: Sequence[str]) -> None:
         _, _, _, kind, task, *_ = record
@@ -284,6 +307,8 @@ class Conductor:
         self.events["kills"] = self.kills
         self.events["histories"] = len(self.history.ops)
         self.events["processes"] = self.born
+        if len(self._pids) > 1:
+            self.events["process ids that every side has"] = len(set.intersection(*self._pids))
         self.events += answers
         violations = [f"{line} ({self._again})" for line in broken]
         if broken:
