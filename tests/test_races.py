@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, cast
@@ -31,7 +32,7 @@ from idemreg.store import End, Granted, Instant, Query
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
-from tests.support.processes import PATIENCE_S, Script
+from tests.support.processes import PATIENCE_S, ROOT, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
     from idemreg.sqlite.backend import SqliteStore
 
 PROCESSES = 8
+UNSHARE = ("unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--pid", "--fork", "--mount-proc")
+
+
+def _may_unshare() -> bool:
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+
 
 RACER = """
 from idemreg import IdemregError, Registry
@@ -648,3 +655,37 @@ def test_large_values_are_read_with_their_row(registry: Registry, path: Path, *,
             connection.exec_trace = None
 
     assert cast("SqliteStore", registry.store)._opening.opened().database.read(read) == first
+
+
+# In a pid namespace of its own, with its /proc: some processes, whose numbers the namespace inside has as well.
+AROUND = """
+import subprocess, sys
+strangers = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(8)]
+inner = subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", sys.argv[1], sys.argv[2]])
+for stranger in strangers: stranger.communicate()
+sys.exit(inner.returncode)
+"""
+IN_BARE_NAMESPACE = """
+import os, signal, sys
+from idemreg import Registry, TaskUnknownError
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    claim = Registry(sys.argv[1]).claim("t")
+    os.write(writing, b"claimed")
+    signal.pause()
+os.read(reading, 7)
+assert os.path.exists(f"/proc/{child}"), "no stranger has the number"
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+try: Registry(sys.argv[1]).run("t", lambda: 1, name="")
+except TaskUnknownError: sys.exit(0)
+sys.exit("it was run again")
+"""
+
+
+@pytest.mark.skipif("CI" not in os.environ and not _may_unshare(), reason="needs a pid namespace")
+def test_strangers_do_not_speak_for_the_dead(path: Path) -> None:
+    """A namespace may have the /proc of the one around it, where the number of a dead owner is a living stranger's."""
+    command = [*UNSHARE, sys.executable, "-c", AROUND, IN_BARE_NAMESPACE, str(path)]
+    assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 0
