@@ -153,7 +153,7 @@ class Settler(Keeper):
                 return True  # of a parent process
 
             def settle(connection: Connection) -> bool:
-                if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+                if grant is not None and opened.owners.live.get((end.task_id, end.token)) is not grant:
                     return False
                 tasks.floor(connection, self._schema_version)
                 answer = self._finish_in(connection, opened, end)
