@@ -19,7 +19,7 @@ from idemreg import (
     Liveness,
     Registry,
     Status,
-    StoreBusyError,
+    StoreError,
     TaskFailedError,
     TaskRunningError,
     TaskUnknownError,
@@ -481,17 +481,36 @@ def test_a_child_forked_inside_a_transaction_leaves_the_write_turn_to_its_parent
 
         def write_in_child() -> str:
             try:
-                with Registry(path, busy_timeout=0.05) as own:
+                with Registry(path) as own:
                     own.add("of the child")
-            except StoreBusyError:
-                return "busy"
+            except StoreError as error:
+                return type(error).__name__
             return "written"
 
-        assert in_child(write_in_child) == "busy"
+        assert in_child(write_in_child) == "StoreError"
         turns = Turns(f"{path}-lock", Clock())
         assert not turns.write.try_take()
         turns.close()
     assert parents.get("of the child") is None
+
+
+def test_a_child_forked_inside_a_transaction_reads_nothing_without_locks(path: Path, parents: Registry) -> None:
+    """It has no locks of its own, so it is refused the file, also by a registry of its own, and its own child's too."""
+    parents.run("t", lambda: 1)
+
+    def look() -> str:
+        said = []
+        for registry in (parents, Registry(path)):
+            try:
+                said.append(str(registry.get("t")))
+            except StoreError as error:
+                said.append(f"{type(error).__name__} {error.retryable}")
+        return "; ".join(said)
+
+    with parents.claim("task", on_crash="rerun") as claim, claim.transaction():
+        assert in_child(look) == "StoreError False; StoreError False"
+        assert in_child(lambda: in_child(look)) == "StoreError False; StoreError False"
+    assert "StoreError" not in in_child(look)
 
 
 @pytest.mark.parametrize("count", [1, 500])

@@ -53,6 +53,15 @@ LINEARIZABLE = {
         3-6 A die ok
         4-5 B claim running
         7-8 B claim unknown""",
+    "who is told of an unknown task may have made it so": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim unknown
+        5-20 C claim unknown
+        7-8 B resolve ok asked=did-not-happen
+        9-10 D claim granted token=2 attempt=2
+        11-12 D die ok
+        21-22 B get ok asked=unknown token=2 attempt=2""",
     "under rerun the next has it": """
         1-2 A claim granted token=1 attempt=1 asked=rerun
         3-4 A die ok
@@ -150,8 +159,6 @@ def history(text: str) -> list[Op]:
         more: dict[str, Any] = {"asked": "hold", "most": 4}
         for key, value in (word.split("=") for word in rest):
             more[key] = int(value) if key in numbers else value
-        if kind in ("get", "finish") and "token" not in more:
-            more["token"] = 0
         ops.append(Op(begun, ended, ord(who), kind, answer, **more))
     return ops
 

@@ -24,7 +24,7 @@ from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.sqlite import files, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
-from idemreg.sqlite.forking import no_fork_meanwhile
+from idemreg.sqlite.forking import is_left, no_fork_meanwhile
 from idemreg.sqlite.owners import Owners
 from idemreg.store import Instant
 
@@ -268,6 +268,11 @@ class Opening:
             msg = "this platform has no open-file-description locks"
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
+        if is_left(location.database):
+            msg = f"this process was forked while its parent was inside {location.database}, so it has no locks on it"
+            raise StoreError(
+                msg, hint="Fork outside of claim.transaction(), or start a new program (subprocess, spawn)."
+            )
         with no_fork_meanwhile(self._clock):
             return self._open_files(location)
 

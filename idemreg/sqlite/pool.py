@@ -15,7 +15,7 @@ import apsw
 
 from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -119,6 +119,7 @@ class Pool:
         for connection in list(self._all):
             if connection in inside or connection.in_transaction:
                 leak(connection)
+                leave(self.path)
             else:
                 leave_wal(connection)
                 connection.close()

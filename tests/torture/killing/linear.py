@@ -4,8 +4,8 @@ The algorithm is that of Wing and Gong with the memory of Lowe: take, one after 
 before any other that is left had ended, and go back where that leads nowhere, remembering where one has been. Tasks
 share nothing, so each has a history of its own (as in Porcupine), which keeps it cheap.
 
-An operation that the state allows and that leaves it as it is, is taken at once: where it could be taken later, it can
-be taken now.
+An operation that only looks is taken at once, where the state allows it: where it could be taken later, it can be taken
+now. The claim that is told of an unknown or failed task is none of those: it may be the one that has made it so.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ __all__ = ["Stuck", "find_stuck"]
 # A history that needs more is told of as undecided, and counts as a violation. One that can be put in order has needed
 # a few more steps than it has operations.
 MOST_STEPS: Final = 30_000
+MAY_CHANGE: Final = frozenset({PENDING, "unknown", "failed"})
 
 
 class Stuck(Exception):  # noqa: N818 - it is a finding
@@ -43,7 +44,7 @@ def find_stuck(ops: Sequence[Op], start: State = NO_TASK) -> Stuck | None:
     while stack:
         taken, first, state = stack.pop()
         steps += 1
-        next_ones, taken, first, state = _take_what_changes_nothing(ops, taken, first, state)
+        next_ones, taken, first, state = _take_what_only_looks(ops, taken, first, state)
         if taken == everything:
             return None
         if (taken, state) in seen:
@@ -60,22 +61,20 @@ def find_stuck(ops: Sequence[Op], start: State = NO_TASK) -> Stuck | None:
     return Stuck(done, [ops[place] for place in _next(ops, taken, 0)], state, is_sure=steps <= MOST_STEPS)
 
 
-def _take_what_changes_nothing(
-    ops: Sequence[Op], taken: int, first: int, state: State
-) -> tuple[list[int], int, int, State]:
+def _take_what_only_looks(ops: Sequence[Op], taken: int, first: int, state: State) -> tuple[list[int], int, int, State]:
     while True:
         while taken >> first & 1:
             first += 1
         next_ones = _next(ops, taken, first)
-        free = [place for place in next_ones if _changes_nothing(state, ops[place])]
+        free = [place for place in next_ones if _only_looks(state, ops[place])]
         if not free:
             return next_ones, taken, first, state
         for place in free:
             taken |= 1 << place
 
 
-def _changes_nothing(state: State, op: Op) -> bool:
-    return op.answer != PENDING and any(after == state for after in step(state, op))
+def _only_looks(state: State, op: Op) -> bool:
+    return op.answer not in MAY_CHANGE and any(after == state for after in step(state, op))
 
 
 def _next(ops: Sequence[Op], taken: int, first: int) -> list[int]:
