@@ -8,8 +8,8 @@ with all that the child writes. Closed they are without a checkpoint, which touc
 
 One in the middle of something is left open for ever (see `leak`), since a rollback writes to the shared -shm. So the
 fork waits, for a moment, until no other thread is inside SQLite; the child would also inherit SQLite's mutexes locked.
-Where one is left all the same, as in a child that is forked inside `claim.transaction()` itself, the child cannot have
-locks of its own, and a read without them may see what is being overwritten: it is refused the file (see `is_left`).
+A child that is forked inside `claim.transaction()` itself cannot have locks of its own, and a read without them may see
+what is being overwritten: it is refused the file (see `is_left`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _after_fork_in_child() -> None:
 
 
 def leave(path: str) -> None:
-    """In a forked child: a connection of the parent's to the file is left open."""
+    """In a child that was forked in the middle of something: its connection to the file is left open."""
     with contextlib.suppress(OSError):  # deleted: nobody can open it any more
         _left.add(_identity(path))
 

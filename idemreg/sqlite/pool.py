@@ -119,7 +119,8 @@ class Pool:
         for connection in list(self._all):
             if connection in inside or connection.in_transaction:
                 leak(connection)
-                leave(self.path)
+                if inside.get(connection) == threading.get_ident():
+                    leave(self.path)
             else:
                 leave_wal(connection)
                 connection.close()
