@@ -99,10 +99,11 @@ class Claim(Ticket):
         self.take_back()
         wanted, opened, owner = self._wanted, self._opened, self._opened.owners.recorded
         live = opened.owners.live
-        note = wanted.task_id, opened.floor + 1
+        token = opened.floor + 1
+        note = wanted.task_id, token
         if owner is None or note in live:  # of another thread, whose note must stay
             return
-        grant = self.grant = Granted(*note, 1, owner, None, wanted.policy)
+        grant = self.grant = Granted(wanted.task_id, token, 1, owner, None, wanted.policy)
         live[note] = grant  # before anybody can see the row
         faults.point("claim.in-transaction")
         if not tasks.insert(connection, wanted, self._schema_version, opened.floor, owner, opened.stamp()):
