@@ -39,6 +39,8 @@ HUSHES: Final = 120  # only for a hang
 CALLS_OF_TASK: Final = (30, 90)  # after so many another task comes in its place
 CALLS_BETWEEN: Final = (5, 60)  # what the conductor itself does
 RECORDS_STOPPED: Final = (5, 150)  # so long is a process stopped
+AT_POINT: Final = 0.8  # so often is a process to kill itself, where there were too few kills
+FROM_OUTSIDE: Final = 0.4  # so often does the conductor kill, for the same reason
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
 
@@ -158,7 +160,7 @@ class Conductor:
         self.born += 1
         chance = self.random
         point, action = "-", "-"
-        if self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < 0.6:
+        if self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < AT_POINT:
             point, action = chance.choice(self.plan.points), "kill"
         elif chance.random() < 0.6:
             point, action = chance.choice(self.plan.points), "stop"
@@ -177,7 +179,7 @@ class Conductor:
             return
         busy = [process for process in chosen if process in self._inside]
         process = self.random.choice(busy if busy and self.random.random() < IN_BODY else chosen)
-        if self.kills * self.plan.calls <= self.calls * self.plan.kills and self.random.random() < 0.7:
+        if self.kills * self.plan.calls <= self.calls * self.plan.kills and self.random.random() < FROM_OUTSIDE:
             self._kill(process)
         elif process not in self.stopped:
             self._order(self.alive[process], "stop", process)
