@@ -41,6 +41,7 @@ CALLS_BETWEEN: Final = (5, 60)  # what the conductor itself does
 RECORDS_STOPPED: Final = (5, 150)  # so long is a process stopped
 AT_POINT: Final = 0.8  # so often is a process to kill itself, where there were too few kills
 FROM_OUTSIDE: Final = 0.4  # so often does the conductor kill, for the same reason
+UNLOCKED: Final = 0.4  # so many of those that stop themselves have lost their locks
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
 
@@ -50,8 +51,11 @@ POINTS: Final = (
     *(BODY,) * 6,
     *("owner.byte-held", "turn.taken", "sync.begun", "sync.done", "sync.published", "job.returned"),
     *("batch.in-transaction", "batch.committed", "batch.entered", "settle.in-transaction", "settle.committed"),
-    *("forget.in-transaction", "forget.committed", "transaction.open", "transaction.finished"),
+    *("forget.in-transaction", "forget.committed", "transaction.open"),
+    *("transaction.finished",) * 6,
 )
+# Passed by every second call: a process dies at a later time. At all others the first time may be the last.
+OFTEN: Final = frozenset({BODY, "turn.taken", "claim.in-transaction", "claim.committed", "finish.in-transaction"})
 
 
 class Plan(NamedTuple):
@@ -164,11 +168,11 @@ class Conductor:
             point, action = chance.choice(self.plan.points), "kill"
         elif chance.random() < 0.6:
             point, action = chance.choice(self.plan.points), "stop"
-            if chance.random() < 0.4:
+            if chance.random() < UNLOCKED:
                 point, action = BODY, "unlock"
         threads = 1 if action == "unlock" else min(self.plan.threads, chance.choice((1, 1, 1, 2, 3)))
         durability = "normal" if action == "unlock" else chance.choice(("full", "normal"))
-        passes = 1 + int(chance.expovariate(0.3))
+        passes = 1 + (int(chance.expovariate(0.3)) if point in OFTEN else 0)
         self.alive[self.born] = side
         self._order(side, "start", self.born, self.seed, self.path, threads, durability, point, passes, action)
 

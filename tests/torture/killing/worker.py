@@ -52,8 +52,8 @@ SHARED: Final = struct.Struct("<QQ")  # the first task that is worked on, and wh
 WIDTH: Final = 3  # so many tasks are worked on at a time
 EFFECTS: Final = "CREATE TABLE IF NOT EXISTS effect (task TEXT, token INTEGER)"
 
-# How often which kind of task comes. What it asks for on a crash: hold, hold, rerun, rerun, verify, hold.
-KINDS: Final = ("hold", "hold", "claim", "rerun", "effects", "verify", "batch", "batch")
+# How often which kind of task comes, and what it asks for on a crash.
+KINDS: Final = ("hold", "hold", "claim", "rerun", "effects", "effects", "verify", "batch", "batch")
 POLICIES: Final = {
     "hold": "hold",
     "claim": "hold",
