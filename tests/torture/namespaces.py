@@ -65,7 +65,6 @@ def run(seed: int, count: int) -> Tally:
 
 MUTANTS: Final = (
     "dead-is-alive",
-    "finish-without-token",
     "living-is-dead",
     "process-id-without-namespace",
 )
