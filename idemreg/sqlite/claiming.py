@@ -43,7 +43,7 @@ class Claiming(NamedTuple):
         if self.batch is not None:
             answer = answer._replace(note=note)
             self.batch.open.add(wanted.task_id)
-        self.owners.live[wanted.task_id] = answer
+        self.owners.live[wanted.task_id, answer.token] = answer
         return answer
 
     def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:

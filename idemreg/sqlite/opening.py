@@ -24,7 +24,7 @@ from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
-from idemreg.sqlite.forking import no_fork_meanwhile
+from idemreg.sqlite.forking import is_left, no_fork_meanwhile
 from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.owners import Owners
 from idemreg.sqlite.trust import check_trust
@@ -276,6 +276,11 @@ class Opening:
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
         check_trust(self.path, location.database, is_forced=self._unsafe_path)
+        if is_left(location.database):
+            msg = f"this process was forked while its parent was inside {location.database}, so it has no locks on it"
+            raise StoreError(
+                msg, hint="Fork outside of claim.transaction(), or start a new program (subprocess, spawn)."
+            )
         with no_fork_meanwhile(self._clock):
             return self._open_files(location)
 

@@ -126,9 +126,10 @@ class Owners:
         self.recorded: int | None = None
         self._commands: dict[int, CommandOwner] = {}
         self._batches: dict[int, Batch] = {}
-        # The claims that somebody in this process holds, by task. A row of ours that is not in here was dropped
-        # (interrupted right behind the commit, say), and counts as one of a dead owner.
-        self.live: dict[str, Granted] = {}
+        # The claims that somebody in this process holds. A row of ours that is not in here was dropped (interrupted
+        # right behind the commit, say), and counts as one of a dead owner. By task and token, so that whoever takes
+        # out a claim that has ended never takes one with it that another thread has made since.
+        self.live: dict[tuple[str, int], Granted] = {}
 
     @property
     def locks_work(self) -> bool:
@@ -171,8 +172,8 @@ class Owners:
     def close_batch(self, owner: int) -> None:
         """Let the batch go if its last claim has ended."""
         batch = self._batches.get(owner)
-        if batch is not None and not batch.open:
-            del self._batches[owner]
+        # Of two threads that end the last claims, one takes it out.
+        if batch is not None and not batch.open and self._batches.pop(owner, None) is not None:
             batch.release()
 
     def record(self, connection: Connection, owner: int) -> None:
@@ -220,8 +221,8 @@ class Owners:
     def take_back(self, grant: Granted) -> None:
         """The claim is not (or not surely) stored: whatever row is found of it counts as dropped."""
         # By identity: another thread may have claimed the task since, under the very same token.
-        if self.live.get(grant.task_id) is grant:
-            self._forget_live(grant)
+        if self.live.get((grant.task_id, grant.token)) is grant:
+            self.let_go(grant.task_id, grant.token)
 
     def take_back_all(self, answers: list[Answer]) -> None:
         """The same for each claim among the answers, of which none is left then."""
@@ -231,20 +232,14 @@ class Owners:
         answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
-        held = self.live.get(task_id)
-        return held is not None and held.token == token
+        return (task_id, token) in self.live
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
-        held = self.live.get(task_id)
-        if held is not None and held.token == token:
-            self._forget_live(held)
-
-    def _forget_live(self, grant: Granted) -> None:
-        del self.live[grant.task_id]
-        if grant.note is not None and (batch := self._batches.get(grant.owner)) is not None:
-            batch.open.discard(grant.task_id)
-            self.close_batch(grant.owner)
+        held = self.live.pop((task_id, token), None)
+        if held is not None and held.note is not None and (batch := self._batches.get(held.owner)) is not None:
+            batch.open.discard(task_id)
+            self.close_batch(held.owner)
 
     def forget(self) -> None:
         """In a forked child: drop this process's share of the commands' locks."""

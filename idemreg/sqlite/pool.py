@@ -17,7 +17,7 @@ import apsw
 
 from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, no_fork_meanwhile
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave, no_fork_meanwhile
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -151,6 +151,8 @@ class Pool:
         for connection in list(self._all):
             if connection in inside or connection.in_transaction:
                 leak(connection)
+                if inside.get(connection) == threading.get_ident():
+                    leave(self.path)
             else:
                 leave_wal(connection)
                 connection.close()

@@ -159,7 +159,7 @@ class Settler(Keeper):
                 return True
 
             def settle(connection: Connection) -> bool:
-                if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+                if grant is not None and opened.owners.live.get((end.task_id, end.token)) is not grant:
                     return False
                 records.floor(connection, self._schema_version)
                 answer = self._finish_in(connection, opened, end)
