@@ -200,7 +200,6 @@ class GroupSync:
             raise self._refused(error) from error
 
     def _refused(self, error: OSError) -> SyncFailedError:
-        self.taint()
         return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
 
     def _join(self, seen: int, begun: int) -> None:
@@ -217,9 +216,6 @@ class GroupSync:
                 record = self._sound()
                 if not self._covers(record, seen):
                     record = self._sync(record if has_turn else None)
-            except OSError:
-                self.taint()  # with the turn held: the next must not begin before
-                raise
             finally:
                 self._is_leading = False
                 try:
@@ -257,7 +253,11 @@ class GroupSync:
         header = self._index.header()  # before the sync: see step 1
         begun_at = self._clock.monotonic()
         self._check_folder(begun_at)
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError:  # of this alone: where the lock file cannot be written, no sync has lost anything
+            self.taint()  # with the turn held: the next must not begin before
+            raise
         self._last_s = self._clock.monotonic() - begun_at
         faults.point("sync.done")
         if record is not None:

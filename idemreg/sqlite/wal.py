@@ -151,6 +151,17 @@ def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -
     return upkeep.checkpoint(connection, mode)
 
 
+def _fill(fd: int) -> None:
+    """Zeros up to the working size; none at all where there is no room for that: the rows need what there is."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    try:
+        for offset in range(size, WORKING_BYTES, ZEROS_AT_ONCE):
+            os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
+
+
 class _AfterCommit:
     """What a commit does for the -wal once it is through."""
 
@@ -205,8 +216,7 @@ class _AfterCommit:
             connection.execute("BEGIN IMMEDIATE")
             fd = os.open(f"{self._database.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                for offset in range(os.lseek(fd, 0, os.SEEK_END), WORKING_BYTES, ZEROS_AT_ONCE):
-                    os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
+                _fill(fd)
                 self._sync_grown(fd)
             finally:
                 os.close(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants import catalogue_powercut
+from tests.mutants import catalogue_powercut, catalogue_resources
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -24,4 +24,4 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *catalogue_powercut.MUTANTS)}
+CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *catalogue_powercut.MUTANTS, *catalogue_resources.MUTANTS)}

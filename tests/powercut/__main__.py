@@ -110,7 +110,8 @@ def _show(report: Report, seconds: float) -> None:
     print(
         f"{len(report.losses)} lost in {report.images:,} images of {report.cuts:,} cuts"
         f" ({len(report.distinct):,} distinct, {report.reboots:,} opened by a whole registry); {report.traces} traces:"
-        f" {report.records:,} records, {report.entries:,} bodies entered, {report.ends:,} ends acknowledged; {seconds:.0f} s"
+        f" {report.records:,} records, {report.entries:,} bodies entered, {report.ends:,} ends acknowledged;"
+        f" {seconds:.0f} s"
     )
     print("events: " + ", ".join(f"{count:,} {event}" for event, count in sorted(report.events.items())))
     print("by way: " + ", ".join(f"{way} {count:,}" for way, count in sorted(report.by_way.items())))

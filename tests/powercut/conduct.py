@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ELSEWHERE: Final = ("migrate.", "purge.", "import.", "backup.", "place.", "command.")
 CREATION: Final = "create."
 
-FAILING_SYNCS: Final = 6  # one of the first so many of a round
+FAILING_SYNCS: Final = 10  # one of the first so many of a round
 # Who is not there then: `foreign` (see `Scenario`); `visitors`, whose syncs are mostly those of SQLite's own closing.
 UNFIT: Final = frozenset({"foreign", "visitors"})
 FAILS_LAST: Final = 0.8  # how likely that is the last round: little happens behind a failed sync
@@ -200,14 +200,15 @@ def conduct(scenario: Scenario) -> None:
     for number in rounds:
         crew = Crew(control)
         crews = [roles for roles in scenario.crews if number < faulty or not UNFIT.intersection(roles)]
-        steps = scenario.steps * (2 if number == faulty else 1)
+        steps = scenario.steps
+        if number == faulty:
+            steps *= 2
+            control.fail_sync(chance.randint(1, FAILING_SYNCS))  # before they begin, or they may have ended
         for role in chance.choice(crews):
             first = number * (scenario.steps // 2 + 1)
             seed = chance.getrandbits(32)
             plan = worker.Plan(scenario.database, role, seed, steps, first, scenario.durability, boot)
             crew.start(plan, _fate(chance, first=not number), scenario)
-        if number == faulty:
-            control.fail_sync(chance.randint(1, FAILING_SYNCS))
         crew.watch()
         if number < faulty and chance.random() < scenario.boots:
             if chance.random() < IN_ORDER:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import powercut
+from tests.torture import powercut, resources
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
 
 __all__ = ["TRIALS"]
 
-TRIALS: Final[tuple[Trial, ...]] = (powercut.TRIAL,)
+TRIALS: Final[tuple[Trial, ...]] = (powercut.TRIAL, resources.TRIAL)
