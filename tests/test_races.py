@@ -9,7 +9,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
-import apsw
 import pytest
 
 from idemreg import (
@@ -32,6 +31,7 @@ from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -346,7 +346,7 @@ def test_forks_while_threads_work_and_close(switching: None, path: Path, registr
     tasks = {task.task_id for task in registry.tasks(status=Status.SUCCEEDED, prefix="child:")}
     assert tasks == {f"child:{n}" for n in range(20)}
     registry.close()
-    connection = apsw.Connection(str(path))
+    connection = connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
 
@@ -633,7 +633,7 @@ def test_a_dropped_registry_leaves_nothing_open(path: Path, registry: Registry) 
     del claim, running
     registry.close()
     assert left_open(path) == []
-    connection = apsw.Connection(str(path))
+    connection = connect(path)
     assert connection.execute("SELECT count(*) FROM idempotent_owner").fetchall() == [(0,)]
     connection.close()
 

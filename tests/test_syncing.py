@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.syncing import GroupSync
 
+# Another program, which commits at NORMAL.
+FOREIGN = (
+    "from tests.support.raw import connect; c = connect(sys.argv[1]); c.pragma('synchronous', 1);"
+    " c.execute('create table f(x)')"
+)
+
 # Stops itself at a named fault point, or is killed there, while it finishes "t".
 FINISHER = """
 from idemreg import Registry, faults
@@ -128,8 +134,7 @@ def test_what_a_first_claim_stands_on_is_durable(path: Path) -> None:
     """The epoch of the tokens may not be yet, where the process that raised it was killed: a rerun claim syncs once."""
     with Registry(path) as other:
         other.open()
-    script = "import apsw; c = apsw.Connection(sys.argv[1]); c.pragma('synchronous', 1); c.execute('create table f(x)')"
-    with Script(f"{script}; say('left'); wait()", path) as writer, Registry(path) as registry:
+    with Script(f"{FOREIGN}; say('left'); wait()", path) as writer, Registry(path) as registry:
         writer.expect("left")
         registry.open()
         assert registry.run("t", lambda: sync_of(registry).syncs, on_crash="rerun").result == 1
@@ -365,8 +370,7 @@ def test_another_programs_commit_is_synced_before_it_is_passed(path: Path, full:
     """A program that knows nothing of idemreg commits at NORMAL: the next answer syncs what it left."""
     full.run("t", lambda: 1, name="job")
     before = sync_of(full).syncs
-    script = "import apsw; c = apsw.Connection(sys.argv[1]); c.pragma('synchronous', 1); c.execute('create table f(x)')"
-    with Script(script, path) as other:
+    with Script(FOREIGN, path) as other:
         assert other.end() == 0
     assert full.run("t", lambda: 2, name="job").result == 1
     assert sync_of(full).syncs == before + 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
-from idemreg.sqlite import hot, tasks, upkeep
+from idemreg.sqlite import hot, records, tasks, upkeep
 from idemreg.sqlite.claiming import Claiming, must_sync, will_sync
 from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.sqlite.opening import Opening
@@ -108,7 +108,7 @@ class SqliteStore(Settler):
 
             def claim(connection: Connection) -> None:
                 opened.owners.take_back_all(answers)
-                floor = opened.floor = tasks.floor(connection, version)
+                floor = opened.floor = records.floor(connection, version)
                 stamp = opened.stamp()
                 claiming = Claiming(connection, version, opened.owners)
                 answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
@@ -141,7 +141,7 @@ class SqliteStore(Settler):
             batch = opened.owners.batch(len(wanted))
 
             def claim(connection: Connection) -> None:
-                floor = opened.floor = tasks.floor(connection, version)
+                floor = opened.floor = records.floor(connection, version)
                 stamp = opened.stamp()
                 batch.place(connection)
                 claiming = Claiming(connection, version, opened.owners, batch)
@@ -274,7 +274,7 @@ class SqliteStore(Settler):
             answers: list[Recorded | Lost | Unsure] = []
 
             def finish(connection: Connection) -> None:
-                tasks.floor(connection, self._schema_version)
+                records.floor(connection, self._schema_version)
                 answers[:] = [self._finish_in(connection, opened, end) for end in ends]
                 recorded = zip(ends, answers, strict=True)
                 owners = Counter(end.owner for end, answer in recorded if isinstance(answer, Recorded))
@@ -334,7 +334,7 @@ class SqliteStore(Settler):
                 self._settle_dropped()
 
     def _finish_with_effects(self, connection: Connection, opened: Opened, end: End) -> bool:
-        tasks.floor(connection, self._schema_version)
+        records.floor(connection, self._schema_version)
         if isinstance(self._finish_in(connection, opened, end), Lost):
             return False
         opened.owners.ended(connection, end.owner)
@@ -346,7 +346,7 @@ class SqliteStore(Settler):
 
             def rewrite(record: OwnerRecord) -> None:
                 write = opened.database.write
-                write(lambda connection: tasks.record_owner(connection, record), durable=False, busy_s=NOTE_BUSY_S)
+                write(lambda connection: records.record_owner(connection, record), durable=False, busy_s=NOTE_BUSY_S)
 
             return opened.owners.command(rewrite, opened.close_if_idle)
 

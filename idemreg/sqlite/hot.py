@@ -76,7 +76,7 @@ class Claim(Ticket):
                     if is_alone:
                         connection.patience.until = gate.until
                         self._insert(connection)
-            except apsw.Error as error:  # that it is unsure does not matter: the job does not start
+            except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
                 raise database.translate(error) from error
             finally:
                 if self.may_insert:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import StoreError, SyncFailedError
 from idemreg.model import Liveness, Status, may_forget, settled_status
-from idemreg.sqlite import tasks
+from idemreg.sqlite import records, tasks
 from idemreg.sqlite.claiming import changed_under_lock
 from idemreg.sqlite.keeping import Keeper
 from idemreg.store import End, Granted, Lost, Recorded
@@ -68,7 +68,7 @@ class Settler(Keeper):
         with self._opening.using() as opened:
 
             def add(connection: Connection) -> Task:
-                floor = tasks.floor(connection, self._schema_version)
+                floor = records.floor(connection, self._schema_version)
                 tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
                 return self._reread(connection, wanted.task_id)
 
@@ -155,7 +155,7 @@ class Settler(Keeper):
             def settle(connection: Connection) -> bool:
                 if grant is not None and opened.owners.live.get(end.task_id) is not grant:
                     return False
-                tasks.floor(connection, self._schema_version)
+                records.floor(connection, self._schema_version)
                 answer = self._finish_in(connection, opened, end)
                 if isinstance(answer, Lost):  # it has ended so, where another thread settles it as well
                     row = answer.task

@@ -16,9 +16,48 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/tasks.py",
-                '" verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3 AND is_large = 0"',
-                '" verdict = NULL WHERE task_id = ? AND token + 0 * ? = token AND owner + 0 * ? = owner"'
-                '" AND status = 3 AND is_large = 0"',
+                ' AND token = ? AND owner = ? AND status = 3"\n    " AND is_large = 0',
+                ' AND token + 0 * ? = token AND owner + 0 * ? = owner AND status = 3"\n    " AND is_large = 0',
+            ),
+        ),
+    ),
+    Mutant(
+        "replay-without-seal",
+        "a duplicate is answered from a row whose seal is not verified",
+        (
+            Patch(
+                "idemreg/sqlite/tasks.py",
+                "if success_seal(task_id, token, attempt, updated_at, boot_stamp, result) == seal:",
+                "if seal is not None:",
+            ),
+        ),
+    ),
+    Mutant(
+        "decision-without-seal",
+        "a row is decided by whose seals are not verified",
+        (Patch("idemreg/sqlite/tasks.py", "    if not task_holds(row):", "    if row is None:"),),
+    ),
+    Mutant(
+        "owner-without-seal",
+        "the record of an owner is believed whose seal is not verified",
+        (Patch("idemreg/sqlite/records.py", "holds = values_seal(record) == row[-1]", "holds = True"),),
+    ),
+    Mutant(
+        "floor-without-seal",
+        "the token floor is read from a row whose seal is not verified",
+        (Patch("idemreg/sqlite/records.py", "if row.seal(connection) != rows[0][-1]:", "if row is None:"),),
+    ),
+    Mutant(
+        "pages-not-verified",
+        "the pages of a file that has checksums are read without a look at them",
+        (
+            Patch(
+                "idemreg/sqlite/connection.py",
+                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())",
+                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
+            ),
+            Patch(
+                "idemreg/sqlite/pages.py", 'if connection.pragma("checksum_verification") != "1":', "if vfs is None:"
             ),
         ),
     ),
