@@ -314,7 +314,7 @@ class Database(Pool):
         try:
             if self.index.frames > self.index.moved:
                 self.durable()
-                self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+                self.read(_move, self.sync)
             else:
                 self.sync.check()
         except StoreError:
@@ -375,6 +375,11 @@ def _tell(writes: Sequence[Write], error: Exception, cause: Exception | None = N
             write.error = error if write is writes[0] else copy.copy(error)
             if write.error is not error:
                 write.error.__cause__ = error
+
+
+def _move(connection: Connection, sync: GroupSync) -> None:
+    sync.check_before_moving(connection)
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _no_body(_connection: Connection) -> Any:  # noqa: ANN401 - as any body

@@ -72,6 +72,7 @@ from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER
 if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.walindex import WalIndex
     from idemreg.turn import Turn
 
@@ -198,6 +199,19 @@ class GroupSync:
                 self.durable()
         except OSError as error:
             raise self._refused(error) from error
+
+    def check_before_moving(self, connection: Connection) -> None:
+        """`SyncFailedError` where the -wal must not be moved into the database by this connection.
+
+        SQLite syncs the -wal first, by a descriptor that it opens as late as it can, and the kernel tells of a failure
+        only those that were open. So it is opened here, and then a sync that is under way is waited for: where that
+        fails, its leader says so before he drops the turn. What fails later SQLite is told by the kernel.
+        """
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        with self._leading:
+            if not self._is_leading and self._turn.take(self._clock.monotonic() + PATIENCE_S):
+                self._turn.drop()
+        self.check()
 
     def _refused(self, error: OSError) -> SyncFailedError:
         return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")

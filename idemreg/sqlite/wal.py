@@ -147,7 +147,7 @@ def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkp
 def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -> upkeep.Checkpoint:
     """A checkpoint; `SyncFailedError` where what it would move may not be on the disk."""
     if database.sync is not None:
-        database.sync.check()
+        database.sync.check_before_moving(connection)
     return upkeep.checkpoint(connection, mode)
 
 

@@ -15,8 +15,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/hot.py",
-                "as error:  # that it is unsure does not matter: the job does not start\n",
-                "as error:\n                if self.grant is not None:\n                    return self.grant\n",
+                "                raise database.translate(error) from error\n            finally:\n"
+                "                if self.may_insert:\n",
+                "                if self.grant is not None:\n                    return self.grant\n"
+                "                raise database.translate(error) from error\n            finally:\n"
+                "                if self.may_insert:\n",
             ),
         ),
     ),
