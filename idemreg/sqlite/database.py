@@ -335,7 +335,7 @@ class Database(Pool):
             with rest.moving(self.path, self.lock_file, self.index):
                 if self.index.frames > self.index.moved:
                     self.durable()
-                    self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+                    self.read(_move, self.sync)
                 else:
                     self.sync.check()
         except StoreError:
@@ -383,6 +383,11 @@ def _carry_out_one(connection: Connection, write: Write) -> None:
         write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
     if not write.is_atomic:
         connection.execute("RELEASE one")
+
+
+def _move(connection: Connection, sync: GroupSync) -> None:
+    sync.check_before_moving(connection)
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _no_body(_connection: Connection) -> Any:  # noqa: ANN401 - as any body

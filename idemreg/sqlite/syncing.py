@@ -72,6 +72,7 @@ from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER, SALTS
 if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.guard import Guard
     from idemreg.sqlite.walindex import WalIndex
     from idemreg.turn import Turn
@@ -196,8 +197,20 @@ class GroupSync:
         except OSError as error:
             raise self._refused(error) from error
 
+    def check_before_moving(self, connection: Connection) -> None:
+        """`SyncFailedError` where the -wal must not be moved into the database by this connection.
+
+        SQLite syncs the -wal first, by a descriptor that it opens as late as it can, and the kernel tells of a failure
+        only those that were open. So it is opened here, and then a sync that is under way is waited for: where that
+        fails, its leader says so before he drops the turn. What fails later SQLite is told by the kernel.
+        """
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        with self._leading:
+            if not self._is_leading and self._turn.take(self._clock.monotonic() + PATIENCE_S):
+                self._turn.drop()
+        self.check()
+
     def _refused(self, error: OSError) -> SyncFailedError:
-        self.taint()
         return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
 
     def _join(self, seen: int, begun: int) -> None:
@@ -214,9 +227,6 @@ class GroupSync:
                 record = self._sound()
                 if not self._covers(record, seen):
                     record = self._sync(record if has_turn else None)
-            except OSError:
-                self.taint()  # with the turn held: the next must not begin before
-                raise
             finally:
                 self._is_leading = False
                 try:
@@ -254,7 +264,11 @@ class GroupSync:
         header = self._index.header()  # before the sync: see step 1
         begun_at = self._clock.monotonic()
         self._guard.check_names(begun_at)
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError:  # of this alone: where the lock file cannot be written, no sync has lost anything
+            self.taint()  # with the turn held: the next must not begin before
+            raise
         self._last_s = self._clock.monotonic() - begun_at
         faults.point("sync.done")
         if record is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants import catalogue_kills
+from tests.mutants import catalogue_kills, catalogue_powercut, catalogue_resources
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -63,4 +63,6 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *catalogue_kills.MUTANTS)}
+_AREAS: Final = (catalogue_kills.MUTANTS, catalogue_powercut.MUTANTS, catalogue_resources.MUTANTS)
+
+CATALOGUE: Final = {one.name: one for some in (_MUTANTS, *_AREAS) for one in some}
