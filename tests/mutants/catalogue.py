@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.mutants.catalogue_clock import CLOCKS
 from tests.mutants.catalogue_rest import REST
 from tests.mutants.mutant import Mutant, Patch
 
@@ -24,4 +25,4 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *REST)}
+CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *CLOCKS, *REST)}
