@@ -21,7 +21,6 @@ from idemreg import (
     StoreCorruptError,
     StoreError,
     TaskRunningError,
-    faults,
 )
 from idemreg.command import run_command
 from idemreg.lockfile import SIZE
@@ -135,17 +134,18 @@ WAYS: dict[str, Callable[[Registry], Any]] = {
     "await claim": lambda registry: asyncio.run(awaited_claim(registry)),
 }
 
-POINTS = {"claim_many": "batch.committed", "consume": "batch.committed"}
 
-
-def befalls(path: Path, what: str, way: str = "run") -> None:
-    """From now on, once, right behind the commit of a claim."""
+def befalls(registry: Registry, happens: Callable[[], object]) -> None:
+    """It happens once, behind the commit of the next claim, right before the files are looked at."""
+    opened = database(registry)
+    look = opened.check_files
 
     def happen() -> None:
-        faults.disarm()
-        ALL[what](str(path))
+        opened.check_files = look  # type: ignore[method-assign]
+        happens()
+        look()
 
-    faults.arm(POINTS.get(way, "claim.committed"), happen)
+    opened.check_files = happen  # type: ignore[method-assign]
 
 
 @pytest.fixture(params=["normal", "full"])
@@ -163,7 +163,7 @@ def at_work(request: pytest.FixtureRequest, path: Path, open_registry: Callable[
 @pytest.mark.parametrize("what", ["database deleted", "wal deleted", "lock file deleted"])
 def test_no_way_in_enters_a_job_whose_claim_is_nowhere(at_work: Registry, path: Path, what: str, way: str) -> None:
     """However it was claimed: the file went between the commit and the job, so the job does not begin."""
-    befalls(path, what, way)
+    befalls(at_work, lambda: ALL[what](str(path)))
     with pytest.raises(StoreCorruptError, match=r"deleted, moved or replaced") as error:
         WAYS[way](at_work)
     assert "Stop every process" in error.value.hint
@@ -174,7 +174,7 @@ def test_no_way_in_enters_a_job_whose_claim_is_nowhere(at_work: Registry, path: 
 @pytest.mark.parametrize("what", ALL)
 def test_no_job_begins_whatever_became_of_a_file(at_work: Registry, path: Path, what: str) -> None:
     """Deleted, replaced, renamed, cut or moved away: each is seen behind the commit and before the job."""
-    befalls(path, what)
+    befalls(at_work, lambda: ALL[what](str(path)))
     with pytest.raises(StoreCorruptError, match=r"while this process has the registry open"):
         at_work.run("t", begun)
 
@@ -190,7 +190,7 @@ def test_what_happened_before_the_claim_is_seen_as_well(at_work: Registry, path:
 @pytest.mark.parametrize("what", LOSSES)
 def test_files_that_are_lost_are_not_written_any_more(at_work: Registry, path: Path, what: str) -> None:
     """What is at the names now is another's. Claims, ends and reads fail until the registry is closed."""
-    befalls(path, what)
+    befalls(at_work, lambda: ALL[what](str(path)))
     with pytest.raises(StoreCorruptError):
         at_work.run("t", begun)
     wal = os.path.getsize(f"{path}-wal") if os.path.exists(f"{path}-wal") else None
@@ -206,7 +206,7 @@ def test_files_that_are_lost_are_not_written_any_more(at_work: Registry, path: P
 @pytest.mark.parametrize("what", LOCK_LOSSES)
 def test_a_claim_is_put_back_where_the_lock_file_went(at_work: Registry, path: Path, what: str) -> None:
     """The database is what it was: the task is as before the claim, and no later claim begins a job either."""
-    befalls(path, what)
+    befalls(at_work, lambda: ALL[what](str(path)))
     for _ in range(2):
         with pytest.raises(StoreCorruptError, match=r"jobs\.db-lock"):
             at_work.run("t", begun)
@@ -290,19 +290,11 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
 def test_what_others_may_do_is_no_alarm(at_work: Registry, path: Path, what: str) -> None:
     """Backups, second names and SQLite's own ways with the files, by whichever program."""
     for number in range(3):
-        befalls_harmlessly(path, what)
+        befalls(at_work, lambda: HARMLESS[what](path))
         assert at_work.run(f"t:{number}", lambda: 1).result == 1
         if what in ("a second name", "restart", "vacuum and growth"):
             break
     assert at_work.run("later", lambda: 1).result == 1
-
-
-def befalls_harmlessly(path: Path, what: str) -> None:
-    def happen() -> None:
-        faults.disarm()
-        HARMLESS[what](path)
-
-    faults.arm("claim.committed", happen)
 
 
 def test_comings_and_goings_of_others_are_no_alarm(at_work: Registry, path: Path) -> None:
@@ -390,7 +382,7 @@ def test_a_lost_registry_is_opened_anew_in_the_same_process(at_work: Registry, p
     """Closed, and its backup put in place as README says, it works again; the claim that went is not remembered."""
     backup = tmp_path / "backup.db"
     at_work.backup(backup)
-    befalls(path, "database deleted")
+    befalls(at_work, path.unlink)
     with pytest.raises(StoreCorruptError):
         at_work.run("t", begun)
     at_work.close()

@@ -172,6 +172,18 @@ def test_an_older_wal_is_refused(path: Path) -> None:
     check_all(path, "a", "t")
 
 
+def test_an_older_wal_that_was_written_on_is_refused(path: Path) -> None:
+    """As long as the one that was lost, and of the same salts: the checksum over its frames is another."""
+    work(path, name="a", tasks=5)
+    older = path.with_name("older")
+    shutil.copy(beside(path, "-wal"), older)
+    work(path, name="b", tasks=5)
+    beside(path, "-shm").unlink()
+    shutil.copy(older, beside(path, "-wal"))
+    killed_shell(path, "CREATE TABLE x(y)", *["INSERT INTO x VALUES (1)"] * 60)
+    assert "was changed" in refuse(path).message
+
+
 def test_a_database_replaced_under_its_wal_says_what_to_do(path: Path) -> None:
     """Whoever puts a backup in place and forgets the -wal is told so; without it the backup is what counts."""
     work(path, name="a", then="close")

@@ -83,8 +83,8 @@ class SqliteStore(Settler):
                 return self.begin(wanted)
             answer = claim.begin()
             if claim.grant is not None:
-                faults.point("claim.committed")
                 opened.database.check_files()
+                faults.point("claim.committed")  # the last call: an interrupt that has come by then is raised in here
             if self._unsettled:
                 self._settle_dropped()
         except BaseException as error:
@@ -131,8 +131,8 @@ class SqliteStore(Settler):
             try:
                 opened.database.write_one(write)
                 opened.owners.note_recorded(answers)
-                faults.point("claim.committed")
                 _check_files(opened, answers)
+                faults.point("claim.committed")
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
@@ -167,8 +167,8 @@ class SqliteStore(Settler):
             write = Write(claim, durable=are_durable(wanted), is_alone=True)
             try:
                 opened.database.write_one(write)
-                faults.point("batch.committed")
                 _check_files(opened, answers)
+                faults.point("batch.committed")
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
@@ -232,10 +232,10 @@ class SqliteStore(Settler):
         """Once for all that are granted: files that are not there any more are an error of each."""
         begun = [write for n, write in writes.items() if write.error is None and n in claims and claims[n].grant]
         try:
-            for _ in begun:
-                faults.point("claim.committed")
             if begun:
                 opened.database.check_files()
+            for _ in begun:
+                faults.point("claim.committed")
         except StoreError as error:
             for write in begun:
                 write.error = copy.copy(error)

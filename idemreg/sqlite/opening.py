@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Opened", "Opening"]
 
+# The time since boot that a stamp has room for: 34 years. A broken hardware clock can make a sleep of the machine as
+# long; from then on rows of this boot grow no older, and stay.
+LATEST_MS: Final = 2**upkeep.EPOCH_BITS - 1
+
 # At the end of a process there is no time to wait for the write lock; an owner's record left behind does no harm.
 FAREWELL_S: Final = 0.05
 
@@ -82,11 +86,11 @@ class Opened:
 
     def stamp(self) -> tasks.Stamp:
         """What a row that is written now is stamped with."""
-        return self._wall_us(), self._epoch_bits | self._boot_ms()
+        return self._wall_us(), self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 
     def instant(self) -> Instant:
         """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""
-        return Instant(self._wall_us(), self._boot_ms(), self._epoch_bits)
+        return Instant(self._wall_us(), min(self._boot_ms(), LATEST_MS), self._epoch_bits)
 
     # --- who uses it ----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants import catalogue_kills, catalogue_powercut, catalogue_resources
+from tests.mutants import (
+    catalogue_clock,
+    catalogue_kills,
+    catalogue_powercut,
+    catalogue_resources,
+    catalogue_rest,
+)
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -63,6 +69,13 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-_AREAS: Final = (catalogue_kills.MUTANTS, catalogue_powercut.MUTANTS, catalogue_resources.MUTANTS)
+_AREAS: Final = (
+    _MUTANTS,
+    catalogue_rest.REST,
+    catalogue_clock.CLOCKS,
+    catalogue_powercut.MUTANTS,
+    catalogue_kills.MUTANTS,
+    catalogue_resources.MUTANTS,
+)
 
-CATALOGUE: Final = {one.name: one for some in (_MUTANTS, *_AREAS) for one in some}
+CATALOGUE: Final = {one.name: one for some in _AREAS for one in some}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import kills, namespaces, powercut, resources
+from tests.torture import clock, kills, namespaces, powercut, resources
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
 
 __all__ = ["TRIALS"]
 
-TRIALS: Final[tuple[Trial, ...]] = (powercut.TRIAL, kills.TRIAL, resources.TRIAL, namespaces.TRIAL)
+TRIALS: Final[tuple[Trial, ...]] = (
+    powercut.TRIAL,
+    kills.TRIAL,
+    resources.TRIAL,
+    clock.TRIAL,
+    namespaces.TRIAL,
+)
