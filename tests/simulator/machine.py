@@ -36,14 +36,33 @@ if TYPE_CHECKING:
     from idemreg import Registry
     from idemreg.lockfile import LockFile
 
-__all__ = ["DiedError", "Machine", "Process", "Style", "VirtualClock"]
+__all__ = ["DiedError", "Doing", "Machine", "Process", "Style", "VirtualClock"]
 
 WALL_US: Final = 1_795_402_800_000_000
 BOOT_MS: Final = 3_600_000
 STEPS_LIMIT: Final = 6_000  # of one schedule: somebody waits for ever
+PATIENCE_S: Final = 60  # of the real clock, for a whole schedule: the simulator itself is broken
 CRASHES_LIMIT: Final = 5
 PAUSES_S: Final = (0.001, 0.01, 0.05, 0.2)  # of a process that is stopped
 JUMPS_US: Final = (1_000_000, 3_600 * 10**6, 100 * 365 * 86_400 * 10**6)
+# Where a stop, a death and a reboot are most telling.
+FOCUSES: Final = (
+    *("",) * 8,
+    *("sync.begun", "sync.done", "sync.published") * 2,
+    "turn.taken",
+    "claim.in-transaction",
+    "claim.committed",
+    "claim.granted",
+    "job.returned",
+    "batch.entered",
+    "finish.in-transaction",
+    "finish.committed",
+    "nap",
+)
+FOCUSED: Final = 0.3  # chance there that the process is stopped; a third of that, that it dies
+IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
+ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
+TOLD: Final = "told"  # behind an answer of the registry
 SHOWN: Final = 60  # last steps of a violating schedule, unless it is tried alone
 
 
@@ -60,7 +79,9 @@ class Style(NamedTuple):
     stop: float  # this process is stopped for a while
     lose: float  # this process loses its locks, and lives on
     reboot: float
+    reboot_told: float  # behind an answer
     jump: float  # the wall clock jumps
+    focus: str  # the point at which most of it happens; none
     step_s: float  # that a step takes, at most
     is_cut: bool  # a reboot is a power cut
     namespaces: int  # of process ids
@@ -73,13 +94,24 @@ class Style(NamedTuple):
             crash=rng.choice((0.0, 0.005, 0.02, 0.05)),
             kill=rng.choice((0.0, 0.005, 0.01)),
             stop=rng.choice((0.0, 0.0, 0.005, 0.02)),
-            lose=rng.choice((0.0, 0.0, 0.01)),
-            reboot=rng.choice((0.0, 0.005, 0.01)),
+            lose=rng.choice((0.0, 0.0, 0.15)),
+            reboot=rng.choice((0.0, 0.0, 0.005, 0.01)),
+            reboot_told=rng.choice((0.0, 0.0, 0.05, 0.2)),
             jump=rng.choice((0.0, 0.0, 0.01)),
+            focus=rng.choice(FOCUSES),
             step_s=rng.choice((0.00001, 0.0001, 0.0005)),
             is_cut=rng.random() < 0.7,
-            namespaces=rng.choice((1, 1, 2)),
+            namespaces=rng.choice((1, 2)),
         )
+
+
+class Doing(NamedTuple):
+    """What a process was told to do, as far as it allows a row to change."""
+
+    kind: str
+    task: str = ""
+    option: str = ""
+    end: str = ""  # of its jobs
 
 
 class VirtualClock(Clock):
@@ -133,11 +165,12 @@ class Process:
         self.is_dead = False
         self.died_at = 0.0
         self.is_over = False
+        self.adopts = False  # the file, for a new boot
         self.has_lost = False  # its locks, while it lives
         self.owners: list[int] = []
         self.lock_files: list[LockFile] = []
         self.registry: Registry | None = None
-        self.doing: Any = None  # what `work.py` has it do now
+        self.doing = Doing("open")
 
     def __repr__(self) -> str:
         return f"process {self.slot}.{self.started}"
@@ -190,6 +223,11 @@ class Process:
         """Its connections that are open."""
         some: list[Any] = apsw.connections()
         return [one for one in some if getattr(one, "patience", None) and one.patience._clock is self.clock]
+
+    def exit(self) -> None:
+        """It ends in order. Claims that it could not end keep its files open until then."""
+        if self.connections():
+            self.die()
 
     def bury(self) -> None:
         """Behind the last of its thread: nothing is left of it."""
@@ -247,7 +285,9 @@ class Machine:
         first = self._next()
         if first is not None:
             self._let(first)
-            self._done.acquire()
+            if not self._done.acquire(timeout=PATIENCE_S):
+                msg = "a virtual process does not hand control over"
+                raise AssertionError(msg)
 
     def _live(self, process: Process, main: Callable[[Process], None]) -> None:
         process.gate.acquire()
@@ -257,12 +297,14 @@ class Machine:
                 process.die()
             else:
                 main(process)
+                process.exit()
         except DiedError:
             if not process.is_dead:
                 self.fail("the simulator's own death reached a living process")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
             if not process.is_dead:  # of a dead one: what its clean-up made of the death
                 self.fail(_told(error))
+                process.die()
         finally:
             self._end(process)
 
@@ -311,6 +353,8 @@ class Machine:
     def reach(self, point: str) -> None:
         """The running process comes past a fault point."""
         assert self.running is not None
+        if point == ADOPTS:
+            self.running.adopts = True
         self.step(self.running, point)
 
     def step(self, process: Process, point: str, pause: float = 0.0) -> None:
@@ -321,7 +365,7 @@ class Machine:
         self.now += rng.random() * self.style.step_s
         process.wake = self.now + pause
         process.ran_at = self.now
-        event = "" if self.is_calm else self._befall(process)
+        event = "" if self.is_calm else self._befall(process, point)
         stays = not event and not pause and rng.random() >= self.style.switch
         following = process if stays or event == "crash" else self._next()
         assert following is not None  # this one is there
@@ -331,13 +375,13 @@ class Machine:
         if following is not process:
             self._let(following)
             process.gate.acquire()
-            self._note_park(process)
+            self._note_park(process, pause)
         if process.kill:
             process.die()
             raise DiedError
 
-    def _note_park(self, process: Process) -> None:
-        length = self.now - max(process.ran_at, process.wake)
+    def _note_park(self, process: Process, pause: float) -> None:
+        length = self.now - process.ran_at - pause
         if length > 0:
             self.parks.append((self.now, length))
 
@@ -347,26 +391,30 @@ class Machine:
             return True
         return any(end >= since and lasted >= length for end, lasted in self.parks)
 
-    def _befall(self, process: Process) -> str:
+    def _befall(self, process: Process, point: str) -> str:
         style, chance = self.style, self.rng.random()
-        if (chance := chance - style.crash) < 0:
+        is_focus = point == style.focus
+        if (chance := chance - style.crash - is_focus * FOCUSED / 3) < 0:
             return self._kill(process, "crash")
         if (chance := chance - style.kill) < 0:
             return self._kill(self.rng.choice(self.processes), "kill")
-        if (chance := chance - style.stop) < 0:
-            pause = self.rng.choice(PAUSES_S)
-            process.wake += pause
-            self.events["stops"] += 1
-            return f"stop {pause:g}"
-        if (chance := chance - style.lose) < 0:
+        if (chance := chance - style.stop - is_focus * FOCUSED) < 0:
+            return self._stop(process)
+        if (chance := chance - style.lose * (point in IN_A_JOB)) < 0:
             return self._lose(process)
-        if (chance := chance - style.reboot) < 0:
+        if (chance := chance - style.reboot - style.reboot_told * (point == TOLD)) < 0:
             return self._reboot()
         if chance - style.jump < 0:
             self.wall_us += self.rng.choice((-1, 1)) * self.rng.choice(JUMPS_US)
             self.events["clock jumps"] += 1
             return "jump"
         return ""
+
+    def _stop(self, process: Process) -> str:
+        pause = self.rng.choice(PAUSES_S)
+        process.wake += pause
+        self.events["stops"] += 1
+        return f"stop {pause:g}"
 
     def _kill(self, process: Process, event: str) -> str:
         if self._crashes >= CRASHES_LIMIT:

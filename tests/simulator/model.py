@@ -15,9 +15,9 @@ import apsw
 from idemreg.sqlite.walindex import WalIndex
 
 if TYPE_CHECKING:
-    from tests.simulator.machine import Machine, Process
+    from tests.simulator.machine import Doing, Machine, Process
 
-__all__ = ["Body", "Doing", "Observer", "Row", "expected"]
+__all__ = ["Body", "Observer", "Row", "expected"]
 
 PENDING, SUCCEEDED, FAILED, RUNNING, UNKNOWN, SKIPPED, CANCELLED = range(7)
 FINAL: Final = (SUCCEEDED, SKIPPED, CANCELLED)
@@ -44,14 +44,6 @@ class Row(NamedTuple):
     @property
     def on_crash(self) -> int:
         return self.policy & 3
-
-
-class Doing(NamedTuple):
-    """What a process was told to do, as far as it allows a row to change."""
-
-    kind: str
-    task: str = ""
-    option: str = ""
 
 
 class Body(NamedTuple):
@@ -247,25 +239,28 @@ class Observer:
             return "another token"
         if new.status == FAILED and new.verdict == DID_NOT_HAPPEN:
             self.blocked.pop(task, None)
-        if holder is process:
-            if new.status == SUCCEEDED and not self._is_result(task, new):
-                return "another result than its job's"
-            if (
-                new.status == SUCCEEDED
-                and process.doing == ("effect", task, "")
-                and (task, new.token) not in self.effects
-            ):
-                return "without its effect"
-            if new.status in {SUCCEEDED, FAILED, PENDING, UNKNOWN}:
-                return ""
-            return self._by_verdict(process.doing, task, new)  # of a claim that it has dropped
-        if not holder.may_be_taken_for_dead:
+        if holder is process and new.status in {SUCCEEDED, FAILED, PENDING, UNKNOWN}:
+            return self._ended_by_owner(process, task, old, new)
+        if holder is not process and not holder.may_be_taken_for_dead:
             return "its owner lives"
         if new.status == UNKNOWN:
             return ""
         if new.status == FAILED and new.verdict != DID_NOT_HAPPEN:
             return "" if old.on_crash == RERUN else "not by itself"
         return self._by_verdict(process.doing, task, new)
+
+    def _ended_by_owner(self, process: Process, task: str, old: Row, new: Row) -> str:
+        if new.status == SUCCEEDED and not self._is_result(task, new):
+            return "another result than its job's"
+        if new.status == SUCCEEDED and process.doing[:2] == ("effect", task) and (task, new.token) not in self.effects:
+            return "without its effect"
+        if new.status == PENDING and new.attempt != old.attempt - self._is_put_back(process, task, old):
+            return "wrong attempt"
+        return ""
+
+    def _is_put_back(self, process: Process, task: str, old: Row) -> bool:
+        """Whether nothing ran, or the job wants it so; else the attempt counts."""
+        return (task, old.token) not in self._entered or process.doing.end == "back"
 
     def _settled(self, doing: Doing, task: str, old: Row | None, new: Row) -> str:
         if old is None:
@@ -277,7 +272,7 @@ class Observer:
                 self.blocked.pop(task, None)
             return self._by_verdict(doing, task, new)
         if old.status == FAILED and new.status == FAILED:
-            return "" if doing == ("retry", task, "") else "nobody asked for it"
+            return "" if doing[:2] == ("retry", task) else "nobody asked for it"
         wanted = {"skip": (PENDING, SKIPPED), "cancel": (old.status, CANCELLED)}.get(doing.kind)
         return "" if doing.task == task and wanted == (old.status, new.status) else "nobody asked for it"
 

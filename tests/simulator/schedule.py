@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Played", "playground"]
 
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory, where there is one: nothing here need be synced
+FORGOTTEN: Final = 0.5  # chance that a power cut leaves the lock file as it was made: nothing in it is synced later
 GARBAGE: Final = 64  # schedules between two collections
 
 
@@ -58,7 +59,7 @@ class Playground:
         machine = Machine(seed)
         observer = Observer(machine, self._path)
         machine.look, machine.when_dead = observer.look, observer.died
-        machine.when_down = lambda: _down(machine, observer, self._path)
+        machine.when_down = lambda: self._down(machine, observer)
         work = Work(machine, observer, self._path)
         with installed(machine, observer.synced):
             work.start()
@@ -78,6 +79,21 @@ class Playground:
         self._played += 1
         if self._played % GARBAGE == 0:
             gc.collect()
+
+    def _down(self, machine: Machine, observer: Observer) -> None:
+        """All are dead; with the power gone, what no sync has covered is gone, or some of it."""
+        least = observer.least_wal_bytes()
+        observer.close()
+        if not machine.style.is_cut:
+            return
+        wal = Path(f"{self._path}-wal")
+        if wal.exists():
+            size = wal.stat().st_size
+            least = min(max(least, WAL_HEADER_BYTES), size)
+            os.truncate(wal, machine.rng.choice((least, least, machine.rng.randint(least, size), size)))
+        if machine.rng.random() < FORGOTTEN:
+            shutil.copyfile(f"{self._template}-lock", f"{self._path}-lock")
+        observer.lost_power()
 
     def _check_end(self, machine: Machine, observer: Observer) -> None:
         """The file is sound, and holds no record of an owner that is gone."""
@@ -102,20 +118,6 @@ class _FirstClock:
     def __new__(cls) -> Any:
         machine = Machine(0)
         return Process(machine, 0, 0, 0.0).clock
-
-
-def _down(machine: Machine, observer: Observer, path: str) -> None:
-    """All are dead; with the power gone the -wal loses what the disk does not have, or some of it."""
-    least = observer.least_wal_bytes()
-    observer.close()
-    if not machine.style.is_cut:
-        return
-    wal = Path(f"{path}-wal")
-    if wal.exists():
-        size = wal.stat().st_size
-        least = min(max(least, WAL_HEADER_BYTES), size)
-        os.truncate(wal, machine.rng.choice((least, machine.rng.randint(least, size), size)))
-    observer.lost_power()
 
 
 @contextlib.contextmanager

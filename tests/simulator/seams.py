@@ -51,6 +51,12 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
             super().__init__(path)
             running().lock_files.append(self)
 
+        def note_database(self) -> None:
+            super().note_database()
+            if running().adopts:  # its commit was synced by SQLite, and all before it
+                running().adopts = False
+                synced()
+
     def state_of(pid: int) -> Any:
         there = machine.process_of(pid, running().namespace)
         return None if there is None else liveness._ProcessState(is_dead=False, started=there.started)

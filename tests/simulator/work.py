@@ -27,6 +27,7 @@ from idemreg import (
 from idemreg.claim import Claim
 from idemreg.model import Outcome, Verdict
 from idemreg.options import Verified
+from tests.simulator.machine import Doing
 from tests.simulator.model import (
     CANCELLED,
     FAILED,
@@ -38,7 +39,6 @@ from tests.simulator.model import (
     SUCCEEDED,
     UNKNOWN,
     VERIFY,
-    Doing,
     Row,
     expected,
 )
@@ -140,7 +140,8 @@ class Work:
         machine = self._machine
         if machine.violation or machine.is_calm:
             return
-        if process.is_dead and machine.rng.random() < 0.85:
+        has_more = self._next[process.slot] < len(self._orders[process.slot])
+        if process.is_dead and has_more and machine.rng.random() < 0.85:
             machine.start(process.slot, self._main, machine.rng.choice((0.0, 0.001, 0.05)))
         elif not machine.processes:
             machine.is_calm = True
@@ -155,8 +156,7 @@ class Work:
         self._open(process)
         orders = self._orders[slot]
         while self._next[slot] < len(orders):
-            order = orders[self._next[slot]]
-            self._carry_out(process, order)
+            self._carry_out(process, orders[self._next[slot]])
             self._next[slot] += 1
         process.doing = Doing("close")
         assert process.registry is not None
@@ -165,10 +165,10 @@ class Work:
     # --- orders -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, process: Process, order: Order) -> None:
-        process.doing = Doing(order.kind, order.task, order.option)
-        self._machine.step(process, order.kind)
+        process.doing = Doing(order.kind, order.task, order.option, "drop" if order.option == "drop" else order.end)
         self._machine.events["calls"] += 1
         _Call(self, process, order).carry_out()
+        self._machine.step(process, "told")
 
     def _audit(self, process: Process) -> None:
         """The last process, alone: nothing is in its way, and what the dead have left is settled."""
@@ -176,10 +176,12 @@ class Work:
         observer, machine = self._observer, self._machine
         for task in (*TASKS, "last"):
             order = Order("run", task, "return", "", 0, 0, ())
+            process.doing = Doing("run", task)
             _Call(self, process, order).carry_out()
             row = observer.rows.get(task)
             if row is None or row.status == RUNNING:
                 machine.fail(f"{task} is left {row}")
+        observer.look(process)
         process.doing = Doing("close")
         registry.close()
 
@@ -290,7 +292,6 @@ class _Call:
         claim = self.registry.claim(task, wait=self.order.wait, **self.options_of(task))
         if self.order.option == "drop":
             self.body(task, claim.token, "return")
-            self.process.doing = Doing("drop", task)
             del claim
             return
         with claim:
@@ -493,6 +494,6 @@ def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
         rng.choice(ENDS),
         option,
         rng.choice((0.0, 0.0, 0.01, 0.1)),
-        rng.choice((0, 1, 1, 2)),
+        rng.choice((0, 1, 1, 2, 4)),
         some,
     )
