@@ -48,7 +48,7 @@ JUMPS_US: Final = (1_000_000, 3_600 * 10**6, 100 * 365 * 86_400 * 10**6)
 # Where a stop, a death and a reboot are most telling.
 FOCUSES: Final = (
     *("",) * 8,
-    *("sync.begun", "sync.done", "sync.published") * 2,
+    *("sync.wanted", "sync.begun", "sync.done") * 3,
     "turn.taken",
     "claim.in-transaction",
     "claim.committed",
@@ -62,7 +62,7 @@ FOCUSES: Final = (
 FOCUSED: Final = 0.3  # chance there that the process is stopped; a third of that, that it dies
 IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
 ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
-TOLD: Final = "told"  # behind an answer of the registry
+TELLING: Final = {"told": 1.0, "in the job": 0.5}  # where a power cut shows what was told too early
 SHOWN: Final = 60  # last steps of a violating schedule, unless it is tried alone
 
 
@@ -79,7 +79,7 @@ class Style(NamedTuple):
     stop: float  # this process is stopped for a while
     lose: float  # this process loses its locks, and lives on
     reboot: float
-    reboot_told: float  # behind an answer
+    reboot_told: float  # behind an answer, and half of it in a job
     jump: float  # the wall clock jumps
     focus: str  # the point at which most of it happens; none
     step_s: float  # that a step takes, at most
@@ -94,9 +94,9 @@ class Style(NamedTuple):
             crash=rng.choice((0.0, 0.005, 0.02, 0.05)),
             kill=rng.choice((0.0, 0.005, 0.01)),
             stop=rng.choice((0.0, 0.0, 0.005, 0.02)),
-            lose=rng.choice((0.0, 0.0, 0.15)),
+            lose=rng.choice((0.0, 0.0, 0.3)),
             reboot=rng.choice((0.0, 0.0, 0.005, 0.01)),
-            reboot_told=rng.choice((0.0, 0.0, 0.05, 0.2)),
+            reboot_told=rng.choice((0.0, 0.0, 0.1, 0.3)),
             jump=rng.choice((0.0, 0.0, 0.01)),
             focus=rng.choice(FOCUSES),
             step_s=rng.choice((0.00001, 0.0001, 0.0005)),
@@ -402,7 +402,7 @@ class Machine:
             return self._stop(process)
         if (chance := chance - style.lose * (point in IN_A_JOB)) < 0:
             return self._lose(process)
-        if (chance := chance - style.reboot - style.reboot_told * (point == TOLD)) < 0:
+        if (chance := chance - style.reboot - style.reboot_told * TELLING.get(point, 0.0)) < 0:
             return self._reboot()
         if chance - style.jump < 0:
             self.wall_us += self.rng.choice((-1, 1)) * self.rng.choice(JUMPS_US)
@@ -433,6 +433,7 @@ class Machine:
         for owner in process.owners:
             if lock_file.fd >= 0:
                 oslock.unlock(lock_file.fd, owner_byte(owner))
+        process.wake += self.rng.choice(PAUSES_S)  # others find it out meanwhile
         return "lose"
 
     def _reboot(self) -> str:

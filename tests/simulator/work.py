@@ -7,6 +7,7 @@ begins with the order that it died at. An answer is held against what the observ
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg import (
@@ -55,6 +56,8 @@ __all__ = ["Order", "Work"]
 POLICIES: Final = {RERUN: "rerun", VERIFY: "verify", HOLD: "hold"}
 BUSY_S: Final = 0.02
 TASKS: Final = ("a", "b", "c", "d")
+
+FRESH: Final = 0.3  # chance that an order may be about a task of its own
 
 # How often each order is given, of some hundred.
 KINDS: Final = (
@@ -124,7 +127,7 @@ class Work:
         self._path = path
         rng = machine.rng
         self.tasks = TASKS[: rng.choice((1, 2, 2, 3, 4))]
-        self.policies = {task: _policy(rng) for task in TASKS}
+        self.policies = defaultdict(lambda: _policy(rng), {task: _policy(rng) for task in TASKS})
         self._orders = [_orders(rng, self.tasks) for _ in range(rng.choice((2, 2, 3, 3, 4, 5)))]
         self._next = [0] * len(self._orders)
         self._happened: set[str] = set()  # tasks whose job came to its effect in a body that was not ended
@@ -174,7 +177,7 @@ class Work:
         """The last process, alone: nothing is in its way, and what the dead have left is settled."""
         registry = self._open(process)
         observer, machine = self._observer, self._machine
-        for task in (*TASKS, "last"):
+        for task in sorted({*TASKS, *observer.rows, "last"}):
             order = Order("run", task, "return", "", 0, 0, ())
             process.doing = Doing("run", task)
             _Call(self, process, order).carry_out()
@@ -228,7 +231,7 @@ class _Call:
         self.machine.fail(f"{self.order.task}: {what} ({self.process}, {self.process.doing})")
 
     def options_of(self, task: str) -> dict[str, Any]:
-        policy = self.work.policies[task] if task in self.work.policies else TaskPolicy(HOLD, "retry", 10)
+        policy = self.work.policies[task]
         options: dict[str, Any] = {
             "on_crash": POLICIES[policy.on_crash],
             "on_failure": policy.on_failure,
@@ -480,6 +483,8 @@ def _orders(rng: random.Random, tasks: tuple[str, ...]) -> list[Order]:
 
 
 def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
+    if rng.random() < FRESH:
+        tasks = (*tasks, f"n{rng.randrange(100)}")
     option = ""
     if kind in {"resolve", "checkpoint"}:
         option = rng.choice(("happened", "did-not-happen", "did-not-happen", "cannot-tell"))
