@@ -358,7 +358,8 @@ class Observer:
     def least_wal_bytes(self) -> int:
         """How much of the -wal the disk has for certain. SQLite itself syncs what it moves."""
         if self._index is None:
-            return WAL_HEADER_BYTES
+            self._open()
+        assert self._index is not None
         header = self._index.header() or bytes(48)
         salts, frames = self._synced
         frames = max(frames if salts == header[32:40] else 0, self._index.moved)
@@ -369,6 +370,7 @@ class Observer:
         self.close()
         self._open()
         rows, self.floor = self._read()
+        self.synced()
         self.close()
         if rows not in self.history[self._required :]:
             at = self.history.index(rows) if rows in self.history else None
