@@ -312,7 +312,7 @@ class Observer:
             self._fail(f"{task} is entered twice with token {_token(token)}", process)
         if (task, token) in self._hooks:
             self._fail(f"{task} is entered by a claim for the verify hook", process)
-        if task in self.blocked:
+        if task in self.blocked and not process.may_be_taken_for_dead:
             self._fail(f"{task} is entered again without a verdict, after token {_token(self.blocked[task])}", process)
         self._entered.add((task, token))
         self.bodies.append(body)
