@@ -42,7 +42,7 @@ WALL_US: Final = 1_795_402_800_000_000
 BOOT_MS: Final = 3_600_000
 STEPS_LIMIT: Final = 6_000  # of one schedule: somebody waits for ever
 PATIENCE_S: Final = 60  # of the real clock, for a whole schedule: the simulator itself is broken
-CRASHES_LIMIT: Final = 5
+CRASHES_LIMIT: Final = 3
 PAUSES_S: Final = (0.001, 0.01, 0.05, 0.2)  # of a process that is stopped
 JUMPS_US: Final = (1_000_000, 3_600 * 10**6, 100 * 365 * 86_400 * 10**6)
 # Where a stop, a death and a reboot are most telling.
@@ -79,6 +79,7 @@ class Style(NamedTuple):
     stop: float  # this process is stopped for a while
     lose: float  # this process loses its locks, and lives on
     reboot: float
+    reboots: int  # at most
     reboot_told: float  # behind an answer, and half of it in a job
     jump: float  # the wall clock jumps
     focus: str  # the point at which most of it happens; none
@@ -96,6 +97,7 @@ class Style(NamedTuple):
             stop=rng.choice((0.0, 0.0, 0.005, 0.02)),
             lose=rng.choice((0.0, 0.0, 0.3)),
             reboot=rng.choice((0.0, 0.0, 0.005, 0.01)),
+            reboots=rng.choice((1, 1, 1, 2)),
             reboot_told=rng.choice((0.0, 0.0, 0.1, 0.3)),
             jump=rng.choice((0.0, 0.0, 0.01)),
             focus=rng.choice(FOCUSES),
@@ -437,7 +439,7 @@ class Machine:
         return "lose"
 
     def _reboot(self) -> str:
-        if self.boot > 2:
+        if self.boot > self.style.reboots:
             return ""
         self.events["power cuts" if self.style.is_cut else "reboots"] += 1
         self._is_rebooting = True

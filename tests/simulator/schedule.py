@@ -37,6 +37,7 @@ class Played(NamedTuple):
     story: str
     events: Counter[str]
     steps: int
+    points: frozenset[str]
 
 
 class Playground:
@@ -67,7 +68,8 @@ class Playground:
         observer.close()
         self._check_end(machine, observer)
         story = machine.story(is_whole=is_whole) if machine.violation else ""
-        return Played(machine.digest(), machine.violation, story, machine.events, len(machine.trace))
+        points = frozenset(point for _, point, _ in machine.trace)
+        return Played(machine.digest(), machine.violation, story, machine.events, len(machine.trace), points)
 
     def _lay(self) -> None:
         """The files as the template has them."""

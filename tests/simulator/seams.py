@@ -17,7 +17,7 @@ from unittest import mock
 
 from idemreg import faults, futex, liveness
 from idemreg.lockfile import LockFile
-from idemreg.sqlite import opening, syncing
+from idemreg.sqlite import files, opening, syncing
 from tests.simulator.machine import DiedError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
             (liveness, "random_owner", machine.new_owner),
             (syncing, "os", _System(fdatasync=lambda _fd: synced())),
             (opening, "LockFile", NotedLockFile),
+            (files, "filesystem_type", lambda _path, **_where: "tmpfs"),
             (futex, "NUMBERS", {}),
             (sys, "unraisablehook", _unraisable),
         ):

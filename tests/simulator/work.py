@@ -128,7 +128,7 @@ class Work:
         rng = machine.rng
         self.tasks = TASKS[: rng.choice((1, 2, 2, 3, 4))]
         self.policies = defaultdict(lambda: _policy(rng), {task: _policy(rng) for task in TASKS})
-        self._orders = [_orders(rng, self.tasks) for _ in range(rng.choice((2, 2, 3, 3, 4, 5)))]
+        self._orders = [_orders(rng, self.tasks) for _ in range(rng.choice((2, 2, 2, 3, 3, 3, 4, 5)))]
         self._next = [0] * len(self._orders)
         self._happened: set[str] = set()  # tasks whose job came to its effect in a body that was not ended
 
@@ -175,9 +175,10 @@ class Work:
 
     def _audit(self, process: Process) -> None:
         """The last process, alone: nothing is in its way, and what the dead have left is settled."""
-        registry = self._open(process)
+        registry = self._open(process).open()
         observer, machine = self._observer, self._machine
-        for task in sorted({*TASKS, *observer.rows, "last"}):
+        observer.look(process)
+        for task in (*sorted(observer.rows), "last"):
             order = Order("run", task, "return", "", 0, 0, ())
             process.doing = Doing("run", task)
             _Call(self, process, order).carry_out()
@@ -478,7 +479,7 @@ def _policy(rng: random.Random) -> TaskPolicy:
 
 
 def _orders(rng: random.Random, tasks: tuple[str, ...]) -> list[Order]:
-    kinds = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS], k=rng.choice((2, 3, 4, 6, 8)))
+    kinds = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS], k=rng.choice((2, 3, 3, 4, 5, 8)))
     return [_order(rng, kind, tasks) for kind in kinds]
 
 
