@@ -340,6 +340,11 @@ class Observer:
         some = (rows.get(task) for rows in self.history[since:])
         return [row for row in some if row is not None and row.status in statuses]
 
+    def stayed(self, since: int, task: str, statuses: tuple[int, ...]) -> bool:
+        """Whether the task had one of the statuses all the time."""
+        some = [rows.get(task) for rows in self.history[since:]]
+        return all(row is not None and row.status in statuses for row in some)
+
     def require(self, task: str, row: Row | None) -> None:
         """Somebody was told of this state: it must outlive a power cut."""
         self._required = max(self._required, self._first.get(_state(task, row), 0))

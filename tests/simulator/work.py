@@ -34,6 +34,7 @@ from tests.simulator.model import (
     FAILED,
     HAPPENED,
     HOLD,
+    PENDING,
     RERUN,
     RUNNING,
     SKIPPED,
@@ -449,7 +450,7 @@ class _Call:
             case TaskDoneError():
                 return "" if was(self.since, task, SUCCEEDED, SKIPPED, CANCELLED) else "it is not done"
             case TransitionError():
-                return ""
+                return "it was allowed" if self.observer.stayed(self.since, task, self.allowed()) else ""
             case ClaimLostError():
                 return "" if self.process.may_be_taken_for_dead else "it was not lost"
             case FinishNotRecordedError() | StoreBusyError():
@@ -459,6 +460,17 @@ class _Call:
             case StoreError():
                 return f"no fault of the store: {error.__cause__!r}"
         return "nothing calls for it"
+
+    def allowed(self) -> tuple[int, ...]:
+        """In which statuses a task may be changed so, whoever has it."""
+        some = {
+            "resolve": (UNKNOWN,),
+            "retry": (FAILED,),
+            "skip": (PENDING,),
+            "cancel": (PENDING, FAILED, UNKNOWN),
+            "forget": (PENDING, FAILED, SUCCEEDED, SKIPPED, CANCELLED),
+        }[self.order.kind]
+        return (*some, UNKNOWN) if self.order.option == "force" else some
 
     def may_run(self, row: Row) -> bool:
         """Whether somebody may be told that the task runs: its owner lives; or lived, as the call began."""

@@ -11,7 +11,7 @@ from tests.torture.trial import Tally, Trial
 __all__ = ["TRIAL"]
 
 FIRST_MUTANT: Final = "finish-without-token"  # of the common catalogue
-ENOUGH: Final = 10  # violations of one part: there is no need to go on
+ENOUGH: Final = 3  # violations of one part: there is no need to go on
 APART: Final = 2**32  # seeds of the schedules of one part
 
 
