@@ -48,7 +48,8 @@ JUMPS_US: Final = (1_000_000, 3_600 * 10**6, 100 * 365 * 86_400 * 10**6)
 # Where a stop, a death and a reboot are most telling.
 FOCUSES: Final = (
     *("",) * 8,
-    *("sync.wanted", "sync.begun", "sync.done") * 3,
+    *("sync.",) * 6,  # all of a sync's
+    *("sync.wanted", "sync.begun", "sync.done") * 2,
     "turn.taken",
     "claim.in-transaction",
     "claim.committed",
@@ -82,7 +83,7 @@ class Style(NamedTuple):
     reboots: int  # at most
     reboot_told: float  # behind an answer, and half of it in a job
     jump: float  # the wall clock jumps
-    focus: str  # the point at which most of it happens; none
+    focus: str  # the points at which most of it happens begin so; or none
     step_s: float  # that a step takes, at most
     is_cut: bool  # a reboot is a power cut
     namespaces: int  # of process ids
@@ -388,14 +389,13 @@ class Machine:
             self.parks.append((self.now, length))
 
     def stood_still(self, since: float, length: float, but: Process) -> bool:
-        """Whether somebody else stood still for so long, at some time since then."""
-        if any(self.now - one.ran_at >= length for one in self.processes if one is not but):
-            return True
-        return any(end >= since and lasted >= length for end, lasted in self.parks)
+        """Whether others stood still for so long since then, all in all: each might have had the turn to write."""
+        still = sum(self.now - max(one.ran_at, since) for one in self.processes if one is not but)
+        return still + sum(lasted for end, lasted in self.parks if end >= since) >= length
 
     def _befall(self, process: Process, point: str) -> str:
         style, chance = self.style, self.rng.random()
-        is_focus = point == style.focus
+        is_focus = bool(style.focus) and point.startswith(style.focus)
         if (chance := chance - style.crash - is_focus * FOCUSED / 3) < 0:
             return self._kill(process, "crash")
         if (chance := chance - style.kill) < 0:
