@@ -26,6 +26,7 @@ POINTS = (
     "owner.byte-held",
     "turn.taken",
     "claim.in-transaction",
+    "sync.wanted",
     "sync.begun",
     "sync.done",
     "sync.published",

@@ -257,6 +257,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
     ],
+    "sync.wanted": IN_A_SYNC,
     "sync.begun": IN_A_SYNC,
     "sync.done": IN_A_SYNC,
     "sync.published": IN_A_SYNC,

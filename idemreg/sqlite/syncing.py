@@ -173,6 +173,7 @@ class GroupSync:
         """
         if self._index.copies.raw == self._synced:
             return  # no system call
+        faults.point("sync.wanted")
         try:
             begun = self._begun
             header = self._index.header()

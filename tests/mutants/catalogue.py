@@ -10,6 +10,7 @@ from tests.mutants import (
     catalogue_powercut,
     catalogue_resources,
     catalogue_rest,
+    catalogue_simulation,
 )
 from tests.mutants.mutant import Mutant, Patch
 
@@ -73,6 +74,7 @@ _AREAS: Final = (
     _MUTANTS,
     catalogue_rest.REST,
     catalogue_clock.CLOCKS,
+    catalogue_simulation.MUTANTS,
     catalogue_powercut.MUTANTS,
     catalogue_kills.MUTANTS,
     catalogue_resources.MUTANTS,

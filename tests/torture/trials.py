@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import clock, kills, namespaces, powercut, resources
+from tests.torture import clock, kills, namespaces, powercut, resources, simulation
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["TRIALS"]
 
 TRIALS: Final[tuple[Trial, ...]] = (
+    simulation.TRIAL,
     powercut.TRIAL,
     kills.TRIAL,
     resources.TRIAL,
