@@ -24,8 +24,8 @@ def told(act):
     except IdemregError as error: say(error.code)
     else: say("done")
 def job(): say("entered"); wait()
-def drop_sqlites_locks():
-    for name in (path, path + "-shm"): os.close(os.open(name, os.O_RDONLY))
+def drop_posix_locks():
+    for name in (path, path + "-shm", path + "-lock"): os.close(os.open(name, os.O_RDONLY))
 def stop(): faults.disarm(); say("stopped"); wait()
 def leave(): os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -27,11 +27,16 @@ LOSSES = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_live_process_that_lost_its_lock_is_not_replaced(path: Path, loss: str) -> None:
-    """Its byte is free, and it is still there: nobody runs, settles or forgets its task, until it is killed."""
-    with stopped(path, f"{CLAIM}; {LOSSES[loss]}; {STOPPED}") as owner:
+    """Its byte is free, and it is still there: nobody runs, settles or forgets its task."""
+    with stopped(path, f"{CLAIM}; {LOSSES[loss]}; {STOPPED}"):
         assert another(path, RUN) == "running"
         assert another(path, 'registry.resolve("t", "did-not-happen")') == "transition"
         assert another(path, 'registry.forget("t", force=True)') == "transition"
+
+
+def test_a_process_that_lost_its_lock_is_replaced_once_it_is_dead(path: Path) -> None:
+    """Whoever calls next takes the task over."""
+    with stopped(path, f"{CLAIM}; {LOSSES['closes every descriptor']}; {STOPPED}") as owner:
         owner.kill()
         assert another(path, RUN) == "done"
 

@@ -1,4 +1,7 @@
-"""The write turn alone: in every test SQLite's own locks are dropped under the writer."""
+"""The write turn alone: in every test the writer's process has closed a descriptor of each file.
+
+That drops all POSIX locks of the process, and so SQLite's own.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ WRITES = {
 
 WRITER = """
 registry = Registry(path, durability="normal")
-def inside(): faults.disarm(); drop_sqlites_locks(); say("stopped"); wait()
+def inside(): faults.disarm(); drop_posix_locks(); say("stopped"); wait()
 def arm(): faults.arm(point, inside)
 def failing(act):
     try: act()
