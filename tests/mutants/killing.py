@@ -21,6 +21,9 @@ PATIENCE_S: Final = 300.0  # for a mutant that hangs, which counts as alive
 PASSED: Final = 0  # as pytest ends
 FAILED: Final = 1
 
+# No killer needs a plugin, and to load all that are installed takes longer than most killers do.
+ENVIRONMENT: Final = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+
 _FAILED_TEST: Final = re.compile(r"^FAILED (\S+)", re.MULTILINE)
 
 # Of what was run without a mutant: many have the same killer and the same barriers away.
@@ -69,9 +72,9 @@ def _run(mutant: Mutant, *, is_broken: bool) -> tuple[int, str]:
     assert mutant.killer
     with mutated(mutant, is_broken=is_broken) as folder:
         run = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", mutant.killer],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.killer],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(folder)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
