@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, cast
 
 import apsw
@@ -247,6 +248,8 @@ def in_child(body: Callable[[], str]) -> str:
     if not pid:
         try:
             os.write(writer, body().encode())
+        except BaseException:  # noqa: BLE001 - it is told to the parent
+            os.write(writer, traceback.format_exc().encode())
         finally:
             os._exit(0)
     os.close(writer)

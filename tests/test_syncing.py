@@ -29,7 +29,7 @@ from idemreg import (
 )
 from idemreg.ends import success_end
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite import syncing, walindex
+from idemreg.sqlite import guard, syncing, walindex
 from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
@@ -102,6 +102,7 @@ def break_disk(registry: Registry) -> None:
     named = os.open(sync._path, os.O_PATH | os.O_CLOEXEC)
     os.dup2(named, sync._fd, inheritable=False)
     os.close(named)
+    sync._guard._frames = guard._NONE  # nor does it tell its size
 
 
 # --- how many syncs -------------------------------------------------------------------------------------------------

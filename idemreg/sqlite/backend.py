@@ -7,6 +7,7 @@ stored before the job starts, and every row that is decided by was read in the t
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +72,7 @@ class SqliteStore(Settler):
             answer = claim.begin()
             if claim.grant is not None:
                 faults.point("claim.committed")
+                opened.database.check_files()
             if self._unsettled:
                 self._settle_dropped()
         except BaseException as error:
@@ -119,6 +121,7 @@ class SqliteStore(Settler):
                 opened.database.write_one(write)
                 opened.owners.note_recorded(answers)
                 faults.point("claim.committed")
+                _check_files(opened, answers)
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
@@ -151,6 +154,7 @@ class SqliteStore(Settler):
             try:
                 opened.database.write_one(write)
                 faults.point("batch.committed")
+                _check_files(opened, answers)
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
@@ -167,6 +171,7 @@ class SqliteStore(Settler):
             if opened is None:
                 msg = "the claim belongs to the parent of this process, or has ended"
                 raise ClaimLostError(msg, task_id=claim.task_id)
+            opened.database.check_files()
             if claim.note is not None:
                 opened.owners.enter(claim.owner, claim.note)
             faults.point("batch.entered")
@@ -193,6 +198,7 @@ class SqliteStore(Settler):
                     writes[number] = hot.success(opened, self._schema_version, end)
             if writes:
                 opened.database.write_all(list(writes.values()))
+            self._check_begun(opened, claims, writes)
             answers = [
                 self._ended(opened, request, writes.get(number))
                 if isinstance(request, End)
@@ -202,12 +208,23 @@ class SqliteStore(Settler):
             self._settle_dropped()
             return answers
 
+    @staticmethod
+    def _check_begun(opened: Opened, claims: dict[int, hot.Claim], writes: dict[int, Write]) -> None:
+        """Once for all that are granted: files that are not there any more are an error of each."""
+        begun = [write for n, write in writes.items() if write.error is None and n in claims and claims[n].grant]
+        try:
+            for _ in begun:
+                faults.point("claim.committed")
+            if begun:
+                opened.database.check_files()
+        except StoreError as error:
+            for write in begun:
+                write.error = copy.copy(error)
+
     def _begun(self, opened: Opened, claim: hot.Claim, found: object, write: Write | None) -> object:
         if write is None:
             return found
         if write.error is None:
-            if claim.grant is not None:
-                faults.point("claim.committed")
             return claim.grant
         self._withdraw(opened, [claim.grant], write.error)
         return write.error
@@ -352,3 +369,8 @@ class SqliteStore(Settler):
     def close(self) -> None:
         """Close what is open. Claims that are not finished keep their owner's lock until they are."""
         self._opening.close()
+
+
+def _check_files(opened: Opened, answers: Sequence[Answer]) -> None:
+    if any(type(answer) is Granted for answer in answers):
+        opened.database.check_files()

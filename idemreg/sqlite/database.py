@@ -24,6 +24,7 @@ from idemreg.sqlite.connection import (
     translate,
 )
 from idemreg.sqlite.forking import forgets, no_fork_meanwhile
+from idemreg.sqlite.guard import Guard
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
@@ -53,6 +54,7 @@ class Database(Pool):
         self.turns = Turns(lock_file.path, clock)
         self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
+        self.guard: Guard | None = None
         self.index: WalIndex | None = None
         self.sync: GroupSync | None = None
         try:
@@ -66,10 +68,12 @@ class Database(Pool):
         """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
         self._anchor = self._open(NORMAL)
         self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        guard = self.guard = Guard(self.path, lock_file, self._clock)
+        guard.lose, guard.is_whole = self.lose, self.is_whole
         index = WalIndex(self._anchor)
         if index.is_known:
             self.index = index
-            self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock)
+            self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock, guard)
         else:
             self.levels = (NORMAL, FULL)
 
@@ -94,6 +98,11 @@ class Database(Pool):
         """A final row was read, and is about to be answered from: a power cut must not take it back afterwards."""
         if durable and self.sync is not None:
             self.sync.durable()
+
+    def check_files(self) -> None:
+        """Before a job is entered: `FilesReplacedError` where its claim is not in the files that were opened."""
+        if self.guard is not None:
+            self.guard.check()
 
     def check_disk(self, *, durable: bool, is_synced: bool = False) -> None:
         """Before a claim: `SyncFailedError` where what it stands on may be lost.
@@ -291,9 +300,14 @@ class Database(Pool):
             self.index.close()  # before the last connection, with which SQLite unmaps what it shows
         with no_fork_meanwhile(self._clock):
             self._close_connections(may_move=may_move)
-            if self.sync is not None:
-                self.sync.close()
-            self.turns.close()
+            self._close_looks()
+
+    def _close_looks(self) -> None:
+        if self.guard is not None:
+            self.guard.close()
+        if self.sync is not None:
+            self.sync.close()
+        self.turns.close()
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
@@ -306,9 +320,12 @@ class Database(Pool):
 
     def _move_wal(self) -> bool:
         """Before the end move what is in the -wal. False where SQLite must not: it would swallow a failed sync."""
+        if self.lost is not None:
+            return False
         if self._anchor is None or self.sync is None or self.index is None:
             return True
         try:
+            self.check_files()
             if self.index.frames > self.index.moved:
                 self.durable()
                 self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
@@ -325,9 +342,7 @@ class Database(Pool):
         self._part()
         self._anchor = self.index = None
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
-            if self.sync is not None:
-                self.sync.close()
-            self.turns.close()
+            self._close_looks()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
 
 

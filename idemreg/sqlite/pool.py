@@ -7,6 +7,8 @@ every thread that ends.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -15,7 +17,7 @@ import apsw
 
 from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, no_fork_meanwhile
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -35,6 +37,7 @@ class Pool:
         self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
         self._clock = clock
         self._closed = False
+        self.lost: StoreError | None = None  # why these files must not be touched any more
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
         # Borrowed ones as well: a forked child has to part with each. Weak: what an interrupt left is closed by itself.
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -65,6 +68,8 @@ class Pool:
             self._clock.sleep(FORK_NAP_S)
 
     def _open(self, synchronous: int) -> Connection:
+        if self.lost is not None:
+            raise copy.copy(self.lost)
         if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
             msg = f"{self.path} is used after it was closed"
             raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
@@ -100,6 +105,26 @@ class Pool:
         else:
             del inside[connection]  # before another thread can take it
             idle.append(connection)
+
+    def lose(self, error: StoreError) -> None:
+        """Use these files no more: whoever asks for a connection gets this error, until the files are opened anew."""
+        self.lost, self._closed = error, True
+        with no_fork_meanwhile(self._clock):
+            for idle in self._idle.values():
+                while idle:
+                    connection = idle.pop()
+                    inside[connection] = threading.get_ident()
+                    leave_wal(connection)
+                    self._close_inside(connection)
+
+    def is_whole(self) -> bool:
+        """Whether each table can be read, by a connection that has seen nothing of it yet."""
+        try:
+            with no_fork_meanwhile(self._clock), contextlib.closing(self._open(NORMAL)) as connection:
+                leave_wal(connection)
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
+        except (apsw.Error, StoreError):
+            return False
 
     def surely_give_back(self, connection: Connection, synchronous: int) -> None:
         """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""

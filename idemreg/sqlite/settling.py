@@ -115,9 +115,11 @@ class Settler(Keeper):
     def _withdraw(self, opened: Opened, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
-        An error of the store says that nothing is, but for a sync that failed. An interruption says nothing.
+        An error of the store says that nothing is, but for a sync that failed, or files that are not there any more. An
+        interruption says nothing. Nothing is written to files that are lost.
         """
         is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
+        is_stored = is_stored and opened.database.lost is None
         for grant in answers:
             if isinstance(grant, Granted):
                 if is_stored:
@@ -153,6 +155,9 @@ class Settler(Keeper):
         with self._opening.using_of(end.owner) as opened:
             if opened is None:
                 return True  # of a parent process
+            if opened.database.lost is not None:  # nobody will ever read what could be written there
+                self._opening.let_go(end.task_id, end.token)
+                return True
 
             def settle(connection: Connection) -> bool:
                 if grant is not None and opened.owners.live.get(end.task_id) is not grant:

@@ -15,6 +15,7 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
 from idemreg.lockfile import open_error
 from idemreg.sqlite import connection as connections
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,9 +37,6 @@ EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
 
 Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
-
-WAL_HEADER_BYTES: Final = 32  # of the -wal, and of each page in it (sqlite.org/fileformat2.html, 4.1)
-FRAME_HEADER_BYTES: Final = 24
 
 
 class Schema(NamedTuple):
@@ -283,7 +281,7 @@ class WalState(NamedTuple):
     @property
     def used_bytes(self) -> int:
         """The bytes of the -wal that are in use; its file may be larger, since it never shrinks."""
-        return WAL_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
+        return FILE_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
 
 
 def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:

@@ -145,9 +145,10 @@ def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkp
 
 
 def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -> upkeep.Checkpoint:
-    """A checkpoint; `SyncFailedError` where what it would move may not be on the disk."""
+    """A checkpoint; `SyncFailedError` where what it would move may not be on the disk, or the files are others now."""
     if database.sync is not None:
         database.sync.check()
+    database.check_files()
     return upkeep.checkpoint(connection, mode)
 
 

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["HEADER_BYTES", "NO_HEADER", "WalIndex"]
+__all__ = [
+    "FILE_HEADER_BYTES",
+    "FRAME_HEADER_BYTES",
+    "HEADER_BYTES",
+    "NO_HEADER",
+    "WalIndex",
+]
 
 HEADER_BYTES: Final = 48
 NO_HEADER: Final = b"\xff" * HEADER_BYTES  # of no -wal; not zeros, which is how a truncated -shm reads
@@ -27,9 +33,13 @@ FILE_POINTER: Final = 7  # SQLITE_FCNTL_FILE_POINTER
 REGION_BYTES: Final = 32_768  # SQLite maps the -shm in regions of this size
 SHM_MAP_METHOD: Final = 13  # xShmMap in sqlite3_io_methods, counted in pointers; there since version 2 of them
 VERSION: Final = 3_007_000  # of the index's format, the only one so far
+FILE_HEADER_BYTES: Final = 32  # of the -wal, and of each frame in it (sqlite.org/fileformat2.html, 4.1)
+FRAME_HEADER_BYTES: Final = 24
 TRIES: Final = 100  # a commit writes the two copies of the header within a hundred nanoseconds
 
-_FRAMES: Final = 16  # in the header: how many frames are committed, a uint32 as the machine has them
+# In the header, uint32 as the machine has them: how many frames are committed, and the pages of the database then.
+_FRAMES: Final = 16
+_PAGES: Final = 20
 _MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in the database already, likewise
 
 
@@ -40,12 +50,15 @@ class WalIndex:
         self._connection = connection
         # Both copies of the header. Whoever has seen them equal to a header twice has seen that header.
         self.copies = _map(connection, 0, 2 * HEADER_BYTES)
-        self._frames = _map(connection, _FRAMES)
+        self.frames_seen = _map(connection, _FRAMES)  # ``value`` is how many there are now
+        self._pages = _map(connection, _PAGES)
         self._moved = _map(connection, _MOVED)
+        self.page_bytes: int = connection.pragma("page_size")
 
     def close(self) -> None:
         """Before the connection is closed: from now on there is nothing to be seen, where the memory is unmapped."""
-        self.copies, self._frames, self._moved = type(self.copies)(), type(self._frames)(), type(self._moved)()
+        self.copies = type(self.copies)()
+        self.frames_seen = self._pages = self._moved = type(self._moved)()
 
     @property
     def is_known(self) -> bool:
@@ -69,7 +82,18 @@ class WalIndex:
     @property
     def frames(self) -> int:
         """How many frames are in the -wal. A guess, as the next: no lock is held."""
-        return int(self._frames.value)
+        return int(self.frames_seen.value)
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of the -wal's file they take."""
+        frames = int(self.frames_seen.value)
+        return frames and FILE_HEADER_BYTES + frames * (self.page_bytes + FRAME_HEADER_BYTES)
+
+    @property
+    def database_bytes(self) -> int:
+        """The size of the database, once all of them are in it; 0 where there are none yet."""
+        return int(self._pages.value) * self.page_bytes
 
     @property
     def moved(self) -> int:
