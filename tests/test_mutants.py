@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,9 @@ from tests.mutants import CATALOGUE, Mutant
 from tests.mutants.killing import judge
 from tests.mutants.mutant import ROOT, Patch, applied
 from tests.mutants.table import PAGE, killer_of, rows, saved
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAST = 30
 BARRIERS = {
