@@ -15,6 +15,11 @@
 -- the same transaction. Whether a task may run never depends on updated_at: it is for people, and for `purge` where a
 -- row is of an earlier boot. Arguments are not stored, only their checksum.
 --
+-- Seals. Each row carries a CRC-32 of what it says (sqlite/seals.py tells of what text), written with it and verified
+-- before anything is decided by the row or replayed from it: a damaged row is an error, never an answer. A task has two,
+-- since its finish does not read what the claim wrote. That a damaged page hides a row is what the page checksums are
+-- for, in the eight bytes that each page reserves (sqlite/pages.py).
+--
 -- What is where. idempotent_registry: one row about this file. idempotent_owner: the owners that may be alive, for the
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
 -- tasks, where they would push the small rows apart.
@@ -26,7 +31,8 @@ CREATE TABLE idempotent_registry (
     registry_id    TEXT    NOT NULL,    -- random, for the life of the file; part of every downstream key
     lock_id        TEXT    NOT NULL,    -- random; also in the lock file: same id = same lock file
     boot_id        TEXT    NOT NULL,    -- the kernel's boot in which `floor` was last raised to a new epoch
-    floor          INTEGER NOT NULL     -- every token given from now on is above this: (boot epoch << 40) | counter
+    floor          INTEGER NOT NULL,    -- every token given from now on is above this: (boot epoch << 40) | counter
+    seal           INTEGER NOT NULL     -- over the above and the number of bytes that each page reserves
 ) STRICT;
 
 CREATE TABLE idempotent_log (
@@ -52,6 +58,8 @@ CREATE TABLE idempotent_log (
                                         -- 3 cannot tell, 4 retry, 5 skipped, 6 cancelled
     settled_by TEXT,                    -- who settled it; stays as history
     evidence   TEXT,                    -- what the verdict rests on; stays as history
+    claim_seal INTEGER NOT NULL,        -- over task_id, name, checksum, policy, keep_ms, note, settled_by, evidence
+    state_seal INTEGER NOT NULL,        -- over task_id and all else, with result and error wherever they are stored
     CHECK (octet_length(task_id) BETWEEN 1 AND 512),
     CHECK (status BETWEEN 0 AND 6),
     CHECK (octet_length(unhex(checksum)) = 32),
@@ -86,5 +94,6 @@ CREATE TABLE idempotent_owner (
     notes_at   INTEGER,                 -- of a batch: where in the lock file its notes begin,
     notes      INTEGER,                 -- and how many there are, a byte a task
     claims     INTEGER,                 -- of a batch: its claims that have not ended; the record goes with the last
+    seal       INTEGER NOT NULL,        -- over all of the above
     CHECK ((notes_at IS NULL) = (notes IS NULL) AND (notes_at IS NULL) = (claims IS NULL))
 ) STRICT;

@@ -1,7 +1,7 @@
 """A registry with millions of rows, made in a minute: one task of each kind by idemreg, copied by SQL under new ids.
 
-The copies differ from their pattern in the task_id only. They are inserted in the order of their ids without a
-journal, which nobody should do with a registry that matters.
+The copies differ from their pattern in the task_id only, and in their seals. They are inserted in the order of their
+ids without a journal, which nobody should do with a registry that matters.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import apsw
 
 from idemreg import Registry, Status
+from idemreg.sqlite.pages import vfs
+from idemreg.sqlite.seals import claim_seal, state_seal
 
 if TYPE_CHECKING:
     from bench.model import Scale
@@ -33,6 +35,15 @@ LARGE: Final = (
     "INSERT INTO idempotent_large (task_id, result, error) SELECT t.task_id, p.result, p.error"
     " FROM idempotent_log t, idempotent_large p WHERE t.is_large = 1 AND t.status = ?1 AND p.task_id = ?2"
     " AND t.status NOT IN (1, 3) AND t.task_id <> ?2"
+)
+
+# As `idemreg.sqlite.seals` says what each covers.
+SEAL: Final = (
+    "UPDATE idempotent_log AS t SET"
+    " claim_seal = claim_seal(task_id, name, checksum, policy, keep_ms, note, settled_by, evidence), state_seal ="
+    " state_seal(task_id, status, token, attempt, owner, verdict, updated_at, boot_stamp,"
+    " iif(is_large, (SELECT l.result FROM idempotent_large l WHERE l.task_id = t.task_id), result),"
+    " iif(is_large, (SELECT l.error FROM idempotent_large l WHERE l.task_id = t.task_id), error))"
 )
 
 _made: dict[tuple[str, int], tuple[str, Any]] = {}
@@ -82,7 +93,7 @@ def _shared(folder: str, rows: int, purged: int, of_a_status: int) -> str:
 def _make(path: str, rows: int, purged: int, of_a_status: int) -> None:
     with Registry(path, durability="normal") as registry:
         _patterns(registry)
-    connection = apsw.Connection(path)
+    connection = apsw.Connection(path, vfs=vfs())
     for name, value in (
         ("journal_mode", "off"),
         ("synchronous", 0),
@@ -96,6 +107,7 @@ def _make(path: str, rows: int, purged: int, of_a_status: int) -> None:
     for status in LISTED:
         _copy(connection, columns, f"pattern:{status.word}", "task:%015x", of_a_status)
         connection.execute(LARGE, (int(status), f"pattern:{status.word}"))
+    _seal(connection)
     for table in ("idempotent_log", "idempotent_large"):
         connection.execute(f"DELETE FROM {table} WHERE task_id >= 'pattern:' AND task_id < 'pattern;'")  # noqa: S608
     connection.pragma("journal_mode", "wal")
@@ -114,6 +126,13 @@ def _copy(connection: apsw.Connection, columns: list[str], pattern: str, form: s
         f" SELECT printf(?, (i * ? + abs(random() % ?)) & ~1), {copied} FROM n, idempotent_log WHERE task_id = ?",
         (rows, form, step, step, pattern),
     )
+
+
+def _seal(connection: apsw.Connection) -> None:
+    """The copies are other tasks, so their seals are others."""
+    connection.create_scalar_function("claim_seal", cast("Any", claim_seal))
+    connection.create_scalar_function("state_seal", cast("Any", state_seal))
+    connection.execute(SEAL)
 
 
 def _patterns(registry: Registry) -> None:

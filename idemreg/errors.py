@@ -259,7 +259,7 @@ class StoreCorruptError(StoreError):
     """The file is damaged. Nothing is executed on its word."""
 
     code = "store-corrupt"
-    hint = "Keep a copy of the file, and put a backup in its place."
+    hint = "`idemreg doctor --salvage OUT` copies what is whole out of the file; or put a backup in its place."
 
 
 class StoreVersionError(StoreError):

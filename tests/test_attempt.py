@@ -14,7 +14,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import apsw
 import pytest
 
 from idemreg import (
@@ -49,6 +48,7 @@ from tests.support.descriptors import left_open
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
+from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -575,9 +575,10 @@ def test_an_interruption_as_the_claim_is_stored_puts_it_back(
 
 def steal(registry: Registry, task_id: str = "t") -> None:
     """Take the row from under its owner's feet, as another owner's takeover would."""
-    connection = apsw.Connection(str(registry.path))
+    connection = connect(registry.path)
     sql = "UPDATE idempotent_log SET status = 4, owner = NULL, token = token + 1 WHERE task_id = ?"
     connection.execute(sql, (task_id,))
+    reseal(connection)
     connection.close()
 
 
@@ -815,7 +816,7 @@ def test_a_hook_whose_caller_dies_leaves_it_unknown(registry: Registry, path: Pa
 def test_a_verdict_that_cannot_be_stored_holds_nothing_up(registry: Registry, path: Path) -> None:
     """A store that is busy as the hook answers is the caller's error; the task is unknown once it can be written."""
     die_holding(path, **verifying(None))
-    blocker = apsw.Connection(str(path))
+    blocker = connect(path)
 
     def hook(task: Task) -> bool:
         blocker.execute("BEGIN IMMEDIATE")
@@ -1181,7 +1182,7 @@ def stock(registry: Registry) -> Callable[[], int]:
         tx.execute("INSERT INTO stock VALUES (10)")
 
     def read() -> int:
-        connection = apsw.Connection(str(registry.path))
+        connection = connect(registry.path)
         ((number,),) = connection.execute("SELECT n FROM stock").fetchall()
         connection.close()
         assert isinstance(number, int)
@@ -1322,7 +1323,7 @@ def test_an_interruption_as_effects_are_committed_takes_them_back(
 def test_a_busy_file_is_no_failure_of_the_job(registry: Registry, path: Path) -> None:
     """A transaction that cannot open in time releases the task: an error of the store is not the job's."""
     registry.open()
-    blocker = apsw.Connection(str(path))
+    blocker = connect(path)
 
     def job() -> None:
         blocker.execute("BEGIN IMMEDIATE")
@@ -1341,7 +1342,7 @@ def test_a_busy_file_is_no_failure_of_the_job(registry: Registry, path: Path) ->
 def test_a_finish_that_cannot_be_stored_carries_the_result(registry: Registry, path: Path) -> None:
     """The job ran: its caller gets the result with the error, nobody runs the task again, and it becomes unknown."""
     registry.open()
-    blocker = apsw.Connection(str(path))
+    blocker = connect(path)
 
     def job() -> list[int]:
         blocker.execute("BEGIN IMMEDIATE")

@@ -14,6 +14,7 @@ import pytest
 from idemreg import Liveness, Registry, Status, StorePathError, TaskRunningError, faults
 from idemreg.sqlite import copying
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ def test_the_pages_are_the_same_kind(registry: Registry, out: Path) -> None:
     """Page size, reserved bytes, application and version of the header come over, and every page is sound."""
     registry.run("t", lambda: 1)
     registry.backup(out)
-    connection = apsw.Connection(str(out), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = connect(out, apsw.SQLITE_OPEN_READONLY)
     try:
         names = ("page_size", "application_id", "user_version", "integrity_check")
         assert [connection.pragma(name) for name in names] == [2_048, 0x1DE3_4E61, 1, "ok"]

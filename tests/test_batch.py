@@ -37,6 +37,7 @@ from idemreg.lockfile import FIRST_NOTE, LockFile
 from idemreg.testing import ManualClock
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,7 +51,7 @@ def states(registry: Registry) -> dict[str, str]:
 
 
 def batch_owners(path: Path) -> int:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = connect(path, apsw.SQLITE_OPEN_READONLY)
     rows: Any = connection.execute("SELECT id FROM idempotent_owner WHERE claims IS NOT NULL").fetchall()
     connection.close()
     return len(rows)
@@ -121,11 +122,12 @@ def test_each_end_is_its_own(registry: Registry) -> None:
 
 def apsw_registry_settle(registry: Registry, task_id: str) -> None:
     """Take the claim away, as another owner would after a death that was none."""
-    connection = apsw.Connection(str(registry.path))
+    connection = connect(registry.path)
     connection.set_busy_timeout(5_000)
     connection.execute(
         "UPDATE idempotent_log SET status = 4, owner = NULL, token = token + 1 WHERE task_id = ?", (task_id,)
     )
+    reseal(connection)
     connection.close()
 
 
@@ -403,7 +405,7 @@ def test_places_are_used_again_and_never_shared(registry: Registry, path: Path) 
 
 
 def places(path: Path) -> list[tuple[int, int]]:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = connect(path, apsw.SQLITE_OPEN_READONLY)
     rows: Any = connection.execute(
         "SELECT notes_at, notes FROM idempotent_owner WHERE claims IS NOT NULL ORDER BY notes_at"
     ).fetchall()

@@ -8,7 +8,6 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
 from idemreg import AsyncRegistry, Registry, checkpointer
@@ -18,6 +17,7 @@ from idemreg.sqlite.readers import OPEN_BYTE, wal_readers
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S as LONG_S
 from tests.support.processes import Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +30,8 @@ RESTART_BYTES = 100_000  # about 48 pages
 NEVER = 2**40
 
 READER = """
-    import apsw
-    connection = apsw.Connection(sys.argv[1])
+    from tests.support.raw import connect
+    connection = connect(sys.argv[1])
     connection.execute("begin")
     connection.execute("select count(*) from idempotent_log").fetchall()
     say("reading")
@@ -183,7 +183,7 @@ def test_a_reader_of_this_process_is_named_as_such(slow: Registry, path: Path) -
     """A read transaction that this very process forgot is told from those of strangers."""
     hand = by_hand(slow, restart_bytes=RESTART_BYTES)
     commits(slow, 5)
-    reader = apsw.Connection(str(path))
+    reader = connect(path)
     reader.execute("begin")
     reader.execute("select count(*) from idempotent_log").fetchall()
     commits(slow, 60, "more")
@@ -526,7 +526,7 @@ def test_the_interpreter_ends_cleanly(path: Path) -> None:
         assert script._buffer == b""
         assert script.process.stdout is not None
         assert script.process.stdout.read() == b""
-    connection = apsw.Connection(str(path))
+    connection = connect(path)
     assert connection.execute("select count(*) from idempotent_log").fetchall() == [(400,)]
     assert connection.pragma("integrity_check") == "ok"
     connection.close()

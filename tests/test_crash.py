@@ -14,6 +14,7 @@ from idemreg.command import run_command
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.model import Policy
 from tests.support.processes import Script
+from tests.support.raw import connect
 from tests.support.second_schema import open_second
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def batch_is(**expected: str) -> Callable[[World], None]:
 
 
 def _owners_of_batches(path: Path) -> list[Any]:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = connect(path, apsw.SQLITE_OPEN_READONLY)
     rows = connection.execute("SELECT id FROM idempotent_owner WHERE claims IS NOT NULL").fetchall()
     connection.close()
     return rows
@@ -366,7 +367,7 @@ def test_killed_there(
     with Script(HEAD + script, path, witness, point) as killed:
         assert killed.end() == -signal.SIGKILL
     holds(World(open_registry(busy_timeout=5), path, witness))
-    check = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    check = connect(path, apsw.SQLITE_OPEN_READONLY)
     assert check.pragma("integrity_check") == "ok"
     check.close()
     assert not [name for name in os.listdir(path.parent) if name.endswith("-journal")]

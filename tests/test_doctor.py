@@ -8,7 +8,6 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
 from idemreg import Clock, Registry, oslock
@@ -16,10 +15,11 @@ from idemreg.doctor import CHECKS, Severity, could_not_open, examine, is_well
 from idemreg.doctor.finding import CANNOT_OPEN, KINDS
 from idemreg.lockfile import DATABASE_OFFSET, LockFile, owner_byte, random_owner
 from idemreg.processes import locks_on
-from idemreg.sqlite import files, looking
+from idemreg.sqlite import files, looking, pages
 from idemreg.sqlite.looking import BROKEN, WAITING
 from idemreg.testing import ManualClock
 from tests.support.processes import Script
+from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from idemreg.doctor import Finding
 
 READER = """
-    import apsw
-    connection = apsw.Connection(sys.argv[1])
+    from tests.support.raw import connect
+    connection = connect(sys.argv[1])
     connection.execute("begin")
     connection.execute("select count(*) from idempotent_log").fetchall()
     say("reading")
@@ -62,12 +62,14 @@ class Scene:
         with Registry(self.path, durability="normal") as registry:
             work(registry)
 
-    def tamper(self, *statements: str) -> None:
-        """As another program would, which obeys no rule."""
-        connection = apsw.Connection(str(self.path))
+    def tamper(self, *statements: str, seal: bool = False) -> None:
+        """As another program would, which obeys no rule; with a ``seal``, as if idemreg had written it so."""
+        connection = connect(self.path)
         connection.pragma("ignore_check_constraints", 1)
         for statement in statements:
             connection.execute(statement).fetchall()
+        if seal:
+            reseal(connection)
         connection.close()
 
     def killed(self) -> None:
@@ -286,8 +288,8 @@ def _(scene: Scene) -> None:
     scene.closed()
     scene.patch.setattr(looking, "BUSY_MS", 1)
     hold = """
-        import apsw
-        connection = apsw.Connection(sys.argv[1])
+        from tests.support.raw import connect
+        connection = connect(sys.argv[1])
         connection.pragma("locking_mode", "exclusive")
         connection.execute("begin immediate; update idempotent_registry set id = 1; commit")
         say("held")
@@ -328,8 +330,11 @@ def _(scene: Scene) -> None:
 
 @plants("page-layout")
 def _(scene: Scene) -> None:
+    other = connect(scene.path)  # whoever comes first says how large a page is
+    other.pragma("page_size", 8192)
+    other.pragma("journal_mode", "wal")
+    other.close()
     scene.closed()
-    scene.tamper("pragma journal_mode = delete", "pragma page_size = 8192", "vacuum", "pragma journal_mode = wal")
 
 
 @plants("wal-reader")
@@ -361,6 +366,18 @@ def _(scene: Scene) -> None:
     scene.tamper("update idempotent_log set status = 9")
 
 
+@plants("seal-broken")
+def _(scene: Scene) -> None:
+    scene.closed(lambda registry: registry.run("t", lambda: 1, name="job"))
+    scene.tamper("update idempotent_log set attempt = 2")
+
+
+@plants("page-checksums-missing")
+def _(scene: Scene) -> None:
+    scene.closed()
+    scene.patch.setattr(pages, "vfs", lambda: None)
+
+
 @plants("large-missing")
 def _(scene: Scene) -> None:
     scene.closed(lambda registry: registry.run("t", lambda: "x" * 1_000, name="job"))
@@ -385,7 +402,7 @@ PLANTS["owner-dead"] = PLANTS["running-dead"] = Scene.killed
 @plants("owner-cannot-tell")
 def _(scene: Scene) -> None:
     scene.killed()
-    scene.tamper("update idempotent_owner set lock_id = 'another'")
+    scene.tamper("update idempotent_owner set lock_id = 'another'", seal=True)
 
 
 PLANTS["running-cannot-tell"] = PLANTS["owner-cannot-tell"]
@@ -430,7 +447,9 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     for task_id in ("a", "b"):
         scene.registry().run(task_id, lambda: 1, name="job")  # its owner stays recorded while it is open
-    scene.tamper("update idempotent_owner set boot_id = 'x' where id = (select min(id) from idempotent_owner)")
+    scene.tamper(
+        "update idempotent_owner set boot_id = 'x' where id = (select min(id) from idempotent_owner)", seal=True
+    )
 
 
 class Hurrying(ManualClock):
@@ -543,7 +562,7 @@ def test_rows_of_every_status_are_sound(scene: Scene) -> None:
 def test_waiting_tasks_are_counted_by_the_index(scene: Scene) -> None:
     """The lists of what waits for a person read the index of what needs attention, not all tasks."""
     scene.closed()
-    connection = apsw.Connection(str(scene.path))
+    connection = connect(scene.path)
     for condition in WAITING.values():
         question = f"explain query plan select task_id from idempotent_log where {condition}"  # noqa: S608 - a constant
         plan = connection.execute(question).fetchall()

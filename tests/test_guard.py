@@ -254,9 +254,8 @@ def copy(path: Path) -> None:
 
 def shell(path: Path, *statements: str) -> None:
     """Another program's work on the file; it closes the file as SQLite does."""
-    script = (
-        "import apsw\nc = apsw.Connection(sys.argv[1])\nfor s in sys.argv[2:]: c.execute(s).fetchall()\nsay('done')"
-    )
+    script = "from tests.support import raw; c = raw.connect(sys.argv[1])\n"
+    script += "for s in sys.argv[2:]: c.execute(s).fetchall()\nsay('done')"
     with Script(script, path, *statements) as other:
         other.expect("done")
 

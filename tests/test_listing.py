@@ -14,7 +14,7 @@ from idemreg import Registry, Status
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.listing import query_of
 from idemreg.model import Policy, Task, Verdict
-from idemreg.sqlite import queries
+from idemreg.sqlite import queries, records
 from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.store import Instant, Query
 from idemreg.testing import ManualClock
@@ -149,7 +149,7 @@ def test_the_index_serves_several_statuses() -> None:
     """Statuses that have an index are searched in it, one by one, without a sort of all that is left."""
     connection = apsw.Connection(":memory:")
     connection.execute(SCHEMA.read_text())
-    connection.execute("INSERT INTO idempotent_registry VALUES (1, 1, '', '', '', 0)")
+    records.insert_registry(cast("Connection", connection), records.RegistryRow(1, "", "", "", 0))
     statements: list[tuple[str, Any]] = []
 
     def note(_cursor: object, sql: str, bindings: Any) -> bool:

@@ -20,6 +20,7 @@ from idemreg import (
 from idemreg.clock import Clock
 from idemreg.sqlite import files, upkeep
 from idemreg.sqlite.connection import FULL, connect
+from tests.support import raw
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
 
@@ -286,7 +287,7 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
 def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
     """WAL, eight reserved bytes a page, our application id and version, and nobody else's to read."""
     registry.open()
-    connection = apsw.Connection(str(path))
+    connection = raw.connect(path)
     assert connection.pragma("journal_mode") == "wal"
     assert connection.reserve_bytes() == 8
     assert connection.pragma("application_id") == 0x1DE34E61

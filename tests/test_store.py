@@ -8,7 +8,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import pytest
 
 from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, Verdict, faults
@@ -34,6 +33,7 @@ from idemreg.store import (
 from tests.support.descriptors import left_open
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -568,7 +568,7 @@ class TestSqliteStore(StoreContract):
         """idempotent_large holds a row just as long as the task's own result or error is large."""
 
         def large() -> list[str]:
-            connection = apsw.Connection(str(path))
+            connection = connect(path)
             rows: list[Any] = connection.execute("SELECT task_id FROM idempotent_large ORDER BY task_id").fetchall()
             connection.close()
             return [task_id for (task_id,) in rows]
@@ -600,7 +600,7 @@ class TestSqliteStore(StoreContract):
             faults.disarm()
             thread.start()
             until = time.monotonic() + PATIENCE_S
-            while not opened.database.gate._waiting:
+            while not opened.database.gate.waiting:
                 assert time.monotonic() < until
             raise KeyboardInterrupt
 
@@ -629,7 +629,7 @@ class TestSqliteStore(StoreContract):
     def test_several_wishes_are_one_commit(self, store: Store, path: Path) -> None:
         """A batch is in the file as a whole: another connection sees all of it or nothing, also of its ends."""
         granted(store, want("first"))
-        reader = apsw.Connection(str(path))
+        reader = connect(path)
         seen: list[Any] = []
 
         def look() -> None:

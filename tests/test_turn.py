@@ -28,7 +28,8 @@ ONE_NAP_S = 0.1
 # A program that knows nothing of turns takes SQLite's own lock.
 STRANGER = """
 import apsw
-connection = apsw.Connection(sys.argv[1])
+from tests.support.raw import connect
+connection = connect(sys.argv[1])
 try: connection.execute("BEGIN IMMEDIATE"); say("writes")
 except apsw.BusyError: say("busy")
 wait()

@@ -60,6 +60,7 @@ CHECKS: Final = (
     Check(inside.damage, _database),
     Check(inside.schema, _database),
     Check(inside.broken_rows, _registry),
+    Check(inside.seals, _registry),
     Check(inside.large_values, _registry),
     Check(work.owners, _registry),
     Check(work.tasks, _registry),

@@ -73,12 +73,17 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "setting-refused": (ERROR, "This build of SQLite does not obey: install apsw from PyPI."),
     "journal-mode": (WARNING, "Some program changed it; the next opening of the registry sets it back."),
     "page-layout": (WARNING, "It works, slower or without room for page checksums; some program rebuilt the file."),
+    "page-checksums-missing": (WARNING, "Install apsw from PyPI, and start with a new file: export and import."),
     "wal": (INFO, ""),
     "wal-reader": (INFO, ""),
     "wal-large": (WARNING, "End what reads for so long, or then: idemreg checkpoint --mode truncate"),
     "sound": (INFO, ""),
     "integrity": (ERROR, "Keep a copy of the file, and put a backup in its place. Look at the disk."),
     "row-invalid": (ERROR, "Find out which program wrote it; idemreg did not. Put a backup in its place."),
+    "seal-broken": (
+        ERROR,
+        "idemreg doctor --salvage OUT copies what is whole out of the file; or restore a backup.",
+    ),
     "large-missing": (ERROR, "Its result is lost: callers get an error, and it never runs again. Restore a backup."),
     "large-orphaned": (WARNING, "It takes space and does no harm; some program removed its task by hand."),
     # --- owners and tasks

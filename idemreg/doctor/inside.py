@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Final
 from idemreg.doctor.case import TASKS_LIMIT, names
 from idemreg.doctor.finding import Finding, finding
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
+from idemreg.sqlite import pages
 from idemreg.sqlite.looking import WANTED_SETTINGS, Look
 from idemreg.sqlite.readers import wal_readers
-from idemreg.sqlite.upkeep import PAGE_BYTES, RESERVED_BYTES, SCHEMA
+from idemreg.sqlite.upkeep import PAGE_BYTES, SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from idemreg.doctor.case import Case
 
-__all__ = ["broken_rows", "damage", "database", "large_values", "layout", "schema", "settings", "wal"]
+__all__ = ["broken_rows", "damage", "database", "large_values", "layout", "schema", "seals", "settings", "wal"]
 
 DAMAGE_LIMIT: Final = 10  # messages of SQLite
 ROWS_LIMIT: Final = 20  # broken rows that are told one by one
@@ -58,11 +59,13 @@ def layout(case: Case) -> Iterator[Finding]:
     found = case.look.layout()
     if found["journal_mode"] != "wal":
         yield finding("journal-mode", f"The journal mode is {found['journal_mode']}, not wal.")
-    if (found["page_size"], found["reserved_bytes"]) != (PAGE_BYTES, RESERVED_BYTES):
+    if pages.vfs() is None:
+        yield finding("page-checksums-missing", "This apsw has no cksumvfs: nothing verifies the checksums of pages.")
+    if (found["page_size"], found["reserved_bytes"]) != (PAGE_BYTES, pages.RESERVED_BYTES):
         yield finding(
             "page-layout",
             f"Pages have {found['page_size']:,} bytes, {found['reserved_bytes']} of them reserved; idemreg makes them"
-            f" with {PAGE_BYTES:,} and {RESERVED_BYTES}.",
+            f" with {PAGE_BYTES:,} and {pages.RESERVED_BYTES}.",
         )
 
 
@@ -140,6 +143,13 @@ def broken_rows(case: Case) -> Iterator[Finding]:
     assert case.look is not None  # noqa: S101
     for task_id, what in case.look.broken(ROWS_LIMIT):
         yield finding("row-invalid", f"The row of task {task_id!r} is not one that idemreg writes: {what}.")
+
+
+def seals(case: Case) -> Iterator[Finding]:
+    """Rows that are not as they were written."""
+    assert case.look is not None  # noqa: S101
+    for what in case.look.broken_seals(ROWS_LIMIT):
+        yield finding("seal-broken", f"{what[0].upper()}{what[1:]}.")
 
 
 def large_values(case: Case) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
-from idemreg.sqlite import tasks
+from idemreg.sqlite import records, tasks
 from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
@@ -37,20 +37,19 @@ class Claiming(NamedTuple):
 
     def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None = None) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
-        answer = self._claim(wanted, floor, stamp)
+        answer = self._claim(wanted, floor, stamp, note)
         if not isinstance(answer, Granted):
             return answer
         self.owners.record(self.connection, answer.owner)
         if self.batch is not None:
-            tasks.note(self.connection, wanted.task_id, note)
             answer = answer._replace(note=note)
             self.batch.open.add(wanted.task_id)
         self.owners.live[wanted.task_id] = answer
         return answer
 
-    def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp) -> Answer:
+    def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:
         owner = self._owner(wanted)
-        if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp):
+        if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
             return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy)
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
         if row is None:
@@ -64,7 +63,7 @@ class Claiming(NamedTuple):
             return Unknown(row)  # a hook is asked under a claim of its own
         if decision in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
             return self._bury(row, decision, owner_info, stamp)
-        return self._claim_again(row, wanted, decision, floor, owner, stamp)
+        return self._claim_again(row, wanted, decision, floor, owner, stamp, note)
 
     def _owner(self, wanted: Wanted) -> int:
         if self.batch is not None:
@@ -72,13 +71,20 @@ class Claiming(NamedTuple):
         return self.owners.own().id if wanted.owner is None else wanted.owner
 
     def _claim_again(
-        self, row: Task, wanted: Wanted, decision: Decision, floor: int, owner: int, stamp: tasks.Stamp
+        self,
+        row: Task,
+        wanted: Wanted,
+        decision: Decision,
+        floor: int,
+        owner: int,
+        stamp: tasks.Stamp,
+        note: int | None,
     ) -> Granted:
         to_verify = decision is Decision.VERIFY
         attempt = row.attempt if to_verify or decision is Decision.PUT_BACK else row.attempt + 1
         token = max(row.token, floor) + 1
         policy = _policy(row, wanted)
-        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp):
+        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note):
             raise changed_under_lock(row.task_id)
         self._leave_owner(row)
         return Granted(row.task_id, token, attempt, owner, row, policy, to_verify)
@@ -86,7 +92,7 @@ class Claiming(NamedTuple):
     def _leave_owner(self, row: Task) -> None:
         """A dead owner has one claim less, which counts where it is a batch."""
         if row.status is Status.RUNNING and row.owner is not None:
-            tasks.leave_batch(self.connection, row.owner)
+            records.leave_batch(self.connection, row.owner)
 
     def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
         """The owner is proven dead, and nobody may run the task by himself."""

@@ -16,6 +16,7 @@ from idemreg.errors import (
     StorePathError,
 )
 from idemreg.lockfile import TOO_MANY_OPEN, out_of_descriptors
+from idemreg.sqlite import pages
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -89,7 +90,7 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
 
     SQLite does not checkpoint inside our commits: it swallows what the disk reports then, and it is reported once.
     """
-    connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+    connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())
     try:
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
@@ -119,10 +120,14 @@ def leave_wal(connection: Connection) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
-def translate(error: apsw.Error) -> StoreError:
+def translate(error: apsw.Error | UnicodeDecodeError) -> StoreError:
     """The idemreg error for one of SQLite's. The caller chains it."""
     if isinstance(error, apsw.CantOpenError) and not _may_open():
         return out_of_descriptors(f"SQLite: {error}")
+    if pages.is_damage(error):
+        return StoreCorruptError("a page of the file has a wrong checksum")
+    if isinstance(error, UnicodeDecodeError):
+        return StoreCorruptError(f"a text in the file is no UTF-8: {error}")
     kinds: tuple[tuple[tuple[type[apsw.Error], ...], type[StoreError]], ...] = (
         ((apsw.BusyError, apsw.LockedError), StoreBusyError),
         ((apsw.FullError,), StoreFullError),
@@ -150,6 +155,6 @@ def _may_open() -> bool:
 _SYNC_FAILURES: Final = frozenset({apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_DIR_FSYNC})
 
 
-def is_sync_failure(error: apsw.Error) -> bool:
+def is_sync_failure(error: Exception) -> bool:
     """Whether the disk refused to sync: what is visible may not be there after a power cut."""
     return getattr(error, "extendedresult", 0) in _SYNC_FAILURES

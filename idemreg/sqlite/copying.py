@@ -3,6 +3,8 @@
 The read transaction makes it one instant, whoever writes meanwhile. Without it each commit of another process would
 start the copy anew, and on a busy file it would never end. While it lasts the -wal cannot be reset, and grows.
 
+It is written through the VFS of the page checksums, since pages that are read from the -wal have none yet.
+
 *Rejected:* VACUUM INTO, which makes the file smaller. It is one statement: nothing to show, and Ctrl-C is not heard
 before its end. Pages also arrive as they are, with their reserved bytes and page checksums.
 """
@@ -17,8 +19,9 @@ import apsw
 from idemreg import faults
 from idemreg.errors import StorePathError
 from idemreg.placing import new_file
+from idemreg.sqlite import pages
 from idemreg.sqlite.connection import translate
-from idemreg.sqlite.tasks import floor
+from idemreg.sqlite.records import floor
 from idemreg.store import Backup
 
 if TYPE_CHECKING:
@@ -42,10 +45,10 @@ def copy(connection: Connection, schema_version: int, path: str, progress: Calla
     try:
         floor(connection, schema_version)  # the first read takes the snapshot
         with new_file(path) as part:
-            pages = _copy(connection, part, progress)
+            count = _copy(connection, part, progress)
             faults.point("backup.copied")
             size = os.path.getsize(part)
-        return Backup(path, pages, size)
+        return Backup(path, count, size)
     finally:
         connection.execute("ROLLBACK")
 
@@ -58,19 +61,24 @@ def _refuse_remains(path: str) -> None:
 
 
 def _copy(source: Connection, part: str, progress: Callable[[int, int], None] | None) -> int:
-    # "unix-none": no locks, which a stick or a network folder may lack. Nobody else knows the file.
-    target = apsw.Connection(part, flags=apsw.SQLITE_OPEN_READWRITE, vfs="unix-none")
+    # "nolock": a stick or a network folder may lack locks. Nobody else knows the file.
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
+    target = apsw.Connection(f"{pages.uri(part)}?nolock=1", flags=flags, vfs=pages.vfs())
     try:
         target.pragma("journal_mode", "off")  # half a copy is removed, never repaired
         target.pragma("synchronous", 0)  # it is synced as a whole, once
+        # The first page first: by it the VFS knows that the pages have checksums.
+        target.pragma("page_size", source.pragma("page_size"))
+        target.reserve_bytes(reserve=source.reserve_bytes())
+        target.pragma("user_version", 1)
         with target.backup("main", source, "main") as backup:
             while not backup.done:
                 backup.step(STEP_PAGES)
                 if progress is not None:
                     progress(backup.page_count - backup.remaining, backup.page_count)
-            pages = int(backup.page_count)
+            count = int(backup.page_count)
     except apsw.Error as error:
         raise translate(error) from error
     finally:
         target.close()
-    return pages
+    return count

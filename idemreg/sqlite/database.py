@@ -25,6 +25,7 @@ from idemreg.sqlite.connection import (
 )
 from idemreg.sqlite.forking import forgets, no_fork_meanwhile
 from idemreg.sqlite.guard import Guard
+from idemreg.sqlite.pages import is_damage
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
@@ -84,7 +85,7 @@ class Database(Pool):
         connection = self.take(NORMAL)
         try:
             return body(connection, *args, **kwargs)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise self.translate(error) from error
         finally:
             self.give_back(connection, NORMAL)
@@ -183,7 +184,7 @@ class Database(Pool):
                     connection = self.take(synchronous)
                     connection.patience.until = until
                     self._carry_out(connection, mine, writes)
-                except apsw.Error as error:
+                except (apsw.Error, UnicodeDecodeError) as error:
                     _tell(writes, self.translate(error), error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
                     _tell(writes, error)
@@ -228,7 +229,7 @@ class Database(Pool):
             raise
 
     def commit(self, connection: Connection) -> None:
-        """Commit; `CommitUnsureError` where COMMIT reports an error."""
+        """Commit; `CommitUnsureError` where COMMIT reports an error that leaves open whether it did."""
         try:
             connection.execute("COMMIT")
         except apsw.Error as error:
@@ -280,14 +281,16 @@ class Database(Pool):
             raise
         self.after_write()
 
-    def translate(self, error: apsw.Error) -> StoreError:
+    def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
         if self.sync is not None and is_sync_failure(error):
             self.sync.taint()
         return translate(error)
 
-    def unsure(self, error: apsw.Error) -> CommitUnsureError:
+    def unsure(self, error: apsw.Error) -> StoreError:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
+        if is_damage(error):  # met while reading: it was never committed
+            return self.translate(error)
         return CommitUnsureError(f"the commit reported an error: {self.translate(error).message}")
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -373,7 +376,7 @@ def _carry_out_one(connection: Connection, write: Write) -> None:
             raise  # SQLite has rolled back all of it
         if not write.is_atomic:
             connection.execute("ROLLBACK TO one")
-        write.error = translate(error) if isinstance(error, apsw.Error) else error
+        write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
     if not write.is_atomic:
         connection.execute("RELEASE one")
 

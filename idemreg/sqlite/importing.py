@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
-from idemreg.sqlite.tasks import INLINE_CHARACTERS, floor, read
+from idemreg.sqlite.records import floor, raise_floor
+from idemreg.sqlite.seals import claim_seal, state_seal
+from idemreg.sqlite.tasks import is_large, read
 from idemreg.store import Present
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ __all__ = ["put"]
 # A running row is never put, so there is no owner to write. What schema.sql gives a default is left to it.
 _INSERT: Final = (
     "INSERT INTO idempotent_log (task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, policy,"
-    " keep_ms, result, error, verdict, settled_by, evidence, is_large)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    " keep_ms, result, error, verdict, settled_by, evidence, is_large, claim_seal, state_seal)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 
 
@@ -29,17 +31,18 @@ def put(
 ) -> list[Present | None]:
     """Insert the rows, and raise the token floor past their tokens, also of those that stay out. In a transaction."""
     before = floor(connection, schema_version)
-    _adopt_id(connection, registry_id)
+    is_empty = connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall() == []
     answers = [_put(connection, schema_version, task) for task in tasks]
     highest = max(before, lowest, *(task.token for task in tasks))
-    if highest > before:
-        connection.execute("UPDATE idempotent_registry SET floor = ?", (highest,))
+    # A registry without any task becomes the one that moves in: its receivers know the tasks by keys made of it.
+    raise_floor(connection, highest, registry_id if is_empty else None)
     faults.point("import.in-transaction")
     return answers
 
 
 def _put(connection: Connection, schema_version: int, task: Task) -> Present | None:
-    is_large = len(task.result or "") + len(task.error or "") > INLINE_CHARACTERS
+    is_far = is_large(task.result, task.error)
+    packed, verdict = task.policy.pack(), None if task.verdict is None else int(task.verdict)
     connection.execute(
         _INSERT,
         (
@@ -51,28 +54,34 @@ def _put(connection: Connection, schema_version: int, task: Task) -> Present | N
             task.name,
             task.token,
             task.attempt,
-            task.policy.pack(),
+            packed,
             task.keep_ms,
-            None if is_large else task.result,
-            None if is_large else task.error,
-            task.verdict,
+            None if is_far else task.result,
+            None if is_far else task.error,
+            verdict,
             task.settled_by,
             task.evidence,
-            is_large,
+            is_far,
+            claim_seal(
+                task.task_id, task.name, task.checksum, packed, task.keep_ms, None, task.settled_by, task.evidence
+            ),
+            state_seal(
+                task.task_id,
+                int(task.status),
+                task.token,
+                task.attempt,
+                None,
+                verdict,
+                task.updated_at,
+                task.boot_stamp,
+                task.result,
+                task.error,
+            ),
         ),
     )
     if connection.changes() != 1:
         row = read(connection, schema_version, task.task_id)
         return None if row is None else Present(row)
-    if is_large:
+    if is_far:
         connection.execute("INSERT INTO idempotent_large VALUES (?, ?, ?)", (task.task_id, task.result, task.error))
     return None
-
-
-def _adopt_id(connection: Connection, registry_id: str) -> None:
-    """A registry without any task becomes the one that moves in: its receivers know the tasks by keys made of it."""
-    connection.execute(
-        "UPDATE idempotent_registry SET registry_id = ?"
-        " WHERE registry_id <> ? AND NOT EXISTS (SELECT 1 FROM idempotent_log)",
-        (registry_id, registry_id),
-    )

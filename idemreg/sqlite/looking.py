@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from idemreg.errors import StoreError
+from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import tasks, upkeep
+from idemreg.sqlite import pages, records, upkeep
 from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.seals import TASK_COLUMNS, task_holds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["WANTED_SETTINGS", "DeadlineError", "Look", "Registered", "Summary", "versions"]
 
 BUSY_MS: Final = 1_000
+OWNERS_LOOKED_AT: Final = 256
 STEPS_BETWEEN_LOOKS_AT_THE_CLOCK: Final = 10_000  # of SQLite's machine, about a millisecond
 
 # What idemreg's own connections ask for, and read back.
@@ -186,7 +188,7 @@ class Look:
 
     def owners(self, limit: int) -> list[OwnerRecord]:
         """Some of the recorded owners."""
-        found: list[OwnerRecord] = self._ask(lambda connection: tasks.other_owners(connection, limit))
+        found: list[OwnerRecord] = self._ask(lambda connection: records.other_owners(connection, limit))
         return found
 
     def summary(self) -> Summary:
@@ -224,6 +226,25 @@ class Look:
         reasons = list(BROKEN)
         return [(_text(task_id), reasons[wrong]) for task_id, wrong in rows]
 
+    def broken_seals(self, limit: int) -> list[str]:
+        """What is not as it was written, of the rows of all tables; some of it. Reads all tasks."""
+        found: list[str] = []
+        try:
+            self._ask(records.registry_row)
+            self._ask(lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT))
+        except StoreCorruptError as error:
+            found.append(error.message)
+
+        def read(connection: Connection) -> None:
+            for row in connection.execute(_RAW):
+                if not task_holds([_decoded(value) for value in row]):
+                    found.append(f"the row of task {_text(row[0])!r} is not as it was written: its seal does not hold")
+                    if len(found) >= limit:
+                        break
+
+        self._ask(read)
+        return found
+
     def large_missing(self, limit: int) -> list[str]:
         """Tasks whose large values are not there. Reads all tasks."""
         return self._ids(
@@ -239,6 +260,27 @@ class Look:
     def _ids(self, source: str, limit: int) -> list[str]:
         rows = self._rows(f"SELECT CAST(task_id AS BLOB) {source} LIMIT ?", (limit,))
         return [_text(task_id) for (task_id,) in rows]
+
+
+# Texts as bytes: one that is no UTF-8 must not keep the others from being read.
+_IN_LARGE: Final = frozenset({"result", "error"})
+_TEXTS: Final = frozenset({"task_id", "name", "checksum", "settled_by", "evidence"})
+
+
+def _raw(column: str) -> str:
+    if column in _IN_LARGE:
+        return f"CAST(coalesce(t.{column}, l.{column}) AS BLOB)"
+    return f"CAST(t.{column} AS BLOB)" if column in _TEXTS else f"t.{column}"
+
+
+_RAW: Final = (
+    f"SELECT {', '.join(map(_raw, TASK_COLUMNS))} FROM idempotent_log t"  # noqa: S608 - constants
+    " LEFT JOIN idempotent_large l ON t.is_large AND l.task_id = t.task_id"
+)
+
+
+def _decoded(value: Any) -> Any:  # noqa: ANN401 - whatever SQLite gives
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _text(stored: bytes) -> str:
@@ -259,12 +301,11 @@ def _open(path: str) -> Connection:
         return _connect(path, apsw.SQLITE_OPEN_READWRITE, keeps_wal=False)
     # Closing an immutable file would drop SQLite's locks elsewhere in this process. There are none: idemreg does not
     # open a registry in a folder that it may not write.
-    name = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")  # sqlite.org/uri.html, 3.1
-    return _connect(f"file:{name}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    return _connect(f"{pages.uri(path)}?immutable=1", apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def _connect(name: str, flags: int, *, keeps_wal: bool = True) -> Connection:
-    connection = Connection(name, flags=flags)
+    connection = Connection(name, flags=flags, vfs=pages.vfs())
     connection.set_busy_timeout(BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
     connection.pragma("query_only", 1)

@@ -21,7 +21,7 @@ import apsw
 from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
-from idemreg.sqlite import files, tasks, upkeep
+from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import no_fork_meanwhile
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
+    from idemreg.sqlite.records import RegistryRow
 
 __all__ = ["Opened", "Opening"]
 
@@ -52,7 +53,7 @@ class Opened:
         self,
         location: files.Location,
         lock_file: LockFile,
-        row: upkeep.Registered,
+        row: RegistryRow,
         clock: Clock,
         busy_s: float,
         *,
@@ -63,7 +64,7 @@ class Opened:
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
         self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
-        self._epoch_bits = row.epoch << upkeep.EPOCH_BITS
+        self._epoch_bits = row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
         self.database = Database(location.database, lock_file, busy_s=busy_s, clock=clock, reads_durable=reads_durable)
@@ -71,6 +72,7 @@ class Opened:
         self._clock = clock
         self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
         self.is_closed = False
+        self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
     def stamp(self) -> tasks.Stamp:
         """What a row that is written now is stamped with."""
@@ -142,7 +144,7 @@ class Opened:
             return
         with contextlib.suppress(StoreError):
             self.database.write(
-                lambda connection: tasks.forget_owner(connection, owner), durable=False, busy_s=FAREWELL_S
+                lambda connection: records.forget_owner(connection, owner), durable=False, busy_s=FAREWELL_S
             )
 
     def forget(self) -> None:

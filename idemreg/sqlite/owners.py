@@ -14,7 +14,7 @@ from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
 from idemreg.model import Liveness, OwnerInfo
-from idemreg.sqlite import tasks
+from idemreg.sqlite import records, tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Batch:
 
     def place(self, connection: Connection) -> None:
         """Take a place for the notes, in the transaction of the claims: nobody else takes one meanwhile."""
-        at = tasks.place_notes(connection, FIRST_NOTE, self.size)
+        at = records.place_notes(connection, FIRST_NOTE, self.size)
         try:
             self._lock_file.clear_notes(at, self.size)
         except OSError as error:
@@ -98,7 +98,7 @@ class Batch:
 
     def store(self, connection: Connection) -> None:
         """Store the record, behind the claims."""
-        tasks.record_owner(connection, self.record._replace(claims=len(self.open)))
+        records.record_owner(connection, self.record._replace(claims=len(self.open)))
 
     def enter(self, note: int) -> None:
         """Note that a task is entered."""
@@ -184,23 +184,23 @@ class Owners:
             return
         command = self._commands.get(owner)
         if command is not None:
-            tasks.record_owner(connection, command.record)
+            records.record_owner(connection, command.record)
         elif self.recorded is None:
             self._prune(connection)
-            tasks.record_owner(connection, self.own())
+            records.record_owner(connection, self.own())
 
     def _prune(self, connection: Connection) -> None:
-        for record in tasks.other_owners(connection, PRUNED_AT_ONCE):
+        for record in records.other_owners(connection, PRUNED_AT_ONCE):
             liveness, _ = self._examiner.examine(record.id, record)
             if liveness is Liveness.DEAD:
-                tasks.forget_owner(connection, record.id)
+                records.forget_owner(connection, record.id)
 
     def ended(self, connection: Connection, owner: int, claims: int = 1) -> None:
         """In the transaction that ends a claim: a command's owner has no other, and a batch has one less."""
         if owner in self._commands:
-            tasks.forget_owner(connection, owner)
+            records.forget_owner(connection, owner)
         elif owner != self.own_id:
-            tasks.leave_batch(connection, owner, claims)
+            records.leave_batch(connection, owner, claims)
 
     def is_ours(self, owner: int) -> bool:
         """Whether the owner lives in this process."""
@@ -257,10 +257,10 @@ class Owners:
         if self._is_here(owner):
             if self._holds(task.task_id, task.token):
                 return _info(owner, self._own, Liveness.ALIVE, "it is this process")
-            record = tasks.owner_record(connection, owner)
+            record = records.owner_record(connection, owner)
             info = _info(owner, record or self._own, Liveness.DEAD, "this process dropped the claim without a finish")
         else:
-            record = tasks.owner_record(connection, owner)
+            record = records.owner_record(connection, owner)
             info = _info(owner, record, *self._examiner.examine(owner, record))
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info

@@ -42,7 +42,7 @@ class Pool:
         # Borrowed ones as well: a forked child has to part with each. Weak: what an interrupt left is closed by itself.
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
 
-    def translate(self, error: apsw.Error) -> StoreError:
+    def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """The error for one of SQLite's."""
         return translate(error)
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from idemreg import faults
 from idemreg.model import FINAL, Status
 from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
-from idemreg.sqlite.tasks import floor
+from idemreg.sqlite.records import floor, raise_floor
+from idemreg.sqlite.tasks import COLUMNS, is_large, to_task
 from idemreg.store import Group, Survey
 
 if TYPE_CHECKING:
+    from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.queries import Conditions
     from idemreg.store import Instant, Query
@@ -26,9 +28,9 @@ CHUNK_ROWS: Final = 500
 
 
 class Found(NamedTuple):
-    """Rows to remove, as (task_id, status, token, is_large), and where to go on looking."""
+    """Rows to remove, their seals verified, and where to go on looking."""
 
-    rows: list[tuple[str, int, int, int]]
+    rows: list[Task]
     after: str | None
 
 
@@ -66,11 +68,11 @@ def find(connection: Connection, schema_version: int, query: Query, at: Instant,
     wanted = _removable(query, at)
     within(wanted, query, after, last)
     rows: list[Any] = connection.execute(
-        f"SELECT task_id, status, token, is_large FROM idempotent_log {wanted.where}"  # noqa: S608 - constants only
-        " ORDER BY task_id LIMIT ?",
+        f"SELECT {COLUMNS} FROM idempotent_log {wanted.where} ORDER BY task_id LIMIT ?",  # noqa: S608 - constants only
         (*wanted.bindings, CHUNK_ROWS),
     ).fetchall()
-    return Found(rows, rows[-1][0] if len(rows) == CHUNK_ROWS else last)
+    tasks = [to_task(connection, row) for row in rows]
+    return Found(tasks, tasks[-1].task_id if len(tasks) == CHUNK_ROWS else last)
 
 
 def _removable(query: Query, at: Instant) -> Conditions:
@@ -84,20 +86,20 @@ def _removable(query: Query, at: Instant) -> Conditions:
     return wanted
 
 
-def remove(connection: Connection, schema_version: int, rows: list[tuple[str, int, int, int]]) -> int:
+def remove(connection: Connection, schema_version: int, tasks: list[Task]) -> int:
     """Remove the rows that are still what they were, and raise the token floor past theirs. Inside a transaction."""
     lowest = floor(connection, schema_version)
     count, highest = 0, lowest
-    for task_id, status, token, is_large in rows:
+    for task in tasks:
         connection.execute(
-            "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?", (task_id, status, token)
+            "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?",
+            (task.task_id, int(task.status), task.token),
         )
         if connection.changes() != 1:
             continue
-        if is_large:
-            connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task_id,))
-        count, highest = count + 1, max(highest, token)
-    if highest > lowest:
-        connection.execute("UPDATE idempotent_registry SET floor = ?", (highest,))
+        if is_large(task.result, task.error):
+            connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task.task_id,))
+        count, highest = count + 1, max(highest, task.token)
+    raise_floor(connection, highest)
     faults.point("purge.in-transaction")
     return count

@@ -6,7 +6,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.model import Status, Verdict
-from idemreg.sqlite.tasks import COLUMNS, floor, to_task
+from idemreg.sqlite.records import floor, newer_schema, registry_row
+from idemreg.sqlite.tasks import COLUMNS, to_task
 from idemreg.store import Page
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def count(connection: Connection, schema_version: int) -> dict[Status, int]:
 
 def registry_id(connection: Connection, schema_version: int) -> str:
     """The random id of the file."""
-    floor(connection, schema_version)
-    ((found,),) = connection.execute("SELECT registry_id FROM idempotent_registry").fetchall()
-    return str(found)
+    row = registry_row(connection, schema_version)
+    if row is None:
+        raise newer_schema()
+    return row.registry_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from idemreg.model import Status
-from idemreg.sqlite import queries, tasks
+from idemreg.sqlite import queries, records, tasks
 from idemreg.sqlite.claiming import has_final, look
 from idemreg.store import Running
 
@@ -46,7 +46,7 @@ class Reader:
         version = self._schema_version
 
         def get(connection: Connection) -> list[Task | None]:
-            tasks.floor(connection, version)
+            records.floor(connection, version)
             return [tasks.read(connection, version, task_id) for task_id in task_ids]
 
         with self._opening.using() as opened:
@@ -69,7 +69,7 @@ class Reader:
 
     def floor(self) -> int:
         """The token floor: every token given from now on is above it."""
-        return self._read(tasks.floor, self._schema_version)
+        return self._read(records.floor, self._schema_version)
 
     def registry_id(self) -> str:
         """The random id of the place. Read anew each time: an import into an empty place changes it."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from idemreg import faults
 from idemreg.errors import StoreError, SyncFailedError
 from idemreg.model import Liveness, Status, may_forget, settled_status
-from idemreg.sqlite import tasks
+from idemreg.sqlite import records, tasks
 from idemreg.sqlite.claiming import changed_under_lock
 from idemreg.sqlite.keeping import Keeper
 from idemreg.store import End, Granted, Lost, Recorded
@@ -69,7 +69,7 @@ class Settler(Keeper):
         with self._opening.using() as opened:
 
             def add(connection: Connection) -> Task:
-                floor = tasks.floor(connection, self._schema_version)
+                floor = records.floor(connection, self._schema_version)
                 tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
                 return self._reread(connection, wanted.task_id)
 
@@ -112,19 +112,19 @@ class Settler(Keeper):
         self._settle_dropped()
         return not left.had_ended
 
-    def _withdraw(self, opened: Opened, answers: Sequence[object], error: BaseException) -> None:
+    def _withdraw(self, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
         An error of the store says that nothing is, but for a sync that failed, or files that are not there any more. An
         interruption says nothing. Nothing is written to files that are lost.
         """
         is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
-        is_stored = is_stored and opened.database.lost is None
         for grant in answers:
             if isinstance(grant, Granted):
-                if is_stored:
+                opened = self._opening.of_owner(grant.owner)
+                if is_stored and (opened is None or opened.database.lost is None):
                     self._unsettled.append(_Left(End.release(grant, durable=False, nothing_ran=True), grant))
-                else:
+                elif opened is not None:
                     opened.owners.take_back(grant)
         self._settle_dropped()
 
@@ -162,7 +162,7 @@ class Settler(Keeper):
             def settle(connection: Connection) -> bool:
                 if grant is not None and opened.owners.live.get(end.task_id) is not grant:
                     return False
-                tasks.floor(connection, self._schema_version)
+                records.floor(connection, self._schema_version)
                 answer = self._finish_in(connection, opened, end)
                 if isinstance(answer, Lost):  # it has ended so, where another thread settles it as well
                     row = answer.task

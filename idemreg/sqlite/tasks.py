@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from idemreg.errors import StoreCorruptError, StoreVersionError
-from idemreg.liveness import OwnerRecord
+from idemreg.errors import StoreCorruptError
 from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
+from idemreg.sqlite.records import newer_schema, raise_floor
+from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, running_seal, state_seal, success_seal, task_holds
 from idemreg.store import Absent, Stored
 
 if TYPE_CHECKING:
@@ -23,20 +24,13 @@ __all__ = [
     "Stamp",
     "claim",
     "finish",
-    "floor",
     "forget",
-    "forget_owner",
     "glance",
     "insert",
+    "is_large",
     "is_plain_success",
-    "leave_batch",
-    "note",
     "note_of",
-    "other_owners",
-    "owner_record",
-    "place_notes",
     "read",
-    "record_owner",
     "settle",
     "succeed",
     "to_task",
@@ -45,10 +39,7 @@ __all__ = [
 # Longer results and errors live in a table of their own, so that a page of the tree of tasks holds many tasks.
 INLINE_CHARACTERS: Final = 200
 
-COLUMNS: Final = (
-    "task_id, status, checksum, updated_at, boot_stamp, name, token, attempt, owner, policy, keep_ms,"
-    " result, error, verdict, settled_by, evidence, is_large"
-)
+COLUMNS: Final = ", ".join(TASK_COLUMNS)
 
 _RESULT: Final = 11
 _IS_LARGE: Final = 16
@@ -73,12 +64,13 @@ def read(connection: Connection, schema_version: int, task_id: str) -> Task | No
     if row is None:
         return None
     if row[-1] is None:
-        raise _newer_schema()
+        raise newer_schema()
     return to_task(connection, row)
 
 
 _GLANCE: Final = (
-    "SELECT token, attempt, result, status = 1 AND name = ? AND checksum = ? AND result IS NOT NULL"
+    "SELECT token, attempt, updated_at, boot_stamp, result, state_seal, status = 1 AND name = ? AND checksum = ?"
+    " AND result IS NOT NULL AND error IS NULL AND verdict IS NULL AND owner IS NULL"
     " AND (SELECT schema_version FROM idempotent_registry) = ? FROM idempotent_log WHERE task_id = ?"
 )
 
@@ -87,31 +79,42 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
     """The stored success of the very task, or that there is no row; None where more must be read.
 
     `model.decide` says the same of such a row. Half of a duplicate's time went into the columns that only other
-    answers need.
+    answers need. Of the seals that of the state is verified here: name and checksum equal what is wanted.
     """
-    bindings = (wanted.name, wanted.checksum, schema_version, wanted.task_id)
-    rows: list[Any] = connection.hot.execute(_GLANCE, bindings).fetchall()
+    task_id = wanted.task_id
+    rows: list[Any] = connection.hot.execute(
+        _GLANCE, (wanted.name, wanted.checksum, schema_version, task_id)
+    ).fetchall()
     if not rows:
         return _ABSENT
-    token, attempt, result, is_it = rows[0]
-    return Stored(token, attempt, result) if is_it else None
+    token, attempt, updated_at, boot_stamp, result, seal, is_it = rows[0]
+    if not is_it:
+        return None
+    try:
+        if success_seal(task_id, token, attempt, updated_at, boot_stamp, result) == seal:
+            return Stored(token, attempt, result)
+    except TypeError:
+        pass  # damage may make any type of a value
+    return None  # a whole read tells what is wrong
 
 
 _ABSENT: Final = Absent()
 
 
 def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
-    """A row that begins with `COLUMNS` as a Task."""
-    result, error = row[_RESULT], row[_RESULT + 1]
+    """A row that begins with `COLUMNS` as a Task, its seals verified."""
     if row[_IS_LARGE]:
-        result, error = _read_large(connection, row[0])
+        row = (*row[:_RESULT], *_read_large(connection, row[0]), *row[_RESULT + 2 :])
+    if not task_holds(row):
+        what = f"the row of task {row[0]!r}"
+        raise broken(what, row[0])
     try:
         # By tables and slices: this is on the path of every duplicate.
-        fields = (row[0], _STATUSES[row[1]], *row[2:9], unpack_policy(row[9]), row[10], result, error)
+        fields = (row[0], _STATUSES[row[1]], *row[2:9], unpack_policy(row[9]), *row[10:13])
         return Task._make((*fields, _VERDICTS[row[13]], row[14], row[15]))
-    except (ValueError, LookupError) as broken:
-        msg = f"the row of task {row[0]!r} holds a value that no idemreg writes: {broken}"
-        raise StoreCorruptError(msg, task_id=row[0]) from broken
+    except (ValueError, LookupError) as unknown:
+        msg = f"the row of task {row[0]!r} holds a value that no idemreg writes: {unknown}"
+        raise StoreCorruptError(msg, task_id=row[0]) from unknown
 
 
 def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str | None]:
@@ -122,53 +125,68 @@ def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str |
     return row[0], row[1]
 
 
-def floor(connection: Connection, schema_version: int) -> int:
-    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows."""
-    row = connection.execute("SELECT floor FROM idempotent_registry WHERE schema_version = ?", (schema_version,))
-    if (found := row.fetchone()) is None:
-        raise _newer_schema()
-    return int(found[0])
-
-
-def _newer_schema() -> StoreVersionError:
-    return StoreVersionError("the file was migrated to a schema that this process does not know")
-
-
 # --- claim ------------------------------------------------------------------------------------------------------
 
 
 _INSERT: Final = (
-    "INSERT INTO idempotent_log (task_id, checksum, updated_at, boot_stamp, name, policy, keep_ms, status, token,"
-    " attempt, owner, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0 FROM idempotent_registry"
-    " WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING"
+    "INSERT INTO idempotent_log (task_id, checksum, updated_at, boot_stamp, name, policy, keep_ms, note, status, token,"
+    " attempt, owner, claim_seal, state_seal, is_large) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0"
+    " FROM idempotent_registry WHERE schema_version = ? AND floor = ? ON CONFLICT DO NOTHING"
 )
-_NOTE: Final = "UPDATE idempotent_log SET note = ? WHERE task_id = ?"
 
 
 def insert(
-    connection: Connection, wanted: Wanted, schema_version: int, floor: int, owner: int | None, stamp: Stamp
+    connection: Connection,
+    wanted: Wanted,
+    schema_version: int,
+    floor: int,
+    owner: int | None,
+    stamp: Stamp,
+    note: int | None = None,
 ) -> bool:
     """none -> running, with the first token above the floor; or none -> pending, where there is no ``owner``.
 
     False where the task has a row, or the ground has shifted (a migration, a `forget` that raised the ``floor``): the
-    statement checks both itself, so that it may be a transaction of its own.
+    statement checks both itself, so that it may be a transaction of its own. ``note``: which note of its owner tells
+    whether the job was entered; None: the claim itself does.
     """
     task_id, name, checksum, policy, keep_ms, *_ = wanted
+    packed = policy.pack()
     status, token, attempt = (0, 0, 0) if owner is None else (3, floor + 1, 1)
-    fields = (task_id, checksum, *stamp, name, policy.pack(), keep_ms, status, token, attempt, owner)
-    connection.hot.execute(_INSERT, (*fields, schema_version, floor))
+    fields = (task_id, checksum, *stamp, name, packed, keep_ms, note, status, token, attempt, owner)
+    seals = (
+        claim_seal(task_id, name, checksum, packed, keep_ms, note),
+        running_seal(task_id, status, token, attempt, owner, stamp),
+    )
+    connection.hot.execute(_INSERT, (*fields, *seals, schema_version, floor))
     return connection.changes() == 1
 
 
-def note(connection: Connection, task_id: str, place: int | None) -> None:
-    """Say which note of its owner tells whether the job of a claim was entered; None: the claim itself does."""
-    connection.execute(_NOTE, (place, task_id))
+_CLAIM_FIELDS: Final = "task_id, name, checksum, policy, keep_ms, note, settled_by, evidence"
 
 
 def note_of(connection: Connection, task_id: str) -> int | None:
     """Which note tells of the task."""
-    row: Any = connection.execute("SELECT note FROM idempotent_log WHERE task_id = ?", (task_id,)).fetchone()
-    return None if row is None else row[0]
+    row = _claim_fields(connection, task_id)
+    return None if row is None else row[5]
+
+
+def _claim_fields(connection: Connection, task_id: str) -> tuple[Any, ...] | None:
+    """What `claim_seal` takes, as it is stored, once it is verified."""
+    row: Any = connection.execute(
+        f"SELECT {_CLAIM_FIELDS}, claim_seal FROM idempotent_log WHERE task_id = ?",  # noqa: S608 - constants
+        (task_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    try:
+        holds = claim_seal(*row[:-1]) == row[-1]
+    except TypeError:  # as in `to_task`
+        holds = False
+    if not holds:
+        what = f"the row of task {task_id!r}"
+        raise broken(what, task_id)
+    return tuple(row[:-1])
 
 
 def claim(
@@ -180,12 +198,14 @@ def claim(
     attempt: int,
     owner: int,
     stamp: Stamp,
+    note: int | None = None,
 ) -> bool:
     """pending, failed, unknown or running -> running, with a larger token. False where the row changed."""
+    task_id, packed = row.task_id, policy.pack()
     connection.execute(
         "UPDATE idempotent_log SET status = 3, name = ?, checksum = ?, updated_at = ?, boot_stamp = ?, token = ?,"
-        " attempt = ?, owner = ?,"
-        " policy = ?, keep_ms = ?, verdict = NULL, note = NULL WHERE task_id = ? AND status = ? AND token = ?",
+        " attempt = ?, owner = ?, policy = ?, keep_ms = ?, verdict = NULL, note = ?, claim_seal = ?, state_seal = ?"
+        " WHERE task_id = ? AND status = ? AND token = ?",
         (
             wanted.name,
             wanted.checksum,
@@ -193,9 +213,14 @@ def claim(
             token,
             attempt,
             owner,
-            policy.pack(),
+            packed,
             wanted.keep_ms,
-            row.task_id,
+            note,
+            claim_seal(
+                task_id, wanted.name, wanted.checksum, packed, wanted.keep_ms, note, row.settled_by, row.evidence
+            ),
+            state_seal(task_id, 3, token, attempt, owner, None, *stamp, row.result, row.error),
+            task_id,
             int(row.status),
             row.token,
         ),
@@ -208,20 +233,25 @@ def claim(
 
 def is_plain_success(end: End) -> bool:
     """Whether `succeed` may do for this end: a success with a small result, the hot path."""
-    return end.status is _SUCCEEDED and not _is_large(end.result, end.error)
+    return end.status is _SUCCEEDED and not is_large(end.result, end.error)
 
 
 _SUCCEEDED: Final = Status.SUCCEEDED
 _SUCCEED: Final = (
-    "UPDATE idempotent_log SET status = 1, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
-    " verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3 AND is_large = 0"
-    " AND (SELECT schema_version FROM idempotent_registry) = ?"
+    "UPDATE idempotent_log SET status = 1, updated_at = ?, boot_stamp = ?, attempt = ?, owner = NULL, result = ?,"
+    " error = ?, verdict = NULL, state_seal = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
+    " AND is_large = 0 AND (SELECT schema_version FROM idempotent_registry) = ?"
 )
 
 
 def succeed(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
     """running -> succeeded. False as in `finish`, and where the row has something large from before."""
-    bindings = (*stamp, end.result, end.error, end.task_id, end.token, end.owner, schema_version)
+    task_id, token, owner, _, attempt, result, error, *_ = end
+    if result is not None and error is None:
+        seal = success_seal(task_id, token, attempt, *stamp, result)
+    else:
+        seal = state_seal(task_id, 1, token, attempt, None, None, *stamp, result, error)
+    bindings = (*stamp, attempt, result, error, seal, task_id, token, owner, schema_version)
     connection.hot.execute(_SUCCEED, bindings)
     return connection.changes() == 1
 
@@ -231,34 +261,43 @@ def finish(connection: Connection, schema_version: int, end: End, stamp: Stamp) 
 
     False where the claim is not this owner's any more, or this code must not write the file's schema.
     """
-    is_large = _is_large(end.result, end.error)
+    task_id, token, owner, status, attempt, result, error, _, verdict, was_absent = end
+    is_far = is_large(result, error)
+    stored_verdict = None if verdict is None else int(verdict)
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, attempt = ?, owner = NULL, result = ?,"
-        " error = ?, is_large = ?, verdict = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"
-        " AND (SELECT schema_version FROM idempotent_registry) = ?",
+        " error = ?, is_large = ?, verdict = ?, state_seal = ? WHERE task_id = ? AND token = ? AND owner = ?"
+        " AND status = 3 AND (SELECT schema_version FROM idempotent_registry) = ?",
         (
-            int(end.status),
+            int(status),
             *stamp,
-            end.attempt,
-            None if is_large else end.result,
-            None if is_large else end.error,
-            is_large,
-            end.verdict,
-            end.task_id,
-            end.token,
-            end.owner,
+            attempt,
+            None if is_far else result,
+            None if is_far else error,
+            is_far,
+            stored_verdict,
+            state_seal(task_id, int(status), token, attempt, None, stored_verdict, *stamp, result, error),
+            task_id,
+            token,
+            owner,
             schema_version,
         ),
     )
     if connection.changes() != 1:
         return False
-    _write_large(connection, end.task_id, end.result, end.error, is_large=is_large)
-    if end.was_absent:
-        connection.execute(
-            "UPDATE idempotent_log SET name = '', checksum = ? WHERE task_id = ? AND token = ?",
-            (NO_CHECKSUM, end.task_id, end.token),
-        )
+    _write_large(connection, task_id, result, error, is_large=is_far)
+    if was_absent:
+        _unbind(connection, task_id, token)
     return True
+
+
+def _unbind(connection: Connection, task_id: str, token: int) -> None:
+    """From now on the row belongs to no job; see `NO_CHECKSUM`."""
+    _, _, _, *rest = _claim_fields(connection, task_id) or (None, None, None)
+    connection.execute(
+        "UPDATE idempotent_log SET name = '', checksum = ?, claim_seal = ? WHERE task_id = ? AND token = ?",
+        (NO_CHECKSUM, claim_seal(task_id, "", NO_CHECKSUM, *rest), task_id, token),
+    )
 
 
 def settle(connection: Connection, row: Task, status: Status, settlement: Settlement, stamp: Stamp) -> bool:
@@ -269,31 +308,36 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     succeeded = status is Status.SUCCEEDED
     result = settlement.result if succeeded or row.status is Status.RUNNING else row.result
     error = settlement.error if succeeded else settlement.error or row.error
-    is_large = _is_large(result, error)
+    is_far = is_large(result, error)
+    task_id, verdict, by, evidence = row.task_id, int(settlement.verdict), settlement.by, settlement.evidence
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
-        " is_large = ?, verdict = ?, settled_by = ?, evidence = ? WHERE task_id = ? AND status = ? AND token = ?",
+        " is_large = ?, verdict = ?, settled_by = ?, evidence = ?, note = NULL, claim_seal = ?, state_seal = ?"
+        " WHERE task_id = ? AND status = ? AND token = ?",
         (
             int(status),
             *stamp,
-            None if is_large else result,
-            None if is_large else error,
-            is_large,
-            int(settlement.verdict),
-            settlement.by,
-            settlement.evidence,
-            row.task_id,
+            None if is_far else result,
+            None if is_far else error,
+            is_far,
+            verdict,
+            by,
+            evidence,
+            claim_seal(task_id, row.name, row.checksum, row.policy.pack(), row.keep_ms, None, by, evidence),
+            state_seal(task_id, int(status), row.token, row.attempt, None, verdict, *stamp, result, error),
+            task_id,
             int(row.status),
             row.token,
         ),
     )
     if connection.changes() != 1:
         return False
-    _write_large(connection, row.task_id, result, error, is_large=is_large)
+    _write_large(connection, row.task_id, result, error, is_large=is_far)
     return True
 
 
-def _is_large(result: str | None, error: str | None) -> bool:
+def is_large(result: str | None, error: str | None) -> bool:
+    """Whether they live in the table of their own."""
     return (0 if result is None else len(result)) + (0 if error is None else len(error)) > INLINE_CHARACTERS
 
 
@@ -322,52 +366,5 @@ def forget(connection: Connection, row: Task) -> bool:
     if connection.changes() != 1:
         return False
     connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (row.task_id,))
-    connection.execute("UPDATE idempotent_registry SET floor = max(floor, ?)", (row.token,))
+    raise_floor(connection, row.token)
     return True
-
-
-# --- owners -----------------------------------------------------------------------------------------------------
-
-
-def record_owner(connection: Connection, record: OwnerRecord) -> None:
-    """Write the owner's record, before or with its first claim."""
-    connection.execute("INSERT OR REPLACE INTO idempotent_owner VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", record)
-
-
-def owner_record(connection: Connection, owner: int) -> OwnerRecord | None:
-    """The owner's record; None where it ended in order, or was proven dead before."""
-    row = connection.execute("SELECT * FROM idempotent_owner WHERE id = ?", (owner,)).fetchone()
-    return None if row is None else OwnerRecord._make(row)
-
-
-def other_owners(connection: Connection, limit: int) -> list[OwnerRecord]:
-    """Some of the recorded owners; not those of batches, whose records others still need."""
-    rows = connection.execute("SELECT * FROM idempotent_owner WHERE claims IS NULL ORDER BY id LIMIT ?", (limit,))
-    return [OwnerRecord._make(row) for row in rows]
-
-
-def leave_batch(connection: Connection, owner: int, claims: int = 1) -> None:
-    """That many claims of a batch have ended; the record goes with the last. Nothing where it is no batch's."""
-    connection.execute(
-        "UPDATE idempotent_owner SET claims = claims - ? WHERE id = ? AND claims IS NOT NULL", (claims, owner)
-    )
-    if connection.changes():
-        connection.execute("DELETE FROM idempotent_owner WHERE id = ? AND claims <= 0", (owner,))
-
-
-def place_notes(connection: Connection, first: int, size: int) -> int:
-    """The first gap of the lock file that takes so many notes, between those of the batches that have claims."""
-    rows: Any = connection.execute(
-        "SELECT notes_at, notes_at + notes FROM idempotent_owner WHERE notes_at IS NOT NULL ORDER BY notes_at"
-    )
-    at = first
-    for begin, end in rows.fetchall():
-        if begin - at >= size:
-            break
-        at = max(at, end)
-    return at
-
-
-def forget_owner(connection: Connection, owner: int) -> None:
-    """Remove the record of an owner that has no claim left, or was proven dead."""
-    connection.execute("DELETE FROM idempotent_owner WHERE id = ?", (owner,))

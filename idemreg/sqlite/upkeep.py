@@ -15,6 +15,8 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
 from idemreg.lockfile import open_error
 from idemreg.sqlite import connection as connections
+from idemreg.sqlite import pages
+from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "SCHEMA", "Checkpoint", "Mode", "Schema", "WalState", "bring_up", "checkpoint", "wal_state"]
 
 APPLICATION_ID: Final = 0x1DE3_4E61  # in the database's header: this file is a registry of idemreg
-RESERVED_BYTES: Final = 8  # at the end of each page, for page checksums (SQLite's cksumvfs)
 # Half of SQLite's default: each commit writes whole pages to the -wal, and a claim and its finish take 22 µs in place
 # of 26 (at 1,024 bytes hardly less, for a deeper tree). Measured with the statements of `sqlite/tasks`.
 PAGE_BYTES: Final = 2_048
@@ -60,23 +61,10 @@ def _read_schema() -> str:
 SCHEMA: Final = Schema(version=1, read_text=_read_schema, migrations={})
 
 
-class Registered(NamedTuple):
-    """The one row about the file."""
-
-    registry_id: str
-    lock_id: str
-    boot_id: str
-    floor: int
-
-    @property
-    def epoch(self) -> int:
-        return self.floor >> EPOCH_BITS
-
-
 # --- open, create, migrate --------------------------------------------------------------------------------------
 
 
-def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> RegistryRow:
     """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
 
     Many processes may do so at the same instant: one does, the others find it done.
@@ -118,17 +106,20 @@ def _create_file(path: str) -> None:
         os.close(folder)
 
 
-def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> Registered:
+def _bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float) -> RegistryRow:
     connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
     try:
         connections.leave_wal(connection)
         is_empty = check_identity(connection, location.database)
         if is_empty:
             _create_pages(connection)
+        else:
+            pages.check(connection)
         _set_wal(connection)  # also where somebody took an existing file out of it
         faults.point("create.journal-set")
         if is_empty:
             _create(connection, lock_file, schema, clock)
+            pages.check(connection)
         _migrate(connection, schema)
         return _adopt(connection, lock_file, schema, clock)
     finally:
@@ -156,9 +147,12 @@ def check_identity(connection: Connection, path: str) -> bool:
 
 
 def _create_pages(connection: Connection) -> None:
-    """Set what stands before the first table, or it would need a VACUUM."""
+    """Set what stands before the first page, or it would need a VACUUM. Another program may have made that page."""
+    if connection.pragma("page_count"):
+        return
     connection.pragma("page_size", PAGE_BYTES)
-    connection.reserve_bytes(reserve=RESERVED_BYTES)
+    if pages.vfs() is not None:
+        connection.reserve_bytes(reserve=pages.RESERVED_BYTES)
 
 
 def _set_wal(connection: Connection) -> None:
@@ -171,10 +165,9 @@ def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: 
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(schema.read_text())
-        connection.execute(
-            "INSERT INTO idempotent_registry VALUES (1, ?, ?, ?, ?, ?)",
-            (schema.version, os.urandom(16).hex(), lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS),
-        )
+        registry_id = os.urandom(16).hex()
+        row = RegistryRow(schema.version, registry_id, lock_file.lock_id, clock.boot_id(), 1 << EPOCH_BITS)
+        insert_registry(connection, row)
         connection.pragma("application_id", APPLICATION_ID)
         connection.pragma("user_version", schema.version)
         faults.point("create.in-transaction")
@@ -195,7 +188,8 @@ def _migrate(connection: Connection, schema: Schema) -> None:
         while version < schema.version:
             schema.migrations[version](connection)
             version += 1
-        connection.execute("UPDATE idempotent_registry SET schema_version = ?", (version,))
+        if (row := registry_row(connection)) is not None:
+            write_registry(connection, row._replace(schema_version=version))
         connection.pragma("user_version", version)
         faults.point("migrate.in-transaction")
         connection.execute("COMMIT")
@@ -211,7 +205,7 @@ def _refuse_newer(connection: Connection, schema: Schema) -> None:
         raise StoreVersionError(msg)
 
 
-def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> Registered:
+def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> RegistryRow:
     """Note this lock file and this boot in the file, where they are new. Committed at FULL.
 
     The first opener after a boot raises the epoch, so that a token lost in a power cut never returns.
@@ -225,10 +219,8 @@ def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: C
         registered = _registered(connection, schema)
         floor = registered.floor
         if registered.boot_id != boot_id:
-            floor = (registered.epoch + 1) << EPOCH_BITS
-        connection.execute(
-            "UPDATE idempotent_registry SET lock_id = ?, boot_id = ?, floor = ?", (lock_file.lock_id, boot_id, floor)
-        )
+            floor = ((floor >> EPOCH_BITS) + 1) << EPOCH_BITS
+        write_registry(connection, registered._replace(lock_id=lock_file.lock_id, boot_id=boot_id, floor=floor))
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
     finally:
@@ -236,16 +228,13 @@ def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: C
     return _registered(connection, schema)
 
 
-def _registered(connection: Connection, schema: Schema) -> Registered:
-    row = connection.execute(
-        "SELECT registry_id, lock_id, boot_id, floor FROM idempotent_registry WHERE schema_version = ?",
-        (schema.version,),
-    ).fetchone()
+def _registered(connection: Connection, schema: Schema) -> RegistryRow:
+    row = registry_row(connection, schema.version)
     if row is None:
         _refuse_newer(connection, schema)
         msg = "the row about the file itself is missing"
         raise StoreCorruptError(msg)
-    return Registered._make(row)
+    return row
 
 
 def _roll_back(connection: Connection) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import apsw
 import pytest
 
 from idemreg import Registry, TaskRunningError
 from tests.barriers.actors import another, stopped
+from tests.support import raw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +45,9 @@ def test_a_number_that_another_process_bears_now_is_nobodys_life(path: Path) -> 
     """A process of the same number that was started at another time is another one: the owner is dead."""
     with stopped(path, f"{CLAIM}; {STOPPED}") as owner:
         owner.kill()
-    connection = apsw.Connection(str(path))
+    connection = raw.connect(path)
     connection.execute("UPDATE idempotent_owner SET pid = ?", (os.getpid(),))
+    raw.reseal(connection)
     connection.close()
     assert another(path, RUN) == "done"
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import apsw
 import pytest
 
 from idemreg import Registry
 from tests.barriers.actors import another, stopped
+from tests.support import raw
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,6 @@ def test_nobody_writes_beside_a_writer_who_lost_sqlites_locks(path: Path, write:
         writer.kill()
     with Registry(path, durability="normal") as registry:
         assert registry.get("other") is None
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection = raw.connect(path)
     assert connection.pragma("integrity_check") == "ok"
     connection.close()

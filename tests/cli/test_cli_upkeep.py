@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tests.cli.driver import Cli
 
 READER = """
-    import apsw
-    connection = apsw.Connection(sys.argv[1])
+    from tests.support.raw import connect
+    connection = connect(sys.argv[1])
     connection.execute("begin")
     connection.execute("select count(*) from idempotent_log").fetchall()
     say("reading")

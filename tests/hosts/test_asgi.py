@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import apsw
 import httpx2 as httpx
 import pytest
 import trio
@@ -40,6 +39,7 @@ from idemreg.sqlite import tasks as statements
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
 from tests.support.processes import ROOT, Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -659,7 +659,7 @@ def test_effects_in_the_same_transaction(
             assert answer.problem == "response-lost" if result is None else answer.body == again[1]
 
     loop(main)
-    with contextlib.closing(apsw.Connection(str(areg.registry.path))) as connection:
+    with contextlib.closing(connect(areg.registry.path)) as connection:
         assert connection.execute("select count(*) from effects").fetchall() == [(1,)]
 
 

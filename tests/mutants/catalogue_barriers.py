@@ -6,9 +6,10 @@ its killer is then run twice: without the mutant, where the barrier that is left
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
-from tests.mutants.mutant import Mutant, Patch
+from tests.mutants.mutant import Patch
+from tests.mutants.rows import Off, Row, mutants
 
 __all__ = ["BARRIERS"]
 
@@ -26,17 +27,6 @@ MODEL: Final = "idemreg/model.py"
 # --- a barrier, taken away ----------------------------------------------------------------------------------------
 
 
-class Off(NamedTuple):
-    """Barriers that are away, in words and as patches."""
-
-    words: str = ""
-    patches: tuple[Patch, ...] = ()
-
-    def __add__(self, other: object) -> Off:
-        assert isinstance(other, Off)
-        return Off(f"{self.words}, {other.words}", self.patches + other.patches)
-
-
 TURN_ASKED: Final = Patch(
     "idemreg/turn.py",
     "        for number in range(TRIES + YIELDS):\n",
@@ -44,10 +34,20 @@ TURN_ASKED: Final = Patch(
     "            return True\n"
     "        for number in range(TRIES + YIELDS):\n",
 )
-TURN_TRIED: Final = Patch(
-    WRITING, "            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n", "            pass\n"
+TURN_TRIED: Final = (
+    Patch(
+        WRITING,
+        "cost as much as the gate itself\n            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n",
+        "cost as much as the gate itself\n            pass\n",
+    ),
+    Patch(
+        WRITING,
+        "            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n"
+        "        except OSError:\n            self._inside",
+        "            pass\n        except OSError:\n            self._inside",
+    ),
 )
-NO_TURN: Final = Off("write turn", (TURN_ASKED, TURN_TRIED))
+NO_TURN: Final = Off("write turn", (TURN_ASKED, *TURN_TRIED))
 
 BEGIN: Final = (
     '            connection.execute("BEGIN IMMEDIATE")\n            if len(writes) == 1:',
@@ -68,16 +68,12 @@ NO_TRANSACTION: Final = Off(
     ),
 )
 
-CAS_CLAIM: Final = Patch(
-    TASKS,
-    "note = NULL WHERE task_id = ? AND status = ? AND token = ?",
-    "note = NULL WHERE task_id = ? AND ? >= 0 AND ? >= 0",
-)
-CAS_SETTLE: Final = Patch(
-    TASKS,
-    "evidence = ? WHERE task_id = ? AND status = ? AND token = ?",
-    "evidence = ? WHERE task_id = ? AND ? >= 0 AND ? >= 0",
-)
+ROW_AS_READ: Final = '        " WHERE task_id = ? AND status = ? AND token = ?",\n        (\n'
+ROW_AS_IT_IS: Final = '        " WHERE task_id = ? AND ? >= 0 AND ? >= 0",\n        (\n'
+_OF_CLAIM: Final = "            wanted.name,\n"
+_OF_SETTLEMENT: Final = "            int(status),\n"
+CAS_CLAIM: Final = Patch(TASKS, ROW_AS_READ + _OF_CLAIM, ROW_AS_IT_IS + _OF_CLAIM)
+CAS_SETTLE: Final = Patch(TASKS, ROW_AS_READ + _OF_SETTLEMENT, ROW_AS_IT_IS + _OF_SETTLEMENT)
 CAS_FORGET: Final = Patch(
     TASKS,
     '        "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?",\n',
@@ -86,7 +82,8 @@ CAS_FORGET: Final = Patch(
 CAS_INSERT: Final = Patch(
     TASKS,
     "AND floor = ? ON CONFLICT DO NOTHING",
-    "AND floor = ? ON CONFLICT DO UPDATE SET token = excluded.token, owner = excluded.owner",
+    "AND floor = ? ON CONFLICT DO UPDATE SET token = excluded.token, owner = excluded.owner,"
+    " updated_at = excluded.updated_at, boot_stamp = excluded.boot_stamp, state_seal = excluded.state_seal",
 )
 NO_CAS: Final = Off("compare-and-set", (CAS_CLAIM, CAS_SETTLE, CAS_FORGET))
 
@@ -107,36 +104,12 @@ LOCKS_DO_NOTHING: Final = Off(
 )
 
 
-class Row(NamedTuple):
-    """A mutant of a barrier; ``test`` is the killer, in the file that the others have theirs in too."""
-
-    name: str
-    what: str
-    patches: tuple[Patch, ...]
-    test: str = ""
-
-
-def _mutants(barrier: str, off: Off, file: str, *rows: Row) -> tuple[Mutant, ...]:
-    return tuple(
-        Mutant(
-            one.name,
-            one.what,
-            one.patches,
-            off.patches,
-            barrier,
-            off.words,
-            f"{file}::{one.test}" if one.test else file,
-        )
-        for one in rows
-    )
-
-
 # --- who writes ---------------------------------------------------------------------------------------------------
 
 _TURN: Final = TESTS + "test_write_turn.py::test_nobody_writes_beside_a_writer_who_lost_sqlites_locks"
 _SQLITES_LOCKS: Final = Off("SQLite's locks, compare-and-set", NO_CAS.patches)
 _WRITERS: Final = (
-    *_mutants(
+    *mutants(
         "write turn",
         _SQLITES_LOCKS,
         _TURN,
@@ -152,7 +125,7 @@ _WRITERS: Final = (
                 ),
             ),
         ),
-        Row("turn-not-taken-by-statements", "the hot path's statements take no write turn", (TURN_TRIED,)),
+        Row("turn-not-taken-by-statements", "the hot path's statements take no write turn", TURN_TRIED),
         Row(
             "turn-is-posix-lock",
             "turns are POSIX locks, which any close of the lock file drops",
@@ -166,7 +139,7 @@ _WRITERS: Final = (
             ),
         ),
     ),
-    *_mutants(
+    *mutants(
         "BEGIN IMMEDIATE",
         NO_TURN + NO_CAS,
         TESTS + "test_begin_immediate.py",
@@ -195,7 +168,7 @@ _WRITERS: Final = (
             "test_nobody_writes_between_what_a_job_reads_and_writes",
         ),
     ),
-    *_mutants(
+    *mutants(
         "compare-and-set",
         NO_TURN + NO_TRANSACTION,
         TESTS + "test_compare_and_set.py",
@@ -211,8 +184,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     SQLITE + "claiming.py",
-                    "        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp):\n",
-                    "        tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp)\n"
+                    "        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note):\n",
+                    "        tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note)\n"
                     "        if row.token < 0:\n",
                 ),
             ),
@@ -242,9 +215,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     TASKS,
-                    '" verdict = NULL WHERE task_id = ? AND token = ? AND owner = ? AND status = 3 AND is_large = 0"',
-                    '" verdict = NULL WHERE task_id = ? AND token + 0 * ? = token AND owner + 0 * ? = owner"'
-                    '" AND status = 3 AND is_large = 0"',
+                    'WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"\n',
+                    'WHERE task_id = ? AND token + 0 * ? = token AND owner + 0 * ? = owner AND status = 3"\n',
                 ),
             ),
             "test_a_late_owner_ends_nothing",
@@ -255,8 +227,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     TASKS,
-                    "verdict = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3",
-                    "verdict = ? WHERE task_id = ? AND ? > 0 AND ? > 0 AND status = 3",
+                    'WHERE task_id = ? AND token = ? AND owner = ?"\n',
+                    'WHERE task_id = ? AND ? > 0 AND ? > 0"\n',
                 ),
             ),
             "test_a_late_owner_ends_nothing",
@@ -268,7 +240,7 @@ _WRITERS: Final = (
             "test_a_token_that_was_forgotten_elsewhere_is_not_given_again",
         ),
     ),
-    *_mutants(
+    *mutants(
         "compare-and-set",
         Off(),
         "tests/test_purge.py::test_what_changed_since_the_look_stays",
@@ -278,8 +250,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     SQLITE + "purging.py",
-                    'WHERE task_id = ? AND status = ? AND token = ?", (task_id',
-                    'WHERE task_id = ? AND ? >= 0 AND ? >= 0", (task_id',
+                    '"DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?"',
+                    '"DELETE FROM idempotent_log WHERE task_id = ? AND ? >= 0 AND ? >= 0"',
                 ),
             ),
         ),
@@ -290,7 +262,7 @@ _WRITERS: Final = (
 
 _GROW: Final = "tests/test_store.py::TestSqliteStore::test_tokens_of_a_task_grow"
 _TOKENS: Final = (
-    *_mutants(
+    *mutants(
         "token",
         Off(),
         _GROW,
@@ -305,31 +277,31 @@ _TOKENS: Final = (
             (
                 Patch(
                     TASKS,
-                    '    connection.execute("UPDATE idempotent_registry SET floor = max(floor, ?)", (row.token,))\n',
+                    "    raise_floor(connection, row.token)\n",
                     "",
                 ),
             ),
         ),
     ),
-    *_mutants(
+    *mutants(
         "token",
         Off(),
         "tests/test_purge.py",
         Row(
             "purge-without-floor",
             "`purge` raises no token floor",
-            (Patch(SQLITE + "purging.py", "    if highest > lowest:\n", "    if highest < 0:\n"),),
+            (Patch(SQLITE + "purging.py", "    raise_floor(connection, highest)\n", ""),),
             "test_tokens_never_come_back",
         ),
     ),
-    *_mutants(
+    *mutants(
         "token",
         Off(),
         "tests/test_races.py::test_a_late_owner_changes_nothing",
         Row(
             "boot-without-epoch",
             "the first opener after a boot raises no epoch: a token that a power cut took comes back",
-            (Patch(SQLITE + "upkeep.py", "(registered.epoch + 1) << EPOCH_BITS", "registered.floor"),),
+            (Patch(SQLITE + "upkeep.py", "((floor >> EPOCH_BITS) + 1) << EPOCH_BITS", "floor"),),
         ),
     ),
 )
@@ -340,7 +312,7 @@ _LIVE: Final = TESTS + "test_owner_lock.py"
 _LOST: Final = TESTS + "test_process_check.py::test_a_live_process_that_lost_its_lock_is_not_replaced"
 _CANNOT_TELL: Final = TESTS + "test_process_check.py"
 _OWNERS: Final = (
-    *_mutants(
+    *mutants(
         "owner lock",
         NO_PROCESS_CHECK,
         _LIVE,
@@ -432,7 +404,7 @@ _OWNERS: Final = (
             "test_a_live_owner_is_not_replaced",
         ),
     ),
-    *_mutants(
+    *mutants(
         "owner lock",
         NO_PROCESS_CHECK,
         "tests/test_command.py::test_an_orphan_keeps_its_task_owned",
@@ -442,7 +414,7 @@ _OWNERS: Final = (
             (Patch("idemreg/child.py", "            pass_fds=(lock_fd,),\n", ""),),
         ),
     ),
-    *_mutants(
+    *mutants(
         "process check",
         NO_LOCK,
         _LOST,
@@ -479,7 +451,7 @@ _OWNERS: Final = (
             ),
         ),
     ),
-    *_mutants(
+    *mutants(
         "process check",
         NO_LOCK,
         _CANNOT_TELL,
@@ -502,7 +474,7 @@ _OWNERS: Final = (
             "test_a_number_that_another_process_bears_now_is_nobodys_life",
         ),
     ),
-    *_mutants(
+    *mutants(
         "process check",
         NO_LOCK,
         "tests/test_command.py::test_an_orphan_that_dropped_its_lock_is_no_dead_owner",
@@ -512,13 +484,13 @@ _OWNERS: Final = (
             (Patch("idemreg/command.py", "is_done = self._owner.note_process(self._pid)", "is_done = True"),),
         ),
     ),
-    *_mutants(
+    *mutants(
         "lock file",
         NO_PROCESS_CHECK,
         _CANNOT_TELL + "::test_the_bytes_of_a_new_lock_file_prove_nobody_dead",
         Row("lock-id-not-compared", "the free bytes of a lock file that was made anew prove death", (LOCK_ID,)),
     ),
-    *_mutants(
+    *mutants(
         "lock file",
         NO_PROCESS_CHECK + NO_LOCK_ID,
         _CANNOT_TELL + "::test_the_bytes_of_a_deleted_lock_file_prove_nobody_dead",
@@ -528,7 +500,7 @@ _OWNERS: Final = (
             (Patch(LIVENESS, "        if not self._lock_file.is_at_path():\n", "        if owner < 0:\n"),),
         ),
     ),
-    *_mutants(
+    *mutants(
         "self-test of the locks",
         NO_PROCESS_CHECK + LOCKS_DO_NOTHING,
         _LOST,
@@ -538,7 +510,7 @@ _OWNERS: Final = (
             (Patch(LIVENESS, "        if not self.locks_work:\n", "        if owner < 0:\n"),),
         ),
     ),
-    *_mutants(
+    *mutants(
         "notes of a batch",
         Off(),
         "tests/test_batch.py",
@@ -573,7 +545,7 @@ _OWNERS: Final = (
 
 _JOINS: Final = TESTS + "test_reader_joins.py"
 _DISK: Final = (
-    *_mutants(
+    *mutants(
         "reader joins the sync",
         Off("the writer's own sync"),
         _JOINS + "::test_nobody_answers_from_what_may_not_be_on_the_disk",
@@ -583,7 +555,7 @@ _DISK: Final = (
             (Patch(DATABASE, "        if durable and self.sync is not None:\n            self.sync.durable()\n", ""),),
         ),
     ),
-    *_mutants(
+    *mutants(
         "claim and end are synced",
         Off("the readers' sync"),
         _JOINS,
@@ -642,19 +614,13 @@ _DISK: Final = (
             (Patch(SYNCING, "            self._lock_file.note_failed_sync()\n", "            pass\n"),),
             "test_after_a_failed_sync_no_other_process_answers",
         ),
-        Row(
-            "deleted-wal-synced",
-            "a -wal that was deleted is synced, and what is in it counts as durable",
-            (Patch(SYNCING, "        if there != self._path:\n", "        if not there:\n"),),
-            "test_a_deleted_wal_makes_nothing_durable",
-        ),
     ),
 )
 
 # --- what is decided ----------------------------------------------------------------------------------------------
 
 _DECISIONS: Final = (
-    *_mutants(
+    *mutants(
         "decision",
         Off(),
         "tests/test_attempt.py",
@@ -711,7 +677,7 @@ _DECISIONS: Final = (
             "test_an_interruption_counts_as_a_crash",
         ),
     ),
-    *_mutants(
+    *mutants(
         "files",
         Off(),
         "tests/test_paths.py",
@@ -732,17 +698,13 @@ _DECISIONS: Final = (
             "running code writes into a file that was migrated meanwhile",
             (
                 Patch(
-                    TASKS,
-                    "    if (found := row.fetchone()) is None:\n"
-                    "        raise _newer_schema()\n"
-                    "    return int(found[0])",
-                    "    found = row.fetchone()\n    return int(found[0]) if found else 0",
+                    SQLITE + "records.py",
+                    "    row = registry_row(connection, schema_version)\n"
+                    "    if row is None:\n"
+                    "        raise newer_schema()\n",
+                    "    row = registry_row(connection)\n    assert row\n",
                 ),
-                Patch(
-                    TASKS,
-                    'FROM idempotent_registry"\n    " WHERE schema_version = ? AND floor = ? ON',
-                    'FROM idempotent_registry"\n    " WHERE schema_version >= ? AND floor >= ? ON',
-                ),
+                Patch(TASKS, "WHERE schema_version = ? AND floor = ? ON", "WHERE schema_version >= ? AND floor = ? ON"),
             ),
             "test_running_code_notices_a_migration",
         ),

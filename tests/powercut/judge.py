@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import apsw
 
 from idemreg.model import Status
+from idemreg.sqlite.pages import vfs
 from tests.powercut.image import Folder
 from tests.powercut.told import Found, Row
 
@@ -58,7 +59,7 @@ class Reader:
                 os.unlink(f"{self._path}-wal")  # SQLite made an empty one
 
     def _read(self) -> Found:
-        connection = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
+        connection = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs())
 
         def every(statement: str) -> list[Any]:
             return connection.execute(statement).fetchall()

@@ -320,12 +320,15 @@ def keeper(one: Jobs) -> None:
 
 
 def foreign(one: Jobs) -> None:
-    """Another program: plain SQLite at NORMAL, a tiny automatic checkpoint, a table of its own in the same file."""
+    """Another program: SQLite with page checksums at NORMAL, a tiny automatic checkpoint, a table of its own beside."""
     import apsw  # noqa: PLC0415 - the workers that use idemreg do so through it
+
+    from idemreg.sqlite.pages import vfs  # noqa: PLC0415
 
     for _ in one.steps():
         with contextlib.suppress(apsw.Error):  # busy, or there is no file yet
-            connection = apsw.Connection(one.plan.database, flags=apsw.SQLITE_OPEN_READWRITE)
+            flags = apsw.SQLITE_OPEN_READWRITE
+            connection = apsw.Connection(one.plan.database, flags=flags, vfs=vfs())
             try:
                 connection.set_busy_timeout(round(BUSY_S * 1_000))
                 connection.pragma("synchronous", 1)

@@ -1,0 +1,73 @@
+"""Page checksums: SQLite's cksumvfs, which comes with apsw's wheel.
+
+It keeps a checksum in the last 8 bytes of each page and verifies it whenever a page is read from the database file, so
+that a flipped bit is an error before anybody decides by it. It is a file system to SQLite (a VFS) in front of the real
+one. Loading it makes it the default of the process, where it would see every other program's files too: so the former
+default is put back at once, and only our connections name it. What stays is one more SQL function on every connection
+of apsw's, `verify_checksum`.
+
+Pages in the -wal carry no such checksum: SQLite writes them past the VFS, with a checksum of its own for each frame,
+which it verifies when it recovers the -wal after a crash, and not when it reads a page.
+
+An apsw that was not built for PyPI may lack it. Files that it creates have no room for checksums, and the doctor says
+so; files that have room are refused there, since it would leave wrong checksums behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+import apsw
+
+from idemreg.errors import StoreError, StoreVersionError
+
+__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "is_damage", "uri", "vfs"]
+
+VFS: Final = "cksmvfs"  # as cksumvfs registers itself
+RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many does it do anything
+
+# By the path of the package: `apsw.sqlite_extra`, which would tell, costs 15 ms of importlib.resources.
+LIBRARY: Final = os.path.join(os.path.dirname(apsw.__file__), "sqlite_extra_binaries", "cksumvfs.so")
+
+
+def vfs() -> str | None:
+    """The VFS that verifies; None where this apsw has none. Loads it once a process, in a third of a millisecond.
+
+    Without a lock, which a fork might leave held: threads that come together load it twice, which changes nothing.
+    """
+    if VFS in (names := apsw.vfs_names()):
+        return VFS
+    with contextlib.suppress(apsw.Error):
+        connection = apsw.Connection(":memory:")
+        try:
+            connection.enable_load_extension(enable=True)
+            connection.load_extension(LIBRARY)
+            return VFS
+        finally:
+            apsw.set_default_vfs(names[0])
+            connection.close()
+    return None
+
+
+def check(connection: apsw.Connection) -> None:
+    """Refuse a file whose checksums this process would neither verify nor keep right. The file has been read from."""
+    if connection.reserve_bytes() != RESERVED_BYTES:
+        return
+    if vfs() is None:
+        msg = "the file has page checksums, which this build of apsw can neither verify nor keep right"
+        raise StoreVersionError(msg, hint="Install apsw from PyPI: pip install --force-reinstall apsw")
+    if connection.pragma("checksum_verification") != "1":  # a VFS answers in text
+        msg = "SQLite does not verify the page checksums of the file"
+        raise StoreError(msg)
+
+
+def uri(path: str) -> str:
+    """The path as the beginning of a URI (sqlite.org/uri.html, 3.1)."""
+    return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a page was read whose checksum is wrong. Nothing was committed by the statement that met it."""
+    return getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA

@@ -1,0 +1,471 @@
+"""Seals and page checksums: a damaged row or page is a typed error, never an answer, and never an execution."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import pytest
+
+from idemreg import (
+    Claim,
+    FinishNotRecordedError,
+    IdemregError,
+    Registry,
+    Status,
+    StoreCorruptError,
+    StoreError,
+    SyncFailedError,
+)
+from idemreg.sqlite import pages, seals
+from idemreg.sqlite.seals import TASK_COLUMNS, claim_seal, running_seal, state_seal, success_seal, values_seal
+from idemreg.store import End
+from tests.support.processes import Script
+from tests.support.raw import connect, reseal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NORMAL: dict[str, Any] = {"durability": "normal"}
+
+
+def never() -> int:
+    pytest.fail("the body was entered")
+
+
+def tamper(path: Path, statement: str, *, seal: bool = False) -> None:
+    """Through a connection that keeps the page checksums right, so that nothing but the seal can tell."""
+    connection = connect(path)
+    connection.pragma("ignore_check_constraints", 1)
+    connection.execute(statement)
+    if seal:
+        reseal(connection)
+    connection.close()
+
+
+# --- what a seal covers -----------------------------------------------------------------------------------------
+
+
+def test_the_short_ways_to_a_seal_are_the_same_seal() -> None:
+    """A new row's and a plain success's are what the general function says, so that whoever verifies need not know."""
+    assert running_seal("t", 3, 7, 1, 99, (5, 6)) == state_seal("t", 3, 7, 1, 99, None, 5, 6, None, None)
+    assert success_seal("t", 7, 1, 5, 6, "[1]") == state_seal("t", 1, 7, 1, None, None, 5, 6, "[1]", None)
+    assert claim_seal("t", "n", "c", 1, None) == claim_seal("t", "n", "c", 1, None, None, None, None)
+
+
+def test_values_are_told_from_their_neighbours() -> None:
+    """No two rows have one seal because a text ends where another begins, or says "None"."""
+    assert claim_seal("ab", "c", "", 1, None) != claim_seal("a", "bc", "", 1, None)
+    assert claim_seal("a", "b", "", 1, None, None, "x", None) != claim_seal("a", "b", "", 1, None, None, None, "x")
+    assert claim_seal("a", "b", "", 1, None, None, "", None) != claim_seal("a", "b", "", 1, None)
+    state = ("t", 1, 7, 1, None, None, 5, 6)
+    assert len({state_seal(*state, *texts) for texts in (("a", "b"), ("ab", None), (None, "ab"), ("ab", ""))}) == 4
+    assert state_seal(*state, "None", None) != state_seal(*state, None, None)
+    assert values_seal((1, "2")) != values_seal((12, ""))
+    assert values_seal((None,)) != values_seal(("None",))
+
+
+def test_a_seal_takes_four_bytes() -> None:
+    """It is a signed number of 32 bits: SQLite would take six bytes for half of the unsigned ones."""
+    found = [values_seal((number,)) for number in range(1_000)]
+    assert all(-(2**31) <= seal < 2**31 for seal in found)
+    assert min(found) < 0 < max(found)
+
+
+# --- every column of a task, and every kind of call -------------------------------------------------------------
+
+CHANGES = {
+    "task_id": "'u'",
+    "status": "5",
+    "checksum": "replace(checksum, substr(checksum, 1, 1), 'f0')",
+    "updated_at": "updated_at + 1",
+    "boot_stamp": "boot_stamp + 1",
+    "name": "'joc'",
+    "token": "token + 1",
+    "attempt": "2",
+    "owner": "1",
+    "policy": "policy + 16",
+    "keep_ms": "1",
+    "result": "'8'",
+    "error": "'oh'",
+    "verdict": "1",
+    "settled_by": "'me'",
+    "evidence": "'it'",
+    "is_large": "1",
+    "note": "3",
+    "claim_seal": "claim_seal + 1",
+    "state_seal": "state_seal - 1",
+}
+
+# What a replay does not look at: not what it is answered from.
+BESIDE = {"policy", "keep_ms", "settled_by", "evidence", "is_large", "note", "claim_seal"}
+
+CALLS: dict[str, Callable[[Registry, str, Path], object]] = {
+    "run": lambda registry, task_id, _: registry.run(task_id, never, name="job"),
+    "claim": lambda registry, task_id, _: registry.claim(task_id, name="job"),
+    "batch": lambda registry, task_id, _: registry.claim_many([(task_id, None)], name="job"),
+    "add": lambda registry, task_id, _: registry.add(task_id, name="job"),
+    "get": lambda registry, task_id, _: registry.get(task_id),
+    "list": lambda registry, _, __: list(registry.tasks()),
+    "resolve": lambda registry, task_id, _: registry.resolve(task_id, "happened"),
+    "cancel": lambda registry, task_id, _: registry.cancel(task_id),
+    "forget": lambda registry, task_id, _: registry.forget(task_id, force=True),
+    "purge": lambda registry, _, __: registry.purge(older_than=0),
+    "export": lambda registry, _, __: list(registry.export_lines()),
+}
+
+
+def test_every_column_is_tried() -> None:
+    """The list of changes is the list of columns."""
+    assert list(CHANGES) == list(TASK_COLUMNS)
+
+
+@pytest.mark.parametrize("column", CHANGES)
+def test_a_changed_column_is_an_error(path: Path, column: str) -> None:
+    """Whatever is asked of the row: a typed error that names the task, and nothing is run or removed."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: 7, name="job", keep_for=0)
+    tamper(path, f"UPDATE idempotent_log SET {column} = {CHANGES[column]}")  # noqa: S608
+    task_id = "u" if column == "task_id" else "t"
+    for name, call in CALLS.items():
+        with Registry(path, **NORMAL) as registry:
+            if name == "run" and column in BESIDE:
+                assert registry.run(task_id, never, name="job").result == 7
+                continue
+            if name == "purge" and column == "status" and CHANGES[column] not in {"1", "5", "6"}:
+                continue
+            with pytest.raises(StoreCorruptError) as caught:
+                call(registry, task_id, path)
+            assert caught.value.task_id == task_id, name
+            assert "salvage" in caught.value.hint
+    connection = connect(path)
+    assert connection.execute("SELECT count(*) FROM idempotent_log").fetchall() == [(1,)]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "value", ["CAST(x'ff' AS TEXT)", "''", "CAST(x'edb080' AS TEXT)"], ids=["no UTF-8", "empty", "surrogate"]
+)
+def test_a_damaged_text_is_an_error(path: Path, value: str) -> None:
+    """Also one that is no text at all any more."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: 7, name="job")
+    tamper(path, f"UPDATE idempotent_log SET result = {value}")  # noqa: S608
+    for call in ("run", "claim", "get", "list", "purge"):
+        with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+            CALLS[call](registry, "t", path)
+
+
+@pytest.mark.parametrize("column", ["result", "error"])
+def test_a_large_value_is_under_the_seal_of_its_row(path: Path, column: str) -> None:
+    """Although it lies in another table."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: "x" * 1_000, name="job")
+    tamper(path, f"UPDATE idempotent_large SET {column} = coalesce(replace({column}, 'xx', 'xy'), 'oh')")  # noqa: S608
+    for call in ("run", "claim", "get", "list"):
+        with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+            CALLS[call](registry, "t", path)
+
+
+RUNNING = [("status", "4"), ("token", "token + 1"), ("owner", "owner + 1"), ("attempt", "9"), ("policy", "161")]
+
+
+@pytest.mark.parametrize(("column", "value"), RUNNING)
+def test_a_running_row_that_was_changed_is_not_taken_over(path: Path, column: str, value: str) -> None:
+    """Its owner is dead: by what the row says now another would run it."""
+    die(path)
+    tamper(path, f"UPDATE idempotent_log SET {column} = {value}")  # noqa: S608
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t", never, name="job", on_crash="rerun")
+
+
+def die(path: Path) -> None:
+    script = """
+        from idemreg import Registry
+        claim = Registry(sys.argv[1], durability="normal").claim("t", name="job", on_crash="rerun")
+        say("claimed")
+        wait()
+    """
+    with Script(script, path) as process:
+        process.expect("claimed")
+        process.kill()
+
+
+OWNER = (
+    *("lock_id", "boot_id", "pid", "pid_ns", "time_ns", "started", "host", "command"),
+    *("notes_at", "notes", "claims", "seal"),
+)
+
+
+@pytest.mark.parametrize("column", OWNER)
+def test_a_changed_record_of_an_owner_proves_nothing(path: Path, column: str) -> None:
+    """Whether it is dead is not decided by such a record."""
+    die(path)
+    value = f"{column} || 'x'" if column in {"lock_id", "boot_id", "host", "command"} else f"coalesce({column}, 0) + 1"
+    tamper(path, f"UPDATE idempotent_owner SET {column} = {value}")  # noqa: S608
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t", never, name="job", on_crash="rerun")
+
+
+@pytest.mark.parametrize("column", ["registry_id", "lock_id", "boot_id", "floor", "seal"])
+def test_a_changed_row_about_the_file_is_an_error(path: Path, column: str) -> None:
+    """A smaller floor would give a token twice."""
+    with Registry(path, **NORMAL) as registry:
+        registry.open()
+    value = f"{column} - 1" if column in {"floor", "seal"} else f"{column} || 'x'"
+    tamper(path, f"UPDATE idempotent_registry SET {column} = {value}")  # noqa: S608
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t", never, name="job")
+
+
+def test_a_floor_that_changes_under_a_live_registry_is_an_error(path: Path) -> None:
+    """It is verified whenever it is read."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: 1, name="job")
+        tamper(path, "UPDATE idempotent_registry SET floor = 0")
+        with pytest.raises(StoreCorruptError):
+            registry.run("u", never, name="job")
+
+
+# --- every step keeps them --------------------------------------------------------------------------------------
+
+
+def fail(text: str) -> None:
+    raise LookupError(text)
+
+
+def attempt(registry: Registry, task_id: str, job: Callable[[], object], **options: Any) -> None:
+    with contextlib.suppress(IdemregError, LookupError):
+        registry.run(task_id, job, name="job", **options)
+
+
+def test_every_way_that_a_row_goes_leaves_it_sealed(path: Path, tmp_path: Path) -> None:
+    """Each transition, in and out of the large table, by batch, by import and by a backup: all rows read back."""
+    with Registry(path, **NORMAL) as registry:
+        for number, length in enumerate((1, 1_000)):
+            text = "x" * length
+            attempt(registry, f"done:{number}", lambda text=text: text)  # type: ignore[misc]
+            for _ in range(2):
+                attempt(registry, f"failed:{number}", partial(fail, text))
+            attempt(registry, f"unknown:{number}", partial(fail, text), unknown_on=LookupError)
+            registry.resolve(f"unknown:{number}", "happened", result=text, evidence="seen")
+            attempt(registry, f"again:{number}", partial(fail, "y" * (1_001 - length)))
+            attempt(registry, f"again:{number}", lambda text=text: text)  # type: ignore[misc]
+        registry.add("pending", name="job")
+        registry.skip("pending", "not today")
+        registry.claim("released", name="job").release()
+        first, other = registry.claim_many([("batch:0", None), ("batch:1", None)], name="job")
+        assert isinstance(first, Claim)
+        assert isinstance(other, Claim)
+        with first:
+            first.result = 1
+        other.release()
+        unbound = registry.claim("unbound", name="job")
+        unbound.end(End.release(unbound.grant, nothing_ran=True))
+        with registry.claim("open", name="job"):
+            rows = {task.task_id: task.status for task in registry.tasks()}
+            assert rows["open"] is Status.RUNNING
+        assert registry.run("unbound", lambda: 1, name="another").attempt == 1
+        registry.forget("released")
+        registry.backup(tmp_path / "copy.db")
+        exported = list(registry.export_lines())
+        kept = len(list(registry.tasks()))
+        assert kept == len(rows) - 1 == 13
+    for name in ("copy.db", "new.db"):
+        with Registry(tmp_path / name, **NORMAL) as registry:
+            if name == "new.db":
+                registry.import_lines(exported)
+            assert len(list(registry.tasks())) == kept
+            assert not [one for one in registry.doctor() if one.code in {"seal-broken", "integrity", "check-failed"}]
+
+
+# --- pages ------------------------------------------------------------------------------------------------------
+
+
+def closed_file(path: Path) -> bytes:
+    """A small file at rest, in which "t" has succeeded."""
+    with Registry(path, **NORMAL) as registry:
+        for number in range(40):
+            registry.run(f"before:{number}", lambda: 1, name="job")
+        registry.run("t", lambda: 7, name="job")
+    assert not os.path.exists(f"{path}-wal")
+    return path.read_bytes()
+
+
+# Every byte would take minutes. All those of the header with one bit, and of the rest others with each.
+@pytest.mark.parametrize("bit", [0, 3, 6])
+def test_a_flipped_bit_of_a_page_hides_nothing(path: Path, bit: int) -> None:
+    """Wherever it is: the same answer, or a typed error. Never an execution."""
+    whole = closed_file(path)
+    lock = (path.parent / f"{path.name}-lock").read_bytes()
+    errors = 0
+    offsets = {*range(100 if bit == 3 else 0), *range(bit, len(whole), 97)}
+    for offset in sorted(offsets):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
+        (path.parent / f"{path.name}-lock").write_bytes(lock)
+        try:
+            with Registry(path, **NORMAL) as registry:
+                assert registry.run("t", never, name="job").result == 7, offset
+        except StoreError:
+            errors += 1
+        for end in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{path}{end}")
+    assert errors >= len(offsets) / 2  # on pages that nobody needed it is met by nobody
+
+
+def test_a_flip_that_would_hide_a_row_is_an_error(path: Path) -> None:
+    """The first letter of a finished task's id on its page: a search would pass it by, and run it again."""
+    whole = closed_file(path)
+    assert b"before:7" in whole
+    path.write_bytes(whole.replace(b"before:7", b"bezore:7"))
+    with Registry(path, **NORMAL) as registry:
+        for call in ("run", "claim"):
+            with pytest.raises(StoreCorruptError, match="wrong checksum") as caught:
+                CALLS[call](registry, "before:7", path)
+            assert "salvage" in caught.value.hint
+
+
+def test_a_bad_page_met_by_a_finish_leaves_nothing_unsure(path: Path) -> None:
+    """The finish was never committed, which is known: no reading again, and no word of a failed sync."""
+    with Registry(path, **NORMAL) as registry:
+        claim = registry.claim("t", name="shipping")
+        registry.checkpoint("TRUNCATE")
+        whole = content(path)
+        damaged = whole.replace(b"shipping", b"shipqing")
+        assert damaged != whole
+        overwrite(path, damaged)
+        tamper(path, "CREATE TABLE another (x)")  # so that the pages are read anew
+        with pytest.raises(FinishNotRecordedError) as caught:
+            claim.succeed(1)
+        assert isinstance(caught.value.__cause__, StoreCorruptError)
+        overwrite(path, whole)
+        assert "sync-failed" not in {one.code for one in registry.doctor()}
+    assert not isinstance(caught.value.__cause__, SyncFailedError)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """From another process: a descriptor that this one closes would drop SQLite's locks."""
+    (path.parent / "data").write_bytes(data)
+    script = "open(sys.argv[1], 'r+b').write(open(sys.argv[2], 'rb').read())"
+    with Script(script, path, path.parent / "data") as process:
+        assert process.end() == 0
+
+
+def content(path: Path) -> bytes:
+    """Likewise."""
+    with Script("open(sys.argv[2], 'wb').write(open(sys.argv[1], 'rb').read())", path, path.parent / "data") as process:
+        assert process.end() == 0
+    return (path.parent / "data").read_bytes()
+
+
+def test_a_flip_in_the_wal_of_a_live_registry_is_an_error(path: Path) -> None:
+    """SQLite verifies the frames of the -wal only after a crash: of the row, the seal tells."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: "the result", name="job")
+        wal = path.parent / f"{path.name}-wal"
+        content = wal.read_bytes()
+        assert content.count(b"the result")
+        wal.write_bytes(content.replace(b"the result", b"the resuly"))
+        for call in ("run", "claim", "get", "list"):
+            with Registry(path, **NORMAL) as other, pytest.raises(StoreCorruptError):
+                CALLS[call](other, "t", path)
+
+
+def test_a_backup_has_right_checksums(path: Path, tmp_path: Path) -> None:
+    """Of pages from the -wal as well, and of more than SQLite keeps in memory."""
+    with Registry(path, **NORMAL) as registry:
+        for number in range(40):
+            registry.run(f"t:{number}", lambda: "x" * 100_000, name="job")
+        registry.backup(tmp_path / "copy.db")
+    connection = connect(tmp_path / "copy.db")
+    assert connection.pragma("page_count") > 1_500
+    assert connection.pragma("checksum_verification") == "1"
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute("SELECT count(*) FROM idempotent_log").fetchall() == [(40,)]
+    connection.close()
+
+
+# --- the process around it --------------------------------------------------------------------------------------
+
+
+def test_the_default_vfs_stays_what_it_was(path: Path, tmp_path: Path) -> None:
+    """Another program's files in the same process are opened as before, whatever bytes they reserve."""
+    script = """
+        import apsw
+        before = apsw.vfs_names()
+        from idemreg import Registry
+        with Registry(sys.argv[1]) as registry:
+            registry.run("t", lambda: 1)
+        say(*(before[0], apsw.vfs_names()[0], set(apsw.vfs_names()) - set(before)))
+        other = apsw.Connection(sys.argv[2])
+        other.reserve_bytes(reserve=8)
+        other.execute("create table t (x); insert into t values (zeroblob(100))")
+        say(other.open_vfs, other.pragma("checksum_verification"))
+    """
+    with Script(script, path, tmp_path / "other.db") as process:
+        assert process.line() == "unix unix {'cksmvfs'}"
+        assert process.line() == "unix None"
+    assert (tmp_path / "other.db").read_bytes()[2 * 4096 - 8 : 2 * 4096] == bytes(8)
+
+
+WITHOUT = """
+    import idemreg.sqlite.pages as pages
+    pages.LIBRARY = "/nowhere/cksumvfs.so"
+    from idemreg import Registry, StoreVersionError
+    registry = Registry(sys.argv[1])
+    try:
+        say(registry.run("t", lambda: 7, name="job").result)
+    except StoreVersionError as error:
+        say("refused:", "PyPI" in error.hint)
+    say(*sorted(one.code for one in registry.doctor() if "checksums" in one.code))
+"""
+
+
+def test_without_the_extension_a_new_file_works(path: Path) -> None:
+    """It has no page checksums, which the doctor says; its seals hold, here as well as where the extension is."""
+    with Script(WITHOUT, path) as process:
+        process.expect("7")
+        process.expect("page-checksums-missing")
+    assert path.read_bytes()[20] == 0
+    with Registry(path, **NORMAL) as registry:
+        assert registry.run("t", never, name="job").result == 7
+    tamper(path, "UPDATE idempotent_log SET result = '8'")
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t", never, name="job")
+
+
+def test_without_the_extension_a_file_with_checksums_is_refused(path: Path) -> None:
+    """It would leave wrong checksums behind."""
+    before = closed_file(path)
+    with Script(WITHOUT, path) as process:
+        process.expect("refused: True")
+    assert path.read_bytes() == before
+
+
+def test_what_another_program_writes_without_checksums_is_refused(path: Path) -> None:
+    """It fails closed, and a connection that keeps them right (or only reads) harms nothing."""
+    closed_file(path)
+    reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    assert reader.execute("SELECT count(*) FROM idempotent_log").fetchall() == [(41,)]
+    reader.close()
+    tamper(path, "UPDATE idempotent_log SET policy = policy")
+    with Registry(path, **NORMAL) as registry:
+        assert registry.run("t", never, name="job").result == 7
+    writer = apsw.Connection(str(path))
+    writer.execute("CREATE TABLE another (x)")
+    writer.close()
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t", never, name="job")
+
+
+def test_it_is_loaded_once() -> None:
+    """And is there in every process whose apsw comes from PyPI."""
+    assert pages.vfs() == pages.vfs() == "cksmvfs"
+    assert apsw.vfs_names().count("cksmvfs") == 1
+    assert os.path.exists(pages.LIBRARY)
+    assert seals.TASK_COLUMNS[-1] == "state_seal"
