@@ -87,6 +87,9 @@ CAS_INSERT: Final = Patch(
 )
 NO_CAS: Final = Off("compare-and-set", (CAS_CLAIM, CAS_SETTLE, CAS_FORGET))
 
+# A verdict over a row that is another by now leaves it with a seal that does not hold.
+NO_SEAL: Final = Off("seal", (Patch(TASKS, "    if not task_holds(row):", "    if row is None:"),))
+
 HELD: Final = "        if oslock.is_held(self._lock_file.fd, owner_byte(owner)):\n"
 NO_LOCK: Final = Off("owner lock", (Patch(LIVENESS, HELD, "        if owner < 0:\n"),))
 STILL_THERE: Final = Patch(LIVENESS, "        if self._still_there(record):\n", "        if record.id < 0:\n")
@@ -184,9 +187,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     SQLITE + "claiming.py",
-                    "        if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note):\n",
-                    "        tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note)\n"
-                    "        if row.token < 0:\n",
+                    "stamp, note):\n            raise changed_under_lock(row.task_id)\n        self",
+                    "stamp, note):\n            pass\n        self",
                 ),
             ),
             "test_of_two_who_decide_over_one_row_one_has_his_way",
@@ -196,12 +198,6 @@ _WRITERS: Final = (
             "a first claim takes over the row of another first claim",
             (CAS_INSERT,),
             "test_of_two_first_claims_one_is_granted",
-        ),
-        Row(
-            "settle-without-token",
-            "a verdict is written into whatever the row has become",
-            (CAS_SETTLE,),
-            "test_of_two_who_decide_over_one_row_one_has_his_way",
         ),
         Row(
             "forget-without-token",
@@ -238,6 +234,17 @@ _WRITERS: Final = (
             "a first claim trusts the token floor that it read before: a forgotten token is given again",
             (Patch(TASKS, "AND floor = ? ON CONFLICT", "AND ? > 0 ON CONFLICT"),),
             "test_a_token_that_was_forgotten_elsewhere_is_not_given_again",
+        ),
+    ),
+    *mutants(
+        "compare-and-set",
+        NO_TURN + NO_TRANSACTION + NO_SEAL,
+        TESTS + "test_compare_and_set.py",
+        Row(
+            "settle-without-token",
+            "a verdict is written into whatever the row has become",
+            (CAS_SETTLE,),
+            "test_of_two_who_decide_over_one_row_one_has_his_way",
         ),
     ),
     *mutants(
