@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.sqlite import records, tasks
@@ -55,6 +56,7 @@ class Claiming(NamedTuple):
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
             raise StoreCorruptError(msg, task_id=wanted.task_id)
         decision, owner_info = _judge(self.connection, self.owners, row, wanted)
+        faults.point("claim.decided")
         if (answer := _answer(decision, row, owner_info)) is not None:
             return answer
         if decision is Decision.VERIFY and self.batch is not None:

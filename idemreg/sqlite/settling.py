@@ -50,6 +50,7 @@ class Settler(Keeper):
                 status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
                 if status is None or (settlement.verifying is not None and not verifying):
                     return Lost(row)
+                faults.point("settle.decided")
                 if not tasks.settle(connection, row, status, settlement, opened.stamp()):
                     raise changed_under_lock(task_id)
                 if row.status is Status.RUNNING and row.owner is not None:
@@ -84,6 +85,7 @@ class Settler(Keeper):
                     return Lost(row)
                 if not may_forget(row, self._liveness(connection, opened, row), force=force):
                     return Lost(row)
+                faults.point("forget.decided")
                 if not tasks.forget(connection, row):
                     raise changed_under_lock(task_id)
                 if row.owner is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tests.mutants import (
+    catalogue_barriers,
     catalogue_clock,
+    catalogue_guard,
     catalogue_kills,
     catalogue_powercut,
     catalogue_resources,
@@ -72,6 +74,8 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
 
 _AREAS: Final = (
     _MUTANTS,
+    catalogue_barriers.BARRIERS,
+    catalogue_guard.FILES,
     catalogue_rest.REST,
     catalogue_clock.CLOCKS,
     catalogue_simulation.MUTANTS,
