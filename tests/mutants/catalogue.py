@@ -62,7 +62,7 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/connection.py",
-                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())",
+                "connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)",
                 "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
             ),
             Patch(

@@ -308,7 +308,7 @@ _TOKENS: Final = (
         Row(
             "boot-without-epoch",
             "the first opener after a boot raises no epoch: a token that a power cut took comes back",
-            (Patch(SQLITE + "upkeep.py", "((floor >> EPOCH_BITS) + 1) << EPOCH_BITS", "floor"),),
+            (Patch(SQLITE + "upkeep.py", "(max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS", "floor"),),
         ),
     ),
 )
@@ -694,7 +694,7 @@ _DECISIONS: Final = (
             (
                 Patch(
                     SQLITE + "upkeep.py",
-                    "if lock_file.has_database and not _has_content(location.database):",
+                    "if lock_file.has_database and not has_content(location.database):",
                     "if lock_file.fd < 0:",
                 ),
             ),

@@ -34,8 +34,8 @@ _GUARD: Final = mutants(
         (
             Patch(
                 BACKEND,
-                "                opened.database.check_files()\n            if self._unsettled",
-                "            if self._unsettled",
+                '                opened.database.check_files()\n                faults.point("claim.committed")  #',
+                '                faults.point("claim.committed")  #',
             ),
         ),
         f"{_BEGINS}[normal-database deleted]",
@@ -174,7 +174,7 @@ _PAGES: Final = mutants(
         (
             Patch(
                 "idemreg/sqlite/connection.py",
-                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())",
+                "connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)",
                 "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
             ),
             Patch(

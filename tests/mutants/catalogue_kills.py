@@ -11,8 +11,13 @@ __all__ = ["MUTANTS"]
 NO_TURN: Final = (
     Patch(
         "idemreg/sqlite/writing.py",
-        "            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n",
-        "            pass\n",
+        "the gate itself\n            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n",
+        "the gate itself\n            pass\n",
+    ),
+    Patch(
+        "idemreg/sqlite/writing.py",
+        "        try:\n            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)\n",
+        "        try:\n            pass\n",
     ),
     Patch("idemreg/sqlite/writing.py", "        if not self._turn.take(until):\n", "        if False:\n"),
 )
@@ -120,7 +125,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/tasks.py",
-                '    connection.execute("UPDATE idempotent_registry SET floor = max(floor, ?)", (row.token,))\n',
+                "    raise_floor(connection, row.token)\n",
                 "",
             ),
         ),
@@ -131,8 +136,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/tasks.py",
-                'verdict = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"\n',
-                'verdict = ? WHERE task_id = ? AND ? > 0 AND ? > 0 AND status = 3"\n',
+                'verdict = ?, state_seal = ? WHERE task_id = ? AND token = ? AND owner = ?"\n',
+                'verdict = ?, state_seal = ? WHERE task_id = ? AND ? > 0 AND ? > 0"\n',
             ),
         ),
     ),

@@ -22,7 +22,7 @@ REST: Final[tuple[Mutant, ...]] = (
         "tokens return with an older copy of the file",
         (
             Patch(_UPKEEP, "if is_changed or registered.boot_id != boot_id:", "if registered.boot_id != boot_id:"),
-            Patch(_UPKEEP, "(max(registered.epoch, highest) + 1)", "(registered.epoch + 1)"),
+            Patch(_UPKEEP, "(max(floor >> EPOCH_BITS, highest) + 1)", "((floor >> EPOCH_BITS) + 1)"),
         ),
     ),
     Mutant(
@@ -56,6 +56,13 @@ REST: Final[tuple[Mutant, ...]] = (
     Mutant(
         "rest-without-whole",
         "a database that others have changed is not checked as a whole",
-        (Patch(_UPKEEP, "if verdict.is_strange and", "if False and"),),
+        (
+            Patch(
+                _UPKEEP,
+                "    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:\n        ((",
+                "    if False:\n        ((",
+            ),
+            Patch(_UPKEEP, "<= rest.CHECKED_BYTES:\n            check_seals", "< 0:\n            check_seals"),
+        ),
     ),
 )

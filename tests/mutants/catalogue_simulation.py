@@ -135,8 +135,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 TASKS,
-                '" error = ?, is_large = ?, verdict = ? WHERE task_id = ? AND token = ? AND owner = ? AND status = 3"',
-                '" error = ?, is_large = ?, verdict = ? WHERE task_id = ? AND ? * 0 = ? * 0 AND status = 3"',
+                'verdict = ?, state_seal = ? WHERE task_id = ? AND token = ? AND owner = ?"',
+                'verdict = ?, state_seal = ? WHERE task_id = ? AND ? * 0 = ? * 0"',
             ),
         ),
     ),
@@ -151,7 +151,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 TASKS,
-                '    connection.execute("UPDATE idempotent_registry SET floor = max(floor, ?)", (row.token,))\n',
+                "    raise_floor(connection, row.token)\n",
                 "",
             ),
         ),
@@ -159,21 +159,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "purge-keeps-floor",
         "a purged row's token may be given again",
-        (Patch("idemreg/sqlite/purging.py", "    if highest > lowest:", "    if False:"),),
+        (Patch("idemreg/sqlite/purging.py", "    raise_floor(connection, highest)\n", ""),),
     ),
     Mutant(
         "hot-insert-ignores-floor",
         "the first claim of a task does not check the floor that it stands on",
-        (
-            Patch(
-                TASKS, '" WHERE schema_version = ? AND floor = ? ON', '" WHERE schema_version = ? AND floor >= 0 * ? ON'
-            ),
-        ),
+        (Patch(TASKS, "WHERE schema_version = ? AND floor = ? ON", "WHERE schema_version = ? AND floor >= 0 * ? ON"),),
     ),
     Mutant(
         "epoch-not-raised",
         "the first opener after a boot raises no epoch",
-        (Patch(UPKEEP, "            floor = (registered.epoch + 1) << EPOCH_BITS", "            pass"),),
+        (
+            Patch(
+                UPKEEP, "            floor = (max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS", "            pass"
+            ),
+        ),
     ),
     Mutant(
         "released-keeps-attempt",
@@ -200,15 +200,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 OWNERS,
-                "            if liveness is Liveness.DEAD:\n                tasks.forget_owner",
-                "            if False:\n                tasks.forget_owner",
+                "            if liveness is Liveness.DEAD:\n                records.forget_owner",
+                "            if False:\n                records.forget_owner",
             ),
         ),
     ),
     Mutant(
         "batch-record-left-behind",
         "a batch's claims are not counted down when others end them",
-        (Patch(CLAIMING, "            tasks.leave_batch(self.connection, row.owner)", "            pass"),),
+        (Patch(CLAIMING, "            records.leave_batch(self.connection, row.owner)", "            pass"),),
     ),
     # --- syncing ----------------------------------------------------------------------------------------------------
     Mutant(
