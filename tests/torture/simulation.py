@@ -12,6 +12,9 @@ __all__ = ["TRIAL"]
 
 FIRST_MUTANT: Final = "finish-without-token"  # of the common catalogue
 ENOUGH: Final = 3  # violations of one part: there is no need to go on
+# Not found within two thousand schedules: it takes a third process that reads in between. For the power cuts' trial.
+NOT_FOUND: Final = frozenset({"header-behind-sync"})
+FOUND: Final = (FIRST_MUTANT, *(one.name for one in MUTANTS if one.name not in NOT_FOUND))
 APART: Final = 2**32  # seeds of the schedules of one part
 
 
@@ -34,4 +37,4 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-TRIAL: Final = Trial("simulation", "schedules", 200_000, 1_000, run, (FIRST_MUTANT, *(one.name for one in MUTANTS)))
+TRIAL: Final = Trial("simulation", "schedules", 200_000, 1_000, run, FOUND)
