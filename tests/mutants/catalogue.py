@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.mutants.catalogue_door import DOOR
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -62,4 +63,4 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in _MUTANTS}
+CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *DOOR)}
