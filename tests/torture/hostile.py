@@ -426,6 +426,12 @@ def _decorated(registry: Registry, task_id: Any, payload: Any, name: str, _numbe
     job(task_id, payload)
 
 
+def _batch(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
+    for claim in registry.claim_many([(task_id, payload)], name=name):
+        if isinstance(claim, Claim):
+            claim.release()
+
+
 def _effects(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
     with registry.claim(task_id, name=name) as claim, claim.transaction() as tx:
         tx.execute(name, (payload,))
@@ -442,7 +448,7 @@ CALLS: Final[dict[str, Callable[[Registry, Any, Any, str, Any], object]]] = {
     "effects": _effects,
     "add": lambda r, t, p, n, _: r.add(t, payload=p, name=n),
     "get": lambda r, t, _p, _n, _x: r.get(t),
-    "batch": lambda r, t, p, n, _: [one.release() for one in r.claim_many([(t, p)], name=n) if isinstance(one, Claim)],
+    "batch": _batch,
     "consume": lambda r, t, p, n, _: list(r.consume([p], lambda one: one, task_id=lambda _one: t, name=n)),
     "resolve": lambda r, t, p, n, _: r.resolve(t, "happened", result=p, evidence=n, by=n),
     "resolve verdict": lambda r, t, _p, n, _x: r.resolve(t, n),  # type: ignore[arg-type]
