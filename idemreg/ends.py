@@ -160,7 +160,9 @@ def told(error: BaseException, options: Options) -> str:
 
 def lost_result(error: ResultError, options: Options) -> str:
     """What is stored in place of a result that cannot be."""
-    return "ResultError" if options.secrecy.error_detail == "type" else f"ResultError: {error.message}"
+    if options.secrecy.error_detail == "type":
+        return "ResultError"
+    return bounded(f"ResultError: {error.message}", MESSAGE_CHARACTERS)  # it may quote a key of the result
 
 
 def describe(error: BaseException, detail: ErrorDetail = "traceback") -> str:

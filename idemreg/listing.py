@@ -30,10 +30,19 @@ def query_of(
     newer_than: float | timedelta | None = None,
     dead: bool = False,
 ) -> Query:
-    """The query for these words; ValueError where a status or a duration is none."""
+    """The query for these words; ValueError where a status or a duration is none, or a text no valid Unicode."""
     statuses = None if status is None else frozenset({status} if isinstance(status, Status) else map(Status, status))
     older, newer = _milliseconds(older_than, "older_than"), _milliseconds(newer_than, "newer_than")
-    return Query(statuses, prefix, name, older, newer, dead)
+    return Query(statuses, _text(prefix, "prefix"), None if name is None else _text(name, "name"), older, newer, dead)
+
+
+def _text(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        msg = f"{what} is no valid Unicode: {text[:80]!a}"
+        raise ValueError(msg) from None
+    return text
 
 
 def _milliseconds(duration: float | timedelta | None, what: str) -> int | None:

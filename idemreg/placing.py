@@ -16,9 +16,11 @@ from idemreg.errors import StoreError, StorePathError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["PART", "make_file", "new_file"]
+__all__ = ["COMPANIONS", "PART", "make_file", "new_file", "refuse_companion"]
 
 PART: Final = ".part-"
+# What stands beside a database, by its name, and is taken for a part of it.
+COMPANIONS: Final = ("-wal", "-shm", "-journal", "-lock")
 FILE_MODE: Final = 0o600  # what a job printed may be secret
 
 
@@ -26,9 +28,11 @@ FILE_MODE: Final = 0o600  # what a job printed may be secret
 def new_file(path: str) -> Iterator[str]:
     """Give the path of an empty file to be written and closed; at the end of the block it becomes ``path``, durably.
 
-    `StorePathError` where ``path`` exists, before and after; whatever the block raises removes what it wrote.
+    `StorePathError` where it would be taken for a part of a database that is there, and where ``path`` exists, before
+    and after; whatever the block raises removes what it wrote.
     """
     _refuse_existing(path)
+    refuse_companion(path)
     part = f"{path}{PART}{os.urandom(8).hex()}"
     try:
         _create(part, path)
@@ -55,6 +59,14 @@ def _refuse_existing(path: str) -> None:
     if os.path.lexists(path):
         msg = f"{path} exists already"
         raise StorePathError(msg, hint="Name a file that does not exist yet; nothing is overwritten.")
+
+
+def refuse_companion(path: str) -> None:
+    """`StorePathError` where a new file of this name would be taken for a part of a database that is there."""
+    for end in COMPANIONS:
+        if path.endswith(end) and os.path.lexists(path.removesuffix(end)):
+            msg = f"{path} would be taken for a part of {path.removesuffix(end)}"
+            raise StorePathError(msg, hint="Choose another name.")
 
 
 def _create(part: str, path: str) -> None:

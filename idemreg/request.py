@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_task", "check_job", "checksum", "job_name", "wanted"]
 
+MAX_NAME_CHARACTERS: Final = 1_000
+
 # What the code of a function says of its calls (`inspect` has these numbers as well, and takes 5 ms to import).
 _GENERATOR: Final = 0x20
 _COROUTINE: Final = 0x80
@@ -27,8 +29,10 @@ _ASYNC_GENERATOR: Final = 0x200
 
 
 def wanted(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
-    """The request for a claim; `TaskIdError` where the task_id is malformed."""
+    """The request for a claim; `TaskIdError` where the task_id is malformed, ValueError where the name is none."""
     key = options.secrecy.key
+    if type(name) is not str or len(name) > MAX_NAME_CHARACTERS or not name.isascii():
+        _check_name(name)
     return Wanted(
         check_task_id(task_id),
         name,
@@ -39,6 +43,15 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
         options.verify is not None,
         options.durable,
     )
+
+
+def _check_name(name: object) -> None:
+    if type(name) is not str:
+        msg = f"name is text, not {type(name).__name__}"
+        raise TypeError(msg)
+    if len(name) > MAX_NAME_CHARACTERS or any("\ud800" <= character <= "\udfff" for character in name):
+        msg = f"name is at most {MAX_NAME_CHARACTERS:,} characters of valid Unicode, not {name[:80]!a}"
+        raise ValueError(msg)
 
 
 def checksum(content: bytes, options: Options) -> str:

@@ -372,6 +372,28 @@ def test_a_huge_error_is_bounded(registry: Registry) -> None:
     assert len(row.error or "") <= 4_096
 
 
+def test_a_result_whose_loss_has_a_name_that_is_no_text_is_stored_as_lost(registry: Registry) -> None:
+    """What the error quotes of it may be anything, and of any length."""
+    for task_id, key in (("surrogate", "\ud800"), ("long", "x" * 100_000)):
+        with pytest.raises(ResultError):
+            registry.run(task_id, lambda key=key: {key: object()})  # type: ignore[misc]
+        row = registry.get(task_id)
+        assert row is not None
+        assert row.status is Status.SUCCEEDED
+        assert (row.error or "").startswith("ResultError: ")
+        assert len(row.error or "") <= 1_000
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 1_001, 7, None, b"job"])
+def test_a_name_that_cannot_be_stored_is_refused_at_once(registry: Registry, name: Any) -> None:
+    """Before anything runs, and by an error that says so."""
+    for call in (registry.claim, registry.add):
+        with pytest.raises((ValueError, TypeError), match="name"):
+            call("task", name=name)
+    with pytest.raises(ValueError, match="name is no valid Unicode"):
+        list(registry.tasks(name="\ud800"))
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 

@@ -7,20 +7,20 @@ import contextlib
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
 from idemreg import AsyncRegistry, Registry, StoreCorruptError, StoreError, StorePathError, StoreVersionError
-from idemreg.sqlite import trust
+from idemreg.placing import COMPANIONS
 from idemreg.sqlite.upkeep import SCHEMA
 from tests.support import raw
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 STRANGER = 65_534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
@@ -92,7 +92,7 @@ def device(place: str) -> None:
 
 
 @pytest.mark.parametrize("plant", [fifo, link, bound, device, os.mkdir])
-@pytest.mark.parametrize("end", trust.COMPANIONS)
+@pytest.mark.parametrize("end", COMPANIONS)
 def test_what_is_no_file_is_refused_beside_the_database(used: Path, end: str, plant: Callable[[str], None]) -> None:
     """By force as well, at once, and nothing is written through it."""
     place = f"{used}{end}"
@@ -106,7 +106,7 @@ def test_what_is_no_file_is_refused_beside_the_database(used: Path, end: str, pl
 
 
 @needs_root
-@pytest.mark.parametrize("end", ["", *trust.COMPANIONS])
+@pytest.mark.parametrize("end", ["", *COMPANIONS])
 def test_another_users_file_is_refused_unless_forced(used: Path, end: str) -> None:
     """Root looks after everybody's files, but not after one that another user has put beside those of a second."""
     place = f"{used}{end}"
@@ -382,3 +382,28 @@ def test_a_trigger_that_comes_later_is_not_carried_out(used: Path) -> None:
         assert registry.get("before") is not None
         assert registry.get("after") is not None
     refuse(used, StoreCorruptError)
+
+
+@pytest.mark.parametrize("end", COMPANIONS)
+def test_nothing_is_made_under_the_name_of_a_part_of_a_registry(used: Path, end: str) -> None:
+    """A backup or a second registry there would be taken for its -wal, -shm, -journal or lock file, or removed."""
+    place = Path(f"{used}{end}")
+    place.unlink(missing_ok=True)
+    with pytest.raises(StorePathError):
+        Registry(place).open()
+    with Registry(used) as registry, pytest.raises(StorePathError):
+        registry.backup(place)
+    assert is_replayed(used)
+
+
+@pytest.mark.parametrize(
+    ("sql", "bindings"), [("SELECT '\ud800'", ()), ("SELECT ?", (2**63,)), ("SELECT ?", ("\udcff",))]
+)
+def test_what_sqlite_cannot_take_is_an_error_of_the_statement(
+    used: Path, sql: str, bindings: tuple[object, ...]
+) -> None:
+    """A `StoreError`, as any other that a job's own statement meets, and the transaction goes on."""
+    with Registry(used) as registry, registry.claim("effects") as claim, claim.transaction() as tx:
+        with pytest.raises(StoreError):
+            tx.execute(sql, bindings)
+        claim.result = tx.execute("SELECT 1")[0][0]

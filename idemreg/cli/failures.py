@@ -72,17 +72,15 @@ def guarded(work: Callable[[], Any], settings: Settings) -> int:
 
 def _guarded(work: Callable[[], Any], settings: Settings) -> int:
     try:
-        code = work()
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        code = _exit_code_of(work)
+        sys.stdout.flush()  # what cannot be written is told here, and not by Python at its exit
+        return code
     except BrokenPipeError:
         _let_go_of(sys.stdout)
         return BROKEN_PIPE
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stderr.write(f"{error.message}\n")
         return USAGE
-    except click.exceptions.Exit as error:
-        return error.exit_code
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
@@ -93,6 +91,14 @@ def _guarded(work: Callable[[], Any], settings: Settings) -> int:
             _write_traceback(error)
         _write(report, as_json=settings.json)
         return int(report["exit_code"])
+
+
+def _exit_code_of(work: Callable[[], Any]) -> int:
+    try:
+        code = work()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return code if isinstance(code, int) else 0
 
 
 def describe(error: BaseException, settings: Settings) -> dict[str, Any]:

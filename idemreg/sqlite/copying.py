@@ -18,7 +18,7 @@ import apsw
 
 from idemreg import faults
 from idemreg.errors import StorePathError
-from idemreg.placing import new_file
+from idemreg.placing import COMPANIONS, new_file
 from idemreg.sqlite import pages
 from idemreg.sqlite.connection import translate
 from idemreg.sqlite.records import floor
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["copy"]
 
 STEP_PAGES: Final = 500  # one megabyte between two looks at the clock, or for Ctrl-C
-
-# What stands beside a database and speaks for another one that was there: SQLite would apply an old -wal or -journal to
-# the new file, and an old lock file must never get a database silently.
-SUFFIXES: Final = ("-wal", "-shm", "-journal", "-lock")
 
 
 def copy(connection: Connection, schema_version: int, path: str, progress: Callable[[int, int], None] | None) -> Backup:
@@ -54,7 +50,8 @@ def copy(connection: Connection, schema_version: int, path: str, progress: Calla
 
 
 def _refuse_remains(path: str) -> None:
-    for suffix in SUFFIXES:
+    """SQLite would apply an old -wal or -journal to the copy; an old lock file must never get a database silently."""
+    for suffix in COMPANIONS:
         if os.path.lexists(path + suffix):
             msg = f"{path}{suffix} is there, and would be taken for a part of the backup"
             raise StorePathError(msg, hint="It is left of another registry: choose another path, or move it away.")

@@ -59,7 +59,7 @@ class Effects:
         self._connection.authorizer = _authorize_but_alter if OUR_TABLES in sql.lower() else _authorize
         try:
             return self._connection.execute(sql, bindings).fetchall()
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeEncodeError, OverflowError) as error:  # text that is none, a number beyond 64 bits
             msg = f"SQLite: {error}"
             raise StoreError(msg, task_id=self._task_id, hint="See the statement given to tx.execute().") from error
         finally:

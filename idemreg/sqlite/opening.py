@@ -21,6 +21,7 @@ import apsw
 from idemreg import oslock
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
+from idemreg.placing import refuse_companion
 from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
@@ -309,6 +310,8 @@ class Opening:
 
             msg = f"there is no registry at {location.database}"
             raise StorePathError(msg, hint=f"Create it first: idemreg --db {shlex.quote(location.database)} init")
+        else:
+            refuse_companion(location.database)
 
     def _check_foreign(self, location: files.Location) -> None:
         try:

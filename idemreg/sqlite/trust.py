@@ -24,11 +24,10 @@ import stat
 from typing import Final, NoReturn
 
 from idemreg.errors import StorePathError
-from idemreg.placing import PART
+from idemreg.placing import COMPANIONS, PART
 
-__all__ = ["COMPANIONS", "check_trust"]
+__all__ = ["check_trust"]
 
-COMPANIONS: Final = ("-wal", "-shm", "-journal", "-lock")
 MAX_LINKS: Final = 40  # on one way; as many as the kernel follows
 ROOT: Final = 0
 

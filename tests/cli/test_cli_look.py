@@ -277,7 +277,7 @@ def test_a_reader_may_leave(registry: Registry, cli: Cli) -> None:
 
 def test_a_full_disk_behind_stdout(many: Registry, cli: Cli) -> None:
     """Output that cannot be written is an error of its own, in one line."""
-    for words in (["list"], ["stats", "--json"]):
+    for words in (["list"], ["stats", "--json"], ["doctor"], ["doctor", "--json"]):
         done = cli.process(*words, script='"$@" >/dev/full')
         assert done.returncode == 74
         assert "No space left on device" in done.stderr

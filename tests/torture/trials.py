@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import clock, kills, namespaces, powercut, resources, simulation
+from tests.torture import clock, hostile, kills, namespaces, powercut, resources, simulation
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
@@ -18,4 +18,5 @@ TRIALS: Final[tuple[Trial, ...]] = (
     resources.TRIAL,
     clock.TRIAL,
     namespaces.TRIAL,
+    hostile.TRIAL,
 )
