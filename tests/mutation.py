@@ -7,6 +7,7 @@ line that it becomes. Ends with 1 otherwise.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -24,8 +25,8 @@ KILLED: Final = "killed"  # a time-out may be the machine's, and is none
 
 def main() -> int:
     """Run mutmut, and compare what lives with what is explained."""
-    words = sys.argv[1:]
-    subprocess.run([sys.executable, "-c", RUN, "run", *words], cwd=ROOT, check=True)
+    shutil.rmtree(ROOT / "mutants", ignore_errors=True)  # what was found before says nothing of new tests
+    subprocess.run([sys.executable, "-c", RUN, "run", *sys.argv[1:]], cwd=ROOT, check=True)
     states = _states()
     explained = tomllib.loads((ROOT / "tests" / "mutation-survivors.toml").read_text("utf-8"))["survivor"]
     reasons = {(one["function"], one["becomes"]): one["why"] for one in explained}
