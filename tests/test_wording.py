@@ -41,6 +41,11 @@ class Zone(tzinfo):
     def utcoffset(self, _when: datetime | None) -> timedelta:
         return timedelta(0)
 
+    dst = utcoffset
+
+    def tzname(self, _when: datetime | None) -> str:
+        return "Z"
+
 
 class KeyedZone(Zone):
     key = "Europe/Berlin"
