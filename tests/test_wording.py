@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,25 @@ class Later:
     made: int = dataclasses.field(init=False)
 
 
-Own.__module__ = Later.__module__ = "shop"  # wherever pytest has found this file
+class Zone(tzinfo):
+    """A user's, of which nobody knows what it means tomorrow."""
+
+    def utcoffset(self, _when: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    dst = utcoffset
+
+    def tzname(self, _when: datetime | None) -> str:
+        return "Z"
+
+
+class KeyedZone(Zone):
+    key = "Europe/Berlin"
+
+
+KeyedZone.__module__ = Zone.__module__ = Own.__module__ = Later.__module__ = (
+    "shop"  # wherever pytest has found this file
+)
 
 
 def render(literal: str, **arguments: object) -> str:
@@ -70,6 +89,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "argument in a set": lambda: canonical([{Own()}]),
     "argument with a field never set": lambda: canonical([Later()]),
     "argument with like keys": lambda: canonical({float("nan"): 1, -float("nan"): 2}),
+    "argument in a zone of a user's": lambda: canonical([datetime(2026, 11, 23, tzinfo=Zone())]),
+    "argument in a zone with a key": lambda: canonical([datetime(2026, 11, 23, tzinfo=KeyedZone())]),
     "argument without text": lambda: canonical("\ud800"),
     "argument too deep": lambda: canonical(deep(200)),
     "argument too large": lambda: canonical("x" * 2**26),

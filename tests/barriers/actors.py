@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.support.processes import Script
+from tests.support.processes import ROOT, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["another", "stopped"]
+__all__ = ["another", "orphaned", "stopped"]
 
 # What both begin with. ``told`` says how a call ended; a process that ends without clean-up leaves its files alone.
 HEAD = """
@@ -52,3 +55,23 @@ leave()
         answer = script.line()
         script.end()
         return answer
+
+
+@contextmanager
+def orphaned(path: Path, gate: Path, begin: str = "pass") -> Iterator[None]:
+    """A command of ``idemreg run`` for "t" that does ``begin`` in Python and waits, its wrapper killed."""
+    os.mkfifo(gate)
+    command = f"import os; {begin}; print('on', flush=True); open({str(gate)!r}).read()"
+    words = ["--db", str(path), "run", "t", "--on-crash", "rerun", "--", sys.executable, "-c", command]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "idemreg", *words], stdout=subprocess.PIPE, env=environment, cwd=ROOT
+    ) as wrapper:
+        assert wrapper.stdout is not None
+        assert wrapper.stdout.readline() == b"on\n"
+        wrapper.kill()
+        wrapper.wait()
+        try:
+            yield
+        finally:
+            gate.write_text("go")

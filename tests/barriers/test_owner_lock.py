@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.barriers.actors import another, stopped
+from tests.barriers.actors import another, orphaned, stopped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,3 +74,9 @@ def test_an_owner_lives_from_the_moment_that_its_claim_is_seen(path: Path, claim
     early = "" if "arm(" in act else "registry.open(); faults.arm(point, stop)\n"
     with stopped(path, OWNER.format(act=early + act, durability="full"), "sync.begun"):
         assert another(path, RUN) == "running"
+
+
+def test_a_command_keeps_its_task_when_its_wrapper_is_killed(path: Path, tmp_path: Path) -> None:
+    """It has inherited the lock, so nobody settles its task while it goes on."""
+    with orphaned(path, tmp_path / "gate"):
+        assert another(path, 'registry.resolve("t", "did-not-happen")') == "transition"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import Registry, TaskRunningError
-from tests.barriers.actors import another, stopped
+from tests.barriers.actors import another, orphaned, stopped
 from tests.support import raw
 
 if TYPE_CHECKING:
@@ -74,3 +74,9 @@ def test_the_bytes_of_a_deleted_lock_file_prove_nobody_dead(path: Path) -> None:
         os.unlink(f"{path}-lock")
         with stopped(path, f"{CLAIM}; {STOPPED}"), pytest.raises(TaskRunningError):
             registry.run("t", lambda: 1, name="j", on_crash="rerun")
+
+
+def test_a_command_that_closed_what_it_inherited_keeps_its_task(path: Path, tmp_path: Path) -> None:
+    """As sudo does: it is known by its process, which was noted before its first word was passed on."""
+    with orphaned(path, tmp_path / "gate", "os.closerange(3, 5000)"):
+        assert another(path, 'registry.resolve("t", "did-not-happen")') == "transition"

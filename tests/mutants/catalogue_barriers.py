@@ -414,7 +414,7 @@ _OWNERS: Final = (
     *mutants(
         "owner lock",
         NO_PROCESS_CHECK,
-        "tests/test_command.py::test_an_orphan_keeps_its_task_owned",
+        _LIVE + "::test_a_command_keeps_its_task_when_its_wrapper_is_killed",
         Row(
             "command-without-byte",
             "a command does not inherit its owner's lock: killing the wrapper frees the task of an orphan",
@@ -484,7 +484,7 @@ _OWNERS: Final = (
     *mutants(
         "process check",
         NO_LOCK,
-        "tests/test_command.py::test_an_orphan_that_dropped_its_lock_is_no_dead_owner",
+        _CANNOT_TELL + "::test_a_command_that_closed_what_it_inherited_keeps_its_task",
         Row(
             "command-process-not-noted",
             "which process runs a command is not noted: one that closes what it inherits counts as dead",

@@ -26,7 +26,7 @@ _GUARD: Final = mutants(
         "guard-off",
         "nobody looks at the files between a claim and its job",
         (Patch("idemreg/sqlite/database.py", "            self.guard.check()\n", "            pass\n"),),
-        "test_no_way_in_enters_a_job_whose_claim_is_nowhere[normal-database deleted-by_decorator]",
+        "test_no_way_in_enters_a_job_whose_claim_is_nowhere[normal-database deleted-decorator]",
     ),
     Row(
         "guard-not-asked-by-claims",

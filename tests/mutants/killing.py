@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -70,18 +73,24 @@ def _is_content(mutant: Mutant) -> tuple[bool, str]:
 def _run(mutant: Mutant, *, is_broken: bool) -> tuple[int, str]:
     """How pytest ended, and what it said. An error in collecting a test is no failure of it."""
     assert mutant.killer
-    with mutated(mutant, is_broken=is_broken) as folder:
+    # A file, not a pipe: a command that a killer leaves behind would hold the pipe open, and wait for ever.
+    with mutated(mutant, is_broken=is_broken) as folder, tempfile.TemporaryFile() as output:
         run = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.killer],
             cwd=folder,
             env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(folder)},
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
+            start_new_session=True,
         )
         try:
-            output, _ = run.communicate(timeout=PATIENCE_S)
+            run.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            run.kill()
-            output, _ = run.communicate()
-        return run.returncode, output
+            output.write(b"it hangs")
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it, where it hangs, and whatever it has left behind
+                os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        output.seek(0)
+        return run.returncode, output.read().decode("utf-8", "replace")
