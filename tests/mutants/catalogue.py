@@ -7,6 +7,7 @@ from typing import Final
 from tests.mutants import (
     catalogue_barriers,
     catalogue_clock,
+    catalogue_door,
     catalogue_guard,
     catalogue_kills,
     catalogue_powercut,
@@ -82,6 +83,7 @@ _AREAS: Final = (
     catalogue_powercut.MUTANTS,
     catalogue_kills.MUTANTS,
     catalogue_resources.MUTANTS,
+    catalogue_door.DOOR,
 )
 
 CATALOGUE: Final = {one.name: one for some in _AREAS for one in some}
