@@ -48,6 +48,7 @@ __all__ = [
 
 R = TypeVar("R")
 
+_NOTHING: Final = object()
 _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 
 EVIDENCE_CHARACTERS = 4_096
@@ -114,6 +115,7 @@ def attempt(
         if isinstance(got, Outcome):
             return got
         claim = got
+    result: Any = _NOTHING
     before = current.set(claim)
     try:
         faults.point("claim.granted")
@@ -123,7 +125,7 @@ def attempt(
             return ended_in_job(claim, result)
         end, problem = success_end(claim.grant, terms.options, result)
     except BaseException as error:
-        yield from _end_by_error(claim, error)
+        yield from _end_by_error(claim, error, has_returned=result is not _NOTHING)
         raise
     finally:
         current.reset(before)
@@ -146,7 +148,11 @@ def attempt(
 
 def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
     """The claim of what the store granted."""
-    claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
+    try:
+        claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
+    except BaseException:  # no memory, or an interruption: nobody else can end it
+        terms.store.abandon(End.release(grant, nothing_ran=True))
+        raise
     if terms.teller is not None:
         _tell(terms.teller, [claim])
     return claim
@@ -343,13 +349,19 @@ def ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:
     return outcome_of(claim, claim.result)
 
 
-def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
-    """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
+def _end_by_error(claim: BaseClaim, error: BaseException, *, has_returned: bool) -> Walk[None]:
+    """Store what the job's error makes of the task. Interruptions go on their way whatever the store says.
+
+    ``has_returned``: the job is through, and memory ran out before its end was made. That is no failure of the job,
+    after which it might run again.
+    """
     if not claim.is_open or isinstance(error, GeneratorExit):
         return  # a coroutine that is closed can await nothing: its claim is dropped
     try:
         if isinstance(error, NotStartedError):
             yield from put_back(claim)
+        elif has_returned:
+            yield from record(claim, crash_end(claim.grant, claim.options, describe(error)))
         else:
             yield from record(claim, claim.end_for(error))
     except (ClaimLostError, FinishNotRecordedError) as problem:

@@ -109,7 +109,12 @@ class LockFile:
             self.fd = os.open(path, _OPEN, 0o600)
         except OSError as error:
             raise open_error(path, error) from error
-        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+        try:
+            is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
+        except OSError as error:
+            self.close()
+            raise open_error(path, error) from error
+        if not is_file:
             self.close()
             raise _in_the_way(path)
         self.lock_id = ""

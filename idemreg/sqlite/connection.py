@@ -91,6 +91,9 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
     """
     connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     try:
+        if connection.readonly("main"):  # could not be opened for writing, and SQLite makes do with less
+            msg = f"{path} cannot be opened for writing"
+            raise StorePathError(msg)
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         _set(connection, "synchronous", synchronous)

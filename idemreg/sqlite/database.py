@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
-from idemreg.errors import StoreBusyError, StoreError
+from idemreg.errors import StoreBusyError, StoreError, StorePathError
 from idemreg.sqlite.connection import (
     FULL,
     NORMAL,
@@ -57,8 +57,10 @@ class Database(Pool):
         self.sync: GroupSync | None = None
         try:
             self._look_at_index(lock_file)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, apsw.Error):
+                raise self.translate(error) from error
             raise
         forgets(self)
 
@@ -67,6 +69,9 @@ class Database(Pool):
         self._anchor = self._open(NORMAL)
         self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
         index = WalIndex(self._anchor)
+        if index.is_read_only:
+            msg = f"{self.path}-shm cannot be opened for writing"
+            raise StorePathError(msg)
         if index.is_known:
             self.index = index
             self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock)
@@ -275,7 +280,7 @@ class Database(Pool):
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
         if self.sync is not None and is_sync_failure(error):
             self.sync.taint()
-        return translate(error)
+        return super().translate(error)
 
     def unsure(self, error: apsw.Error) -> CommitUnsureError:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""

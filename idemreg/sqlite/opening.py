@@ -121,9 +121,13 @@ class Opened:
         self._close()
 
     def _close(self) -> None:
-        self._farewell()
-        self.database.close()
-        self.lock_file.close()
+        try:
+            self._farewell()
+        finally:
+            try:
+                self.database.close()
+            finally:
+                self.lock_file.close()
 
     def __del__(self) -> None:
         """A registry that was dropped without a close leaves no descriptors.
@@ -279,8 +283,8 @@ class Opening:
             return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()
-            if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
-                raise open_error(location.database, error) from error
+            if isinstance(error, OSError):
+                raise _open_error(location.database, error) from error
             raise
 
     def _check_present(self, location: files.Location) -> None:
@@ -327,6 +331,13 @@ class Opening:
         for opened in [*self._closing, *([self.current] if self.current else [])]:
             opened.forget()
         self.current, self._closing = None, []
+
+
+def _open_error(path: str, error: OSError) -> StoreError:
+    """The error of what is done to open the files: whatever the disk reports is no fault of the path."""
+    if error.errno in TOO_MANY_OPEN:
+        return open_error(path, error)
+    return StoreError(f"cannot open {path}: {error.strerror}")
 
 
 def _nobody() -> None:

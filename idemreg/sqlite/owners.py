@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
@@ -18,7 +19,7 @@ from idemreg.sqlite import tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from idemreg.clock import Clock
     from idemreg.model import Task
@@ -138,7 +139,7 @@ class Owners:
     @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
-        return not self.live and not self._commands
+        return not self._commands and not any(self._is_held(task_id) for task_id in list(self.live))
 
     @property
     def own_id(self) -> int | None:
@@ -232,7 +233,14 @@ class Owners:
 
     def _holds(self, task_id: str, token: int) -> bool:
         held = self.live.get(task_id)
-        return held is not None and held.token == token
+        return held is not None and held.token == token and self._is_held(task_id, 1)
+
+    def _is_held(self, task_id: str, known: int = 0) -> bool:
+        """Whether anybody has the claim but this note, and ``known`` others.
+
+        Who was interrupted, or had no memory left, between the commit and the making of a claim leaves a note behind.
+        """
+        return _references(self.live, task_id) > _OF_NOBODY + known
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
@@ -265,6 +273,13 @@ class Owners:
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info
         return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
+
+
+def _references(live: Mapping[str, object], task_id: str) -> int:
+    return sys.getrefcount(live.get(task_id))
+
+
+_OF_NOBODY: Final = _references({"": object()}, "")
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

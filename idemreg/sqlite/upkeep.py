@@ -102,7 +102,10 @@ def bring_up(location: Location, lock_file: LockFile, schema: Schema, clock: Clo
 
 
 def _has_content(path: str) -> bool:
-    return os.path.exists(path) and os.path.getsize(path) > 0
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:  # and not where the disk cannot tell: nobody is to be told to start anew then
+        return False
 
 
 def _create_file(path: str) -> None:
