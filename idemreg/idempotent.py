@@ -40,6 +40,7 @@ __all__ = [
     "Decorator",
     "IdempotentFunction",
     "TaskIdSource",
+    "claim_template",
     "idempotent",
 ]
 
@@ -264,3 +265,17 @@ def _task_id(
         msg = f"the task_id comes from a template such as 'order:{{order_id}}' or from a callable, not from {make!r}"
         raise TypeError(msg)
     return lambda args, kwargs, _bound: source(*args, **kwargs)
+
+
+def claim_template(templates: dict[str, str], source: object, function: Callable[..., Any]) -> None:
+    """Note whose literal template it is; ValueError where it is another function's. A reloaded module may come again.
+
+    Two jobs with one of them would answer for each other's tasks.
+    """
+    if not isinstance(source, str):
+        return
+    job = f"{function.__module__}.{function.__qualname__}"
+    other = templates.setdefault(source, job)
+    if other != job:
+        msg = f"the template {source!r} is {other}'s already; {job} would replay its results: give it its own prefix"
+        raise ValueError(msg)

@@ -7,13 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
-from idemreg.attempt import claim, run
-from idemreg.claim import Claim, Terms
 from idemreg.operations import Operations
-from idemreg.options import CallOptions, Durability, Options
-from idemreg.request import Templates, check_job, job_name, wanted
-from idemreg.tagged import canonical
-from idemreg.walk import drive
 
 if TYPE_CHECKING:
     import os
@@ -22,12 +16,14 @@ if TYPE_CHECKING:
 
     from idemreg.batch import Handled
     from idemreg.checkpointer import Checkpointer
+    from idemreg.claim import Claim, Terms
     from idemreg.clock import Clock
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.model import Outcome
     from idemreg.offload import Offload
+    from idemreg.options import CallOptions, Durability, Options
 
 __all__ = ["Registry"]
 
@@ -57,7 +53,7 @@ class Registry(Operations):
         checkpointer: bool = False,
     ) -> None:
         super().__init__(path, create=create, durability=durability, busy_timeout=busy_timeout, clock=clock)
-        self._templates = Templates()
+        self._templates: dict[str, str] = {}  # each literal one, and whose it is
         self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None
         self._checkpointer = self._keep_wal_short() if checkpointer else None
@@ -88,7 +84,7 @@ class Registry(Operations):
         """
         import inspect  # noqa: PLC0415 - 5 ms that a command such as `idemreg show` need not pay
 
-        from idemreg.idempotent import idempotent  # noqa: PLC0415
+        from idemreg.idempotent import claim_template, idempotent  # noqa: PLC0415
 
         checked = self._options(options)
 
@@ -102,7 +98,7 @@ class Registry(Operations):
                 exclude=exclude,
                 checksum=checksum,
             )
-            self._templates.claim(task_id, function)  # last: a function that was refused keeps none
+            claim_template(self._templates, task_id, function)  # last: a function that was refused keeps none
             return job
 
         return cast("Decorator", decorate)
@@ -120,19 +116,15 @@ class Registry(Operations):
 
         ``payload`` is what the checksum covers: the same task_id with another payload is a `ChecksumMismatchError`.
         """
-        checked = self._options(options)
-        check_job(job)
-        request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
-        return run(self.terms(checked), request, job, (), {})
+        from idemreg.calls import run  # noqa: PLC0415 - whoever only looks at tasks does without
+
+        return run(self, task_id, job, payload, name, options)
 
     def claim(self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]) -> Claim:
         """Claim the task now; ``with`` settles it. A task that is done is a `TaskDoneError`, with its outcome."""
-        checked = self._options({**options, "on_duplicate": "raise"})
-        request = wanted(task_id, name, canonical(payload), checked)
-        taken = drive(claim(self.terms(checked), request))
-        assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
-        taken.hold()
-        return taken
+        from idemreg.calls import claim  # noqa: PLC0415 - as above
+
+        return claim(self, task_id, payload, name, options)
 
     def claim_many(
         self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]
@@ -142,16 +134,15 @@ class Registry(Operations):
         A claim; or the `Outcome` of an earlier success; or the error that a single claim would raise. Call ``enter`` on
         a claim (or use it by ``with``) when its job begins: those not entered are put back when this process dies.
         """
-        from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
+        from idemreg.calls import claim_many  # noqa: PLC0415 - as above
 
-        checked = self._options(options)
-        return drive(claim_many(self.terms(checked), requests(items, name, checked)))
+        return claim_many(self, items, name, options)
 
     def finish_many(self, ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
         """End claims, each (claim, result), as succeeded by one commit. One answer an item, in order; none raised."""
-        from idemreg.batch import finish_many  # noqa: PLC0415 - few programs need it
+        from idemreg.calls import finish_many  # noqa: PLC0415 - as above
 
-        return drive(finish_many(list(ended)))
+        return finish_many(ended)
 
     def consume(
         self,
@@ -169,13 +160,9 @@ class Registry(Operations):
         Acknowledge a message when it comes out: then its end is stored. A None among the messages ends a batch early,
         for a source that has none at the moment. ``payload``: what counts of a message (all of it).
         """
-        from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - few programs need it
+        from idemreg.calls import consume  # noqa: PLC0415 - as above
 
-        checked = self._options(options)
-        check_job(job)
-        terms, called = self.terms(checked), job_name(job) if name is None else name
-        for some in batches(messages, batch):
-            yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
+        return consume(self, messages, job, task_id, payload, batch, name, options)
 
     # --- close --------------------------------------------------------------------------------------------------
 
@@ -192,11 +179,14 @@ class Registry(Operations):
 
     def terms(self, options: Options) -> Terms:
         """What an attempt on this registry stands on; for what is built on a registry."""
+        from idemreg.claim import Terms  # noqa: PLC0415 - as above
+
         return Terms(self._store, self.clock, options, self._teller)
 
     def async_terms(self, options: Options) -> Terms:
         """The same for asynchronous callers, whose calls of the store go to threads of the registry's own."""
         from idemreg.async_claim import AsyncClaim  # noqa: PLC0415 - for asynchronous callers only
+        from idemreg.claim import Terms  # noqa: PLC0415 - as above
 
         offload = self.offload
         return Terms(offload.store, self.clock, options, self._teller, AsyncClaim, offload)
@@ -222,4 +212,6 @@ class Registry(Operations):
         return Checkpointer(self, in_children=True).start()
 
     def _options(self, options: CallOptions) -> Options:
+        from idemreg.options import Options  # noqa: PLC0415 - as above
+
         return Options.of(options, self.durability)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Store
 
-__all__ = ["Templates", "add_task", "check_job", "job_name", "wanted"]
+__all__ = ["add_task", "check_job", "job_name", "wanted"]
 
 # What the code of a function says of its calls (`inspect` has these numbers as well, and takes 5 ms to import).
 _GENERATOR: Final = 0x20
@@ -76,22 +76,3 @@ def _code_flags(job: Any) -> int:  # noqa: ANN401 - anything that can be called
     if code is None and callable(job):
         code = getattr(type(job).__call__, "__code__", None)
     return code.co_flags if isinstance(code, CodeType) else 0
-
-
-class Templates:
-    """The literal templates of one registry: two jobs with one of them would answer for each other's tasks."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, str] = {}
-
-    def claim(self, source: object, function: Callable[..., Any]) -> None:
-        """Note whose template it is; ValueError where it is another function's. A reloaded module may come again."""
-        if not isinstance(source, str):
-            return
-        job = f"{function.__module__}.{function.__qualname__}"
-        other = self._jobs.setdefault(source, job)
-        if other != job:
-            msg = (
-                f"the template {source!r} is {other}'s already; {job} would replay its results: give it its own prefix"
-            )
-            raise ValueError(msg)

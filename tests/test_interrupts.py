@@ -51,6 +51,12 @@ def claim_and_finish(registry: Registry, task_id: str) -> None:
         raise
 
 
+def claim_at_once(registry: Registry, task_id: str) -> None:
+    """As behind many new tasks: without a look."""
+    cast("SqliteStore", registry.store)._opening.opened().new_in_a_row = hot.SURELY_NEW
+    claim_and_finish(registry, task_id)
+
+
 def add(registry: Registry, task_id: str) -> None:
     registry.store.add(asked(task_id))
 
@@ -75,7 +81,7 @@ def is_free(path: Path) -> bool:
         turns.close()
 
 
-@pytest.mark.parametrize("interrupted", [claim_and_finish, add, keep_others_out, write_long])
+@pytest.mark.parametrize("interrupted", [claim_and_finish, claim_at_once, add, keep_others_out, write_long])
 def test_an_interrupt_leaves_nothing_held(
     interrupted: Callable[[Registry, str], None], open_registry: Callable[..., Registry], path: Path
 ) -> None:
@@ -133,7 +139,7 @@ class Crowd:
             assert self._go.wait(PATIENCE_S)
 
     def _until_there_wait(self, number: int, interrupter: Interrupter) -> None:
-        while sum(one.state is State.WAITING for one in list(self._gate._waiting)) < number:
+        while sum(one.state is State.WAITING for one in list(self._gate.waiting)) < number:
             if interrupter.has_raised:  # the main thread has come, and gone
                 return
             self._go.wait(0.0002)
@@ -218,7 +224,7 @@ def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> Non
     assert gate.enter(leader, Clock().monotonic() + 1)
     with ThreadPoolExecutor(1) as threads:
         added = threads.submit(registry.add, "task")
-        while not gate._waiting:
+        while not gate.waiting:
             threading.Event().wait(0.001)
         gate._collect(leader)
         assert len(leader.taken) == 1

@@ -600,7 +600,7 @@ class TestSqliteStore(StoreContract):
             faults.disarm()
             thread.start()
             until = time.monotonic() + PATIENCE_S
-            while not opened.database.gate._waiting:
+            while not opened.database.gate.waiting:
                 assert time.monotonic() < until
             raise KeyboardInterrupt
 

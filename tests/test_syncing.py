@@ -7,8 +7,8 @@ import os
 import signal
 import struct
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 
@@ -29,19 +29,20 @@ from idemreg import (
 )
 from idemreg.ends import success_end
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite import syncing, walindex
+from idemreg.sqlite import hot, syncing, walindex
 from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import apsw
 
     from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.syncing import GroupSync
 
@@ -705,7 +706,7 @@ def test_what_waits_is_written_together(full: Registry, threads: int, rounds: in
     with ThreadPoolExecutor(threads) as pool:
         results = [pool.submit(full.add, f"t:{number}") for number in range(threads)]
         gate = database(full).gate
-        while len(gate._waiting) < threads:
+        while len(gate.waiting) < threads:
             threading.Event().wait(0.001)
         done.set()
         assert {result.result(PATIENCE_S).status for result in results} == {Status.PENDING}
@@ -724,6 +725,100 @@ def _count_commits(registry: Registry) -> Callable[[], int]:
         return int.from_bytes(header[8:12], "little")
 
     return count
+
+
+def _change(connection: Connection) -> None:
+    connection.execute("CREATE TABLE of_the_crowd (n)")
+
+
+@pytest.fixture
+def crowd(full: Registry) -> Iterator[Crowd]:
+    """A thread writes, and others wait to."""
+    crowd = Crowd(full)
+    yield crowd
+    crowd.end()
+
+
+class Crowd:
+    """Keeps the gate of a registry taken until `end`, with one more who waits."""
+
+    def __init__(self, registry: Registry) -> None:
+        registry.run("first", lambda: 1, name="job", on_crash="rerun")
+        self._database, self._gate = database(registry), database(registry).gate
+        self._held, self._done = threading.Event(), threading.Event()
+        self._pool = ThreadPoolExecutor(40)
+        self._results = [self._pool.submit(self._hold)]
+        assert self._held.wait(PATIENCE_S)
+        self._results.append(self.send(lambda: self._database.write(_change, durable=False)))
+
+    def send(self, call: Callable[[], Any]) -> Future[Any]:
+        """Call it on a thread of its own; return once it waits for the gate."""
+        before = len(self._gate.waiting)
+        future = self._pool.submit(call)
+        while len(self._gate.waiting) == before and not future.done():
+            threading.Event().wait(0.001)
+        return future
+
+    def _hold(self) -> None:
+        with self._database.long_write(durable=False):
+            self._held.set()
+            self._done.wait(PATIENCE_S)
+
+    def end(self) -> None:
+        self._done.set()
+        for result in self._results:
+            result.result(PATIENCE_S)
+        self._pool.shutdown()
+
+
+@pytest.mark.parametrize("policy", ["hold", "rerun"])
+def test_where_threads_wait_new_tasks_are_looked_for_and_claimed_by_one(
+    full: Registry, crowd: Crowd, monkeypatch: pytest.MonkeyPatch, policy: Literal["hold", "rerun"]
+) -> None:
+    """In a crowd a thread does not look by itself: who writes inserts for all, and none of them is run twice."""
+    monkeypatch.setattr(hot, "PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(hot.Claim, "look", lambda *_: pytest.fail("a thread looked by itself"))
+    ran: list[int] = []
+    before = sync_of(full).syncs
+
+    def call(number: int) -> Callable[[], Any]:
+        return lambda: full.run(f"t:{number // 2}", lambda: ran.append(number), on_crash=policy, wait=PATIENCE_S)
+
+    calls = [crowd.send(call(number)) for number in range(30)]
+    assert sync_of(full).syncs == before
+    monkeypatch.undo()
+    crowd.end()
+    assert sum(not one.result(PATIENCE_S).replayed for one in calls) == len(ran) == 15
+    assert {number // 2 for number in ran} == set(range(15))
+
+
+def test_where_threads_wait_a_stored_answer_is_durable_and_soon_given(
+    full: Registry, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a crowd a duplicate waits for the commit of others, and its answer is synced.
+
+    One that does not come keeps it for a moment only.
+    """
+    soon = full.run("first", lambda: pytest.fail("it ran twice"), name="job", on_crash="rerun")
+    assert soon.replayed
+    monkeypatch.setattr(hot, "PATIENCE_S", PATIENCE_S)
+    again = crowd.send(lambda: full.run("first", lambda: pytest.fail("it ran twice"), name="job", on_crash="rerun"))
+    assert not again.done()
+    crowd.end()
+    assert again.result(PATIENCE_S).replayed
+    assert sync_of(full)._read().header == database(full).index.header()  # type: ignore[union-attr]
+
+
+def test_where_threads_wait_no_rerun_claim_stands_on_a_failed_sync(
+    full: Registry, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that needs no sync of its own is refused behind a failed one, in a crowd as alone."""
+    monkeypatch.setattr(hot, "PATIENCE_S", PATIENCE_S)
+    call = crowd.send(lambda: full.run("t", lambda: pytest.fail("the job started"), on_crash="rerun"))
+    sync_of(full).taint()
+    crowd.end()
+    with pytest.raises(SyncFailedError):
+        call.result(PATIENCE_S)
 
 
 def test_an_error_of_one_spares_the_others(full: Registry) -> None:
@@ -747,7 +842,7 @@ def test_an_error_of_one_spares_the_others(full: Registry) -> None:
         one = pool.submit(full.add, "one")
         bad = pool.submit(lambda: database(full).write(fails, durable=True))
         two = pool.submit(full.add, "two")
-        while len(database(full).gate._waiting) < 3:
+        while len(database(full).gate.waiting) < 3:
             threading.Event().wait(0.001)
         done.set()
         assert one.result(PATIENCE_S).status is two.result(PATIENCE_S).status is Status.PENDING

@@ -7,7 +7,7 @@ rule of its own: both paths use the statements of `tasks`, the general one in th
 
 The frame is written out here, not borrowed from `Database`: each Python call between two statements costs twice what
 it does alone, since SQLite has had the caches in between. Where another thread writes, the statement is combined with
-what others want to write (see `writing`).
+what others want to write (see `writing`); where threads wait for that already, the look goes with it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from idemreg import faults
+from idemreg.errors import StoreBusyError
 from idemreg.model import OnCrash
 from idemreg.sqlite import tasks
 from idemreg.sqlite.writing import Ticket, Write
@@ -30,13 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Claim", "succeed", "success"]
 
+PATIENCE_S: Final = 0.02  # with whoever writes, before a thread looks by itself
+
+SURELY_NEW: Final = 8  # new tasks in a row, after which the next is claimed before it is looked for
+
 RERUN: Final = OnCrash.RERUN  # an enumeration looks up its members by Python code
 
 
 class Claim(Ticket):
     """The claim of a task that may be new. ``grant`` is what may have been stored, also where an error was raised."""
 
-    __slots__ = ("_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
+    __slots__ = ("_found", "_is_durable", "_opened", "_schema_version", "_wanted", "grant", "may_insert")
 
     def __init__(self, opened: Opened, schema_version: int, wanted: Wanted) -> None:
         self._opened = opened
@@ -45,6 +50,7 @@ class Claim(Ticket):
         self._is_durable = wanted.durable and wanted.policy.on_crash is not RERUN
         self.grant: Granted | None = None
         self.may_insert = False
+        self._found: Stored | Absent | None = None
 
     def begin(self) -> Stored | Granted | Absent | None:
         """Replay the task's stored success, or claim it where it has no row. Durable as `Wanted` says.
@@ -52,18 +58,24 @@ class Claim(Ticket):
         `Absent` where there is no row, and the general path must insert it; None where there is one, to be decided
         about. `SyncFailedError` where the claim is stored, and not durable.
         """
-        database = self._opened.database
+        opened = self._opened
+        database = opened.database
         synchronous, gate = database.levels[self._is_durable], database.gate
+        if gate.waiting and self._begin_with_others():
+            return self._found if self.grant is None else self.grant
         connection = database.take(synchronous)
         try:
             try:
-                found = self.look(connection)
-                if not self.may_insert:
-                    return found
-                is_alone = gate.try_enter(self)
-                if is_alone:
-                    connection.patience.until = gate.until
-                    self._insert(connection)
+                is_alone = opened.new_in_a_row >= SURELY_NEW and self._insert_at_once(connection)
+                if not is_alone:
+                    found = self.look(connection)
+                    opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
+                    if not self.may_insert:
+                        return found
+                    is_alone = gate.try_enter(self)
+                    if is_alone:
+                        connection.patience.until = gate.until
+                        self._insert(connection)
             except apsw.Error as error:  # that it is unsure does not matter: the job does not start
                 raise database.translate(error) from error
             finally:
@@ -80,13 +92,65 @@ class Claim(Ticket):
             database.durable()
         return self.grant
 
+    def _may_insert(self) -> bool:
+        """Whether the owner's record is there already, which a first claim has to bring."""
+        return self._opened.owners.recorded is not None and self._wanted.owner is None
+
+    def _insert_at_once(self, connection: Connection) -> bool:
+        """Behind many new tasks the next is as good as new: claim it without a look, if nobody writes right now.
+
+        False where it is not claimed. Where it is not new the statement changes nothing, and costs as much as a look.
+        """
+        database = self._opened.database
+        if not self._may_insert() or not database.gate.enter_at_once(self):
+            return False
+        if self._wanted.durable and not self._is_durable:
+            database.check_disk(durable=True)
+        connection.patience.until = 0.0
+        try:
+            self._insert(connection)
+        except (apsw.BusyError, apsw.ReadOnlyError):  # another program writes, or nobody may: a look may do
+            self.take_back()
+        connection.patience.until = None
+        database.gate.leave(self)
+        return self.grant is not None
+
+    def _begin_with_others(self) -> bool:
+        """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
+
+        Where many threads write, each look costs a fight for the interpreter's lock: so they sleep, and one does it for
+        all. The price is that a stored answer waits for the commit of others; not for long, should they be stopped.
+        """
+        opened, wanted = self._opened, self._wanted
+        if not self._may_insert():
+            return False
+        write = Write(lambda on: self._insert_or_look(on, write), durable=self._is_durable, is_atomic=True)
+        try:
+            opened.database.write_one(write, busy_s=PATIENCE_S)
+        except StoreBusyError:
+            self.take_back()
+            return False
+        finally:
+            write.forget()
+        if self.grant is None and not self._is_durable:
+            opened.database.seen_final(durable=wanted.durable)
+        return True
+
+    def _insert_or_look(self, connection: Connection, write: Write) -> None:
+        if self._wanted.durable and not self._is_durable and not write.round.is_checked:
+            self._opened.database.check_disk(durable=True)
+            write.round.is_checked = True
+        self._insert(connection)
+        if self.grant is None:
+            self._found = tasks.glance(connection, self._schema_version, self._wanted)
+
     def look(self, connection: Connection) -> Stored | Absent | None:
         """The first half of `begin`, without the write lock; ``may_insert`` says whether a second is to follow."""
         found = tasks.glance(connection, self._schema_version, self._wanted)
         if type(found) is Absent:
             if self._wanted.durable and not self._is_durable:
                 self._opened.database.check_disk(durable=True)
-            self.may_insert = self._opened.owners.recorded is not None and self._wanted.owner is None
+            self.may_insert = self._may_insert()
         elif found is not None:
             self._opened.database.seen_final(durable=self._wanted.durable)
         return found

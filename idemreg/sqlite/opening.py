@@ -71,6 +71,7 @@ class Opened:
         self._clock = clock
         self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
         self.is_closed = False
+        self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
     def stamp(self) -> tasks.Stamp:
         """What a row that is written now is stamped with."""

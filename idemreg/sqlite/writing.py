@@ -76,6 +76,7 @@ class Round:
     """What one leader carries out. Whom he has taken along knows it, and not him: see `_is_left_behind`."""
 
     is_told = False  # each has its answer or its error, and none is carried out again
+    is_checked = False  # that no sync has failed: see `hot.Claim`
 
 
 class Write(Ticket):
@@ -143,7 +144,7 @@ class Gate:
         self._clock = clock
         self._inside: dict[int, Ticket] = {}
         self._states = threading.Lock()  # over the states of what waits
-        self._waiting: deque[Write] = deque()  # and what has waited, and is passed over
+        self.waiting: deque[Write] = deque()  # and what has waited, and is passed over
 
     @property
     def is_taken(self) -> bool:
@@ -167,6 +168,20 @@ class Gate:
             self._take_turn(self.until)
         return True
 
+    def enter_at_once(self, ticket: Ticket) -> bool:
+        """Come through if nobody writes, here or elsewhere; `leave` in any case."""
+        ticket.thread = threading.get_ident()
+        if self._inside.setdefault(WRITER, ticket) is not ticket:
+            return False
+        try:
+            fcntl.fcntl(self._turn.fd, _SET_LOCK, self._turn.lock)
+        except OSError:
+            self._inside.clear()
+            if self.waiting:
+                self._let_in()
+            return False
+        return True
+
     def _take_turn(self, until: float) -> None:
         if not self._turn.take(until):
             msg = f"another process has been writing for {self.busy_s:g} s"
@@ -179,7 +194,7 @@ class Gate:
             if (fd := self._turn.fd) >= 0:  # as `Turn.drop`
                 fcntl.fcntl(fd, _SET_LOCK, self._turn.unlock)
             self._inside.clear()
-        if self._waiting:
+        if self.waiting:
             self._let_in()
 
     # --- together ---------------------------------------------------------------------------------------------------
@@ -198,7 +213,7 @@ class Gate:
         mine.round = Round()
         self._take_turn(until)
         faults.point("turn.taken")
-        if not mine.is_alone and self._waiting:
+        if not mine.is_alone and self.waiting:
             self._collect(mine)
         return True
 
@@ -211,8 +226,9 @@ class Gate:
     def _wait(self, mine: Write, until: float) -> bool:
         """True where it has come through; False where somebody has carried it out."""
         mine.state = State.WAITING
-        self._waiting.append(mine)
-        self._let_in()  # whoever was in may have left before he could see it
+        self.waiting.append(mine)
+        if not self._inside:  # whoever was in has left before he could see it; else he will see it
+            self._let_in()
         left = until - self._clock.monotonic()
         while self._inside.get(WRITER) is not mine:
             if mine.is_carried_out:
@@ -247,8 +263,8 @@ class Gate:
             is_led = isinstance(ticket, Write) and ticket.round is mine.round
             if mine.state is State.TAKEN and not is_led:
                 self._back_to_front(mine)
-            elif mine.state is State.WAITING and mine not in self._waiting:
-                self._waiting.append(mine)
+            elif mine.state is State.WAITING and mine not in self.waiting:
+                self.waiting.append(mine)
         if not self._inside:
             self._let_in()
 
@@ -266,10 +282,10 @@ class Gate:
 
     def _first(self) -> Write | None:
         """The first that waits. With the states' lock held."""
-        while self._waiting:
-            if (first := self._waiting[0]).state is State.WAITING:
+        while self.waiting:
+            if (first := self.waiting[0]).state is State.WAITING:
                 return first
-            self._waiting.popleft()
+            self.waiting.popleft()
         return None
 
     def _let_in(self) -> None:
@@ -305,7 +321,7 @@ class Gate:
 
     def _back_to_front(self, write: Write) -> None:
         # In this order: twice in the queue does no harm.
-        self._waiting.appendleft(write)
+        self.waiting.appendleft(write)
         write.error = None
         write.round = Round()
         write.state = State.WAITING

@@ -1,0 +1,83 @@
+"""What a registry runs and claims by its methods. A program that only looks at tasks imports none of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from idemreg import attempt
+from idemreg.claim import Claim
+from idemreg.options import Options
+from idemreg.request import check_job, job_name, wanted
+from idemreg.tagged import canonical
+from idemreg.walk import drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from idemreg.batch import Handled
+    from idemreg.errors import IdemregError
+    from idemreg.model import Outcome
+    from idemreg.options import CallOptions
+    from idemreg.registry import Registry
+
+__all__ = ["claim", "claim_many", "consume", "finish_many", "run"]
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+
+def run(
+    registry: Registry, task_id: str, job: Callable[[], R], payload: object, name: str | None, options: CallOptions
+) -> Outcome[R]:
+    """See `Registry.run`."""
+    checked = Options.of(options, registry.durability)
+    check_job(job)
+    request = wanted(task_id, job_name(job) if name is None else name, canonical(payload), checked)
+    return attempt.run(registry.terms(checked), request, job, (), {})
+
+
+def claim(registry: Registry, task_id: str, payload: object, name: str, options: CallOptions) -> Claim:
+    """See `Registry.claim`."""
+    checked = Options.of({**options, "on_duplicate": "raise"}, registry.durability)
+    request = wanted(task_id, name, canonical(payload), checked)
+    taken = drive(attempt.claim(registry.terms(checked), request))
+    assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
+    taken.hold()
+    return taken
+
+
+def claim_many(
+    registry: Registry, items: Iterable[tuple[str, object]], name: str, options: CallOptions
+) -> list[Claim | Outcome[Any] | IdemregError]:
+    """See `Registry.claim_many`."""
+    from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
+
+    checked = Options.of(options, registry.durability)
+    return drive(claim_many(registry.terms(checked), requests(items, name, checked)))
+
+
+def finish_many(ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
+    """See `Registry.finish_many`."""
+    from idemreg.batch import finish_many  # noqa: PLC0415 - as above
+
+    return drive(finish_many(list(ended)))
+
+
+def consume(
+    registry: Registry,
+    messages: Iterable[M | None],
+    job: Callable[[M], R],
+    task_id: Callable[[M], str],
+    payload: Callable[[M], object] | None,
+    batch: int,
+    name: str | None,
+    options: CallOptions,
+) -> Iterator[Handled[M, R]]:
+    """See `Registry.consume`."""
+    from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
+
+    checked = Options.of(options, registry.durability)
+    check_job(job)
+    terms, called = registry.terms(checked), job_name(job) if name is None else name
+    for some in batches(messages, batch):
+        yield from drive(handle(terms, messages_of(some, task_id, payload, called, checked), job))
