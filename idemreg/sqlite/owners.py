@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
-from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
+from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness, OwnerInfo
 from idemreg.sqlite import tasks
 from idemreg.store import Granted
@@ -45,8 +45,15 @@ class CommandOwner:
     ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
-        self.fd = oslock.open_high(lock_file.path)
-        _hold(self.fd, self.id)
+        try:
+            self.fd = oslock.open_high(lock_file.path)
+        except OSError as error:
+            raise open_error(lock_file.path, error) from error
+        try:
+            _hold(self.fd, self.id)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self._rewrite = rewrite
         self._ended = ended
         self._registered = registered

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tests.torture import io_errors, memory
+
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
 
 __all__ = ["TRIALS"]
 
-TRIALS: Final[tuple[Trial, ...]] = ()
+TRIALS: Final[tuple[Trial, ...]] = (io_errors.TRIAL, memory.TRIAL)

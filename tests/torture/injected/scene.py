@@ -6,6 +6,7 @@ are read by SQLite alone.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -14,7 +15,7 @@ from idemreg import Registry, Status, current_claim
 from tests.torture.injected.states import BUSY_S, RESULT, JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from idemreg import Clock
     from tests.torture.injected.shim import Fault
@@ -38,20 +39,38 @@ class Row(NamedTuple):
     result: str | None
 
 
+_SELECT: Final = (
+    "SELECT task_id, status, token, attempt, CASE WHEN is_large THEN (SELECT result FROM idempotent_large AS l"
+    " WHERE l.task_id = t.task_id) ELSE result END FROM idempotent_log AS t"
+)
+
+
 def rows(path: str) -> dict[str, Row]:
     """All rows, and the proof that the file is whole. Leaves the files as they are."""
-    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
-    try:
-        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    with _opened(path) as connection:
         found = connection.execute("PRAGMA integrity_check").fetchall()
         assert found == [("ok",)], f"the file is damaged: {found[0][0]}"
         if not connection.execute("SELECT 1 FROM sqlite_schema").fetchall():
             return {}
-        sql = (
-            "SELECT task_id, status, token, attempt, CASE WHEN is_large THEN (SELECT result FROM idempotent_large AS l"
-            " WHERE l.task_id = t.task_id) ELSE result END FROM idempotent_log AS t"
-        )
-        return {task_id: Row(Status(status), *rest) for task_id, status, *rest in connection.execute(sql)}
+        return {task_id: Row(_STATUS[status], *rest) for task_id, status, *rest in connection.execute(_SELECT)}
+
+
+def row_of(path: str, task_id: str) -> Row | None:
+    with _opened(path) as connection:
+        for _, status, *rest in connection.execute(f"{_SELECT} WHERE task_id = ?", (task_id,)):
+            return Row(_STATUS[status], *rest)
+    return None
+
+
+_STATUS: Final = {int(status): status for status in Status}
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[apsw.Connection]:
+    connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        yield connection
     finally:
         connection.close()
 
@@ -114,7 +133,7 @@ class Scene:
         return body
 
     def _is_claimed(self, task_id: str, *, durable: bool) -> None:
-        row = rows(self.path).get(task_id)
+        row = row_of(self.path, task_id)
         claim = current_claim()
         if row is None or row.status is not Status.RUNNING or row.token != claim.token:
             self.problems.append(f"the body of {task_id} was entered without its claim: {row}")

@@ -7,6 +7,7 @@ Prints one JSON object. What it is at stands in a file, for whoever finds it dea
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import gc
 import json
@@ -29,7 +30,7 @@ from tests.torture.injected.judge import End, judge
 from tests.torture.injected.scene import Scene, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
     from idemreg import Clock
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 HANG_S: Final = 5.0
 LOCK_S: Final = 11.0
 MOST_CALLS: Final = 3_000  # of one kind in one case
+ONCE: Final = 0.6
+OPEN_OFTEN: Final = 6
+DRAWN: Final = 6
+NEVER: Final = 2**31 - 1
 LOOKS_EVERY: Final = 3  # calls: to read /proc/locks takes as long as a claim
 SHOWN: Final = int(os.environ.get("SHOWN", "40"))
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory
@@ -61,7 +66,7 @@ class Item(NamedTuple):
         error = "half of it" if self.error == shim.SHORT else os.strerror(self.error)
         if self.kind in {"sqlite", "python"}:
             error = "no memory"
-        lasts = "once" if self.lasting == 1 else f"{self.lasting} times" if self.lasting < shim.LASTING else "from then on"
+        lasts = "once" if self.lasting == 1 else "from then on"
         warm = "open" if self.is_warm else "not open"
         return f"{self.case.name}; the file {self.state}, {warm}; {self.kind} {number}: {error}, {lasts}"
 
@@ -102,7 +107,8 @@ class Worker:
             for state in states.NAMES
             for is_warm in ((False,) if case.is_cold or state == "none" else (True, False))
             if only in case.name and (not case.is_filled or state in {"filled", "killed", "rebooted"})
-            for _ in range(case.weight)
+            # To open the file is half of what the call does then, and every case's half is the same.
+            for _ in range(case.weight * (OPEN_OFTEN if is_warm or case.is_cold else 1) or 1)
         ]
         kinds = shim.IO_KINDS if self.mode == "io" else ("sqlite", "python")
         while True:
@@ -112,17 +118,23 @@ class Worker:
                 continue
             errors = shim.ERRORS.get(kind, (shim.SHORT,))
             error = self.random.choice(errors)
-            is_once = self.random.random() < 0.6 or (error == 4)
-            yield Item(case, state, is_warm, kind, error, 1 if is_once else shim.LASTING)
+            is_once = self.random.random() < ONCE or error == errno.EINTR
+            yield Item(case, state, is_warm, kind, error, 1 if is_once or kind == "python" else shim.LASTING)
 
     def run(self, count: int, only: str) -> None:
         for item in self.items(only):
-            numbers = range(1, MOST_CALLS)
-            for number in numbers:
+            for number in self.numbers(item):
                 if len(self.distinct) >= count:
                     return
                 if not self.one(item, number):
                     break
+
+    def numbers(self, item: Item) -> Iterable[int]:
+        """1, 2, 3, ...; of allocations, which are many, some in the order of chance."""
+        if self.mode == "io":
+            return range(1, MOST_CALLS)
+        self.one(item, NEVER)
+        return self.random.sample(range(1, self.fault.seen + 1), min(self.fault.seen, DRAWN))
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
@@ -145,7 +157,7 @@ class Worker:
         most_s = 2 * LOCK_S if item.kind == "lock" else HANG_S
         if took > most_s:
             found.append(f"the call took {took:.1f} s")
-        if end.is_fault_met and item.error == 4 and end.kind is not None:
+        if end.is_fault_met and item.error == errno.EINTR and end.kind is not None:
             found.append(f"EINTR was told to the caller: {end.text}")
         for problem in found[:3]:
             where = shim.FILES[self.fault.hit_file] if self.mode == "io" else ""
