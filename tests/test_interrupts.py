@@ -11,8 +11,8 @@ import pytest
 from idemreg import Clock, Liveness, Registry, Status, turn
 from idemreg.options import Options
 from idemreg.request import wanted
+from idemreg.sqlite import backend, claiming, forking, hot, opening, pool, settling, writing
 from idemreg.sqlite import database as databases
-from idemreg.sqlite import forking, hot, pool, writing
 from idemreg.sqlite.writing import State, Ticket, Write
 from idemreg.store import End, Granted
 from idemreg.turn import Turns
@@ -104,6 +104,25 @@ def test_an_interrupt_leaves_nothing_held(
             owner = registry.store.owner(task)
             assert owner is not None
             assert owner.liveness is Liveness.DEAD
+
+
+# One that comes while a generator is closed is heard by nobody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_claim_is_nobodys(open_registry: Callable[..., Registry]) -> None:
+    """Wherever the claim of a task with a row is interrupted, on its way out as well, the next claims the task."""
+    registry = open_registry(busy_timeout=1)
+    store = registry.store
+    registry.run("warm", lambda: 1)
+    for number, interrupter in enumerate(each_interrupt(backend, opening, claiming, settling)):
+        task_id = f"task:{number}"
+        add(registry, task_id)
+        interrupter.carry_out(store.claim, [asked(task_id)])
+        if not interrupter.is_outside:  # there the answer was this test's to keep
+            assert isinstance(store.claim([asked(task_id)])[0], Granted) == interrupter.has_come
+        (task,) = store.get([task_id])
+        assert task is not None
+        if task.owner is not None:
+            store.abandon(End(task_id, task.token, task.owner, Status.PENDING, 0, durable=False))
 
 
 def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Registry) -> None:

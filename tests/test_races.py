@@ -423,6 +423,40 @@ def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry
     assert said == [str(n) for n in range(30)]
 
 
+def test_a_child_forked_amid_a_settlement_settles_what_it_drops(parents: Registry) -> None:
+    """The forking thread was about to settle a dropped claim: in the child it is not, and settles the child's own."""
+    (from_child, to_parent), (from_parent, to_child) = os.pipe(), os.pipe()
+    children: list[int] = []
+
+    def drop(task_id: str) -> bytes:
+        with pytest.warns(ResourceWarning):
+            parents.claim(task_id, name="job", on_crash="rerun").drop("for the test")
+        return next(parents.tasks(prefix=task_id)).status.word.encode()
+
+    def fork() -> None:
+        faults.disarm()
+        children.append(os.fork())
+        if not children[0]:
+            try:
+                os.read(from_parent, 1)  # until its parent has left the gate and the turn
+                os.write(to_parent, drop("of the child"))
+            finally:
+                os._exit(0)
+
+    parents.run("first", lambda: 1)
+    claim = parents.claim("of the parent", name="job", on_crash="rerun")
+    faults.arm("turn.taken", fork)
+    with pytest.warns(ResourceWarning):
+        claim.drop("for the test")
+    os.write(to_child, b"1")
+    os.waitpid(children[0], 0)
+    for fd in (to_parent, from_parent, to_child):
+        os.close(fd)
+    with open(from_child, "rb") as said:
+        assert said.read() == b"pending"
+    assert drop("of the parent") == b"pending"
+
+
 def test_a_child_forked_amid_a_sync_leaves_it_to_its_parent(path: Path, open_registry: Callable[..., Registry]) -> None:
     """It syncs for itself, and publishes nothing; the sync turn stays the parent's, whose sync counts."""
     registry = open_registry(durability="full")

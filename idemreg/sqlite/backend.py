@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
+
+T = TypeVar("T")
 
 NOTE_BUSY_S: Final = 0.01  # the output of a command waits so long at most; then it is tried again
 
@@ -74,7 +76,7 @@ class SqliteStore(Settler):
             if self._unsettled:
                 self._settle_dropped()
         except BaseException as error:
-            self._withdraw(opened, [claim.grant], error)
+            self._withdraw([claim.grant], error)
             raise
         finally:
             del opened.users[claim]
@@ -82,26 +84,25 @@ class SqliteStore(Settler):
                 opened.close_if_idle()
         return answer
 
-    @contextlib.contextmanager
-    def _claiming(self, granted: Callable[[], Sequence[object]], owner: int | None = None) -> Iterator[Opened]:
-        """The open files for claims. What was granted is put back where its caller never hears of it.
+    def _or_withdraw(self, claim: Callable[[], T], granted: Callable[[], Sequence[object]]) -> T:
+        """What ``claim`` answers. What was granted is put back where its caller never hears of it.
 
-        That may be as late as on the way out, where an interrupt comes as well.
+        An interrupt may come as late as behind the last line, on the way out.
         """
-        opened: Opened | None = None
         try:
-            with self._opening.using(owner) as opened:
-                yield opened
+            return claim()
         except BaseException as error:
-            if opened is not None:
-                self._withdraw(opened, granted(), error)
+            self._withdraw(granted(), error)
             raise
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         answers: list[Answer] = []
+        return self._or_withdraw(lambda: self._claim(wanted, answers), lambda: answers)
+
+    def _claim(self, wanted: Sequence[Wanted], answers: list[Answer]) -> list[Answer]:
         # A command lives where its byte is held, also once the registry was closed in between.
-        with self._claiming(lambda: answers, wanted[0].owner) as opened:
+        with self._opening.using(wanted[0].owner) as opened:
             opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
             version = self._schema_version
 
@@ -131,7 +132,10 @@ class SqliteStore(Settler):
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction, under an owner of their own with a note for each."""
         answers: list[Answer] = []
-        with self._claiming(lambda: answers) as opened:
+        return self._or_withdraw(lambda: self._claim_batch(wanted, answers), lambda: answers)
+
+    def _claim_batch(self, wanted: Sequence[Wanted], answers: list[Answer]) -> list[Answer]:
+        with self._opening.using() as opened:
             opened.database.check_disk(durable=are_durable(wanted), is_synced=will_sync(wanted))
             version = self._schema_version
             batch = opened.owners.batch(len(wanted))
@@ -174,7 +178,12 @@ class SqliteStore(Settler):
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """Begin or finish each in one transaction, for callers who wait on an event loop; see `Store.together`."""
         claims: dict[int, hot.Claim] = {}
-        with self._claiming(lambda: [claim.grant for claim in claims.values()]) as opened:
+        return self._or_withdraw(
+            lambda: self._together(requests, claims), lambda: [claim.grant for claim in claims.values()]
+        )
+
+    def _together(self, requests: Sequence[Wanted | End], claims: dict[int, hot.Claim]) -> list[object]:
+        with self._opening.using() as opened:
             found: dict[int, object] = {}
             writes: dict[int, Write] = {}
 
@@ -196,20 +205,20 @@ class SqliteStore(Settler):
             answers = [
                 self._ended(opened, request, writes.get(number))
                 if isinstance(request, End)
-                else self._begun(opened, claims[number], found[number], writes.get(number))
+                else self._begun(claims[number], found[number], writes.get(number))
                 for number, request in enumerate(requests)
             ]
             self._settle_dropped()
             return answers
 
-    def _begun(self, opened: Opened, claim: hot.Claim, found: object, write: Write | None) -> object:
+    def _begun(self, claim: hot.Claim, found: object, write: Write | None) -> object:
         if write is None:
             return found
         if write.error is None:
             if claim.grant is not None:
                 faults.point("claim.committed")
             return claim.grant
-        self._withdraw(opened, [claim.grant], write.error)
+        self._withdraw([claim.grant], write.error)
         return write.error
 
     def _ended(self, opened: Opened, end: End, write: Write | None) -> object:

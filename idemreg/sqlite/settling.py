@@ -110,7 +110,7 @@ class Settler(Keeper):
         self._settle_dropped()
         return not left.had_ended
 
-    def _withdraw(self, opened: Opened, answers: Sequence[object], error: BaseException) -> None:
+    def _withdraw(self, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
         An error of the store says that nothing is, but for a sync that failed. An interruption says nothing.
@@ -120,7 +120,7 @@ class Settler(Keeper):
             if isinstance(grant, Granted):
                 if is_stored:
                     self._unsettled.append(_Left(End.release(grant, durable=False, nothing_ran=True), grant))
-                else:
+                elif (opened := self._opening.of_owner(grant.owner)) is not None:
                     opened.owners.take_back(grant)
         self._settle_dropped()
 

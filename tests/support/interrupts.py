@@ -26,6 +26,8 @@ class Interrupter:
 
     def __init__(self, steps: int, *modules: ModuleType) -> None:
         self.has_raised = False
+        self.has_come = False  # to whoever called: an error in a finaliser does not
+        self.is_outside = False  # it was raised where the modules were left already
         self._left = steps
         self._files = {module.__file__ for module in modules}
 
@@ -46,10 +48,11 @@ class Interrupter:
             caller = caller.f_back
         return _trip
 
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, frame: FrameType | None) -> None:
         sys.settrace(None)
         if not self.has_raised:
             self.has_raised = True
+            self.is_outside = frame is not None and frame.f_code.co_filename == __file__
             raise KeyboardInterrupt
 
     def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -61,6 +64,7 @@ class Interrupter:
             sys.settrace(None)  # an interrupt that the last step has asked for comes here
         except KeyboardInterrupt:
             assert self.has_raised
+            self.has_come = True
         finally:
             sys.settrace(None)
             signal.signal(signal.SIGINT, before)
