@@ -92,11 +92,11 @@ class BaseClaim:
         self.terms = terms
         self.grant = grant
         self.name = name
-        self._is_open = True
         self._pid = os.getpid()
         self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
         self.is_entered = grant.note is None
+        self._is_open = True  # last: until it is whole there is nothing to be dropped
 
     @property
     def task_id(self) -> str:
@@ -236,7 +236,7 @@ class BaseClaim:
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
 
     def __del__(self) -> None:
-        if self._is_open:
+        if getattr(self, "_is_open", False):
             self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
 
 

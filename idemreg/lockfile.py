@@ -111,9 +111,11 @@ class LockFile:
             raise open_error(path, error) from error
         try:
             is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        except OSError as error:
+        except BaseException as error:
             self.close()
-            raise open_error(path, error) from error
+            if isinstance(error, OSError):
+                raise open_error(path, error) from error
+            raise
         if not is_file:
             self.close()
             raise _in_the_way(path)

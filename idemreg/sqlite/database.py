@@ -23,7 +23,7 @@ from idemreg.sqlite.connection import (
     leave_wal,
     translate,
 )
-from idemreg.sqlite.forking import forgets, no_fork_meanwhile
+from idemreg.sqlite.forking import forgets, inside, no_fork_meanwhile
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
@@ -302,7 +302,8 @@ class Database(Pool):
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
-        for connection in [*self._idle[NORMAL], *self._idle[FULL], *([anchor] if anchor else [])]:
+        # All that nobody has borrowed, and not the idle ones alone: an interrupt may have left one that is neither.
+        for connection in [*(one for one in self._all if one is not anchor and one not in inside), *([anchor] if anchor else [])]:
             if not may_move:
                 leave_wal(connection)
             self._all.discard(connection)

@@ -6,10 +6,17 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
-from idemreg.errors import StoreError, SyncFailedError
+from idemreg.errors import (
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StorePathError,
+    StoreVersionError,
+)
 from idemreg.model import Liveness, Status, may_forget, settled_status
 from idemreg.sqlite import tasks
 from idemreg.sqlite.claiming import changed_under_lock
@@ -113,9 +120,9 @@ class Settler(Keeper):
     def _withdraw(self, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
-        An error of the store says that nothing is, but for a sync that failed. An interruption says nothing.
+        Some errors of the store say that nothing is. Others, as that of a commit, and an interruption say nothing.
         """
-        is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
+        is_stored = not isinstance(error, _STORED_NOTHING)
         for grant in answers:
             if isinstance(grant, Granted):
                 if is_stored:
@@ -200,6 +207,9 @@ class Settler(Keeper):
         if row is None:
             raise changed_under_lock(task_id)
         return row
+
+
+_STORED_NOTHING: Final = (StoreBusyError, StoreFullError, StorePathError, StoreCorruptError, StoreVersionError)
 
 
 class _Left:
