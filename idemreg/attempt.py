@@ -116,7 +116,11 @@ def attempt(
             return got
         claim = got
     result: Any = _NOTHING
-    before = current.set(claim)
+    try:
+        before = current.set(claim)
+    except BaseException:  # no memory: and CPython may never let go of the claim
+        claim.not_begun()
+        raise
     try:
         faults.point("claim.granted")
         result = yield (job, args, kwargs)

@@ -77,6 +77,7 @@ class BaseClaim:
     __slots__ = (
         "__weakref__",
         "_before",
+        "_file_error",
         "_is_open",
         "_pid",
         "_store_error",
@@ -95,6 +96,7 @@ class BaseClaim:
         self._pid = os.getpid()
         self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
+        self._file_error: StoreError | None = None
         self.is_entered = grant.note is None
         self._is_open = True  # last: until it is whole there is nothing to be dropped
 
@@ -144,6 +146,8 @@ class BaseClaim:
         """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
         if error is self._store_error:
             return End.release(self.grant, durable=self.terms.options.durable)
+        if error is self._file_error:  # in the middle of the job: who knows what it had done elsewhere by then?
+            return crash_end(self.grant, self.terms.options, describe(error))
         return error_end(self.grant, self.terms.options, error)
 
     def interrupted(self, error: BaseException) -> None:
@@ -176,6 +180,7 @@ class BaseClaim:
     def _transaction(self) -> Iterator[Transaction]:
         self.check_entered()
         end: End | None = None
+        transaction: Transaction | None = None
         try:
             with contextlib.ExitStack() as stack:
                 transaction = self._open_in(stack)
@@ -189,6 +194,8 @@ class BaseClaim:
             # repeats nothing.
             if end is not None:
                 abandon(self, crash_end(self.grant, self.options, describe(error.__cause__ or error)))
+            elif transaction is not None:
+                self._file_error = transaction.broken_by
             raise
         if self.terms.teller is not None:
             self.terms.teller.ended(self.grant, self.name, end)
@@ -298,8 +305,13 @@ class Claim(BaseClaim):
 
     def __enter__(self) -> Self:
         self.enter()
-        self._before = current.set(self)
-        self.hold()
+        try:
+            self._before = current.set(self)
+            self.hold()
+        except BaseException:  # the block is not entered, and will not be left
+            self._leave_block()
+            self.not_begun()
+            raise
         return self
 
     def __exit__(

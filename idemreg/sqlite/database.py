@@ -50,12 +50,12 @@ class Database(Pool):
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
-        self.turns = Turns(lock_file.path, clock)
-        self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
         self.index: WalIndex | None = None
         self.sync: GroupSync | None = None
+        self.turns = Turns(lock_file.path, clock)
         try:
+            self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
         except BaseException as error:
             self.close()
@@ -294,11 +294,11 @@ class Database(Pool):
         self._closed = True
         if self.index is not None:
             self.index.close()  # before the last connection, with which SQLite unmaps what it shows
-        with no_fork_meanwhile(self._clock):
-            self._close_connections(may_move=may_move)
+        with no_fork_meanwhile(self._clock), contextlib.ExitStack() as last:
+            last.callback(self.turns.close)
             if self.sync is not None:
-                self.sync.close()
-            self.turns.close()
+                last.callback(self.sync.close)
+            self._close_connections(may_move=may_move)
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None

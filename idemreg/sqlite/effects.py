@@ -28,6 +28,19 @@ _FORBIDDEN: Final = frozenset(
     {apsw.SQLITE_TRANSACTION, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_PRAGMA, apsw.SQLITE_CREATE_TRIGGER,
      apsw.SQLITE_CREATE_TEMP_TRIGGER, apsw.SQLITE_CREATE_VTABLE}
 )  # fmt: skip
+# No fault of the statement.
+_OF_THE_FILE: Final = (
+    apsw.IOError,
+    apsw.FullError,
+    apsw.NoMemError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.BusyError,
+    apsw.ProtocolError,
+)
+
 _READING: Final = frozenset({apsw.SQLITE_READ, apsw.SQLITE_SELECT})
 
 
@@ -47,6 +60,7 @@ class Effects:
         self._let_go = let_go
         self._task_id = task_id
         self._pid = os.getpid()
+        self.broken_by: StoreError | None = None  # the file's error, and not the statement's, that was raised last
 
     def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Carry out one statement of the job, and give all of its rows.
@@ -60,7 +74,11 @@ class Effects:
             return self._connection.execute(sql, bindings).fetchall()
         except apsw.Error as error:
             msg = f"SQLite: {error}"
-            raise StoreError(msg, task_id=self._task_id, hint="See the statement given to tx.execute().") from error
+            hint = "See the statement given to tx.execute()."
+            problem = StoreError(msg, task_id=self._task_id, hint=hint)
+            if isinstance(error, _OF_THE_FILE):
+                self.broken_by = problem
+            raise problem from error
         finally:
             self._connection.authorizer = None
 

@@ -48,6 +48,8 @@ class Opened:
     two sees the other. The hot path does these steps by itself, since calls cost as much as they do.
     """
 
+    is_closed = True  # until all is open: see `__del__`
+
     def __init__(
         self,
         location: files.Location,
@@ -58,7 +60,6 @@ class Opened:
         *,
         reads_durable: bool,
     ) -> None:
-        self.is_closed = True  # until all is open: see `__del__`
         self.wants_close = False
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
@@ -67,9 +68,13 @@ class Opened:
         self.floor = row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
         self.database = Database(location.database, lock_file, busy_s=busy_s, clock=clock, reads_durable=reads_durable)
-        self.owners = Owners(lock_file, clock)
-        self._clock = clock
-        self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        try:
+            self.owners = Owners(lock_file, clock)
+            self._clock = clock
+            self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        except BaseException:
+            self.database.close()
+            raise
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 

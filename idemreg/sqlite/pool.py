@@ -91,9 +91,13 @@ class Pool:
         inside[ticket] = threading.get_ident()
         try:
             connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
-            if self.levels[True] == FULL:
-                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
-            self._all.add(connection)
+            try:
+                if self.levels[True] == FULL:
+                    connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+                self._all.add(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
         except apsw.Error as error:
             raise self.translate(error) from error

@@ -60,7 +60,7 @@ def judge(scene: Scene, end: End, *, is_memory: bool, looks_at_locks: bool) -> I
     except (AssertionError, apsw.Error) as error:
         yield f"behind the call: {error}"
         stored = {}
-    yield from _rows(scene, end, stored, scene.before)
+    yield from _rows(scene, end, stored, is_memory=is_memory)
     yield from _backup(scene, end)
     yield from _goes_on(scene, end, is_memory=is_memory)
     with contextlib.suppress(StoreError):
@@ -81,9 +81,17 @@ def _error(end: End, *, is_memory: bool) -> Iterator[str]:
         yield f"FinishNotRecordedError without the result: {end.result!r}"
 
 
+_NO_MEMORY: Final = (
+    (ctypes.ArgumentError, "MemoryError"),
+    (RuntimeError, "can't allocate"),
+    (SystemError, "error return without exception set"),
+)
+
+
 def _is_memory(kind: type[BaseException], text: str) -> bool:
     # ctypes makes an error of its own of one that it meets among the arguments.
-    return issubclass(kind, MemoryError) or (kind is ctypes.ArgumentError and "MemoryError" in text)
+    # CPython has other words for it where a lock cannot be made, and in `generator.throw` none at all.
+    return issubclass(kind, MemoryError) or any(kind is one and words in text for one, words in _NO_MEMORY)
 
 
 def _nothing_held(scene: Scene, *, looks_at_locks: bool) -> Iterator[str]:
@@ -111,8 +119,9 @@ def _nothing_held(scene: Scene, *, looks_at_locks: bool) -> Iterator[str]:
                 yield f"byte {byte} of jobs.db{suffix} stays locked"
 
 
-def _rows(scene: Scene, end: End, stored: dict[str, Row], before: dict[str, Row]) -> Iterator[str]:
+def _rows(scene: Scene, end: End, stored: dict[str, Row], *, is_memory: bool) -> Iterator[str]:
     """What is stored is what the caller was told; where he was told nothing, what it may be."""
+    before = scene.before
     for task_id in {*before, *stored, *scene.promised}:
         row, was = stored.get(task_id), before.get(task_id)
         status = None if row is None else row.status
@@ -123,17 +132,19 @@ def _rows(scene: Scene, end: End, stored: dict[str, Row], before: dict[str, Row]
             allowed = (*LEFT, *((Status.FAILED, Status.PENDING) if scene.failed[task_id] or scene.may_rerun else ()))
             if status not in allowed:
                 yield f"{task_id} was entered, its end was not told, and it is stored as {row} (told: {end.text})"
-        elif row != was and not _may_be(scene, task_id, row, was):
+        elif row != was and not _may_be(scene, task_id, row, was, is_memory=is_memory):
             yield f"{task_id} was {was}, nobody has touched it, and it is {row}"
     for task_id, entered in scene.entered.items():
         if entered > 1:
             yield f"the body of {task_id} was entered {entered} times"
 
 
-def _may_be(scene: Scene, task_id: str, row: Row | None, was: Row | None) -> bool:
+def _may_be(scene: Scene, task_id: str, row: Row | None, was: Row | None, *, is_memory: bool) -> bool:
     if task_id == "warm":
         return True
     status = None if row is None else row.status
+    if is_memory and status is Status.FAILED and task_id in scene.tried:
+        return True  # memory went in the block of the claim, before it came to what is counted
     is_put_back = row is not None and was is not None and row.status is was.status and row.token > was.token
     return task_id in scene.tried and (is_put_back or status in scene.tried[task_id])
 
@@ -167,7 +178,8 @@ def _goes_on(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
         return
     if end.wal_hit:
         yield "a sync of the -wal has failed, and what follows is acknowledged"
-    yield from _again(scene, scene.registry, "the same registry", must_go_on=True)
+    # Where memory went between the claim and its body, the claim counts as dropped: nobody knows, and the task is held.
+    yield from _again(scene, scene.registry, "the same registry", must_go_on=not is_memory)
 
 
 def _again(scene: Scene, registry: Registry, who: str, *, must_go_on: bool) -> Iterator[str]:
