@@ -129,7 +129,11 @@ def attempt(
             return ended_in_job(claim, result)
         end, problem = success_end(claim.grant, terms.options, result)
     except BaseException as error:
-        yield from _end_by_error(claim, error, has_returned=result is not _NOTHING)
+        try:
+            yield from _end_by_error(claim, error, has_returned=result is not _NOTHING)
+        except BaseException as problem:
+            claim.interrupted(problem)  # where it came before the end was made
+            raise
         raise
     finally:
         current.reset(before)

@@ -151,6 +151,13 @@ def lost_error(task_id: str) -> ClaimLostError:
 
 def describe(error: BaseException) -> str:
     """Type and message of an error in one line, then where it came from; bounded, and fit to be stored."""
+    try:
+        return _described(error)
+    except MemoryError:  # which may be what is to be described
+        return type(error).__name__
+
+
+def _described(error: BaseException) -> str:
     import traceback  # noqa: PLC0415 - only failures need it
 
     kind = type(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.mutants.catalogue_faults import FAULTS
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -23,4 +24,4 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in _MUTANTS}
+CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *FAULTS)}

@@ -153,6 +153,7 @@ def decorated(scene: Scene) -> None:
 
 @case("claim", "Registry.claim", "Claim.succeed", weight=3)
 def claimed(scene: Scene) -> None:
+    scene.is_block = True
     scene.tries("new", RUNNING, PENDING, UNKNOWN)
     with scene.registry.claim("new", name=NAME) as claim:
         claim.result = scene.job("new")()
@@ -161,6 +162,7 @@ def claimed(scene: Scene) -> None:
 
 @case("claim, by hand", "Registry.claim", "Claim.enter", "Claim.succeed", "Claim.fail", "Claim.release", "Claim.downstream_key")
 def claimed_by_hand(scene: Scene) -> None:
+    scene.is_block = True
     for task_id in ("new", "new-2", "new-3"):
         scene.tries(task_id, RUNNING, PENDING, UNKNOWN)
     claim = scene.registry.claim("new", name=NAME)
@@ -180,6 +182,7 @@ def claimed_by_hand(scene: Scene) -> None:
 
 @case("claim, transaction", "Registry.claim", "Claim.transaction", weight=2)
 def in_transaction(scene: Scene) -> None:
+    scene.is_block = True
     scene.tries("new", RUNNING, PENDING, UNKNOWN)
     with scene.registry.claim("new", name=NAME) as claim:
         body = scene.job("new")
@@ -192,6 +195,7 @@ def in_transaction(scene: Scene) -> None:
 
 @case("claim_many", "Registry.claim_many", "Registry.finish_many", "Claim.enter", weight=2)
 def many(scene: Scene) -> None:
+    scene.is_block = True
     names = ("new", "new-2", "new-3")
     for task_id in names:
         scene.tries(task_id, RUNNING, PENDING, UNKNOWN)

@@ -90,6 +90,7 @@ class Scene:
         self.problems: list[str] = []
         self.backup = ""
         self.may_rerun = False
+        self.is_block = False  # the body is a block of the case itself
         self.registry = self.opened()
 
     def opened(self, **options: Any) -> Registry:
