@@ -99,7 +99,7 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
-def attempt(
+def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it costs every new task
     terms: Terms,
     wanted: Wanted,
     seen: Stored | Granted | Absent | None,

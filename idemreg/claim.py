@@ -77,7 +77,6 @@ class BaseClaim:
     __slots__ = (
         "__weakref__",
         "_before",
-        "_file_error",
         "_is_open",
         "_pid",
         "_store_error",
@@ -96,7 +95,6 @@ class BaseClaim:
         self._pid = os.getpid()
         self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
-        self._file_error: StoreError | None = None
         self.is_entered = grant.note is None
         self._is_open = True  # last: until it is whole there is nothing to be dropped
 
@@ -146,7 +144,7 @@ class BaseClaim:
         """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
         if error is self._store_error:
             return End.release(self.grant, durable=self.terms.options.durable)
-        if error is self._file_error:  # in the middle of the job: who knows what it had done elsewhere by then?
+        if isinstance(error, StoreError) and error.in_job:  # who knows what it had done elsewhere by then?
             return crash_end(self.grant, self.terms.options, describe(error))
         return error_end(self.grant, self.terms.options, error)
 
@@ -180,7 +178,6 @@ class BaseClaim:
     def _transaction(self) -> Iterator[Transaction]:
         self.check_entered()
         end: End | None = None
-        transaction: Transaction | None = None
         try:
             with contextlib.ExitStack() as stack:
                 transaction = self._open_in(stack)
@@ -194,8 +191,6 @@ class BaseClaim:
             # repeats nothing.
             if end is not None:
                 abandon(self, crash_end(self.grant, self.options, describe(error.__cause__ or error)))
-            elif transaction is not None:
-                self._file_error = transaction.broken_by
             raise
         if self.terms.teller is not None:
             self.terms.teller.ended(self.grant, self.name, end)

@@ -276,12 +276,7 @@ class Present(NamedTuple):
 
 
 class Transaction(Protocol):
-    """A transaction in which the effects of a job commit together with its finish.
-
-    ``broken_by``: the last error of `execute` that is the store's, and not the statement's.
-    """
-
-    broken_by: StoreError | None
+    """A transaction in which the effects of a job commit together with its finish."""
 
     def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Carry out one statement and give all of its rows."""

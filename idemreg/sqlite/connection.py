@@ -91,9 +91,7 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
     """
     connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
     try:
-        if connection.readonly("main"):  # could not be opened for writing, and SQLite makes do with less
-            msg = f"{path} cannot be opened for writing"
-            raise StorePathError(msg)
+        _check_writable(connection, path)
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         _set(connection, "synchronous", synchronous)
@@ -104,6 +102,12 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
         connection.close()
         raise
     return connection
+
+
+def _check_writable(connection: Connection, path: str) -> None:
+    if connection.readonly("main"):  # it could not be opened for writing, and SQLite makes do with less
+        msg = f"{path} cannot be opened for writing"
+        raise StorePathError(msg)
 
 
 def _set(connection: Connection, pragma: str, value: int) -> None:

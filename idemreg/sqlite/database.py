@@ -303,7 +303,10 @@ class Database(Pool):
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
         # All that nobody has borrowed, and not the idle ones alone: an interrupt may have left one that is neither.
-        for connection in [*(one for one in self._all if one is not anchor and one not in inside), *([anchor] if anchor else [])]:
+        for connection in [
+            *(one for one in self._all if one is not anchor and one not in inside),
+            *([anchor] if anchor else []),
+        ]:
             if not may_move:
                 leave_wal(connection)
             self._all.discard(connection)

@@ -60,7 +60,6 @@ class Effects:
         self._let_go = let_go
         self._task_id = task_id
         self._pid = os.getpid()
-        self.broken_by: StoreError | None = None  # the file's error, and not the statement's, that was raised last
 
     def execute(self, sql: str, bindings: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Carry out one statement of the job, and give all of its rows.
@@ -76,8 +75,7 @@ class Effects:
             msg = f"SQLite: {error}"
             hint = "See the statement given to tx.execute()."
             problem = StoreError(msg, task_id=self._task_id, hint=hint)
-            if isinstance(error, _OF_THE_FILE):
-                self.broken_by = problem
+            problem.in_job = isinstance(error, _OF_THE_FILE)
             raise problem from error
         finally:
             self._connection.authorizer = None

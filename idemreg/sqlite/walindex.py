@@ -83,7 +83,10 @@ class WalIndex:
 
 
 def _map(connection: apsw.Connection, at: int, size: int = 0) -> tuple[Any, int]:
-    """Bytes of the shared memory, or a uint32; zeros, which are of no known format, where SQLite gives none. Its code."""
+    """Bytes of the shared memory, or a uint32, and SQLite's code.
+
+    Where it gives none they are zeros, which are of no known format.
+    """
     import ctypes  # noqa: PLC0415 - not before a file is opened
 
     pointer = ctypes.c_void_p

@@ -39,7 +39,13 @@ FAULTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "disk-error-untyped",
         "what the system says where it has no lock to give comes to the caller as it is",
-        (Patch("idemreg/oslock.py", "        raise _refused(error) from error\n    return True", "        raise\n    return True"),),
+        (
+            Patch(
+                "idemreg/oslock.py",
+                "        raise _refused(error) from error\n    return True",
+                "        raise\n    return True",
+            ),
+        ),
     ),
     Mutant(
         "failed-sync-forgotten",
@@ -47,8 +53,8 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/syncing.py",
-                "        self._failed = True\n        self._synced = b\"\"\n        with",
-                "        self._synced = b\"\"\n        return\n        with",
+                '        self._failed = True\n        self._synced = b""\n        with',
+                '        self._synced = b""\n        return\n        with',
             ),
         ),
     ),
@@ -58,8 +64,8 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/backend.py",
-                "                if not isinstance(self._read_again(end, error), Recorded):\n                    raise\n",
-                "                self._read_again(end, error)\n",
+                "                if not isinstance(self._read_again(end, error), Recorded):\n",
+                "                if self._read_again(end, error) is None:\n",
             ),
         ),
     ),
@@ -69,8 +75,8 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/database.py",
-                "            self.give_back(connection, synchronous)\n        self.gate.done(mine)\n\n    def _surely_go_out",
-                "            self.give_back(connection, synchronous)\n        if mine.error is None:\n            self.gate.done(mine)\n\n    def _surely_go_out",
+                "        self.gate.done(mine)\n\n    def _surely_go_out",
+                "        if mine.error is None:\n            self.gate.done(mine)\n\n    def _surely_go_out",
             ),
         ),
     ),

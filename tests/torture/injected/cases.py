@@ -160,7 +160,15 @@ def claimed(scene: Scene) -> None:
     scene.tells("new", SUCCEEDED)
 
 
-@case("claim, by hand", "Registry.claim", "Claim.enter", "Claim.succeed", "Claim.fail", "Claim.release", "Claim.downstream_key")
+@case(
+    "claim, by hand",
+    "Registry.claim",
+    "Claim.enter",
+    "Claim.succeed",
+    "Claim.fail",
+    "Claim.release",
+    "Claim.downstream_key",
+)
 def claimed_by_hand(scene: Scene) -> None:
     scene.is_block = True
     for task_id in ("new", "new-2", "new-3"):
@@ -253,7 +261,10 @@ def got(scene: Scene) -> None:
 @case("tasks", "Registry.tasks", "Registry.count", filled=True)
 def listed(scene: Scene) -> None:
     found = {task.task_id: task.status for task in scene.registry.tasks()}
-    scene.check({**found, "warm": 1} == {**{i: row.status for i, row in scene.before.items()}, "warm": 1}, "tasks leaves some out")
+    scene.check(
+        {**found, "warm": 1} == {**{i: row.status for i, row in scene.before.items()}, "warm": 1},
+        "tasks leaves some out",
+    )
     counts = scene.registry.count()
     scene.check(sum(counts.values()) == len(found), "count leaves some out")
 
@@ -303,7 +314,7 @@ def forgotten(scene: Scene) -> None:
 def checkpointed(scene: Scene) -> None:
     scene.run("new")
     for mode in ("PASSIVE", "FULL", "TRUNCATE"):
-        scene.registry.checkpoint(mode)  # type: ignore[arg-type]
+        scene.registry.checkpoint(mode)
 
 
 @case("purge", "Registry.purge", filled=True)
@@ -341,7 +352,10 @@ def _export() -> list[str]:
 
     from idemreg import Registry  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory() as folder, Registry(os.path.join(folder, "jobs.db"), durability="normal") as other:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Registry(os.path.join(folder, "jobs.db"), durability="normal") as other,
+    ):
         for task_id in ("in-1", "in-2"):
             other.run(task_id, lambda: RESULT, name=NAME)
         return list(other.export_lines())
@@ -429,4 +443,3 @@ def run_command(scene: Scene) -> None:
     scene.tries("ran", RUNNING, PENDING, UNKNOWN, SUCCEEDED)
     scene.check(command(scene, "run", "ran", "--", "true") == 0, "run does not end with 0")
     scene.tells("ran", SUCCEEDED)
-

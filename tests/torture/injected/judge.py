@@ -115,12 +115,14 @@ def _nothing_held(scene: Scene, *, looks_at_locks: bool) -> Iterator[str]:
         lines = file.read().splitlines()
     for line in lines:
         words = line.split()
-        suffix = inodes.get(int(words[5].rpartition(":")[2])) if words[1] != "->" else None
-        if suffix is None:
+        inode = int(words[5].rpartition(":")[2]) if words[1] != "->" else 0
+        if inode not in inodes:
             continue
-        first = int(words[6])
+        suffix, first = inodes[inode], int(words[6])
         last = sys.maxsize if words[7] == "EOF" else int(words[7])
-        for byte in {"": RESERVED, "-shm": SHM_LOCKS}.get(suffix, (WRITE_TURN, SYNC_TURN, CREATION_BYTE, CHECKPOINT_TURN)):
+        for byte in {"": RESERVED, "-shm": SHM_LOCKS}.get(
+            suffix, (WRITE_TURN, SYNC_TURN, CREATION_BYTE, CHECKPOINT_TURN)
+        ):
             if first <= byte <= last:
                 yield f"byte {byte} of jobs.db{suffix} stays locked"
 
@@ -259,4 +261,3 @@ def _next_process(scene: Scene, end: End) -> Iterator[str]:
         is_final = status is Status.SUCCEEDED
         if is_final and (row is None or row.status is not status):
             yield f"the next process finds {task_id} as {row}, told was {status}"
-

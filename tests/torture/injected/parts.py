@@ -22,13 +22,16 @@ MEMORY: Final = "/dev/shm"  # noqa: S108 - not a temporary file: a file system i
 PATIENCE_S: Final = 1_200.0
 
 
-def part(mode: str, seed: int, count: int) -> Tally:
-    """Carry it out; a process that crashed or hung is a violation, with the call that it was at."""
+def part(mode: str, seed: int, count: int, only: str = "", root: Path = ROOT) -> Tally:
+    """Carry it out; a process that crashed or hung is a violation, with the call that it was at.
+
+    ``only``: the cases with these words in their names. ``root``: the tree, which may be a mutant.
+    """
     base = tempfile.mkdtemp(prefix="faults-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
     try:
-        words = [sys.executable, "-m", "tests.torture.injected.worker", mode, str(seed), str(count), base]
+        words = [sys.executable, "-m", "tests.torture.injected.worker", mode, str(seed), str(count), base, only]
         run = subprocess.run(
-            words, cwd=ROOT, env=shim.environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S
+            words, cwd=root, env=shim.environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
         at = os.path.join(base, "at")
         was_at = Path(at).read_text("utf-8").strip() if os.path.exists(at) else "its beginning"

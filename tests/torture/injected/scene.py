@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg import Registry, Status, current_claim
+from tests.torture.injected import shim
 from tests.torture.injected.states import BUSY_S, RESULT, JobError
 
 if TYPE_CHECKING:
@@ -78,9 +79,10 @@ def _opened(path: str) -> Iterator[apsw.Connection]:
 class Scene:
     """What a case gets: a registry, bodies that count themselves, and a place to note what it was told."""
 
-    def __init__(self, path: str, fault: Fault, clock: Clock | None, before: dict[str, Row]) -> None:
+    def __init__(self, path: str, fault: Fault, clock: Clock | None, before: dict[str, Row], bodies: list[int]) -> None:
         self.path = path
         self.before = before
+        self.bodies = bodies
         self.clock = clock
         self.fault = fault
         self.entered = dict.fromkeys(JOBS, 0)
@@ -116,12 +118,14 @@ class Scene:
         self, task_id: str, error: BaseException | None = None, *, result: Any = RESULT, durable: bool = True
     ) -> Callable[[], Any]:
         """A body that counts itself, and looks at once whether its claim is stored."""
-        fault, entered, failed = self.fault, self.entered, self.failed
+        fault, entered, failed, bodies = self.fault, self.entered, self.failed, self.bodies
 
         def body() -> Any:
             entered[task_id] += 1
             armed = fault.armed
             fault.armed = 0
+            if fault.left > shim.FAR:  # nothing is to fail
+                bodies.append(fault.seen)
             try:
                 self._is_claimed(task_id, durable=durable)
             finally:
@@ -141,7 +145,9 @@ class Scene:
         if durable and self.fault.wal_dirty:
             self.problems.append(f"the body of {task_id} was entered before its claim was synced")
 
-    def run(self, task_id: str, error: BaseException | None = None, *, registry: Registry | None = None, **options: Any) -> None:
+    def run(
+        self, task_id: str, error: BaseException | None = None, *, registry: Registry | None = None, **options: Any
+    ) -> None:
         """Run the task, and note what came of it."""
         durable = options.get("on_crash") != "rerun"
         self.tries(task_id, Status.RUNNING, Status.PENDING, Status.UNKNOWN)

@@ -33,8 +33,19 @@ KINDS: Final = {
         )
     )
 }
-FILES: Final = ("another file", "a file", "the database", "the -wal", "the -shm", "the lock file", "the folder", "inside")
+FILES: Final = (
+    "another file",
+    "a file",
+    "the database",
+    "the -wal",
+    "the -shm",
+    "the lock file",
+    "the folder",
+    "inside",
+)
 SHORT: Final = 0
+NEVER: Final = 2**31 - 1  # as the number of the call that fails
+FAR: Final = 2**30
 
 # What each call of the system may say. Linux gives no other call EINTR than these, on local files.
 ERRORS: Final = {

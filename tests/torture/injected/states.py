@@ -105,7 +105,7 @@ def _fill(registry: Registry, path: str, size: int) -> None:
     registry.skip("skipped", "not wanted")
     for task_id, options in (("failed", {}), ("held", {"on_failure": "hold"}), ("unknown", {"unknown_on": JobError})):
         with contextlib.suppress(JobError):
-            registry.run(task_id, _fail, **options)  # type: ignore[arg-type]
+            registry.run(task_id, _fail, **options)
     with contextlib.suppress(JobError):
         registry.run("unknown-too", _fail, unknown_on=JobError)
     for number in range(size):

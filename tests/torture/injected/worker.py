@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -41,8 +40,9 @@ LOCK_S: Final = 11.0
 MOST_CALLS: Final = 3_000  # of one kind in one case
 ONCE: Final = 0.6
 OPEN_OFTEN: Final = 6
-DRAWN: Final = 6
-NEVER: Final = 2**31 - 1
+DRAWN: Final = 4
+SOON: Final = 40
+NEVER: Final = shim.NEVER
 LOOKS_EVERY: Final = 3  # calls: to read /proc/locks takes as long as a claim
 SHOWN: Final = int(os.environ.get("SHOWN", "40"))
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory
@@ -80,6 +80,7 @@ class Worker:
         self.base = base
         self.random = Random(f"{mode} {seed}")
         self.tried = 0
+        self.bodies: list[int] = []  # how many allocations there were before each body, where none failed
         self.distinct: set[int] = set()
         self.violations: list[str] = []
         self.events: Counter[str] = Counter()
@@ -130,11 +131,15 @@ class Worker:
                     break
 
     def numbers(self, item: Item) -> Iterable[int]:
-        """1, 2, 3, ...; of allocations, which are many, some in the order of chance."""
+        """1, 2, 3, ...; of allocations, which are many, some by chance, half of them soon behind a body."""
         if self.mode == "io":
             return range(1, MOST_CALLS)
+        self.bodies.clear()
         self.one(item, NEVER)
-        return self.random.sample(range(1, self.fault.seen + 1), min(self.fault.seen, DRAWN))
+        most, bodies = self.fault.seen, list(self.bodies)
+        drawn = {self.random.randint(1, most) for _ in range(DRAWN)} if most else set()
+        drawn |= {self.random.choice(bodies) + self.random.randint(1, SOON) for _ in bodies[:1] for _ in range(DRAWN)}
+        return self.random.sample(sorted(drawn), len(drawn))
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
@@ -180,7 +185,7 @@ class Worker:
 
     def scene(self, item: Item, path: str) -> Scene:
         clock: Clock | None = None
-        scene = Scene(path, self.fault, clock, self.rows[item.state])
+        scene = Scene(path, self.fault, clock, self.rows[item.state], self.bodies)
         if item.is_warm:
             scene.registry.run("warm", lambda: 1, name="warm")
         return scene
@@ -197,7 +202,7 @@ class Worker:
             finally:
                 fault.armed = 0
                 signal.setitimer(signal.ITIMER_REAL, 0)
-        except BaseException as error:  # noqa: BLE001 - it is what is to be judged
+        except BaseException as error:
             kind, text, result = type(error), _told(error), getattr(error, "result", None)
             if isinstance(error, KeyboardInterrupt):
                 raise
