@@ -136,7 +136,11 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
             raise
         raise
     finally:
-        current.reset(before)
+        try:
+            current.reset(before)
+        except BaseException as problem:  # no memory: the context has the claim for good, and nobody drops it
+            claim.interrupted(problem)
+            raise
     try:  # as `record` does, whose walk within the walk costs a microsecond
         claim.settled()
         recorded = yield terms.store.finish_one, (end,), None

@@ -312,10 +312,10 @@ class Claim(BaseClaim):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_block()
-        if not self._is_open:
-            return
         try:
+            self._leave_block()
+            if not self._is_open:
+                return
             if error is None:
                 self.succeed(self.result)
             else:
