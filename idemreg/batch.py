@@ -22,6 +22,7 @@ from idemreg.ends import (
     not_recorded_end,
     not_recorded_error,
     success_end,
+    tell_abandoned,
 )
 from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
 from idemreg.model import Outcome

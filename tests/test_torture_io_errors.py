@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
+import json
 import os
 from pathlib import Path
 
@@ -72,6 +74,27 @@ def test_nothing_is_found() -> None:
     assert tally.violations == []
     assert len(tally.distinct) == 60
     assert sum(tally.events.values()) >= 60
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ["run", "filled", False, "lock", errno.ENOLCK, 1, 0],  # OSError, and a claim that was stored and lost
+        ["open", "filled", False, "stat", errno.EIO, 1, 0],  # OSError, "vanished", and the lock file left open
+        ["close", "killed", False, "open", errno.ENOSPC, 1, 0],  # read-only for good
+        ["backup", "filled", True, "unlink", errno.EROFS, 1, 0],  # OSError behind a backup that is whole
+        ["backup", "filled", True, "name", errno.EIO, shim.LASTING, 0],  # OSError, and an empty file under the name
+        ["idemreg run", "filled", True, "lock", errno.EIO, 1, 0],  # the command's byte left open
+        ["doctor", "killed", True, "read", errno.EIO, 1, 0],  # the lock file left open
+        ["claim, transaction", "filled", True, "write", errno.EIO, 1, 0],  # the job failed, where the disk did
+    ],
+    ids=lambda item: " ".join(map(str, (item[0], item[3]))),
+)
+def test_what_was_found_stays_mended(item: list[object]) -> None:
+    """The faults that the trial has found something with, each at every call of its kind."""
+    tally = part("io", 1, 0, json.dumps(item))
+    assert tally.violations == []
+    assert tally.tried > 1
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def claimed(scene: Scene) -> None:
 )
 def claimed_by_hand(scene: Scene) -> None:
     scene.is_block = True
-    for task_id in ("new", "new-2", "new-3"):
+    for task_id in ("new", "new-2", "put-back"):
         scene.tries(task_id, RUNNING, PENDING, UNKNOWN)
     claim = scene.registry.claim("new", name=NAME)
     claim.enter()
@@ -184,8 +184,8 @@ def claimed_by_hand(scene: Scene) -> None:
     scene.failed["new-2"] += 1
     claim.fail(JobError("told to"))
     scene.tells("new-2", FAILED)
-    scene.registry.claim("new-3", name=NAME).release()
-    scene.tells("new-3", PENDING)
+    scene.registry.claim("put-back", name=NAME).release()
+    scene.tells("put-back", PENDING)
 
 
 @case("claim, transaction", "Registry.claim", "Claim.transaction", weight=2)

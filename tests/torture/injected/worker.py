@@ -1,7 +1,8 @@
 """The process in which calls fail: carries out case after case, the n-th call of the system failing, n = 1, 2, 3, ...
 
-``python -m tests.torture.injected.worker io SEED COUNT`` (or ``memory``), with the environment of `shim.environment`.
-Prints one JSON object. What it is at stands in a file, for whoever finds it dead or hanging.
+``python -m tests.torture.injected.worker io SEED COUNT FOLDER [CASE]`` (or ``memory``), with the environment of
+`shim.environment`; with the COUNT 0 the last word says what exactly is tried. Prints one JSON object. What it
+is at stands in a file, for whoever finds it dead or hanging.
 """
 
 from __future__ import annotations
@@ -148,10 +149,10 @@ class Worker:
         words = item.words(number)
         os.pwrite(self.at, words.encode().ljust(400), 0)
         folder = os.path.join(self.base, "files")
-        self.fault.folder = b""
         self.states[item.state].copy(folder)
-        scene = self.scene(item, os.path.join(folder, "jobs.db"))
+        # Before anything is opened: what a descriptor is of, is noted as it is opened.
         self.fault.aim(folder, item.kind, number, item.error, item.lasting)
+        scene = self.scene(item, os.path.join(folder, "jobs.db"))
         self.fault.wal_dirty = 0
         begun = time.monotonic()
         end = self.act(item.case, scene)
@@ -166,8 +167,7 @@ class Worker:
             found.append(f"EINTR was told to the caller: {end.text}")
         for problem in found[:3]:
             where = shim.FILES[self.fault.hit_file] if self.mode == "io" else ""
-            command = f"python -m tests.torture --only {self.name} --seed {self.seed} --count 1 --jobs 1"
-            self.violations.append(f"{words} ({where}): {problem}; {command}")
+            self.violations.append(f"{words} ({where}): {problem}; {self.command(item, number)}")
         del scene
         self.fault.folder = b""
         shutil.rmtree(folder)
@@ -179,9 +179,18 @@ class Worker:
             self.distinct.add(int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big"))
         return end.is_fault_met
 
-    @property
-    def name(self) -> str:
-        return "io-errors" if self.mode == "io" else "out-of-memory"
+    def command(self, item: Item, number: int) -> str:
+        exact = json.dumps([item.case.name, item.state, item.is_warm, item.kind, item.error, item.lasting, number])
+        return f"python -m tests.torture.injected {self.mode} {self.seed} '{exact}'"
+
+    def exact(self, words: str) -> None:
+        """One item, as `command` writes it; the number 0 is all of them, 1, 2, 3, ..."""
+        name, *rest, number = json.loads(words)
+        item = Item(next(case for case in CASES if case.name == name), *rest)
+        numbers = [number] if number else range(1, MOST_CALLS)
+        for one in numbers:
+            if not self.one(item, one):
+                break
 
     def scene(self, item: Item, path: str) -> Scene:
         clock: Clock | None = None
@@ -236,7 +245,10 @@ def main() -> None:
         registry.run("first", lambda: 1)
     gc.collect()
     gc.freeze()
-    worker.run(int(count), only)
+    if int(count):
+        worker.run(int(count), only)
+    else:
+        worker.exact(only)
     found: dict[str, Any] = {
         "tried": worker.tried,
         "distinct": sorted(worker.distinct),
