@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
-from idemreg.errors import StoreBusyError, StoreError, StorePathError
+from idemreg.errors import StoreBusyError, StoreError
 from idemreg.sqlite.connection import (
     FULL,
     NORMAL,
@@ -69,9 +69,6 @@ class Database(Pool):
         self._anchor = self._open(NORMAL)
         self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
         index = WalIndex(self._anchor)
-        if index.is_read_only:
-            msg = f"{self.path}-shm cannot be opened for writing"
-            raise StorePathError(msg)
         if index.is_known:
             self.index = index
             self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock)
@@ -302,11 +299,8 @@ class Database(Pool):
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
-        # All that nobody has borrowed, and not the idle ones alone: an interrupt may have left one that is neither.
-        for connection in [
-            *(one for one in self._all if one is not anchor and one not in inside),
-            *([anchor] if anchor else []),
-        ]:
+        left = [one for one in self._all if one is not anchor and one not in inside]  # also what an interrupt has left
+        for connection in [*left, *([anchor] if anchor else [])]:
             if not may_move:
                 leave_wal(connection)
             self._all.discard(connection)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from idemreg import faults
 from idemreg.errors import (
     StoreBusyError,
-    StoreCorruptError,
     StoreError,
     StoreFullError,
     StorePathError,
@@ -209,7 +208,7 @@ class Settler(Keeper):
         return row
 
 
-_STORED_NOTHING: Final = (StoreBusyError, StoreFullError, StorePathError, StoreCorruptError, StoreVersionError)
+_STORED_NOTHING: Final = (StoreBusyError, StoreFullError, StorePathError, StoreVersionError)
 
 
 class _Left:

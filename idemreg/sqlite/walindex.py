@@ -15,6 +15,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.errors import StorePathError
+
 if TYPE_CHECKING:
     import apsw
 
@@ -46,7 +48,9 @@ class WalIndex:
         self._moved, _ = _map(connection, _MOVED)
         # SQLite takes a -shm that it could not open for writing for one of a read-only disk, for as long as any
         # connection of the process has it open: nothing could be written, whatever becomes of the disk.
-        self.is_read_only = code & PRIMARY_CODE == READ_ONLY
+        if code & PRIMARY_CODE == READ_ONLY:
+            msg = f"{connection.db_filename('main')}-shm cannot be opened for writing"
+            raise StorePathError(msg)
 
     def close(self) -> None:
         """Before the connection is closed: from now on there is nothing to be seen, where the memory is unmapped."""

@@ -100,7 +100,7 @@ FAULTS: Final[tuple[Mutant, ...]] = (
                 "        if isinstance(error, apsw.ReadOnlyError):\n            self._spoil()\n",
                 "",
             ),
-            Patch("idemreg/sqlite/walindex.py", "code & PRIMARY_CODE == READ_ONLY", "False"),
+            Patch("idemreg/sqlite/walindex.py", "if code & PRIMARY_CODE == READ_ONLY:", "if not code + 1:"),
         ),
     ),
     Mutant(

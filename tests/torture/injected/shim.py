@@ -134,7 +134,7 @@ def watch_sqlite(functions: Any) -> None:
     """From now on the allocations of SQLite count as "sqlite"."""
     import apsw  # noqa: PLC0415 - which must be loaded by then
 
-    assert functions.fault_code(os.fsencode(apsw.__file__)), "where is SQLite?"
+    assert functions.fault_code(os.fsencode(os.path.realpath(apsw.__file__))), "where is SQLite?"
 
 
 def watch_python(functions: Any) -> None:
