@@ -287,15 +287,18 @@ class Database(Pool):
 
     def close(self) -> None:
         """Close the idle connections now, and the borrowed ones as they come back. Nobody must be inside."""
-        may_move = self._move_wal()
-        self._closed = True
-        if self.index is not None:
-            self.index.close()  # before the last connection, with which SQLite unmaps what it shows
-        with no_fork_meanwhile(self._clock), contextlib.ExitStack() as last:
-            last.callback(self.turns.close)
-            if self.sync is not None:
-                last.callback(self.sync.close)
-            self._close_connections(may_move=may_move)
+        may_move = False
+        try:
+            may_move = self._move_wal()
+        finally:
+            self._closed = True
+            if self.index is not None:
+                self.index.close()  # before the last connection, with which SQLite unmaps what it shows
+            with no_fork_meanwhile(self._clock), contextlib.ExitStack() as last:
+                last.callback(self.turns.close)
+                if self.sync is not None:
+                    last.callback(self.sync.close)
+                self._close_connections(may_move=may_move)
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
