@@ -99,7 +99,7 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
-def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it costs every new task
+def attempt(  # noqa: C901 - the walk itself: each call that parts it costs every new task
     terms: Terms,
     wanted: Wanted,
     seen: Stored | Granted | Absent | None,
@@ -116,11 +116,7 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
             return got
         claim = got
     result: Any = _NOTHING
-    try:
-        before = current.set(claim)
-    except BaseException:  # no memory: and CPython may never let go of the claim
-        claim.not_begun()
-        raise
+    before = _go_in(claim)
     try:
         faults.point("claim.granted")
         result = yield (job, args, kwargs)
@@ -136,11 +132,7 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
             raise
         raise
     finally:
-        try:
-            current.reset(before)
-        except BaseException as problem:  # no memory: the context has the claim for good, and nobody drops it
-            claim.interrupted(problem)
-            raise
+        _go_out(claim, before)
     try:  # as `record` does, whose walk within the walk costs a microsecond
         claim.settled()
         recorded = yield terms.store.finish_one, (end,), None
@@ -156,6 +148,25 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
     if problem is not None:
         raise problem
     return outcome_of(claim, result)
+
+
+# Without memory CPython may leave the claim in the context for good, so that nobody ever drops it.
+
+
+def _go_in(claim: Any) -> Any:  # noqa: ANN401 - a token of the context variable
+    try:
+        return current.set(claim)
+    except BaseException:
+        claim.not_begun()
+        raise
+
+
+def _go_out(claim: Any, before: Any) -> None:  # noqa: ANN401 - as above
+    try:
+        current.reset(before)
+    except BaseException as error:
+        claim.interrupted(error)
+        raise
 
 
 def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
