@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 HANG_S: Final = 5.0
 LOCK_S: Final = 11.0
+LOCK_STATEMENTS: Final = 6
 MOST_CALLS: Final = 3_000  # of one kind in one case
 ONCE: Final = 0.6
 OPEN_OFTEN: Final = 6
@@ -160,7 +161,8 @@ class Worker:
         self.tried += 1
         found = list(judge(scene, end, is_memory=self.mode == "memory", looks_at_locks=self.tried % LOOKS_EVERY == 0))
         # SQLite itself asks for a lock for ten seconds: one of the -shm that is refused is to it one that is taken.
-        most_s = 2 * LOCK_S if item.kind == "lock" else HANG_S
+        # A doctor asks some questions, each of which takes as long.
+        most_s = LOCK_STATEMENTS * LOCK_S if item.kind == "lock" else HANG_S
         if took > most_s:
             found.append(f"the call took {took:.1f} s")
         if end.is_fault_met and item.error == errno.EINTR and end.kind is not None:
