@@ -132,6 +132,8 @@ def tell_abandoned(claim: BaseClaim, end: End, *, is_left: bool) -> None:
 
 def not_recorded_end(end: End, cause: BaseException) -> End:
     """What becomes of a task whose end could not be stored, once something can be."""
+    if end.was_absent:  # nothing ran, and that stays true
+        return end
     why = f"FinishNotRecorded: the job ended as {end.status.word}, but storing that failed: {describe(cause)}"
     return end._replace(status=Status.UNKNOWN, result=None, error=bounded(why, ERROR_CHARACTERS))
 

@@ -86,6 +86,7 @@ def test_nothing_is_found() -> None:
         ["backup", "filled", True, "name", errno.EIO, shim.LASTING, 0],  # OSError, and an empty file under the name
         ["idemreg run", "filled", True, "lock", errno.EIO, 1, 0],  # the command's byte left open
         ["doctor", "killed", True, "read", errno.EIO, 1, 0],  # the lock file left open
+        ["consume", "empty", True, "write", shim.SHORT, shim.LASTING, 0],  # put back, and unknown all the same
         ["claim, transaction", "filled", True, "write", errno.EIO, 1, 0],  # the job failed, where the disk did
     ],
     ids=lambda item: " ".join(map(str, (item[0], item[3]))),
