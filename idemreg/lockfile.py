@@ -114,7 +114,14 @@ class LockFile:
             self.fd = _open(path)
         except OSError as error:
             raise open_error(path, error) from error
-        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+        try:
+            is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise open_error(path, error) from error
+            raise
+        if not is_file:
             self.close()
             raise _in_the_way(path)
         self.lock_id = ""

@@ -107,6 +107,7 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
     connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)
     try:
+        _check_writable(connection, path)
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         _set(connection, "synchronous", synchronous)
@@ -117,6 +118,12 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_
         connection.close()
         raise
     return connection
+
+
+def _check_writable(connection: Connection, path: str) -> None:
+    if connection.readonly("main"):  # it could not be opened for writing, and SQLite makes do with less
+        msg = f"{path} cannot be opened for writing"
+        raise StorePathError(msg)
 
 
 def _set(connection: Connection, pragma: str, value: int) -> None:

@@ -21,15 +21,14 @@ from idemreg.sqlite.connection import (
     Connection,
     is_sync_failure,
     leave_wal,
-    translate,
 )
-from idemreg.sqlite.forking import forgets, no_fork_meanwhile
+from idemreg.sqlite.forking import forgets, inside, no_fork_meanwhile
 from idemreg.sqlite.guard import Guard
 from idemreg.sqlite.pages import is_damage
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
-from idemreg.sqlite.writing import Gate, Write, tell
+from idemreg.sqlite.writing import Gate, Write, carry_out, tell
 from idemreg.turn import Turns
 
 if TYPE_CHECKING:
@@ -54,17 +53,19 @@ class Database(Pool):
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
-        self.turns = Turns(lock_file.path, clock)
-        self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
         self.lock_file = lock_file
         self.guard: Guard | None = None
         self.index: WalIndex | None = None
         self.sync: GroupSync | None = None
+        self.turns = Turns(lock_file.path, clock)
         try:
+            self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, apsw.Error):
+                raise self.translate(error) from error
             raise
         forgets(self)
 
@@ -220,7 +221,7 @@ class Database(Pool):
                 writes[0].answer = writes[0].body(connection)
             else:
                 for write in writes:
-                    _carry_out_one(connection, write)
+                    carry_out(connection, write)
             is_committing = True
             try:
                 connection.execute("COMMIT")
@@ -288,7 +289,7 @@ class Database(Pool):
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
         if self.sync is not None and is_sync_failure(error):
             self.sync.taint()
-        return translate(error)
+        return super().translate(error)
 
     def unsure(self, error: apsw.Error) -> StoreError:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
@@ -300,24 +301,30 @@ class Database(Pool):
 
     def close(self) -> None:
         """Close the idle connections now, and the borrowed ones as they come back. Nobody must be inside."""
-        may_move = self._move_wal()
-        self._closed = True
-        if self.index is not None:
-            self.index.close()  # before the last connection, with which SQLite unmaps what it shows
-        with no_fork_meanwhile(self._clock):
-            self._close_connections(may_move=may_move)
-            self._close_looks()
+        may_move = False
+        try:
+            may_move = self._move_wal()
+        finally:
+            self._closed = True
+            if self.index is not None:
+                self.index.close()  # before the last connection, with which SQLite unmaps what it shows
+            with no_fork_meanwhile(self._clock), self._looks_closed():
+                self._close_connections(may_move=may_move)
 
-    def _close_looks(self) -> None:
-        if self.guard is not None:
-            self.guard.close()
+    def _looks_closed(self) -> contextlib.ExitStack:
+        """Behind its block, each by itself, whatever becomes of the others."""
+        last = contextlib.ExitStack()
+        last.callback(self.turns.close)
         if self.sync is not None:
-            self.sync.close()
-        self.turns.close()
+            last.callback(self.sync.close)
+        if self.guard is not None:
+            last.callback(self.guard.close)
+        return last
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
-        for connection in [*self._idle[NORMAL], *self._idle[FULL], *([anchor] if anchor else [])]:
+        left = [one for one in self._all if one is not anchor and one not in inside]  # also what an interrupt has left
+        for connection in [*left, *([anchor] if anchor else [])]:
             if not may_move:
                 leave_wal(connection)
             self._all.discard(connection)
@@ -349,7 +356,7 @@ class Database(Pool):
         self._part()
         self._anchor = self.index = None
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
-            self._close_looks()
+            self._looks_closed().close()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
 
 
@@ -368,21 +375,6 @@ class LongWrite:
         if self._mine.durable:
             self._database.durable()
         self._database.after_commit()
-
-
-def _carry_out_one(connection: Connection, write: Write) -> None:
-    if not write.is_atomic:
-        connection.execute("SAVEPOINT one")
-    try:
-        write.answer = write.body(connection)
-    except Exception as error:
-        if not connection.in_transaction:
-            raise  # SQLite has rolled back all of it
-        if not write.is_atomic:
-            connection.execute("ROLLBACK TO one")
-        write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
-    if not write.is_atomic:
-        connection.execute("RELEASE one")
 
 
 def _move(connection: Connection, sync: GroupSync) -> None:

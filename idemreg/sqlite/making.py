@@ -23,7 +23,10 @@ PAGE_BYTES: Final = 2_048
 
 def has_content(path: str) -> bool:
     """Whether there is a file with anything in it."""
-    return os.path.exists(path) and os.path.getsize(path) > 0
+    try:
+        return os.stat(path).st_size > 0
+    except FileNotFoundError:  # and not where the disk cannot tell: nobody is to be told to start anew then
+        return False
 
 
 def create_file(path: str) -> None:

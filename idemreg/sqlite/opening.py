@@ -54,6 +54,8 @@ class Opened:
     two sees the other. The hot path does these steps by itself, since calls cost as much as they do.
     """
 
+    is_closed = True  # until all is open: see `__del__`
+
     def __init__(
         self,
         file: upkeep.Brought,
@@ -63,7 +65,6 @@ class Opened:
         reads_durable: bool,
     ) -> None:
         clock = making.clock
-        self.is_closed = True  # until all is open: see `__del__`
         self.wants_close = False
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
@@ -79,9 +80,13 @@ class Opened:
             reads_durable=reads_durable,
             checks_pages=file.checks_pages,
         )
-        self.owners = Owners(lock_file, clock)
-        self._clock = clock
-        self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        try:
+            self.owners = Owners(lock_file, clock)
+            self._clock = clock
+            self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        except BaseException:
+            self.database.close()
+            raise
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
@@ -134,9 +139,13 @@ class Opened:
         self._close()
 
     def _close(self) -> None:
-        self._farewell()
-        self.database.close()
-        self.lock_file.close()
+        try:
+            self._farewell()
+        finally:
+            try:
+                self.database.close()
+            finally:
+                self.lock_file.close()
 
     def __del__(self) -> None:
         """A registry that was dropped without a close leaves no descriptors.
@@ -297,8 +306,8 @@ class Opening:
             return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()
-            if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
-                raise open_error(location.database, error) from error
+            if isinstance(error, OSError):
+                raise _open_error(location.database, error) from error
             raise
 
     def _check_present(self, location: files.Location) -> None:
@@ -347,6 +356,13 @@ class Opening:
         for opened in [*self._closing, *([self.current] if self.current else [])]:
             opened.forget()
         self.current, self._closing = None, []
+
+
+def _open_error(path: str, error: OSError) -> StoreError:
+    """The error of what is done to open the files: whatever the disk reports is no fault of the path."""
+    if error.errno in TOO_MANY_OPEN:
+        return open_error(path, error)
+    return StoreError(f"cannot open {path}: {error.strerror}")
 
 
 def _nobody() -> None:

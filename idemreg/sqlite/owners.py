@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
-from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
+from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness, OwnerInfo
 from idemreg.sqlite import records, tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from idemreg.clock import Clock
     from idemreg.model import Task
@@ -44,8 +45,15 @@ class CommandOwner:
     ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
-        self.fd = oslock.open_high(lock_file.path)
-        _hold(self.fd, self.id)
+        try:
+            self.fd = oslock.open_high(lock_file.path)
+        except OSError as error:
+            raise open_error(lock_file.path, error) from error
+        try:
+            _hold(self.fd, self.id)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self._rewrite = rewrite
         self._ended = ended
         self._registered = registered
@@ -139,7 +147,7 @@ class Owners:
     @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
-        return not self.live and not self._commands
+        return not self._commands and not any(self._is_held(key) for key in list(self.live))
 
     @property
     def own_id(self) -> int | None:
@@ -232,7 +240,14 @@ class Owners:
         answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
-        return (task_id, token) in self.live
+        return self._is_held((task_id, token))
+
+    def _is_held(self, key: tuple[str, int]) -> bool:
+        """Whether anybody has the claim but this note of it.
+
+        Who was interrupted, or had no memory left, between the commit and the making of a claim leaves a note behind.
+        """
+        return _references(self.live, key) > _OF_NOBODY
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
@@ -260,6 +275,14 @@ class Owners:
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info
         return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
+
+
+def _references(live: Mapping[tuple[str, int], object], key: tuple[str, int]) -> int:
+    held = live.get(key)
+    return 0 if held is None else sys.getrefcount(held)
+
+
+_OF_NOBODY: Final = _references({("", 0): object()}, ("", 0))
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

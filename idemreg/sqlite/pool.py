@@ -42,10 +42,29 @@ class Pool:
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
         # Borrowed ones as well: a forked child has to part with each. Weak: what an interrupt left is closed by itself.
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._most_idle = IDLE_CONNECTIONS
+        self._spoilt: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """The error for one of SQLite's."""
+        if isinstance(error, apsw.ReadOnlyError):
+            self._spoil()
         return translate(error)
+
+    def _spoil(self) -> None:
+        """Use none of the present connections again.
+
+        Where SQLite cannot open a file for writing, be it for a moment, it opens it for reading, and the connection
+        stays so for good.
+        """
+        self._spoilt.update(self._all)
+        self._most_idle = 0
+        for idle in self._idle.values():
+            while idle:
+                connection = idle.pop()
+                self._spoilt.discard(connection)
+                self._all.discard(connection)
+                connection.close()
 
     def take(self, synchronous: int) -> Connection:
         """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
@@ -84,9 +103,13 @@ class Pool:
                 clock=self._clock,
                 checks_pages=self._checks_pages,
             )
-            if self.levels[True] == FULL:
-                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
-            self._all.add(connection)
+            try:
+                if self.levels[True] == FULL:
+                    connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+                self._all.add(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
         except apsw.Error as error:
             raise self.translate(error) from error
@@ -105,10 +128,13 @@ class Pool:
                 self._close_inside(connection)  # which rolls back as well; SQLite did so itself after most errors
                 return
         idle = self._idle[synchronous]
-        if self._closed or len(idle) >= IDLE_CONNECTIONS:
+        if self._closed or len(idle) >= self._most_idle:
             if self._closed:
                 leave_wal(connection)
+            self._spoilt.discard(connection)
             self._close_inside(connection)
+            if not any(one in inside for one in self._spoilt):
+                self._most_idle = IDLE_CONNECTIONS
         else:
             del inside[connection]  # before another thread can take it
             idle.append(connection)

@@ -6,10 +6,16 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
-from idemreg.errors import StoreError, SyncFailedError
+from idemreg.errors import (
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StorePathError,
+    StoreVersionError,
+)
 from idemreg.model import Liveness, Status, may_forget, settled_status
 from idemreg.sqlite import records, tasks
 from idemreg.sqlite.claiming import changed_under_lock
@@ -107,7 +113,10 @@ class Settler(Keeper):
         False where the claim had ended before, so that nothing was changed; True where it has ended so, or will.
         """
         # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
-        left = _Left(end._replace(durable=False))
+        opened = self._opening.of_owner(end.owner)
+        # Until it is written somebody has the claim: or the task would count as dropped, and its policy decide anew.
+        held = None if opened is None else opened.owners.live.get((end.task_id, end.token))
+        left = _Left(end._replace(durable=False), held=held)
         self._unsettled.append(left)
         self._settle_dropped()
         return not left.had_ended
@@ -115,10 +124,10 @@ class Settler(Keeper):
     def _withdraw(self, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
-        An error of the store says that nothing is, but for a sync that failed, or files that are not there any more. An
-        interruption says nothing.
+        Some errors of the store say that nothing is. Others, as that of a commit, and an interruption say nothing.
+        Nothing is written to files that are lost.
         """
-        is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
+        is_stored = not isinstance(error, _STORED_NOTHING)
         for grant in answers:
             if isinstance(grant, Granted):
                 opened = self._opening.of_owner(grant.owner)
@@ -213,6 +222,9 @@ class Settler(Keeper):
         return row
 
 
+_STORED_NOTHING: Final = (StoreBusyError, StoreFullError, StorePathError, StoreVersionError)
+
+
 class _Left:
     """An end that waits to be written.
 
@@ -220,10 +232,11 @@ class _Left:
     the task since, under the very same token; so it is ended only while this very claim is the one that is noted.
     """
 
-    __slots__ = ("end", "grant", "had_ended")
+    __slots__ = ("end", "grant", "had_ended", "held")
 
-    def __init__(self, end: End, grant: Granted | None = None) -> None:
+    def __init__(self, end: End, grant: Granted | None = None, *, held: Granted | None = None) -> None:
         self.end = end
+        self.held = held
         self.grant = grant
         self.had_ended = False
 

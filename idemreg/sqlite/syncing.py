@@ -63,7 +63,7 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg import faults
-from idemreg.errors import StoreCorruptError, SyncFailedError
+from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.sqlite.rest import bury
@@ -224,7 +224,7 @@ class GroupSync:
                 return
             self._is_leading = True
             try:
-                has_turn = self._turn.try_take() or self._wait(seen)
+                has_turn = self._try_take() or self._wait(seen)
                 record = self._sound()
                 if not self._covers(record, seen):
                     record = self._sync(record if has_turn else None)
@@ -246,12 +246,18 @@ class GroupSync:
             record = self._sound()
             if self._covers(record, seen):
                 return False
-            if self._turn.try_take():
+            if self._try_take():
                 return True
             if record.wanted <= seen:
                 self._put(_WANTED_OFFSET, _NUMBER.pack(seen + 1))
             self._done.wait(record.done, seen + 1, min(left, LONGEST_NAP_S))
         return False  # its holder is stopped, or its disk is
+
+    def _try_take(self) -> bool:
+        try:
+            return self._turn.try_take()
+        except StoreError:  # the system has no lock to give: who syncs alone needs none, and what is committed stays
+            return False
 
     def _sync(self, record: SyncRecord | None) -> SyncRecord:
         """Sync the -wal; with the turn, and so the record as it stands, number the sync and publish what it covers.

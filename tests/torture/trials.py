@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import clock, hostile, kills, namespaces, powercut, resources, simulation
+from tests.torture import clock, hostile, io_errors, kills, memory, namespaces, powercut, resources, simulation
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
@@ -14,6 +14,8 @@ __all__ = ["TRIALS"]
 TRIALS: Final[tuple[Trial, ...]] = (
     simulation.TRIAL,
     powercut.TRIAL,
+    io_errors.TRIAL,
+    memory.TRIAL,
     kills.TRIAL,
     resources.TRIAL,
     clock.TRIAL,
