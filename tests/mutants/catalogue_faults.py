@@ -15,7 +15,7 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/owners.py",
-                "return _references(self.live, task_id) > _OF_NOBODY + known",
+                "return _references(self.live, key) > _OF_NOBODY",
                 "return True",
             ),
             Patch(
