@@ -245,7 +245,7 @@ def _(scene: Scene) -> None:
 @plants("lock-file-replaced")
 def _(scene: Scene) -> None:
     scene.closed()
-    scene.overwrite(DATABASE_OFFSET - 1, b"?", "-lock")
+    scene.overwrite(DATABASE_OFFSET - 4, b"????", "-lock")
 
 
 @plants("locks-inert")

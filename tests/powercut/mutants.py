@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite import backend, hot, syncing, upkeep
+from idemreg.sqlite import backend, hot, rest, syncing, upkeep
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import HEADER_BYTES
@@ -144,14 +144,15 @@ def epoch_not_synced() -> None:
     """The commit that raises the epoch after a boot is not synced: the tokens of the lost epoch come back."""
 
     def careless(adopt: Any) -> Any:
-        def adopt_at_off(on: Any, lock_file: Any, schema: Any, clock: Any) -> Any:
+        def adopt_at_off(on: Any, lock_file: Any, schema: Any, clock: Any, **more: Any) -> Any:
             if upkeep._registered(on, schema).boot_id != clock.boot_id():
                 on.pragma("synchronous", OFF)
-            return adopt(on, lock_file, schema, clock)
+            return adopt(on, lock_file, schema, clock, **more)
 
         return adopt_at_off
 
     replace(upkeep, "_adopt", careless)
+    replace(rest, "raise_epoch", lambda _: lambda _, epoch: epoch)  # the lock file knows it as well
 
 
 def checkpoint_not_synced() -> None:
