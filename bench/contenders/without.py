@@ -26,7 +26,7 @@ class WithoutGuard(Hold):
 
 
 class WithoutSeals(Hold):
-    """Each row's seal is 0, and that is what it must be. (Nothing here reads a row as a whole.)"""
+    """Each row has the seal 0, which is what it must be. Nothing here reads a row as a whole."""
 
     def __init__(self, place: Place) -> None:
         for name in ("claim_seal", "running_seal", "state_seal", "success_seal", "task_holds"):
