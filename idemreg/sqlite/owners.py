@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
@@ -19,7 +18,7 @@ from idemreg.sqlite import records, tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from idemreg.clock import Clock
     from idemreg.model import Task
@@ -147,7 +146,7 @@ class Owners:
     @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
-        return not self._commands and not any(self._is_held(key) for key in list(self.live))
+        return not self.live and not self._commands
 
     @property
     def own_id(self) -> int | None:
@@ -240,14 +239,7 @@ class Owners:
         answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
-        return self._is_held((task_id, token))
-
-    def _is_held(self, key: tuple[str, int]) -> bool:
-        """Whether anybody has the claim but this note of it.
-
-        Who was interrupted, or had no memory left, between the commit and the making of a claim leaves a note behind.
-        """
-        return _references(self.live, key) > _OF_NOBODY
+        return (task_id, token) in self.live
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
@@ -275,14 +267,6 @@ class Owners:
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info
         return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
-
-
-def _references(live: Mapping[tuple[str, int], object], key: tuple[str, int]) -> int:
-    held = live.get(key)
-    return 0 if held is None else sys.getrefcount(held)
-
-
-_OF_NOBODY: Final = _references({("", 0): object()}, ("", 0))
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

@@ -113,10 +113,7 @@ class Settler(Keeper):
         False where the claim had ended before, so that nothing was changed; True where it has ended so, or will.
         """
         # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
-        opened = self._opening.of_owner(end.owner)
-        # Until it is written somebody has the claim: or the task would count as dropped, and its policy decide anew.
-        held = None if opened is None else opened.owners.live.get((end.task_id, end.token))
-        left = _Left(end._replace(durable=False), held=held)
+        left = _Left(end._replace(durable=False))
         self._unsettled.append(left)
         self._settle_dropped()
         return not left.had_ended
@@ -232,11 +229,10 @@ class _Left:
     the task since, under the very same token; so it is ended only while this very claim is the one that is noted.
     """
 
-    __slots__ = ("end", "grant", "had_ended", "held")
+    __slots__ = ("end", "grant", "had_ended")
 
-    def __init__(self, end: End, grant: Granted | None = None, *, held: Granted | None = None) -> None:
+    def __init__(self, end: End, grant: Granted | None = None) -> None:
         self.end = end
-        self.held = held
         self.grant = grant
         self.had_ended = False
 

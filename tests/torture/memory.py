@@ -36,5 +36,5 @@ TRIAL: Final = Trial(
     20_000,
     1_000,
     run,
-    ("finish-error-swallowed", "claim-left-live", "returned-job-fails"),
+    ("finish-error-swallowed", "returned-job-fails"),
 )
