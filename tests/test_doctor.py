@@ -392,6 +392,7 @@ def _(scene: Scene) -> None:
 
 @plants("page-checksums-missing")
 def _(scene: Scene) -> None:
+    Registry(scene.path, page_checksums=True).open().close()
     scene.closed()
     scene.patch.setattr(pages, "vfs", lambda: None)
 

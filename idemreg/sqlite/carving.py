@@ -10,8 +10,10 @@ file elsewhere in this process: so no connection to it may be open here, and `Im
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+import tempfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import apsw
@@ -27,6 +29,7 @@ __all__ = ["Image", "Tree", "Version", "cells", "children"]
 
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100  # in front of the tree of page 1
+SAMPLE: Final = 64  # pages that are asked for their checksum, where the header is gone
 DEFAULT_PAGE_BYTES: Final = 2_048  # of a registry whose first page is gone
 FRAME_HEADER: Final = struct.Struct(">IIIIII")
 WAL_HEADER: Final = struct.Struct(">IIIIIIII")
@@ -125,8 +128,15 @@ class Image:
                 return size, head[20]
         wal = os.pread(self._wal, WAL_HEADER.size, 0) if self._wal >= 0 else b""
         if len(wal) == WAL_HEADER.size and _is_page_size(size := WAL_HEADER.unpack(wal)[2]):
-            return size, pages.RESERVED_BYTES
-        return DEFAULT_PAGE_BYTES, pages.RESERVED_BYTES
+            return size, self._guessed_reserve(size)
+        return DEFAULT_PAGE_BYTES, self._guessed_reserve(DEFAULT_PAGE_BYTES)
+
+    def _guessed_reserve(self, page_bytes: int) -> int:
+        """Without the header that says so: if the checksum of any page holds, the file has page checksums."""
+        count = self._size(self._database) // page_bytes
+        found = (os.pread(self._database, page_bytes, number * page_bytes) for number in range(1, min(count, SAMPLE)))
+        has_checksums = any(any(data) and self._verifies(data) for data in found)
+        return pages.RESERVED_BYTES if has_checksums else 0
 
     def _told_count(self) -> int:
         """How many pages the database should have, where that may be believed: it may have been cut short."""
@@ -187,9 +197,32 @@ class Image:
         return next(self.versions(number), None)
 
     def _holds(self, data: bytes) -> bool:
-        if self._verifier is None or self.reserved != pages.RESERVED_BYTES:
-            return True  # nothing tells
+        return self.reserved != pages.RESERVED_BYTES or self._verifier is None or self._verifies(data)
+
+    def _verifies(self, data: bytes) -> bool:
+        """Whether the checksum of a page holds."""
+        if self._verifier is None:
+            return False
         return bool(self._verifier.execute("SELECT verify_checksum(?)", (data,)).fetchall()[0][0])
+
+    def is_well(self) -> bool:
+        """What SQLite says of the whole, where no page has a checksum that would tell; of a copy, which is gone after."""
+        if self.reserved == pages.RESERVED_BYTES:
+            return True
+        with tempfile.NamedTemporaryFile(prefix="idemreg-") as file:
+            for number in range(1, self.count + 1):
+                page = self.newest(number)
+                data = bytes(self.page_bytes) if page is None else page.data
+                if number == 1:
+                    data = data[:18] + b"\x01\x01" + data[20:]  # not in WAL mode: the frames are in it
+                file.write(data)
+            file.flush()
+            try:
+                with contextlib.closing(apsw.Connection(file.name, flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+                    connection.pragma("trusted_schema", 0)
+                    return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+            except apsw.Error:
+                return False
 
     def free_pages(self) -> set[int] | None:
         """The pages that hold nothing any more; None where their list cannot be read."""

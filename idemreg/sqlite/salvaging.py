@@ -62,6 +62,7 @@ class Gaps(NamedTuple):
     be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other copy holds.
     ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its downstream
     keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs; not copied.
+    ``untold``: pages have no checksums, and SQLite says that they do not fit together: rows may be lost anywhere.
     """
 
     pages: int = 0
@@ -74,6 +75,7 @@ class Gaps(NamedTuple):
     lost_file_row: bool = False
     lost_free_list: bool = False
     other_tables: tuple[str, ...] = ()
+    untold: bool = False
 
     @property
     def are_none(self) -> bool:
@@ -135,6 +137,7 @@ class Salvage:
             lost_file_row=self._file_row is None,
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
+            untold=not image.is_well(),
         )
 
     def _walk(self) -> bool:
