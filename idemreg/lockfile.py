@@ -44,6 +44,7 @@ __all__ = [
     "CHECKPOINT_TURN",
     "FAILED_SYNC_OFFSET",
     "FIRST_NOTE",
+    "NOT_THERE",
     "SYNC_RECORD_OFFSET",
     "SYNC_TURN",
     "TOO_MANY_OPEN",
@@ -77,6 +78,8 @@ FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 
 TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+# What says that a name leads nowhere. Every other error of a stat says nothing about the file.
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
 # Without waiting: a FIFO or a device may be in the place of the file.
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -209,13 +212,17 @@ class LockFile:
 
     def read_note(self, at: int) -> bool:
         """Whether the job was entered; also where the place is not there, since somebody must have removed it."""
-        return os.pread(self.fd, 1, at) != b"\0"
+        try:
+            return os.pread(self.fd, 1, at) != b"\0"
+        except OSError as error:
+            msg = f"cannot read the lock file: {error.strerror}"
+            raise StoreError(msg) from error
 
     def is_at_path(self) -> bool:
-        """Whether the path still names the file that is open here."""
+        """Whether the path still names the file that is open here. OSError where the system cannot tell."""
         try:
             there, here = os.stat(self.path, follow_symlinks=False), os.fstat(self.fd)
-        except OSError:
+        except NOT_THERE:
             return False
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink > 0
 
