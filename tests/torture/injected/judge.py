@@ -17,6 +17,7 @@ from idemreg import (
     IdemregError,
     Registry,
     Status,
+    StoreCorruptError,
     StoreError,
     SyncFailedError,
     TaskFailedError,
@@ -50,6 +51,7 @@ class End(NamedTuple):
     result: Any
     is_fault_met: bool
     wal_hit: bool
+    is_whole: bool  # whatever failed has left no half of anything behind
 
 
 def judge(scene: Scene, end: End, *, is_memory: bool, looks_at_locks: bool) -> Iterator[str]:
@@ -79,6 +81,8 @@ def _error(end: End, *, is_memory: bool) -> Iterator[str]:
         yield f"{kind.__name__} with no fault: {end.text}"
     elif not issubclass(kind, (IdemregError, CommandError)) and not (is_memory and _is_memory(kind, end.text)):
         yield f"an error of no type of ours: {kind.__name__}: {end.text}"
+    if issubclass(kind, StoreCorruptError) and end.is_whole:
+        yield f"nothing was damaged or replaced, and it is told so: {end.text}"
     if issubclass(kind, FinishNotRecordedError) and end.result not in (RESULT, None):
         yield f"FinishNotRecordedError without the result: {end.result!r}"
 
