@@ -51,6 +51,7 @@ __all__ = [
     "WRITE_TURN",
     "LockFile",
     "digest",
+    "importing",
     "is_new",
     "open_error",
     "out_of_descriptors",
@@ -257,6 +258,16 @@ def out_of_descriptors(message: str) -> StoreError:
     error = StoreError(message, hint="Too many files are open: close some, or raise the limit (ulimit -n).")
     error.retryable = True
     return error
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around an import that comes when something is first asked for: `StoreError` where the system refuses it."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot import what this call needs: {error.strerror}"
+        raise (out_of_descriptors(msg) if error.errno in TOO_MANY_OPEN else StoreError(msg)) from error
 
 
 def digest(boot_id: str) -> bytes:
