@@ -195,6 +195,7 @@ def in_transaction(scene: Scene) -> None:
     scene.is_block = True
     scene.tries("new", RUNNING, PENDING, UNKNOWN)
     with scene.registry.claim("new", name=NAME) as claim:
+        scene.has_begun = True
         body = scene.job("new")
         with claim.transaction() as transaction:
             claim.result = body()
@@ -406,7 +407,12 @@ def awaited(scene: Scene) -> None:
         scene.tells("new-2", SUCCEEDED)
         await registry.get("new")
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:  # what a claim has left to the threads, they do behind its call
+        offload = scene.registry.offload
+        offload.pool().shutdown(wait=True)
+        offload.close()
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
