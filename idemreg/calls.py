@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from idemreg import attempt
 from idemreg.claim import Claim
+from idemreg.lockfile import importing
 from idemreg.request import add_task, check_job, job_name, wanted
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -54,7 +55,8 @@ def claim_many(
     registry: Registry, items: Iterable[tuple[str, object]], name: str, options: CallOptions
 ) -> list[Claim | Outcome[Any] | IdemregError]:
     """See `Registry.claim_many`."""
-    from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
+    with importing():
+        from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
 
     checked = registry.checked(options)
     return drive(claim_many(registry.terms(checked), requests(items, name, checked)))
@@ -62,7 +64,8 @@ def claim_many(
 
 def finish_many(ended: Iterable[tuple[Claim, object]]) -> list[Outcome[Any] | IdemregError]:
     """See `Registry.finish_many`."""
-    from idemreg.batch import finish_many  # noqa: PLC0415 - as above
+    with importing():
+        from idemreg.batch import finish_many  # noqa: PLC0415 - as above
 
     return drive(finish_many(list(ended)))
 
@@ -78,7 +81,8 @@ def consume(
     options: CallOptions,
 ) -> Iterator[Handled[M, R]]:
     """See `Registry.consume`."""
-    from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
+    with importing():
+        from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
 
     checked = registry.checked(options)
     check_job(job)

@@ -190,8 +190,10 @@ def _described(error: BaseException, detail: ErrorDetail) -> str:
     head = bounded(f"{name}: {message}" if message else name, MESSAGE_CHARACTERS)
     if detail == "message":
         return head
-    import traceback  # noqa: PLC0415 - only failures need it
-
+    try:
+        import traceback  # noqa: PLC0415 - only failures need it
+    except OSError:  # no descriptor is left to import it with
+        return head
     frames = "".join(traceback.format_tb(error.__traceback__)[-8:])
     return bounded(f"{head}\n{frames}".rstrip(), ERROR_CHARACTERS)
 

@@ -111,7 +111,11 @@ class Examiner:
             return Liveness.ALIVE, "its lock is held"
         if record is not None and record.boot_id != self._boot_id:
             return Liveness.DEAD, "the machine was restarted since"
-        if not self._lock_file.is_at_path():
+        try:
+            is_at_path = self._lock_file.is_at_path()
+        except OSError as error:
+            return Liveness.CANNOT_TELL, f"the lock file cannot be looked at: {error.strerror}"
+        if not is_at_path:
             return Liveness.CANNOT_TELL, "the lock file was deleted or replaced under this process"
         if record is None:
             return Liveness.DEAD, "its lock is free"

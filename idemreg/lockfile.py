@@ -44,12 +44,14 @@ __all__ = [
     "CHECKPOINT_TURN",
     "FAILED_SYNC_OFFSET",
     "FIRST_NOTE",
+    "NOT_THERE",
     "SYNC_RECORD_OFFSET",
     "SYNC_TURN",
     "TOO_MANY_OPEN",
     "WRITE_TURN",
     "LockFile",
     "digest",
+    "importing",
     "is_new",
     "open_error",
     "out_of_descriptors",
@@ -77,6 +79,8 @@ FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 
 TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
+# What says that a name leads nowhere. Every other error of a stat says nothing about the file.
+NOT_THERE = (FileNotFoundError, NotADirectoryError)
 # Without waiting: a FIFO or a device may be in the place of the file.
 _OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -209,13 +213,17 @@ class LockFile:
 
     def read_note(self, at: int) -> bool:
         """Whether the job was entered; also where the place is not there, since somebody must have removed it."""
-        return os.pread(self.fd, 1, at) != b"\0"
+        try:
+            return os.pread(self.fd, 1, at) != b"\0"
+        except OSError as error:
+            msg = f"cannot read the lock file: {error.strerror}"
+            raise StoreError(msg) from error
 
     def is_at_path(self) -> bool:
-        """Whether the path still names the file that is open here."""
+        """Whether the path still names the file that is open here. OSError where the system cannot tell."""
         try:
             there, here = os.stat(self.path, follow_symlinks=False), os.fstat(self.fd)
-        except OSError:
+        except NOT_THERE:
             return False
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) and here.st_nlink > 0
 
@@ -250,6 +258,16 @@ def out_of_descriptors(message: str) -> StoreError:
     error = StoreError(message, hint="Too many files are open: close some, or raise the limit (ulimit -n).")
     error.retryable = True
     return error
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around an import that comes when something is first asked for: `StoreError` where the system refuses it."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"cannot import what this call needs: {error.strerror}"
+        raise (out_of_descriptors(msg) if error.errno in TOO_MANY_OPEN else StoreError(msg)) from error
 
 
 def digest(boot_id: str) -> bytes:

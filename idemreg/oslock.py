@@ -81,7 +81,10 @@ def try_lock(fd: int, byte: int) -> bool:
 
 def share(fd: int, byte: int) -> None:
     """Hold the lock on one byte together with others, in place of an exclusive one through this open file."""
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
+    except OSError as error:
+        raise _refused(error) from error
 
 
 def unlock(fd: int, byte: int) -> None:
@@ -132,7 +135,7 @@ def self_test(path: str, byte: int) -> bool:
     try:
         with _opened(path) as prober:
             with _opened(path) as holder:
-                with _closing(os.dup(holder)):
+                with _doubled(holder):
                     seen = try_lock(holder, byte) and is_held(prober, byte)
                 survives = is_held(prober, byte)
             return seen and survives and not is_held(prober, byte)
@@ -141,12 +144,18 @@ def self_test(path: str, byte: int) -> bool:
 
 
 @contextlib.contextmanager
-def _closing(fd: int) -> Iterator[int]:
+def _opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # in here: who opens it first may have no memory for the block then
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def _opened(path: str) -> contextlib.AbstractContextManager[int]:
-    return _closing(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+@contextlib.contextmanager
+def _doubled(fd: int) -> Iterator[int]:
+    copy = os.dup(fd)
+    try:
+        yield copy
+    finally:
+        os.close(copy)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
+from idemreg.lockfile import importing
 from idemreg.sqlite import hot, records, tasks, upkeep
 from idemreg.sqlite.claiming import Claiming, must_sync, will_sync
 from idemreg.sqlite.connection import CommitUnsureError
@@ -338,7 +339,8 @@ class SqliteStore(Settler):
     @contextlib.contextmanager
     def transaction(self, claim: Granted, *, durable: bool) -> Iterator[Effects]:
         """Open a transaction for the effects of the job; rolled back unless `Effects.finish` committed it."""
-        from idemreg.sqlite.effects import Effects  # noqa: PLC0415 - few jobs have effects in the same file
+        with importing():
+            from idemreg.sqlite.effects import Effects  # noqa: PLC0415 - few jobs have effects in the same file
 
         with self._opening.using_of(claim.owner) as opened:
             if opened is None:

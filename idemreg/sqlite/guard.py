@@ -33,14 +33,13 @@ It costs three microseconds a claim, nearly all of it in four calls of the syste
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from os import SEEK_END, fstat, lseek
 from typing import TYPE_CHECKING, Any, Final
 
-from idemreg.errors import StoreCorruptError, SyncFailedError
-from idemreg.lockfile import SIZE
+from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
+from idemreg.lockfile import NOT_THERE, SIZE
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -109,7 +108,10 @@ class Guard:
         self._frames, self._frame_bytes = index.frames_seen, FRAME_HEADER_BYTES + index.page_bytes
 
     def check(self) -> None:
-        """`FilesReplacedError` where a file is not the one that was opened, or is too small."""
+        """`FilesReplacedError` where a file is not the one that was opened, or is too small.
+
+        `StoreError` where the system cannot tell, which says nothing about the files.
+        """
         try:
             self.check_names(self._monotonic())
             if fstat(self._database).st_size != self._size:
@@ -122,14 +124,12 @@ class Guard:
                 if lseek(self._wal, 0, SEEK_HOLE) < used:
                     self._check_wal()
         except OSError as error:
-            if error.errno != errno.ENXIO:  # what an empty file answers
-                raise self._lost(self._path, CLOSED) from error
-            self._check_wal()
+            self._look_again(error)
         if self._lock_file_gone:
             raise self._lock_file_lost(GONE)
 
     def check_names(self, now: float) -> None:
-        """The first half of it: that the names still lead to the files.
+        """The first half of it: that the names still lead to the files. OSError where the system cannot tell.
 
         Without its lock file a process may go on to sync what it has committed, and only `check` minds.
         """
@@ -145,11 +145,7 @@ class Guard:
     def look_at_names(self) -> None:
         """The same, whatever the folder says."""
         for path, inode in self._names:
-            try:
-                is_there = os.stat(path, follow_symlinks=False).st_ino == inode
-            except OSError:
-                is_there = False
-            if not is_there:
+            if _inode_at(path) != inode:
                 raise self._lost(path, GONE)
         if self._wal >= 0 and not self._is_wal_there():
             raise self._lost(self._wal_path, GONE)
@@ -158,19 +154,26 @@ class Guard:
     def _is_wal_there(self) -> bool:
         try:
             return os.readlink(f"/proc/self/fd/{self._wal}") == self._wal_path
-        except OSError:  # no /proc
-            pass
+        except OSError:  # no /proc, say
+            return _inode_at(self._wal_path) == os.fstat(self._wal).st_ino
+
+    def _look_again(self, error: OSError) -> None:
         try:
-            return os.stat(self._wal_path).st_ino == os.fstat(self._wal).st_ino
-        except OSError:
-            return False
+            if error.errno == errno.ENXIO:  # an empty -wal
+                return self._check_wal()
+        except OSError as another:
+            error = another
+        if error.errno == errno.EBADF:
+            raise self._lost(self._path, CLOSED) from error
+        unseen = StoreError(f"the system cannot tell whether {self._path} is still there: {error.strerror}")
+        unseen.retryable = True
+        raise unseen from error
 
     def _check_wal(self) -> None:
         for _ in range(TRIES):
             used = 0 if self._index is None else self._index.used_bytes
-            with contextlib.suppress(OSError):
-                if lseek(self._wal, 0, SEEK_HOLE) >= used:
-                    return
+            if _size(self._wal) >= used:
+                return
             if self._index is not None and self._index.used_bytes == used:
                 raise self._lost(self._wal_path, CUT)
 
@@ -212,6 +215,24 @@ class _None:
 
 
 _NONE: Final[Any] = _None()
+
+
+def _inode_at(path: str) -> int:
+    """Of what bears the name; -1 for nothing."""
+    try:
+        return os.stat(path, follow_symlinks=False).st_ino
+    except NOT_THERE:
+        return -1
+
+
+def _size(fd: int) -> int:
+    """Up to its first hole."""
+    try:
+        return lseek(fd, 0, SEEK_HOLE)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # what an empty file answers
+            raise
+        return 0
 
 
 def _nothing(_error: FilesReplacedError) -> None:

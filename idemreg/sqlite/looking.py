@@ -179,8 +179,8 @@ class Look:
 
     def damage(self, limit: int, *, full: bool) -> list[str]:
         """What SQLite's quick_check, or its integrity_check, has to say; nothing where all is well."""
-        rows = self._rows(f"PRAGMA {'integrity_check' if full else 'quick_check'}({limit:d})")
-        return [str(text) for (text,) in rows if text != "ok"]
+        found: list[str] = self._ask(lambda on: pages.damage(on, "integrity_check" if full else "quick_check", limit))
+        return found
 
     # --- the registry -------------------------------------------------------------------------------------------
 

@@ -20,16 +20,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Final
 
 import apsw
 
 from idemreg.errors import StoreError, StoreVersionError
 
-__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "has", "is_damage", "uri", "vfs"]
+__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "damage", "has", "is_damage", "uri", "vfs"]
 
 VFS: Final = "cksmvfs"  # as cksumvfs registers itself
 RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many does it do anything
+
+# What SQLite's checks of the file say of a page that they could not get (btree.c, checkTreePage and checkList). They
+# have looked at its number before: so it is the disk that did not give it, or memory, and not the file that is damaged.
+_NO_PAGE: Final = "failed to get page"
+_CODE: Final = re.compile(r"unable to get the page\. error code=(\d+)")
+_UNREAD: Final = frozenset({apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM})
 
 # By the path of the package: `apsw.sqlite_extra`, which would tell, costs 15 ms of importlib.resources.
 LIBRARY: Final = os.path.join(os.path.dirname(apsw.__file__), "sqlite_extra_binaries", "cksumvfs.so")
@@ -69,6 +76,24 @@ def check(connection: apsw.Connection) -> None:
     if connection.pragma("checksum_verification") != "1":  # a VFS answers in text
         msg = "SQLite does not verify the page checksums of the file"
         raise StoreError(msg)
+
+
+def damage(connection: apsw.Connection, check: str, limit: int) -> list[str]:
+    """What SQLite's quick_check or integrity_check has to say; nothing where all is well.
+
+    `StoreError` where a page could not be read, for which both have words as for damage.
+    """
+    found = [str(text) for (text,) in connection.execute(f"PRAGMA {check}({limit:d})") if text != "ok"]
+    if found and all(_is_unread(text, checks_pages=has(connection)) for text in found):
+        msg = f"the disk reported an error: {found[0]}"
+        raise StoreError(msg)
+    return found
+
+
+def _is_unread(text: str, *, checks_pages: bool) -> bool:
+    if (code := _CODE.search(text)) is None:
+        return _NO_PAGE in text and not checks_pages
+    return int(code[1]) & 0xFF in _UNREAD and int(code[1]) != apsw.SQLITE_IOERR_DATA
 
 
 def uri(path: str) -> str:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import apsw
 
-from idemreg.errors import StoreError
+from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
 from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave, no_fork_meanwhile
+from idemreg.sqlite.pages import damage
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -151,12 +152,19 @@ class Pool:
                     self._close_inside(connection)
 
     def is_whole(self) -> bool:
-        """Whether each table can be read, by a connection that has seen nothing of it yet."""
+        """Whether each table is whole, to a connection that has seen nothing of it yet.
+
+        `StoreError` where it cannot be read, which says nothing about it.
+        """
         try:
             with no_fork_meanwhile(self._clock), contextlib.closing(self._open(NORMAL)) as connection:
                 leave_wal(connection)
-                return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
-        except (apsw.Error, StoreError):
+                return damage(connection, "quick_check", 1) == []
+        except apsw.Error as error:
+            if isinstance(told := self.translate(error), StoreCorruptError):
+                return False
+            raise told from error
+        except StoreCorruptError:
             return False
 
     def surely_give_back(self, connection: Connection, synchronous: int) -> None:

@@ -57,7 +57,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from idemreg.errors import StoreCorruptError
+from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _read_some(path: str, at: int, size: int) -> bytes:
     # The -wal carries none of SQLite's locks, which the close of another descriptor would drop.
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:  # and not where the disk cannot tell: nobody is to be told of damage then
         return b""
     try:
         return os.pread(fd, size, at)
@@ -220,11 +220,16 @@ def void(lock_file: LockFile) -> None:
 
 @contextlib.contextmanager
 def moving(database: str, lock_file: LockFile, index: WalIndex | None) -> Iterator[None]:
-    """A checkpoint: the note is void meanwhile, and made anew behind it."""
-    void(lock_file)
+    """A checkpoint: the note is void meanwhile, and made anew behind it. `StoreError` where that cannot be said."""
+    try:
+        void(lock_file)
+    except OSError as error:
+        msg = f"cannot write to the lock file: {error.strerror}"
+        raise StoreError(msg) from error
     yield
     if index is not None:
-        note(database, lock_file, index)
+        with contextlib.suppress(OSError):  # the pages are moved, and the next to open the files looks at all of them
+            note(database, lock_file, index)
 
 
 def note(database: str, lock_file: LockFile, index: WalIndex) -> None:
@@ -251,7 +256,10 @@ def _read(lock_file: LockFile) -> _Note:
 
 
 def _write(lock_file: LockFile, left: _Note) -> None:
-    os.pwrite(lock_file.fd, _NOTE.pack(*left), _NOTE_AT)
+    void(lock_file)
+    noted, rest = (data := _NOTE.pack(*left))[: _NUMBER.size], data[_NUMBER.size :]
+    if os.pwrite(lock_file.fd, rest, _NOTE_AT + _NUMBER.size) == len(rest):  # half of it would not be true
+        os.pwrite(lock_file.fd, noted, _NOTE_AT)
 
 
 def raise_epoch(lock_file: LockFile, epoch: int) -> int:

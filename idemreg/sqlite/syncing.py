@@ -212,7 +212,9 @@ class GroupSync:
         self.check()
 
     def _refused(self, error: OSError) -> SyncFailedError:
-        return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
+        refused = SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
+        refused.retryable = not self._failed  # it was not the sync itself
+        return refused
 
     def _join(self, seen: int, begun: int) -> None:
         """Wait for a sync numbered above ``seen``, or for one of this process above ``begun``; or make it."""

@@ -171,11 +171,10 @@ def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str)
                 verdict = rest.judge(path, lock_file, digest(boot_id), index)
         finally:
             index.close()
-    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
-        ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
-        if found != "ok":
-            msg = f"{path} is damaged: {found}"
-            raise StoreCorruptError(msg)
+    is_checked = verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES
+    if is_checked and (found := pages.damage(connection, "integrity_check", 1)):
+        msg = f"{path} is damaged: {found[0]}"
+        raise StoreCorruptError(msg)
     return verdict
 
 
