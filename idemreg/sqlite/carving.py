@@ -206,7 +206,7 @@ class Image:
         return bool(self._verifier.execute("SELECT verify_checksum(?)", (data,)).fetchall()[0][0])
 
     def is_well(self) -> bool:
-        """What SQLite says of the whole, where no page has a checksum that would tell; of a copy, which is gone after."""
+        """What SQLite says of the whole, where no page has a checksum that would tell. It looks at a copy."""
         if self.reserved == pages.RESERVED_BYTES:
             return True
         with tempfile.NamedTemporaryFile(prefix="idemreg-") as file:
