@@ -16,6 +16,8 @@ SET_UP := .venv/.set-up
 DEV_SET_UP := .venv/.dev-set-up
 BENCH_PY := .venv-bench/bin/python
 BENCH_SET_UP := .venv-bench/.set-up
+MUTATION_PY := .venv-mutation/bin/python
+MUTATION_SET_UP := .venv-mutation/.set-up
 
 # The caller's virtual environment and import path must not reach ours, nor an option that sends pip elsewhere. All
 # other PIP_* variables (index, proxy, certificates, cache, ...) count as usual.
@@ -72,6 +74,14 @@ torture: $(DEV_SET_UP)  ## the long trials of every promise, in an hour; ARGS="-
 torture-ci: $(DEV_SET_UP)  ## a tenth of them
 	@$(PY) -m tests.torture --share 10 $(ARGS)
 
+.PHONY: mutants
+mutants: $(DEV_SET_UP)  ## break each barrier on purpose, in ten minutes; writes the table of docs/reliability.md
+	@$(PY) -m tests.mutants --save $(ARGS)
+
+.PHONY: mutation
+mutation: $(MUTATION_SET_UP)  ## mutation testing (mutmut) of what decides and what makes ids and checksums
+	@$(MUTATION_PY) -m tests.mutation $(ARGS)
+
 .PHONY: bench
 bench: $(DEV_SET_UP)  ## measure this machine, in two minutes
 	@$(PY) -m bench $(ARGS)
@@ -90,7 +100,7 @@ dist: $(DEV_SET_UP)  ## build wheel and sdist into dist/
 
 .PHONY: clean
 clean:  ## remove all that these targets made, .venv included
-	@rm -rf .venv .venv-bench build dist idemreg.egg-info .coverage .coverage.* htmlcov
+	@rm -rf .venv .venv-bench .venv-mutation mutants build dist idemreg.egg-info .coverage .coverage.* htmlcov
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name .git -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
@@ -142,4 +152,12 @@ $(BENCH_SET_UP): pyproject.toml $(SET_UP)
 	@rm -rf .venv-bench
 	@$(PY) -m venv --without-pip .venv-bench
 	@$(PIP) --python $(BENCH_PY) install -e . --group bench
+	@touch $@
+
+# mutmut brings a user interface and more, which the tests may not come to stand on either.
+$(MUTATION_SET_UP): pyproject.toml $(SET_UP)
+	@echo "installing mutmut into .venv-mutation"
+	@rm -rf .venv-mutation
+	@$(PY) -m venv --without-pip .venv-mutation
+	@$(PIP) --python $(MUTATION_PY) install -e . --group mutation
 	@touch $@

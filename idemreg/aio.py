@@ -109,6 +109,7 @@ class AsyncRegistry:
         checkpointer: bool = False,
         checksum_key: str | bytes | None = None,
         error_detail: ErrorDetail = "traceback",
+        page_checksums: bool = False,
         unsafe_path: bool = False,
     ) -> None:
         self._registry = Registry(
@@ -121,6 +122,7 @@ class AsyncRegistry:
             checkpointer=checkpointer,
             checksum_key=checksum_key,
             error_detail=error_detail,
+            page_checksums=page_checksums,
             unsafe_path=unsafe_path,
         )
 

@@ -113,10 +113,10 @@ class AsyncClaim(BaseClaim):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_block()
-        if not self._is_open or isinstance(error, GeneratorExit):  # a closed coroutine cannot await: dropped
-            return
         try:
+            self._leave_block()
+            if not self._is_open or isinstance(error, GeneratorExit):  # a closed coroutine cannot await: dropped
+                return
             if error is None:
                 await self.succeed(self.result)
             else:

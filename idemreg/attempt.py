@@ -49,6 +49,7 @@ __all__ = [
 
 R = TypeVar("R")
 
+_NOTHING: Final = object()
 _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 
 EVIDENCE_CHARACTERS = 4_096
@@ -99,7 +100,7 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
-def attempt(
+def attempt(  # noqa: C901 - the walk itself: each call that parts it costs every new task
     terms: Terms,
     wanted: Wanted,
     seen: Stored | Granted | Absent | None,
@@ -115,7 +116,8 @@ def attempt(
         if isinstance(got, Outcome):
             return got
         claim = got
-    before = current.set(claim)
+    result: Any = _NOTHING
+    before = _go_in(claim)
     try:
         faults.point("claim.granted")
         result = yield (job, args, kwargs)
@@ -124,10 +126,14 @@ def attempt(
             return ended_in_job(claim, result)
         end, problem = success_end(claim.grant, terms.options, result)
     except BaseException as error:
-        yield from _end_by_error(claim, error)
+        try:
+            yield from _end_by_error(claim, error, has_returned=result is not _NOTHING)
+        except BaseException as problem:
+            claim.interrupted(problem)  # where it came before the end was made
+            raise
         raise
     finally:
-        current.reset(before)
+        _go_out(claim, before)
     try:  # as `record` does, whose walk within the walk costs a microsecond
         claim.settled()
         recorded = yield terms.store.finish_one, (end,), None
@@ -145,9 +151,32 @@ def attempt(
     return outcome_of(claim, result)
 
 
+# Without memory CPython may leave the claim in the context for good, so that nobody ever drops it.
+
+
+def _go_in(claim: Any) -> Any:  # noqa: ANN401 - a token of the context variable
+    try:
+        return current.set(claim)
+    except BaseException:
+        claim.not_begun()
+        raise
+
+
+def _go_out(claim: Any, before: Any) -> None:  # noqa: ANN401 - as above
+    try:
+        current.reset(before)
+    except BaseException as error:
+        claim.interrupted(error)
+        raise
+
+
 def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 - `Claim`, or the class of the terms
     """The claim of what the store granted."""
-    claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
+    try:
+        claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
+    except BaseException:  # no memory, or an interruption: nobody else can end it
+        terms.store.abandon(End.release(grant, nothing_ran=True))
+        raise
     if terms.teller is not None:
         _tell(terms.teller, [claim])
     return claim
@@ -344,13 +373,19 @@ def ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:
     return outcome_of(claim, claim.result)
 
 
-def _end_by_error(claim: BaseClaim, error: BaseException) -> Walk[None]:
-    """Store what the job's error makes of the task. Interruptions go on their way whatever the store says."""
+def _end_by_error(claim: BaseClaim, error: BaseException, *, has_returned: bool) -> Walk[None]:
+    """Store what the job's error makes of the task. Interruptions go on their way whatever the store says.
+
+    ``has_returned``: the job is through, and memory ran out before its end was made. That is no failure of the job,
+    after which it might run again.
+    """
     if not claim.is_open or isinstance(error, GeneratorExit):
         return  # a coroutine that is closed can await nothing: its claim is dropped
     try:
         if isinstance(error, NotStartedError):
             yield from put_back(claim)
+        elif has_returned:
+            yield from record(claim, crash_end(claim.grant, claim.options, told(error, claim.options)))
         else:
             yield from record(claim, claim.end_for(error))
     except (ClaimLostError, FinishNotRecordedError) as problem:

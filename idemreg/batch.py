@@ -15,6 +15,8 @@ from idemreg.attempt import acquire, ended_in_job, make_claims, outcome_of
 from idemreg.claim import BaseClaim, current
 from idemreg.ends import (
     abandon,
+    crash_end,
+    describe,
     interrupted,
     lost_error,
     not_recorded_end,
@@ -317,11 +319,17 @@ def _interrupted(answers: Iterable[Any], error: BaseException) -> list[_Ended]:
         if isinstance(one, _Ended):
             ended.append(one)
         elif isinstance(one, BaseClaim) and one.is_open:
-            runs = one.is_entered and not isinstance(error, NotStartedError)
-            end = one.end_for(error) if runs else End.release(one.grant, durable=one.options.durable, nothing_ran=True)
+            end = _end_of_interrupted(one, error)
             one.settled()
             ended.append(_Ended(one, end, None, None))
     return ended
+
+
+def _end_of_interrupted(claim: BaseClaim, error: BaseException) -> End:
+    if not claim.is_entered or isinstance(error, NotStartedError):
+        return End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
+    is_jobs = not isinstance(error, Exception)  # which are caught: it is of what comes behind the job, as no memory
+    return claim.end_for(error) if is_jobs else crash_end(claim.grant, claim.options, describe(error))
 
 
 def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[Any]:

@@ -92,11 +92,11 @@ class BaseClaim:
         self.terms = terms
         self.grant = grant
         self.name = name
-        self._is_open = True
         self._pid = os.getpid()
         self._before: Token[BaseClaim | None] | None = None
         self._store_error: StoreError | None = None
         self.is_entered = grant.note is None
+        self._is_open = True  # last: until it is whole there is nothing to be dropped
 
     @property
     def task_id(self) -> str:
@@ -144,6 +144,8 @@ class BaseClaim:
         """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
         if error is self._store_error:
             return End.release(self.grant, durable=self.terms.options.durable)
+        if isinstance(error, StoreError) and error.in_job:  # who knows what it had done elsewhere by then?
+            return crash_end(self.grant, self.terms.options, told(error, self.terms.options))
         return error_end(self.grant, self.terms.options, error)
 
     def interrupted(self, error: BaseException) -> None:
@@ -236,7 +238,7 @@ class BaseClaim:
         warnings.warn(f"the claim of task {self.task_id!r} was dropped: {why}", ResourceWarning, stacklevel=2)
 
     def __del__(self) -> None:
-        if self._is_open:
+        if getattr(self, "_is_open", False):
             self.drop("nothing refers to it any more, and it was neither succeeded, failed nor released")
 
 
@@ -298,17 +300,22 @@ class Claim(BaseClaim):
 
     def __enter__(self) -> Self:
         self.enter()
-        self._before = current.set(self)
-        self.hold()
+        try:
+            self._before = current.set(self)
+            self.hold()
+        except BaseException:  # the block is not entered, and will not be left
+            self._leave_block()
+            self.not_begun()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_block()
-        if not self._is_open:
-            return
         try:
+            self._leave_block()
+            if not self._is_open:
+                return
             if error is None:
                 self.succeed(self.result)
             else:

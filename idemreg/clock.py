@@ -7,6 +7,7 @@ bounds waits. Tests pass a `Clock` of their own; see `idemreg.testing.ManualCloc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -19,6 +20,9 @@ __all__ = ["Clock", "seconds"]
 
 BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 
+# What the time namespace of this process adds to the clocks, against the machine's own (time_namespaces(7)).
+OFFSETS_PATH = "/proc/self/timens_offsets"
+
 # CLOCK_BOOTTIME exists on Linux only. Elsewhere the monotonic clock serves: it may stop during suspend, which only
 # makes a row look younger, and so be kept longer.
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -26,6 +30,27 @@ _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # Without a boot id (not Linux) every process counts as a boot of its own: an epoch too many costs nothing, one too
 # few could give a token twice.
 _PROCESS_BOOT_ID = f"process-{os.urandom(16).hex()}"
+
+
+class _Namespace:
+    """The time namespace: its members see another time since boot, under the same boot id."""
+
+    def __init__(self) -> None:
+        self.offset_ns = 0
+        self.read()
+
+    def read(self) -> None:
+        """Anew in a forked child: it may be the first member of a namespace that its parent has made."""
+        with contextlib.suppress(OSError, ValueError), open(OFFSETS_PATH, encoding="ascii") as file:
+            for line in file:
+                clock, whole, rest = line.split()
+                if clock in ("boottime", "7"):
+                    self.offset_ns = int(whole) * 1_000_000_000 + int(rest)
+
+
+_namespace = _Namespace()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_namespace.read)
 
 
 class Clock:
@@ -36,8 +61,8 @@ class Clock:
         return time.time_ns() // 1_000
 
     def boot_ms(self) -> int:
-        """Milliseconds since this boot, suspend included. Compare only within one `boot_id`."""
-        return time.clock_gettime_ns(_BOOT_CLOCK) // 1_000_000
+        """Milliseconds since this boot, suspend included, in every container. Compare only within one `boot_id`."""
+        return (time.clock_gettime_ns(_BOOT_CLOCK) - _namespace.offset_ns) // 1_000_000
 
     def monotonic(self) -> float:
         """Seconds for deadlines within this process."""

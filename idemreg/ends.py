@@ -136,6 +136,8 @@ def tell_abandoned(claim: BaseClaim, end: End, *, is_left: bool) -> None:
 
 def not_recorded_end(end: End, cause: BaseException) -> End:
     """What becomes of a task whose end could not be stored, once something can be."""
+    if end.was_absent:  # nothing ran, and that stays true
+        return end
     why = f"FinishNotRecorded: the job ended as {end.status.word}, but storing that failed: {describe(cause)}"
     return end._replace(status=Status.UNKNOWN, result=None, error=bounded(why, ERROR_CHARACTERS))
 
@@ -170,6 +172,13 @@ def describe(error: BaseException, detail: ErrorDetail = "traceback") -> str:
 
     ``detail``: "message" ends with the first line, "type" names the type alone.
     """
+    try:
+        return _described(error, detail)
+    except MemoryError:  # which may be what is to be described
+        return type(error).__name__
+
+
+def _described(error: BaseException, detail: ErrorDetail) -> str:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if detail == "type":

@@ -222,11 +222,15 @@ class CommandNotExecutableError(IdemregError):
 
 
 class StoreError(IdemregError):
-    """The file could not be read or written. Never recorded as a failure of the job."""
+    """The file could not be read or written. Never recorded as a failure of the job.
+
+    ``in_job``: it met a statement of the job, in `claim.transaction()`, which is not to blame for it.
+    """
 
     code = "store"
     exit_code = 74
     hint = "See the cause below; check the disk and the file's permissions."
+    in_job: bool = False
 
 
 class StoreBusyError(StoreError):

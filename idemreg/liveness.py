@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from idemreg import oslock
@@ -144,6 +145,8 @@ class _ProcessState(NamedTuple):
 
 def _process_state(pid: int) -> _ProcessState | None:
     """State and start time of a process, or None where there is none."""
+    if not _proc_is_ours(_namespace("pid")):
+        return _probe_by_signal(pid)
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             text = file.read()
@@ -154,8 +157,22 @@ def _process_state(pid: int) -> _ProcessState | None:
     return _ProcessState(fields[_STATE_FIELD] in _DEAD_STATES, int(fields[_START_TIME_FIELD]))
 
 
+@lru_cache(maxsize=1)  # by the namespace: a forked child may be in another than its parent
+def _proc_is_ours(_pid_ns: int) -> bool:
+    """Whether /proc shows the processes of this pid namespace, and not those of the one around it.
+
+    `unshare --pid` without a new /proc leaves the old one, in which our numbers belong to strangers.
+    """
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            numbers = next((line.split()[1:] for line in file if line.startswith("NSpid:")), ["alone"])
+    except OSError:
+        return False
+    return len(numbers) == 1  # one a namespace, from that of /proc inwards
+
+
 def _probe_by_signal(pid: int) -> _ProcessState | None:
-    """Without /proc, signal 0 tells whether the process id is in use; its start time stays unknown."""
+    """Without a /proc of ours, signal 0 tells whether the process id is in use; its start time stays unknown."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -187,6 +204,8 @@ def _command_of_this_process() -> str:
 
 
 def _command_of(pid: int) -> str:
+    if not _proc_is_ours(_namespace("pid")):
+        return ""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return _printable(os.path.basename(os.fsdecode(file.read(4_096).partition(b"\0")[0])))

@@ -8,6 +8,7 @@ another id, so its free bytes prove nobody dead.
     offset 16  lock id, 16 bytes
     offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
     offset 64  what the last good sync of the -wal covered, 104 bytes: see `sqlite/syncing.py`
+    offset 176 how the database was left, 104 bytes, and from offset 504 on -wals that are over: see `sqlite/rest.py`
     the rest   zeros, for the bookkeeping of later versions
 
     offset 4096 and on: the notes of batches, a byte a task: 1 once its job was entered. They survive the death of the
@@ -17,6 +18,7 @@ another id, so its free bytes prove nobody dead.
     byte 2^62 + 1       sync turn: held by the process that syncs the -wal for all
     byte 2^62 + 2       creation: held while the files are made or a schema is migrated
     byte 2^62 + 3       checkpoint turn: held by the process that moves the -wal's pages
+    byte 2^62 + 4       open: shared by all who have the files open
     byte 2^62 + 16 + n  owner n
 """
 
@@ -30,7 +32,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from idemreg import faults, oslock
-from idemreg.errors import StoreBusyError, StoreError, StorePathError
+from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StorePathError
 from idemreg.placing import make_file
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ __all__ = [
     "TOO_MANY_OPEN",
     "WRITE_TURN",
     "LockFile",
+    "digest",
     "is_new",
     "open_error",
     "out_of_descriptors",
@@ -69,6 +72,7 @@ WRITE_TURN = 2**62
 SYNC_TURN = 2**62 + 1
 CREATION_BYTE = 2**62 + 2
 CHECKPOINT_TURN = 2**62 + 3
+OPEN_BYTE = 2**62 + 4
 FIRST_OWNER_BYTE = 2**62 + 16
 OWNER_BITS = 62
 
@@ -110,7 +114,14 @@ class LockFile:
             self.fd = _open(path)
         except OSError as error:
             raise open_error(path, error) from error
-        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+        try:
+            is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise open_error(path, error) from error
+            raise
+        if not is_file:
             self.close()
             raise _in_the_way(path)
         self.lock_id = ""
@@ -133,6 +144,14 @@ class LockFile:
         finally:
             oslock.unlock(self.fd, CREATION_BYTE)
 
+    def is_alone(self) -> bool:
+        """Whether nobody else has the files open. Call it under `creation` only, and `share` behind it."""
+        return oslock.try_lock(self.fd, OPEN_BYTE)
+
+    def share(self) -> None:
+        """From now on the files are open here, until `close`. Call it under `creation` only."""
+        oslock.share(self.fd, OPEN_BYTE)
+
     def read_or_write_id(self) -> str:
         """Read the id; write one where the file is new. Call it under `creation` only."""
         head = os.pread(self.fd, SIZE, 0)
@@ -144,6 +163,9 @@ class LockFile:
             faults.point("create.lock-file-written")
         elif not head.startswith(MAGIC):
             raise _in_the_way(self.path)
+        elif len(head) < SIZE:
+            msg = f"the lock file {self.path} was cut short"
+            raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
         self.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex()
         self.has_database = head[DATABASE_OFFSET] == 1
         return self.lock_id
@@ -157,13 +179,14 @@ class LockFile:
 
     def begin_boot(self, boot_id: str) -> None:
         """What the syncs of an earlier boot have left says nothing any more. Call it under `creation` only."""
-        if not self._is_of_boot(boot_id):
+        if not self.is_of_boot(boot_id):
             void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
             zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)
-            os.pwrite(self.fd, void + zeros + _digest(boot_id) + bytes(8), SYNC_RECORD_OFFSET)
+            os.pwrite(self.fd, void + zeros + digest(boot_id) + bytes(8), SYNC_RECORD_OFFSET)
 
-    def _is_of_boot(self, boot_id: str) -> bool:
-        return os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) == _digest(boot_id)
+    def is_of_boot(self, boot_id: str) -> bool:
+        """Whether what is noted of syncs is of this boot."""
+        return os.pread(self.fd, BOOT_BYTES, SYNC_BOOT_OFFSET) == digest(boot_id)
 
     def note_failed_sync(self) -> None:
         """Note that a sync of the -wal has failed, for every process until the next boot; see `sqlite/syncing.py`."""
@@ -171,7 +194,7 @@ class LockFile:
 
     def has_failed_sync(self, boot_id: str) -> bool:
         """Whether a sync of the -wal has failed in this boot."""
-        return self._is_of_boot(boot_id) and any(os.pread(self.fd, 8, FAILED_SYNC_OFFSET))
+        return self.is_of_boot(boot_id) and any(os.pread(self.fd, 8, FAILED_SYNC_OFFSET))
 
     def clear_notes(self, at: int, number: int) -> None:
         """Take a place for notes. Raises where the disk is full, so that entering a task never does."""
@@ -229,10 +252,11 @@ def out_of_descriptors(message: str) -> StoreError:
     return error
 
 
-def _digest(boot_id: str) -> bytes:
+def digest(boot_id: str) -> bytes:
+    """A boot in 16 bytes."""
     try:  # hashlib's own; hashlib itself loads OpenSSL, 2.5 ms that each `idemreg show` would pay
         from _blake2 import blake2b  # noqa: PLC0415
     except ImportError:  # another Python than CPython may have none
         from hashlib import blake2b  # noqa: PLC0415
-    digest: bytes = blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
-    return digest
+    short: bytes = blake2b(boot_id.encode(), digest_size=BOOT_BYTES).digest()
+    return short

@@ -46,6 +46,7 @@ class Operations:
         clock: Clock | None = None,
         unsafe_path: bool = False,
         key_note: KeyNote | None = None,
+        page_checksums: bool = False,
     ) -> None:
         """``key_note``: what the file must say of the checksums' key; None: nothing here makes a checksum."""
         is_durable(durability)
@@ -62,6 +63,7 @@ class Operations:
             reads_durable=durability == "full",
             unsafe_path=unsafe_path,
             key_note=key_note,
+            page_checksums=page_checksums,
         )
         self._teller: Teller | None = None
 

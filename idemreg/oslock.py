@@ -25,10 +25,12 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from idemreg.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SUPPORTED", "is_held", "obey", "open_high", "orders", "self_test", "try_lock", "unlock"]
+__all__ = ["SUPPORTED", "is_held", "obey", "open_high", "orders", "self_test", "share", "try_lock", "unlock"]
 
 # struct flock: type, whence, start, length, pid. The "0q" pads it as a C compiler does.
 _FLOCK = struct.Struct("hhqqi0q")
@@ -52,22 +54,34 @@ def orders(byte: int) -> tuple[bytes, bytes]:
 
 
 def obey(fd: int, order: bytes) -> bool:
-    """Carry the order out through this open file; False where another open file holds the lock."""
+    """Carry the order out through this open file; False where another open file holds the lock.
+
+    `StoreError` where the system has no locks to give.
+    """
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, order)
     except OSError as error:
         if error.errno in _HELD_BY_ANOTHER:
             return False
-        raise
+        raise _refused(error) from error
     return True
+
+
+def _refused(error: OSError) -> StoreError:
+    return StoreError(f"the system refuses a lock on the lock file: {error.strerror}")
 
 
 def try_lock(fd: int, byte: int) -> bool:
     """Take the exclusive lock on one byte through this open file; False where another open file holds it.
 
-    ``fd`` must be open for writing. Never waits. Raises OSError where the file system refuses locks.
+    ``fd`` must be open for writing. Never waits. `StoreError` where the file system refuses locks.
     """
     return obey(fd, orders(byte)[0])
+
+
+def share(fd: int, byte: int) -> None:
+    """Hold the lock on one byte together with others, in place of an exclusive one through this open file."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0))
 
 
 def unlock(fd: int, byte: int) -> None:
@@ -78,7 +92,10 @@ def unlock(fd: int, byte: int) -> None:
 def is_held(fd: int, byte: int) -> bool:
     """Whether another open file holds the lock on the byte. Takes nothing; about a microsecond."""
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    try:
+        kind, *_ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    except OSError as error:
+        raise _refused(error) from error
     return bool(kind != fcntl.F_UNLCK)
 
 
@@ -119,7 +136,7 @@ def self_test(path: str, byte: int) -> bool:
                     seen = try_lock(holder, byte) and is_held(prober, byte)
                 survives = is_held(prober, byte)
             return seen and survives and not is_held(prober, byte)
-    except OSError:
+    except (OSError, StoreError):
         return False
 
 

@@ -42,7 +42,7 @@ def new_file(path: str) -> Iterator[str]:
         _take_name(part, path)
         _sync(os.path.dirname(path) or ".")
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what is left then bears a name that nothing mistakes for the file
             os.unlink(part)
 
 
@@ -99,8 +99,19 @@ def _take_name(part: str, path: str) -> None:
     except OSError:
         # A file system without links (exFAT, say): take the name first, so that nobody else can, then rename over it.
         try:
-            make_file(path)
+            _take_over(part, path)
         except FileExistsError:
             _refuse_existing(path)
             raise
+        except OSError as error:
+            msg = f"cannot write {path}: {error.strerror}"
+            raise StoreError(msg) from error
+
+
+def _take_over(part: str, path: str) -> None:
+    make_file(path)
+    try:
         os.rename(part, path)
+    except BaseException:  # nobody must find an empty file under the name
+        os.unlink(path)
+        raise

@@ -44,6 +44,8 @@ class Registry(Operations):
     ``checksum_key``: a secret of at least 16 bytes, for arguments that could be guessed: checksums are HMACs then. The
     same from the first task on and for ever, in every process (`ChecksumKeyError`).
     ``error_detail``: what is stored of an error: "traceback" (type, message, where it came from), "message" or "type".
+    ``page_checksums``: a file that is made now verifies each page as it is read, against a disk that gives other bits
+    than it was given; then no other program may write to it, or move its -wal. See `idemreg.sqlite.pages`.
     ``unsafe_path``: use the path also where others could plant or swap the files: a symbolic or hard link, a folder
     that everybody may write, files of another user. Refused otherwise (`StorePathError`).
     """
@@ -60,6 +62,7 @@ class Registry(Operations):
         checkpointer: bool = False,
         checksum_key: str | bytes | None = None,
         error_detail: ErrorDetail = "traceback",
+        page_checksums: bool = False,
         unsafe_path: bool = False,
     ) -> None:
         self.secrecy: Final = Secrecy.of(checksum_key, error_detail)
@@ -72,6 +75,7 @@ class Registry(Operations):
             clock=clock,
             unsafe_path=unsafe_path,
             key_note=KeyNote(None if key is None else key.note),
+            page_checksums=page_checksums,
         )
         self._templates: dict[str, str] = {}  # each literal one, and whose it is
         self._teller = None if on_event is None else self._tell(on_event)

@@ -144,9 +144,7 @@ def _look_up(field: str, arguments: Mapping[str, object]) -> object:
 
 
 def _text_of(value: object, field: str) -> str:
-    """The text of a value that has just one; `TaskIdError` for every other."""
-    if type(value) is str and value:  # before the imports, which cost more than all the rest
-        return value
+    """The text of a value that is no text itself and has just one; `TaskIdError` for every other."""
     from datetime import date, datetime  # noqa: PLC0415 - cached; most fields never come here
     from decimal import Decimal  # noqa: PLC0415
     from uuid import UUID  # noqa: PLC0415

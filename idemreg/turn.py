@@ -38,9 +38,13 @@ class Turns:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self.write = Turn(self.fd, WRITE_TURN, clock)
-        self.sync = Turn(self.fd, SYNC_TURN, clock)
-        self.checkpoint = Turn(self.fd, CHECKPOINT_TURN, clock)
+        try:
+            self.write = Turn(self.fd, WRITE_TURN, clock)
+            self.sync = Turn(self.fd, SYNC_TURN, clock)
+            self.checkpoint = Turn(self.fd, CHECKPOINT_TURN, clock)
+        except BaseException:
+            os.close(self.fd)
+            raise
 
     def close(self) -> None:
         """Close the descriptor, which drops what this process holds; in a forked child it drops nothing."""

@@ -40,6 +40,11 @@ RUN_HOLD = 'faults.arm(point, faults.kill); registry.run("t", job, name="j")'
 RUN_HOLD_AGAIN = 'registry.run("first", lambda: 1); faults.arm(point, faults.kill); registry.run("t", job, name="j")'
 RUN_RERUN = 'faults.arm(point, faults.kill); registry.run("t", job, name="j", on_crash="rerun")'
 RUN_RERUN_AGAIN = RUN_HOLD_AGAIN.replace('name="j"', 'name="j", on_crash="rerun"')
+RUN_FAILED = """
+try: registry.run("t", lambda: 1 / 0, name="j")
+except ZeroDivisionError: faults.arm(point, faults.kill)
+registry.run("t", job, name="j")
+"""
 EFFECT = "faults.arm(point, faults.kill); effect(registry)"
 RESOLVE = 'faults.arm(point, faults.kill); registry.resolve("left", "happened", result=7, evidence="seen")'
 FORGET = 'faults.arm(point, faults.kill); registry.forget("left", force=True)'
@@ -123,6 +128,11 @@ def is_run_again(world: World) -> None:
     outcome = world.run(on_crash="rerun")
     assert (outcome.attempt, outcome.replayed) == (2, False)
     assert world.entered() == before + 1
+
+
+def is_still_claimable(world: World) -> None:
+    assert world.run().attempt == 2
+    assert world.entered() == 1
 
 
 def is_replayed(world: World) -> None:
@@ -250,6 +260,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "migrate.committed": [(SECOND, new_schema_serves)],
     "boot.before-commit": [(OTHER_BOOT, starts_as_if_nothing_was)],
     "owner.byte-held": [(RUN_HOLD, starts_as_if_nothing_was)],
+    "claim.decided": [(RUN_FAILED, is_still_claimable)],
     "claim.in-transaction": [(RUN_HOLD, starts_as_if_nothing_was), (RUN_HOLD_AGAIN, starts_as_if_nothing_was)],
     "turn.taken": [
         (RUN_HOLD, starts_as_if_nothing_was),
@@ -257,6 +268,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
         (BATCH_CLAIM, batch_is(a="runs", b="runs", c="runs")),
         (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
     ],
+    "sync.wanted": IN_A_SYNC,
     "sync.begun": IN_A_SYNC,
     "sync.done": IN_A_SYNC,
     "sync.published": IN_A_SYNC,
@@ -279,8 +291,10 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
         (BATCH_CLAIM, batch_is(a="unknown", b="runs", c="runs")),
         (BATCH, batch_is(a="unknown", b="unknown", c="unknown")),
     ],
+    "settle.decided": [(RESOLVE, left_is(Status.UNKNOWN))],
     "settle.in-transaction": [(RESOLVE, left_is(Status.UNKNOWN))],
     "settle.committed": [(RESOLVE, left_is(Status.SUCCEEDED))],
+    "forget.decided": [(FORGET, left_is(Status.UNKNOWN))],
     "forget.in-transaction": [(FORGET, left_is(Status.UNKNOWN))],
     "forget.committed": [(FORGET, left_is(None))],
     "purge.in-transaction": [(PURGE, ended_are(5))],

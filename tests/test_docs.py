@@ -118,6 +118,16 @@ def test_the_readme_links_every_page() -> None:
 
 
 @each_page
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A test that a page names as its proof is there: the file, and what is behind each `::` in it."""
+    for name, rest in re.findall(r"(tests/[\w/]+\.py)((?:::\w+)*)", page.read_text("utf-8")):
+        text = (ROOT / name).read_text("utf-8")
+        for one in rest.split("::")[1:]:
+            # The tests of a suite that several classes inherit stand in the file once.
+            assert re.search(rf"^\s*(?:def|class) {one}\b", text, re.MULTILINE), f"{name}{rest}"
+
+
+@each_page
 def test_every_cron_line_is_one_of_the_readme(page: Path) -> None:
     """A crontab line of a page is one that the README shows too, where tests run it as cron does."""
     for block in blocks(page.read_text("utf-8")):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import Registry, Status, StoreBusyError
+from idemreg import Registry, Status, StoreBusyError, faults
 from idemreg.options import Options
 from idemreg.request import wanted
 from idemreg.store import End, Granted, Running
@@ -42,3 +42,30 @@ def test_an_interrupted_claim_takes_no_note_of_another_away(open_registry: Calla
     (again,) = registry.store.claim([request])
     assert isinstance(again, Running)
     registry.store.finish([End("task", first.token, first.owner, Status.SUCCEEDED, 1, "null", durable=False)])
+
+
+def test_a_task_is_forgotten_by_one_thread_and_claimed_by_another(registry: Registry) -> None:
+    """Who forgets a task lets go of its last claim only, and not of one that another thread is about to make."""
+    registry.run("t", lambda: "first")
+    forgotten, inserting, let_go = threading.Event(), threading.Event(), threading.Event()
+
+    def wait_for_the_claim() -> None:
+        forgotten.set()
+        assert inserting.wait(PATIENCE_S)
+
+    def wait_for_the_other() -> None:
+        faults.disarm()
+        inserting.set()
+        assert let_go.wait(PATIENCE_S)
+
+    def forget() -> None:
+        registry.forget("t")
+        let_go.set()
+
+    faults.arm("forget.committed", wait_for_the_claim)
+    faults.arm("claim.in-transaction", wait_for_the_other)
+    other = threading.Thread(target=forget)
+    other.start()
+    assert forgotten.wait(PATIENCE_S)
+    assert registry.run("t", lambda: "second").result == "second"
+    other.join()

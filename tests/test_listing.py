@@ -161,9 +161,9 @@ def test_the_index_serves_several_statuses() -> None:
     queries.page(cast("Connection", connection), 1, Query(statuses, "a"), Instant(0, 0, 0), "a:1", 10)
     connection.exec_trace = None
     plans = [
-        [str(row[3]) for row in connection.execute(f"explain query plan {sql}", bindings)]
+        [str(row[3]) for row in connection.execute(f"explain query plan {sql}", bindings) if " large " not in row[3]]
         for sql, bindings in statements[-3:]
     ]
     connection.close()
     search = "SEARCH idempotent_log USING INDEX idempotent_attention (status=? AND task_id>? AND task_id<?)"
-    assert plans == [[search]] * 3
+    assert plans == [[search, *(f"CORRELATED SCALAR SUBQUERY {number}" for number in (1, 2, 3))]] * 3

@@ -167,6 +167,16 @@ def test_only_proof_of_death_moves_a_running_task() -> None:
             assert decide(row, a_wish(Policy(asked), can_verify=hook), alive) is Decision.RUNNING
 
 
+def test_a_task_of_a_dead_batch_is_put_back_unless_it_was_entered() -> None:
+    """Whatever is stored and asked; while its owner may live it is running, entered or not."""
+    for stored, asked, hook in itertools.product(OnCrash, OnCrash, (False, True)):
+        row, wish = a_row(Status.RUNNING, policy=Policy(stored)), a_wish(Policy(asked), can_verify=hook)
+        assert decide(row, wish, Liveness.DEAD, entered=False) is Decision.PUT_BACK
+        assert decide(row, wish, Liveness.DEAD, entered=True) is not Decision.PUT_BACK
+        for alive in (Liveness.ALIVE, Liveness.CANNOT_TELL):
+            assert decide(row, wish, alive, entered=False) is Decision.RUNNING
+
+
 # --- settle and forget ------------------------------------------------------------------------------------------
 
 SETTLED = {

@@ -18,8 +18,9 @@ from idemreg import (
     TaskUnknownError,
 )
 from idemreg.clock import Clock
-from idemreg.sqlite import files, upkeep
+from idemreg.sqlite import files
 from idemreg.sqlite.connection import FULL, connect
+from idemreg.sqlite.making import check_identity
 from tests.support import raw
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
@@ -142,7 +143,7 @@ def test_a_registry_that_another_process_makes_meanwhile_is_no_foreign_file(path
 
     connection = connect(str(path), synchronous=FULL, busy_s=1, clock=Clock())
     connection.exec_trace = make_it_now
-    is_empty = upkeep.check_identity(connection, str(path))
+    is_empty = check_identity(connection, str(path))
     connection.close()
     assert len(seen) >= 4
     assert is_empty == (statement > 1)  # a transaction begins with its first read
@@ -296,6 +297,46 @@ def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
     connection.close()
     for name in (path, f"{path}-lock"):
         assert stat.S_IMODE(os.stat(name).st_mode) == 0o600
+
+
+def test_a_lock_file_that_cannot_be_written_is_no_failed_sync(path: Path) -> None:
+    """Nothing is answered that needs a sync then; and once there is room, all goes on in the same process."""
+    source = """
+        import resource, signal
+        from idemreg import Registry, SyncFailedError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        registry = Registry(sys.argv[1])
+        registry.run("first", lambda: 1)
+        registry.run("task", lambda: 7, name="job", durability="normal")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        try: say(registry.get("task").status.word)
+        except SyncFailedError: say("refused")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        say(registry.get("task").status.word)
+        say(registry.run("after", lambda: 8).result)
+    """
+    with Script(source, path) as script:
+        script.expect("refused")
+        script.expect("succeeded")
+        script.expect("8")
+        assert script.end() == 0
+
+
+def test_the_wal_is_not_grown_into_the_last_of_a_disk(path: Path) -> None:
+    """Where the working size has no room, the -wal stays as it is: what is left of the disk is for rows."""
+    source = """
+        import resource, signal
+        from idemreg import Registry
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
+        registry = Registry(sys.argv[1])
+        for number in range(30):
+            registry.run(f"t{number}", lambda: 1)
+        say(os.path.getsize(sys.argv[1] + "-wal") < 1_000_000)
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        assert script.end() == 0
 
 
 def test_a_full_disk_starts_nothing_and_loses_nothing(path: Path, open_registry: Callable[..., Registry]) -> None:

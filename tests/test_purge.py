@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,10 +17,11 @@ from idemreg import ClockError, Registry, Status
 from idemreg.model import FINAL
 from idemreg.sqlite import purging, queries
 from idemreg.testing import ManualClock, throw_away_registry
-from tests.support.processes import PATIENCE_S
+from tests.support.processes import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 DAY = 86_400
 YEARS_US = 10 * 365 * DAY * 1_000_000
@@ -168,6 +172,51 @@ def test_rows_of_this_boot_do_not_see_it_either_from_another_process(
     run(registry, "t", keep_for=DAY)
     clock.set(wall_us=clock.wall_us() + YEARS_US)
     assert open_registry(clock=clock).purge().total == 0
+
+
+def purged_elsewhere(path: Path, offset_s: int, *, forks: bool = False) -> str:
+    """What a purge of a process takes that lives in another time namespace; or whose child does, which purges."""
+    fork = "import ctypes; ctypes.CDLL(None).unshare(0x80)" if forks else ""
+    offset = f"open('/proc/self/timens_offsets', 'w').write('boottime {offset_s} 0')" if forks else ""
+    program = f"""
+import os
+{fork}
+{offset}
+from idemreg import Registry
+if {forks} and os.fork():
+    os.wait()
+    os._exit(0)
+with Registry({str(path)!r}) as registry: print(registry.purge().removed, flush=True)
+os._exit(0)
+"""
+    way = [] if forks else ["unshare", "-T", "--boottime", str(offset_s)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*way, sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode and "Operation not permitted" in done.stderr:
+        pytest.skip("this user may not make a time namespace")
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_another_time_namespace_counts_the_same(path: Path, *, forks: bool) -> None:
+    """There the time since boot is years ahead, under the same boot id: what is kept for a day is still kept."""
+    with Registry(path) as registry:
+        registry.run("kept", lambda: 1, keep_for=DAY)
+        registry.run("gone", lambda: 1, keep_for=0)
+        assert purged_elsewhere(path, 10 * 365 * DAY, forks=forks) == "1"
+        assert ids(registry) == ["kept"]
+
+
+def test_time_since_boot_beyond_what_a_stamp_has_room_for(registry: Registry, clock: ManualClock) -> None:
+    """A sleep of 40 years, as a broken hardware clock makes it: rows of this boot grow no older."""
+    clock.set(boot_ms=40 * 365 * DAY * 1_000)
+    run(registry, "t", keep_for=DAY)
+    assert registry.purge().total == 0
+    clock.advance(DAY)
+    assert registry.purge().total == 0
 
 
 def restarted(clock: ManualClock, *, boot_ms: int = 1_000) -> None:

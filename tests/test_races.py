@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -17,7 +19,7 @@ from idemreg import (
     Liveness,
     Registry,
     Status,
-    StoreBusyError,
+    StoreError,
     TaskFailedError,
     TaskRunningError,
     TaskUnknownError,
@@ -25,12 +27,12 @@ from idemreg import (
 )
 from idemreg.options import Options
 from idemreg.request import wanted
-from idemreg.sqlite import forking
-from idemreg.store import End, Granted
+from idemreg.sqlite import forking, queries, tasks
+from idemreg.store import End, Granted, Instant, Query
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
-from tests.support.processes import PATIENCE_S, Script
+from tests.support.processes import PATIENCE_S, ROOT, Script
 from tests.support.raw import connect
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     from idemreg.sqlite.backend import SqliteStore
 
 PROCESSES = 8
+UNSHARE = ("unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--pid", "--fork", "--mount-proc")
+
+
+def _may_unshare() -> bool:
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+
 
 RACER = """
 from idemreg import IdemregError, Registry
@@ -247,6 +255,8 @@ def in_child(body: Callable[[], str]) -> str:
     if not pid:
         try:
             os.write(writer, body().encode())
+        except BaseException:  # noqa: BLE001 - it is told to the parent
+            os.write(writer, traceback.format_exc().encode())
         finally:
             os._exit(0)
     os.close(writer)
@@ -508,17 +518,36 @@ def test_a_child_forked_inside_a_transaction_leaves_the_write_turn_to_its_parent
 
         def write_in_child() -> str:
             try:
-                with Registry(path, busy_timeout=0.05) as own:
+                with Registry(path) as own:
                     own.add("of the child")
-            except StoreBusyError:
-                return "busy"
+            except StoreError as error:
+                return type(error).__name__
             return "written"
 
-        assert in_child(write_in_child) == "busy"
+        assert in_child(write_in_child) == "StoreError"
         turns = Turns(f"{path}-lock", Clock())
         assert not turns.write.try_take()
         turns.close()
     assert parents.get("of the child") is None
+
+
+def test_a_child_forked_inside_a_transaction_reads_nothing_without_locks(path: Path, parents: Registry) -> None:
+    """It has no locks of its own, so it is refused the file, also by a registry of its own, and its own child's too."""
+    parents.run("t", lambda: 1)
+
+    def look() -> str:
+        said = []
+        for registry in (parents, Registry(path)):
+            try:
+                said.append(str(registry.get("t")))
+            except StoreError as error:
+                said.append(f"{type(error).__name__} {error.retryable}")
+        return "; ".join(said)
+
+    with parents.claim("task", on_crash="rerun") as claim, claim.transaction():
+        assert in_child(look) == "StoreError False; StoreError False"
+        assert in_child(lambda: in_child(look)) == "StoreError False; StoreError False"
+    assert "StoreError" not in in_child(look)
 
 
 @pytest.mark.parametrize("count", [1, 500])
@@ -656,3 +685,63 @@ def test_a_registry_dropped_in_a_child_stays_its_parents(
     with pytest.raises(TaskRunningError):
         run(registry)
     claim.succeed(1)
+
+
+@pytest.mark.parametrize("is_page", [False, True], ids=["row", "page"])
+def test_large_values_are_read_with_their_row(registry: Registry, path: Path, *, is_page: bool) -> None:
+    """What another process does in the middle of a read takes no large result away, and puts no other in its place."""
+    registry.run("t", lambda: "first" * 100)
+    first = registry.get("t")
+    statements: list[str] = []
+
+    def disturb(_cursor: object, sql: str, _bindings: object) -> bool:
+        if any("FROM idempotent_log" in before for before in statements):
+            with Registry(path) as other:
+                other.forget("t")
+        statements.append(sql)
+        return True
+
+    def read(connection: Any) -> Any:
+        connection.exec_trace = disturb
+        try:
+            if is_page:
+                return queries.page(connection, 1, Query(), Instant(0, 0, 0), None, 10).tasks[0]
+            return tasks.read(connection, 1, "t")
+        finally:
+            connection.exec_trace = None
+
+    assert cast("SqliteStore", registry.store)._opening.opened().database.read(read) == first
+
+
+# In a pid namespace of its own, with its /proc: some processes, whose numbers the namespace inside has as well.
+AROUND = """
+import subprocess, sys
+strangers = [subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(8)]
+inner = subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", sys.argv[1], sys.argv[2]])
+for stranger in strangers: stranger.communicate()
+sys.exit(inner.returncode)
+"""
+IN_BARE_NAMESPACE = """
+import os, signal, sys
+from idemreg import Registry, TaskUnknownError
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    claim = Registry(sys.argv[1]).claim("t")
+    os.write(writing, b"claimed")
+    signal.pause()
+os.read(reading, 7)
+assert os.path.exists(f"/proc/{child}"), "no stranger has the number"
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+try: Registry(sys.argv[1]).run("t", lambda: 1, name="")
+except TaskUnknownError: sys.exit(0)
+sys.exit("it was run again")
+"""
+
+
+@pytest.mark.skipif("CI" not in os.environ and not _may_unshare(), reason="needs a pid namespace")
+def test_strangers_do_not_speak_for_the_dead(path: Path) -> None:
+    """A namespace may have the /proc of the one around it, where the number of a dead owner is a living stranger's."""
+    command = [*UNSHARE, sys.executable, "-c", AROUND, IN_BARE_NAMESPACE, str(path)]
+    assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 0

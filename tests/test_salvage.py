@@ -16,8 +16,9 @@ import pytest
 from idemreg import Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
 from idemreg.doctor import examine, is_well
 from idemreg.doctor.salvage import Salvaged, salvage
+from idemreg.sqlite.making import PAGE_BYTES
 from idemreg.sqlite.salvaging import STORED_COLUMNS
-from idemreg.sqlite.upkeep import PAGE_BYTES, SCHEMA
+from idemreg.sqlite.upkeep import SCHEMA
 from tests.cli.driver import Cli
 from tests.support.processes import Script
 

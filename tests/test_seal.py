@@ -27,7 +27,7 @@ from tests.support.processes import Script
 from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NORMAL: dict[str, Any] = {"durability": "normal"}
@@ -35,6 +35,21 @@ NORMAL: dict[str, Any] = {"durability": "normal"}
 
 def never() -> int:
     pytest.fail("the body was entered")
+
+
+@pytest.fixture
+def at_work(path: Path) -> Iterator[None]:
+    """Another process has the registry open: so nobody is the first to open it, who would look at the whole."""
+    with kept_open(path):
+        yield
+
+
+@contextlib.contextmanager
+def kept_open(path: Path) -> Iterator[None]:
+    script = "from idemreg import Registry\nregistry = Registry(sys.argv[1]).open(); say('open'); wait()"
+    with Script(script, path) as other:
+        other.expect("open")
+        yield
 
 
 def tamper(path: Path, statement: str, *, seal: bool = False) -> None:
@@ -124,6 +139,7 @@ def test_every_column_is_tried() -> None:
     assert list(CHANGES) == list(TASK_COLUMNS)
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("column", CHANGES)
 def test_a_changed_column_is_an_error(path: Path, column: str) -> None:
     """Whatever is asked of the row: a typed error that names the task, and nothing is run or removed."""
@@ -147,6 +163,7 @@ def test_a_changed_column_is_an_error(path: Path, column: str) -> None:
     connection.close()
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize(
     "value", ["CAST(x'ff' AS TEXT)", "''", "CAST(x'edb080' AS TEXT)"], ids=["no UTF-8", "empty", "surrogate"]
 )
@@ -160,6 +177,7 @@ def test_a_damaged_text_is_an_error(path: Path, value: str) -> None:
             CALLS[call](registry, "t", path)
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("column", ["result", "error"])
 def test_a_large_value_is_under_the_seal_of_its_row(path: Path, column: str) -> None:
     """Although it lies in another table."""
@@ -174,6 +192,7 @@ def test_a_large_value_is_under_the_seal_of_its_row(path: Path, column: str) -> 
 RUNNING = [("status", "4"), ("token", "token + 1"), ("owner", "owner + 1"), ("attempt", "9"), ("policy", "161")]
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize(("column", "value"), RUNNING)
 def test_a_running_row_that_was_changed_is_not_taken_over(path: Path, column: str, value: str) -> None:
     """Its owner is dead: by what the row says now another would run it."""
@@ -201,6 +220,7 @@ OWNER = (
 )
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("column", OWNER)
 def test_a_changed_record_of_an_owner_proves_nothing(path: Path, column: str) -> None:
     """Whether it is dead is not decided by such a record."""
@@ -211,6 +231,7 @@ def test_a_changed_record_of_an_owner_proves_nothing(path: Path, column: str) ->
         registry.run("t", never, name="job", on_crash="rerun")
 
 
+@pytest.mark.usefixtures("at_work")
 @pytest.mark.parametrize("column", ["registry_id", "lock_id", "boot_id", "floor", "seal"])
 def test_a_changed_row_about_the_file_is_an_error(path: Path, column: str) -> None:
     """A smaller floor would give a token twice."""
@@ -286,9 +307,9 @@ def test_every_way_that_a_row_goes_leaves_it_sealed(path: Path, tmp_path: Path) 
 # --- pages ------------------------------------------------------------------------------------------------------
 
 
-def closed_file(path: Path) -> bytes:
+def closed_file(path: Path, *, page_checksums: bool = True) -> bytes:
     """A small file at rest, in which "t" has succeeded."""
-    with Registry(path, **NORMAL) as registry:
+    with Registry(path, page_checksums=page_checksums, **NORMAL) as registry:
         for number in range(40):
             registry.run(f"before:{number}", lambda: 1, name="job")
         registry.run("t", lambda: 7, name="job")
@@ -296,43 +317,81 @@ def closed_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+WHERE = pytest.mark.parametrize("page_checksums", [False, True], ids=["at rest", "page checksums, at work"])
+
+
 # Every byte would take minutes. All those of the header with one bit, and of the rest others with each.
+@WHERE
 @pytest.mark.parametrize("bit", [0, 3, 6])
-def test_a_flipped_bit_of_a_page_hides_nothing(path: Path, bit: int) -> None:
-    """Wherever it is: the same answer, or a typed error. Never an execution."""
-    whole = closed_file(path)
+def test_a_flipped_bit_of_a_page_hides_nothing(path: Path, bit: int, *, page_checksums: bool) -> None:
+    """Wherever it is: the same answer, or a typed error. Never an execution.
+
+    At rest the first to open the file finds it; where others have it open, the checksum of the page tells.
+    """
+    whole = closed_file(path, page_checksums=page_checksums)
     lock = (path.parent / f"{path.name}-lock").read_bytes()
     errors = 0
     offsets = {*range(100 if bit == 3 else 0), *range(bit, len(whole), 97)}
-    for offset in sorted(offsets):
-        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
-        (path.parent / f"{path.name}-lock").write_bytes(lock)
-        try:
-            with Registry(path, **NORMAL) as registry:
-                assert registry.run("t", never, name="job").result == 7, offset
-        except StoreError:
-            errors += 1
-        for end in ("-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}{end}")
+    with kept_open(path) if page_checksums else contextlib.nullcontext():
+        for offset in sorted(offsets):
+            overwrite(path, whole[:offset] + bytes([whole[offset] ^ 1 << bit]) + whole[offset + 1 :])
+            if not page_checksums:
+                (path.parent / f"{path.name}-lock").write_bytes(lock)
+            try:
+                with Registry(path, **NORMAL) as registry:
+                    assert registry.run("t", never, name="job").result == 7, offset
+            except StoreError:
+                errors += 1
+            for end in () if page_checksums else ("-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{path}{end}")
+        overwrite(path, whole)
     assert errors >= len(offsets) / 2  # on pages that nobody needed it is met by nobody
 
 
-def test_a_flip_that_would_hide_a_row_is_an_error(path: Path) -> None:
+@WHERE
+def test_a_flip_that_would_hide_a_row_is_an_error(path: Path, *, page_checksums: bool) -> None:
     """The first letter of a finished task's id on its page: a search would pass it by, and run it again."""
-    whole = closed_file(path)
+    whole = closed_file(path, page_checksums=page_checksums)
     assert b"before:7" in whole
-    path.write_bytes(whole.replace(b"before:7", b"bezore:7"))
-    with Registry(path, **NORMAL) as registry:
+    with kept_open(path) if page_checksums else contextlib.nullcontext():
+        overwrite(path, whole.replace(b"before:7", b"bezore:7"))
         for call in ("run", "claim"):
-            with pytest.raises(StoreCorruptError, match="wrong checksum") as caught:
+            with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError) as caught:
                 CALLS[call](registry, "before:7", path)
             assert "salvage" in caught.value.hint
+        overwrite(path, whole)
+
+
+@pytest.mark.parametrize("pages", ["swapped", "older"])
+def test_whole_pages_in_the_wrong_place_or_time_are_noticed(path: Path, pages: str) -> None:
+    """Each page has a right checksum, and yet a finished task would look absent: the whole does not fit together."""
+    with Registry(path, page_checksums=True, **NORMAL) as registry:
+        for number in range(200):
+            registry.run(f"t:{number:03}", lambda: 1, name="job")
+        registry.checkpoint("TRUNCATE")
+        older = content(path)
+        for number in range(200, 300):
+            registry.run(f"t:{number:03}", lambda: 1, name="job")
+    whole = path.read_bytes()
+    found = [
+        at for at in range(0, len(whole), 2_048) if whole[at : at + 1] == b"\x0a" and b"t:0" in whole[at : at + 2_048]
+    ]
+    one, two = found[0], found[1]
+    if pages == "swapped":
+        first, second = whole[one : one + 2_048], whole[two : two + 2_048]
+        whole = whole[:one] + second + whole[one + 2_048 : two] + first + whole[two + 2_048 :]
+    else:
+        at = next(at for at in range(2_048, len(older), 2_048) if older[at : at + 2_048] != whole[at : at + 2_048])
+        whole = whole[:at] + older[at : at + 2_048] + whole[at + 2_048 :]
+    path.write_bytes(whole)
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.run("t:001", never, name="job")
 
 
 def test_a_bad_page_met_by_a_finish_leaves_nothing_unsure(path: Path) -> None:
     """The finish was never committed, which is known: no reading again, and no word of a failed sync."""
-    with Registry(path, **NORMAL) as registry:
+    with Registry(path, page_checksums=True, **NORMAL) as registry:
         claim = registry.claim("t", name="shipping")
         registry.checkpoint("TRUNCATE")
         whole = content(path)
@@ -378,7 +437,7 @@ def test_a_flip_in_the_wal_of_a_live_registry_is_an_error(path: Path) -> None:
 
 def test_a_backup_has_right_checksums(path: Path, tmp_path: Path) -> None:
     """Of pages from the -wal as well, and of more than SQLite keeps in memory."""
-    with Registry(path, **NORMAL) as registry:
+    with Registry(path, page_checksums=True, **NORMAL) as registry:
         for number in range(40):
             registry.run(f"t:{number}", lambda: "x" * 100_000, name="job")
         registry.backup(tmp_path / "copy.db")
@@ -401,6 +460,9 @@ def test_the_default_vfs_stays_what_it_was(path: Path, tmp_path: Path) -> None:
         from idemreg import Registry
         with Registry(sys.argv[1]) as registry:
             registry.run("t", lambda: 1)
+        say(before == apsw.vfs_names())
+        with Registry(sys.argv[1] + "2", page_checksums=True) as registry:
+            registry.run("t", lambda: 1)
         say(*(before[0], apsw.vfs_names()[0], set(apsw.vfs_names()) - set(before)))
         other = apsw.Connection(sys.argv[2])
         other.reserve_bytes(reserve=8)
@@ -408,6 +470,7 @@ def test_the_default_vfs_stays_what_it_was(path: Path, tmp_path: Path) -> None:
         say(other.open_vfs, other.pragma("checksum_verification"))
     """
     with Script(script, path, tmp_path / "other.db") as process:
+        assert process.line() == "True"
         assert process.line() == "unix unix {'cksmvfs'}"
         assert process.line() == "unix None"
     assert (tmp_path / "other.db").read_bytes()[2 * 4096 - 8 : 2 * 4096] == bytes(8)
@@ -416,40 +479,38 @@ def test_the_default_vfs_stays_what_it_was(path: Path, tmp_path: Path) -> None:
 WITHOUT = """
     import idemreg.sqlite.pages as pages
     pages.LIBRARY = "/nowhere/cksumvfs.so"
-    from idemreg import Registry, StoreVersionError
-    registry = Registry(sys.argv[1])
+    from idemreg import Registry, StoreError
+    registry = Registry(sys.argv[1], page_checksums=sys.argv[2] == "new")
     try:
         say(registry.run("t", lambda: 7, name="job").result)
-    except StoreVersionError as error:
+    except StoreError as error:
         say("refused:", "PyPI" in error.hint)
-    say(*sorted(one.code for one in registry.doctor() if "checksums" in one.code))
 """
 
 
-def test_without_the_extension_a_new_file_works(path: Path) -> None:
-    """It has no page checksums, which the doctor says; its seals hold, here as well as where the extension is."""
-    with Script(WITHOUT, path) as process:
+def test_without_the_extension_files_have_no_page_checksums(path: Path) -> None:
+    """Asked for, they are refused; without them all goes as usual, here as well as where the extension is."""
+    with Script(WITHOUT, path, "new") as process:
+        process.expect("refused: True")
+    with Script(WITHOUT, path, "") as process:
         process.expect("7")
-        process.expect("page-checksums-missing")
     assert path.read_bytes()[20] == 0
     with Registry(path, **NORMAL) as registry:
         assert registry.run("t", never, name="job").result == 7
-    tamper(path, "UPDATE idempotent_log SET result = '8'")
-    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
-        registry.run("t", never, name="job")
 
 
 def test_without_the_extension_a_file_with_checksums_is_refused(path: Path) -> None:
     """It would leave wrong checksums behind."""
     before = closed_file(path)
-    with Script(WITHOUT, path) as process:
+    with Script(WITHOUT, path, "") as process:
         process.expect("refused: True")
     assert path.read_bytes() == before
 
 
-def test_what_another_program_writes_without_checksums_is_refused(path: Path) -> None:
-    """It fails closed, and a connection that keeps them right (or only reads) harms nothing."""
-    closed_file(path)
+@WHERE
+def test_what_another_program_may_write(path: Path, *, page_checksums: bool) -> None:
+    """Where pages have checksums it fails closed; else a shell that is the last to close harms nothing."""
+    closed_file(path, page_checksums=page_checksums)
     reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     assert reader.execute("SELECT count(*) FROM idempotent_log").fetchall() == [(41,)]
     reader.close()
@@ -459,8 +520,12 @@ def test_what_another_program_writes_without_checksums_is_refused(path: Path) ->
     writer = apsw.Connection(str(path))
     writer.execute("CREATE TABLE another (x)")
     writer.close()
-    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
-        registry.run("t", never, name="job")
+    with Registry(path, **NORMAL) as registry:
+        if page_checksums:
+            with pytest.raises(StoreCorruptError):
+                registry.run("t", never, name="job")
+        else:
+            assert registry.run("t", never, name="job").result == 7
 
 
 def test_it_is_loaded_once() -> None:

@@ -611,7 +611,7 @@ class TestSqliteStore(StoreContract):
         (claim,) = answers
         assert isinstance(claim, Granted)
         assert row_of(store).status is Status.RUNNING
-        assert opened.owners.live == {"t": claim}
+        assert opened.owners.live == {("t", claim.token): claim}
         assert store.finish([end_of(claim)]) == [Recorded("t")]
 
     def test_ends_that_wait_are_all_written(self, open_store: Callable[..., SqliteStore], path: Path) -> None:

@@ -29,7 +29,7 @@ from idemreg import (
 )
 from idemreg.ends import success_end
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite import hot, syncing, walindex
+from idemreg.sqlite import guard, hot, syncing, walindex
 from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
@@ -109,6 +109,7 @@ def break_disk(registry: Registry) -> None:
     named = os.open(sync._path, os.O_PATH | os.O_CLOEXEC)
     os.dup2(named, sync._fd, inheritable=False)
     os.close(named)
+    sync._guard._frames = guard._NONE  # nor does it tell its size
 
 
 # --- how many syncs -------------------------------------------------------------------------------------------------
@@ -452,9 +453,11 @@ def test_a_failure_that_cannot_be_noted_is_remembered(path: Path, full: Registry
         os.dup2(fd, opened.lock_file.fd, inheritable=False)
         os.close(fd)
 
-    open_lock_file(os.O_RDONLY)
+    break_disk(full)
+    faults.arm("sync.begun", lambda: open_lock_file(os.O_RDONLY))
     with pytest.raises(FinishNotRecordedError):
         full.run("t", lambda: 7, on_crash="rerun")
+    faults.disarm()
     open_lock_file(os.O_RDWR)
     for _ in range(2):
         with pytest.raises(SyncFailedError):
@@ -823,6 +826,34 @@ def test_where_threads_wait_no_rerun_claim_stands_on_a_failed_sync(
     crowd.end()
     with pytest.raises(SyncFailedError):
         call.result(PATIENCE_S)
+
+
+class Napping(Clock):
+    """Tells of the first nap."""
+
+    def __init__(self) -> None:
+        self.naps = threading.Event()
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.set()
+        super().sleep(seconds)
+
+
+def test_the_wal_is_not_moved_while_a_sync_is_about_to_fail(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leads a sync that fails says so before he drops the turn: a checkpoint waits for that."""
+    monkeypatch.setattr(syncing, "PATIENCE_S", PATIENCE_S)
+    clock = Napping()
+    with Registry(path, clock=clock) as registry, ThreadPoolExecutor(1) as pool:
+        registry.run("t", lambda: 1)
+        leader = Turns(f"{path}-lock", clock)
+        assert leader.sync.try_take()
+        clock.naps.clear()
+        moved = pool.submit(registry.checkpoint)
+        assert clock.naps.wait(PATIENCE_S)
+        sync_of(registry)._lock_file.note_failed_sync()
+        leader.close()
+        with pytest.raises(SyncFailedError):
+            moved.result(PATIENCE_S)
 
 
 def test_an_error_of_one_spares_the_others(full: Registry) -> None:

@@ -19,8 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from idemreg import tagged
 from idemreg.errors import ArgumentError, ResultError
-from idemreg.tagged import MAX_RESULT_BYTES, canonical, decode_result, digest, encode_result
+from idemreg.tagged import (
+    MAX_DEPTH,
+    MAX_RESULT_BYTES,
+    canonical,
+    decode_result,
+    digest,
+    downstream_key,
+    encode_result,
+)
 from tests.support.names import shown
 
 if TYPE_CHECKING:
@@ -326,6 +335,60 @@ def is_stored(value: object) -> bool:
     except ResultError:
         return False
     return True
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, frozenset])
+@pytest.mark.parametrize("levels", [100, 101, 102])
+def test_the_bound_of_depth_is_the_same_every_time(kind: type, levels: int) -> None:
+    """What is stored or refused is a matter of depth alone, the same for arguments as for results."""
+    is_taken = True
+    try:
+        canonical(nested(kind, levels))
+    except ArgumentError:
+        is_taken = False
+    assert is_taken is is_stored(nested(kind, levels)) is (levels <= MAX_DEPTH + 1)
+
+
+def test_fields_of_a_dataclass_may_hold_anything() -> None:
+    """Also what is nested itself, down to the same depth."""
+    assert canonical(Item("a", [{"b": (1,)}])) == canonical(Item("a", [{"b": [1]}]))  # type: ignore[arg-type]
+
+
+UNSAYABLE: list[tuple[Any, type[Exception]]] = [
+    (float("nan"), ValueError),
+    (float("inf"), ValueError),
+    (object(), TypeError),
+    ({(): 1}, TypeError),
+]
+
+
+@pytest.mark.parametrize(("sort_keys", "text"), [(True, '{"a":[1,"é"],"b":1.5}'), (False, '{"b":1.5,"a":[1,"é"]}')])
+def test_the_encoder_is_made_as_it_is_used(*, sort_keys: bool, text: str) -> None:
+    """Compact, without escapes, in the asked order, by C and without; what JSON cannot say is refused."""
+    value = {"b": 1.5, "a": [1, "é"]}
+    for encode in (tagged._encoder(sort_keys=sort_keys), without_c(sort_keys=sort_keys)):
+        assert encode(value) == text
+        for bad, error in UNSAYABLE:
+            with pytest.raises(error):
+                encode([bad])
+        assert encode([{}, [], '"', None, True]) == '[{},[],"\\"",null,true]'
+
+
+def without_c(*, sort_keys: bool) -> Callable[[Any], str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tagged, "c_make_encoder", None)
+        return tagged._encoder(sort_keys=sort_keys)
+
+
+def test_a_tagger_is_for_arguments_or_for_results() -> None:
+    """A tuple counts as a list in the one, and comes back as a tuple from the other."""
+    assert tagged._Tagger(for_arguments=True).tag((1,), 0) == [1]
+    assert tagged._Tagger(for_arguments=False).tag((1,), 0) == {"$": ["tuple", [1]]}
+
+
+def test_a_downstream_key_is_frozen() -> None:
+    """Half of a SHA-256 of registry and task: receivers remember it, so it never changes."""
+    assert downstream_key("r", "t") == hashlib.sha256(b"r\nt").hexdigest()[:32]
 
 
 def test_a_cycle_is_typed() -> None:

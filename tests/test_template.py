@@ -31,6 +31,10 @@ class Colour(enum.StrEnum):
     RED = "red"
 
 
+class Day(date):
+    """May have another text, or another day, than the date that it is made of."""
+
+
 @pytest.mark.parametrize("task_id", ["a", "coupon:7:2026-11-23", "x" * MAX_TASK_ID_BYTES, "Größe 7", "👩‍🚀", "日本"])
 def test_good_task_ids_are_given_back(task_id: str) -> None:
     """A task_id of printable NFC text comes back as it is."""
@@ -137,6 +141,8 @@ def test_an_escape_beyond_ascii_does_not_run_into_the_next_text() -> None:
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         ("50%", "50%25"),
         ("a:b", "a%3Ab"),
+        ("a:b%", "a%3Ab%25"),
+        (2**4_096 - 1, str(2**4_096 - 1)),
     ],
     ids=shown,
 )
@@ -162,6 +168,8 @@ def test_values_with_one_text_are_written(value: object, text: str) -> None:
         Decimal("NaN"),
         Decimal("-Infinity"),
         10**5_000,
+        2**4_096,
+        Day(2026, 11, 23),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -170,6 +178,11 @@ def test_values_without_one_text_are_refused(value: object) -> None:
     with pytest.raises(TaskIdError) as caught:
         check_task_id(Template("job:{order}", ["order"]).render({"order": value}))
     assert "{order}" in caught.value.message
+
+
+def test_an_escape_beyond_ascii_is_written_byte_by_byte() -> None:
+    """A separator of several bytes is escaped as in an address: each byte by its two digits, and nothing between."""
+    assert Template("{a}\u2013{b}", ["a", "b"]).render({"a": "x\u2013y", "b": "z"}) == "x%E2%80%93y\u2013z"
 
 
 def test_fields_may_go_on_by_attribute_and_index() -> None:

@@ -93,7 +93,9 @@ class Settings:
         registry = Operations(path, create=self.create, unsafe_path=self.unsafe_path)
         return registry if is_new else registry.open(), is_new
 
-    def creating(self, *, error_detail: ErrorDetail = "traceback") -> tuple[Registry, bool]:
+    def creating(
+        self, *, error_detail: ErrorDetail = "traceback", page_checksums: bool = False
+    ) -> tuple[Registry, bool]:
         """The registry, opened, and whether this call created it."""
         path, is_new = self._path_for_creation()
         from idemreg.registry import Registry  # noqa: PLC0415 - help and usage errors need none
@@ -105,6 +107,7 @@ class Settings:
                 create=self.create,
                 checksum_key=key,
                 error_detail=error_detail,
+                page_checksums=page_checksums,
                 unsafe_path=self.unsafe_path,
             )
         except ValueError as error:

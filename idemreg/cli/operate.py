@@ -29,13 +29,18 @@ _BY: Final = click.option("--by", metavar="WHO", default=None, help="Who says so
 
 
 @click.command(cls=Command, examples=["idemreg init", "idemreg --db /var/lib/shop/jobs.db init"], fields=INIT_FIELDS)
+@click.option(
+    "--page-checksums",
+    is_flag=True,
+    help="A new file verifies each page as it is read; no other program may write to it then, or move its -wal.",
+)
 @common_options()
-def init() -> None:
+def init(*, page_checksums: bool) -> None:
     """Create the registry's file, or check that it is one.
 
     `run` creates the file as well; the other commands never do.
     """
-    registry, is_new = settings().creating()
+    registry, is_new = settings().creating(page_checksums=page_checksums)
     registry.close()
     path = os.path.abspath(settings().path())
     if settings().json:

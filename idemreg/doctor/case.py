@@ -27,7 +27,11 @@ class Lock:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.file = LockFile(path)
-        head = os.pread(self.file.fd, SIZE, 0)
+        try:
+            head = os.pread(self.file.fd, SIZE, 0)
+        except BaseException:
+            self.file.close()
+            raise
         self.is_blank = is_new(head)
         self.is_ours = head.startswith(MAGIC) and not self.is_blank
         self.notes_database = self.is_ours and head[DATABASE_OFFSET] == 1

@@ -10,8 +10,9 @@ from idemreg.doctor.finding import Finding, finding
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
 from idemreg.sqlite import pages
 from idemreg.sqlite.looking import WANTED_SETTINGS, Look
+from idemreg.sqlite.making import PAGE_BYTES
 from idemreg.sqlite.readers import wal_readers
-from idemreg.sqlite.upkeep import PAGE_BYTES, SCHEMA
+from idemreg.sqlite.upkeep import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,13 +60,13 @@ def layout(case: Case) -> Iterator[Finding]:
     found = case.look.layout()
     if found["journal_mode"] != "wal":
         yield finding("journal-mode", f"The journal mode is {found['journal_mode']}, not wal.")
-    if pages.vfs() is None:
-        yield finding("page-checksums-missing", "This apsw has no cksumvfs: nothing verifies the checksums of pages.")
-    if (found["page_size"], found["reserved_bytes"]) != (PAGE_BYTES, pages.RESERVED_BYTES):
+    if found["reserved_bytes"] == pages.RESERVED_BYTES and pages.vfs() is None:
+        yield finding("page-checksums-missing", "This apsw has no cksumvfs, and cannot verify the file's checksums.")
+    if found["page_size"] != PAGE_BYTES or found["reserved_bytes"] not in {0, pages.RESERVED_BYTES}:
         yield finding(
             "page-layout",
             f"Pages have {found['page_size']:,} bytes, {found['reserved_bytes']} of them reserved; idemreg makes them"
-            f" with {PAGE_BYTES:,} and {pages.RESERVED_BYTES}.",
+            f" with {PAGE_BYTES:,}, and with {pages.RESERVED_BYTES} reserved for page checksums, or none.",
         )
 
 

@@ -7,6 +7,7 @@ stored before the job starts, and every row that is decided by was read in the t
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -56,22 +57,16 @@ class SqliteStore(Settler):
         reads_durable: bool = True,
         unsafe_path: bool = False,
         key_note: KeyNote | None = None,
+        page_checksums: bool = False,
     ) -> None:
         """``reads_durable``: nothing is answered from a final row that a power cut could take back.
 
         ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
-        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`.
+        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`. ``page_checksums``: of a
+        file that is made now; see `sqlite/pages.py`.
         """
-        opening = Opening(
-            path,
-            create=create,
-            busy_s=busy_s,
-            clock=clock,
-            schema=schema,
-            reads_durable=reads_durable,
-            unsafe_path=unsafe_path,
-            key_note=key_note,
-        )
+        making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
+        opening = Opening(path, making, create=create, reads_durable=reads_durable, unsafe_path=unsafe_path)
         super().__init__(opening, schema.version)
         self.path = opening.path
         self.wal = Wal(opening, clock)
@@ -88,7 +83,8 @@ class SqliteStore(Settler):
                 return self.begin(wanted)
             answer = claim.begin()
             if claim.grant is not None:
-                faults.point("claim.committed")
+                opened.database.check_files()
+                faults.point("claim.committed")  # the last call: an interrupt that has come by then is raised in here
             if self._unsettled:
                 self._settle_dropped()
         except BaseException as error:
@@ -135,6 +131,7 @@ class SqliteStore(Settler):
             try:
                 opened.database.write_one(write)
                 opened.owners.note_recorded(answers)
+                _check_files(opened, answers)
                 faults.point("claim.committed")
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
@@ -170,6 +167,7 @@ class SqliteStore(Settler):
             write = Write(claim, durable=are_durable(wanted), is_alone=True)
             try:
                 opened.database.write_one(write)
+                _check_files(opened, answers)
                 faults.point("batch.committed")
                 self._seen(opened, wanted, answers)
                 self._settle_dropped()
@@ -187,6 +185,7 @@ class SqliteStore(Settler):
             if opened is None:
                 msg = "the claim belongs to the parent of this process, or has ended"
                 raise ClaimLostError(msg, task_id=claim.task_id)
+            opened.database.check_files()
             if claim.note is not None:
                 opened.owners.enter(claim.owner, claim.note)
             faults.point("batch.entered")
@@ -218,6 +217,7 @@ class SqliteStore(Settler):
                     writes[number] = hot.success(opened, self._schema_version, end)
             if writes:
                 opened.database.write_all(list(writes.values()))
+            self._check_begun(opened, claims, writes)
             answers = [
                 self._ended(opened, request, writes.get(number))
                 if isinstance(request, End)
@@ -227,12 +227,23 @@ class SqliteStore(Settler):
             self._settle_dropped()
             return answers
 
+    @staticmethod
+    def _check_begun(opened: Opened, claims: dict[int, hot.Claim], writes: dict[int, Write]) -> None:
+        """Once for all that are granted: files that are not there any more are an error of each."""
+        begun = [write for n, write in writes.items() if write.error is None and n in claims and claims[n].grant]
+        try:
+            if begun:
+                opened.database.check_files()
+            for _ in begun:
+                faults.point("claim.committed")
+        except StoreError as error:
+            for write in begun:
+                write.error = copy.copy(error)
+
     def _begun(self, claim: hot.Claim, found: object, write: Write | None) -> object:
         if write is None:
             return found
         if write.error is None:
-            if claim.grant is not None:
-                faults.point("claim.committed")
             return claim.grant
         self._withdraw([claim.grant], write.error)
         return write.error
@@ -377,3 +388,8 @@ class SqliteStore(Settler):
     def close(self) -> None:
         """Close what is open. Claims that are not finished keep their owner's lock until they are."""
         self._opening.close()
+
+
+def _check_files(opened: Opened, answers: Sequence[Answer]) -> None:
+    if any(type(answer) is Granted for answer in answers):
+        opened.database.check_files()

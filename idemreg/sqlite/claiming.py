@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.sqlite import records, tasks
@@ -43,7 +44,7 @@ class Claiming(NamedTuple):
         if self.batch is not None:
             answer = answer._replace(note=note)
             self.batch.open.add(wanted.task_id)
-        self.owners.live[wanted.task_id] = answer
+        self.owners.live[wanted.task_id, answer.token] = answer
         return answer
 
     def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:
@@ -55,6 +56,7 @@ class Claiming(NamedTuple):
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
             raise StoreCorruptError(msg, task_id=wanted.task_id)
         decision, owner_info = _judge(self.connection, self.owners, row, wanted)
+        faults.point("claim.decided")
         if (answer := _answer(decision, row, owner_info)) is not None:
             return answer
         if decision is Decision.VERIFY and self.batch is not None:

@@ -98,14 +98,16 @@ class Connection(apsw.Connection):
     patience: Patience
 
 
-def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Connection:
+def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_pages: bool = False) -> Connection:
     """Open a connection with our settings, each of them read back.
 
-    SQLite does not checkpoint inside our commits: it swallows what the disk reports then, and it is reported once.
+    ``checks_pages``: the file has page checksums, or is to have them: see `pages`. SQLite does not checkpoint inside
+    our commits: it swallows what the disk reports then, and it is reported once.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
-    connection = Connection(path, flags=flags, vfs=pages.vfs())
+    connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)
     try:
+        _check_writable(connection, path)
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         _set(connection, "synchronous", synchronous)
@@ -116,6 +118,12 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock) -> Conn
         connection.close()
         raise
     return connection
+
+
+def _check_writable(connection: Connection, path: str) -> None:
+    if connection.readonly("main"):  # it could not be opened for writing, and SQLite makes do with less
+        msg = f"{path} cannot be opened for writing"
+        raise StorePathError(msg)
 
 
 def _set(connection: Connection, pragma: str, value: int) -> None:

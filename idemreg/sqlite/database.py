@@ -8,12 +8,12 @@ is `syncing.GroupSync`. Where SQLite does not show its index, durable writes are
 from __future__ import annotations
 
 import contextlib
-import copy
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
 from idemreg.errors import StoreBusyError, StoreError
+from idemreg.sqlite import rest
 from idemreg.sqlite.connection import (
     FULL,
     NORMAL,
@@ -21,14 +21,14 @@ from idemreg.sqlite.connection import (
     Connection,
     is_sync_failure,
     leave_wal,
-    translate,
 )
-from idemreg.sqlite.forking import forgets, no_fork_meanwhile
+from idemreg.sqlite.forking import forgets, inside, no_fork_meanwhile
+from idemreg.sqlite.guard import Guard
 from idemreg.sqlite.pages import is_damage
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
 from idemreg.sqlite.walindex import WalIndex
-from idemreg.sqlite.writing import Gate, Write
+from idemreg.sqlite.writing import Gate, Write, carry_out, tell
 from idemreg.turn import Turns
 
 if TYPE_CHECKING:
@@ -46,20 +46,26 @@ T = TypeVar("T")
 class Database(Pool):
     """One database file, open. Thread-safe."""
 
-    def __init__(self, path: str, lock_file: LockFile, *, busy_s: float, clock: Clock, reads_durable: bool) -> None:
-        super().__init__(path, busy_s, clock)
+    def __init__(
+        self, path: str, lock_file: LockFile, clock: Clock, *, busy_s: float, reads_durable: bool, checks_pages: bool
+    ) -> None:
+        super().__init__(path, busy_s, clock, checks_pages=checks_pages)
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
-        self.turns = Turns(lock_file.path, clock)
-        self.gate = Gate(self.turns.write, clock, busy_s)
         self._anchor: Connection | None = None
+        self.lock_file = lock_file
+        self.guard: Guard | None = None
         self.index: WalIndex | None = None
         self.sync: GroupSync | None = None
+        self.turns = Turns(lock_file.path, clock)
         try:
+            self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, apsw.Error):
+                raise self.translate(error) from error
             raise
         forgets(self)
 
@@ -67,10 +73,12 @@ class Database(Pool):
         """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
         self._anchor = self._open(NORMAL)
         self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        guard = self.guard = Guard(self.path, lock_file, self._clock)
+        guard.lose, guard.is_whole = self.lose, self.is_whole
         index = WalIndex(self._anchor)
         if index.is_known:
             self.index = index
-            self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock)
+            self.sync = GroupSync(lock_file, f"{self.path}-wal", index, self.turns.sync, self._clock, guard)
         else:
             self.levels = (NORMAL, FULL)
 
@@ -95,6 +103,11 @@ class Database(Pool):
         """A final row was read, and is about to be answered from: a power cut must not take it back afterwards."""
         if durable and self.sync is not None:
             self.sync.durable()
+
+    def check_files(self) -> None:
+        """Before a job is entered: `FilesReplacedError` where its claim is not in the files that were opened."""
+        if self.guard is not None:
+            self.guard.check()
 
     def check_disk(self, *, durable: bool, is_synced: bool = False) -> None:
         """Before a claim: `SyncFailedError` where what it stands on may be lost.
@@ -139,7 +152,7 @@ class Database(Pool):
         try:
             self._lead(Write(_no_body, durable=False, is_alone=True), writes, self._until())
         except StoreBusyError as error:
-            _tell(writes, error)
+            tell(writes, error)
         self.after_write()
 
     def _until(self, busy_s: float | None = None) -> float:
@@ -176,9 +189,9 @@ class Database(Pool):
                     connection.patience.until = until
                     self._carry_out(connection, mine, writes)
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    _tell(writes, self.translate(error), error)
+                    tell(writes, self.translate(error), error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
-                    _tell(writes, error)
+                    tell(writes, error)
                 mine.round.is_told = True
                 return writes
             finally:
@@ -208,7 +221,7 @@ class Database(Pool):
                 writes[0].answer = writes[0].body(connection)
             else:
                 for write in writes:
-                    _carry_out_one(connection, write)
+                    carry_out(connection, write)
             is_committing = True
             try:
                 connection.execute("COMMIT")
@@ -233,7 +246,7 @@ class Database(Pool):
         try:
             self.durable()
         except Exception as error:  # noqa: BLE001 - as above
-            _tell(to_sync, error)
+            tell(to_sync, error)
         else:
             for write in to_sync:
                 write.is_synced = True
@@ -276,7 +289,7 @@ class Database(Pool):
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
         if self.sync is not None and is_sync_failure(error):
             self.sync.taint()
-        return translate(error)
+        return super().translate(error)
 
     def unsure(self, error: apsw.Error) -> StoreError:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""
@@ -288,19 +301,30 @@ class Database(Pool):
 
     def close(self) -> None:
         """Close the idle connections now, and the borrowed ones as they come back. Nobody must be inside."""
-        may_move = self._move_wal()
-        self._closed = True
-        if self.index is not None:
-            self.index.close()  # before the last connection, with which SQLite unmaps what it shows
-        with no_fork_meanwhile(self._clock):
-            self._close_connections(may_move=may_move)
-            if self.sync is not None:
-                self.sync.close()
-            self.turns.close()
+        may_move = False
+        try:
+            may_move = self._move_wal()
+        finally:
+            self._closed = True
+            if self.index is not None:
+                self.index.close()  # before the last connection, with which SQLite unmaps what it shows
+            with no_fork_meanwhile(self._clock), self._looks_closed():
+                self._close_connections(may_move=may_move)
+
+    def _looks_closed(self) -> contextlib.ExitStack:
+        """Behind its block, each by itself, whatever becomes of the others."""
+        last = contextlib.ExitStack()
+        last.callback(self.turns.close)
+        if self.sync is not None:
+            last.callback(self.sync.close)
+        if self.guard is not None:
+            last.callback(self.guard.close)
+        return last
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
-        for connection in [*self._idle[NORMAL], *self._idle[FULL], *([anchor] if anchor else [])]:
+        left = [one for one in self._all if one is not anchor and one not in inside]  # also what an interrupt has left
+        for connection in [*left, *([anchor] if anchor else [])]:
             if not may_move:
                 leave_wal(connection)
             self._all.discard(connection)
@@ -309,14 +333,18 @@ class Database(Pool):
 
     def _move_wal(self) -> bool:
         """Before the end move what is in the -wal. False where SQLite must not: it would swallow a failed sync."""
+        if self.lost is not None:
+            return False
         if self._anchor is None or self.sync is None or self.index is None:
             return True
         try:
-            if self.index.frames > self.index.moved:
-                self.durable()
-                self.read(lambda connection: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
-            else:
-                self.sync.check()
+            self.check_files()
+            with rest.moving(self.path, self.lock_file, self.index):
+                if self.index.frames > self.index.moved:
+                    self.durable()
+                    self.read(_move, self.sync)
+                else:
+                    self.sync.check()
         except StoreError:
             return False
         return self.index.frames == self.index.moved
@@ -328,9 +356,7 @@ class Database(Pool):
         self._part()
         self._anchor = self.index = None
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
-            if self.sync is not None:
-                self.sync.close()
-            self.turns.close()
+            self._looks_closed().close()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
 
 
@@ -351,30 +377,9 @@ class LongWrite:
         self._database.after_commit()
 
 
-def _carry_out_one(connection: Connection, write: Write) -> None:
-    if not write.is_atomic:
-        connection.execute("SAVEPOINT one")
-    try:
-        write.answer = write.body(connection)
-    except Exception as error:
-        if not connection.in_transaction:
-            raise  # SQLite has rolled back all of it
-        if not write.is_atomic:
-            connection.execute("ROLLBACK TO one")
-        write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
-    if not write.is_atomic:
-        connection.execute("RELEASE one")
-
-
-def _tell(writes: Sequence[Write], error: Exception, cause: Exception | None = None) -> None:
-    """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
-    if cause is not None:
-        error.__cause__ = cause
-    for write in writes:
-        if write.error is None:
-            write.error = error if write is writes[0] else copy.copy(error)
-            if write.error is not error:
-                write.error.__cause__ = error
+def _move(connection: Connection, sync: GroupSync) -> None:
+    sync.check_before_moving(connection)
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _no_body(_connection: Connection) -> Any:  # noqa: ANN401 - as any body

@@ -28,6 +28,19 @@ _FORBIDDEN: Final = frozenset(
     {apsw.SQLITE_TRANSACTION, apsw.SQLITE_ATTACH, apsw.SQLITE_DETACH, apsw.SQLITE_PRAGMA, apsw.SQLITE_CREATE_TRIGGER,
      apsw.SQLITE_CREATE_TEMP_TRIGGER, apsw.SQLITE_CREATE_VTABLE}
 )  # fmt: skip
+# No fault of the statement.
+_OF_THE_FILE: Final = (
+    apsw.IOError,
+    apsw.FullError,
+    apsw.NoMemError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.BusyError,
+    apsw.ProtocolError,
+)
+
 _READING: Final = frozenset({apsw.SQLITE_READ, apsw.SQLITE_SELECT})
 
 
@@ -61,7 +74,10 @@ class Effects:
             return self._connection.execute(sql, bindings).fetchall()
         except (apsw.Error, UnicodeEncodeError, OverflowError) as error:  # text that is none, a number beyond 64 bits
             msg = f"SQLite: {error}"
-            raise StoreError(msg, task_id=self._task_id, hint="See the statement given to tx.execute().") from error
+            hint = "See the statement given to tx.execute()."
+            problem = StoreError(msg, task_id=self._task_id, hint=hint)
+            problem.in_job = isinstance(error, _OF_THE_FILE)
+            raise problem from error
         finally:
             self._connection.authorizer = None
 

@@ -8,7 +8,8 @@ with all that the child writes. Closed they are without a checkpoint, which touc
 
 One in the middle of something is left open for ever (see `leak`), since a rollback writes to the shared -shm. So the
 fork waits, for a moment, until no other thread is inside SQLite; the child would also inherit SQLite's mutexes locked.
-A child that is forked inside `claim.transaction()` itself cannot write to the file: it finds it busy.
+A child that is forked inside `claim.transaction()` itself cannot have locks of its own, and a read without them may see
+what is being overwritten: it is refused the file (see `is_left`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from idemreg.clock import Clock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "leak", "no_fork_meanwhile"]
+__all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "leak", "leave", "no_fork_meanwhile"]
 
 # How long a fork waits for other threads to leave SQLite.
 FORK_PATIENCE_S: Final = 1.0
@@ -48,6 +49,9 @@ fork = Fork()
 
 # What is inside SQLite now (a connection, or a ticket while one is being opened), and in which thread.
 inside: dict[object, int] = {}
+
+# Files that this process must not open: device and inode.
+_left: set[tuple[int, int]] = set()
 
 _forgetful: weakref.WeakSet[Forgetful] = weakref.WeakSet()
 
@@ -93,6 +97,27 @@ def _after_fork_in_child() -> None:
     for connection in inside:
         leak(connection)
     inside.clear()
+
+
+def leave(path: str) -> None:
+    """In a child that was forked in the middle of something: its connection to the file is left open."""
+    with contextlib.suppress(OSError):  # deleted: nobody can open it any more
+        _left.add(_identity(path))
+
+
+def is_left(path: str) -> bool:
+    """Whether this process cannot have locks of its own on the file, for it was forked in the middle of something."""
+    if not _left:
+        return False
+    try:
+        return _identity(path) in _left
+    except OSError:
+        return False
+
+
+def _identity(path: str) -> tuple[int, int]:
+    there = os.stat(path)
+    return there.st_dev, there.st_ino
 
 
 def leak(connection: object) -> None:

@@ -163,13 +163,15 @@ class Claim(Ticket):
         self.take_back()
         wanted, opened, owner = self._wanted, self._opened, self._opened.owners.recorded
         live = opened.owners.live
-        if owner is None or wanted.task_id in live:  # of another thread, whose note must stay
+        token = opened.floor + 1
+        note = wanted.task_id, token
+        if owner is None or note in live:  # of another thread, whose note must stay
             return
-        grant = self.grant = Granted(wanted.task_id, opened.floor + 1, 1, owner, None, wanted.policy)
-        live[wanted.task_id] = grant  # before anybody can see the row
+        grant = self.grant = Granted(wanted.task_id, token, 1, owner, None, wanted.policy)
+        live[note] = grant  # before anybody can see the row
         faults.point("claim.in-transaction")
         if not tasks.insert(connection, wanted, self._schema_version, opened.floor, owner, opened.stamp()):
-            del live[wanted.task_id]
+            live.pop(note, None)  # whoever ended the task before under this token may have taken it out
             self.grant = None
 
     def take_back(self) -> None:

@@ -22,6 +22,7 @@ from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, records, upkeep
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
+from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.seals import TASK_COLUMNS, task_holds
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Look:
 
     def is_empty(self) -> bool:
         """Whether there is nothing in it; `StorePathError` where it is another program's."""
-        return bool(self._ask(lambda connection: upkeep.check_identity(connection, connection.filename)))
+        return bool(self._ask(lambda connection: check_identity(connection, connection.filename)))
 
     def layout(self) -> dict[str, Any]:
         """What is stored in the file: journal mode, page size, reserved bytes a page, version of the schema."""

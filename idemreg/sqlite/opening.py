@@ -25,7 +25,8 @@ from idemreg.placing import refuse_companion
 from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
-from idemreg.sqlite.forking import no_fork_meanwhile
+from idemreg.sqlite.forking import is_left, no_fork_meanwhile
+from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.owners import Owners
 from idemreg.sqlite.trust import check_trust
 from idemreg.store import Instant
@@ -33,11 +34,12 @@ from idemreg.store import Instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from idemreg.clock import Clock
-    from idemreg.keyed import KeyNote
-    from idemreg.sqlite.records import RegistryRow
 
 __all__ = ["Opened", "Opening"]
+
+# The time since boot that a stamp has room for: 34 years. A broken hardware clock can make a sleep of the machine as
+# long; from then on rows of this boot grow no older, and stay.
+LATEST_MS: Final = 2**upkeep.EPOCH_BITS - 1
 
 # At the end of a process there is no time to wait for the write lock; an owner's record left behind does no harm.
 FAREWELL_S: Final = 0.05
@@ -52,38 +54,49 @@ class Opened:
     two sees the other. The hot path does these steps by itself, since calls cost as much as they do.
     """
 
+    is_closed = True  # until all is open: see `__del__`
+
     def __init__(
         self,
-        location: files.Location,
+        file: upkeep.Brought,
         lock_file: LockFile,
-        row: RegistryRow,
-        clock: Clock,
-        busy_s: float,
+        making: upkeep.Making,
         *,
         reads_durable: bool,
     ) -> None:
-        self.is_closed = True  # until all is open: see `__del__`
+        clock = making.clock
         self.wants_close = False
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
         self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
-        self._epoch_bits = row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
-        self.floor = row.floor  # as it was last read; a guess that the statements check
+        self._epoch_bits = file.row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
+        self.floor = file.row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
-        self.database = Database(location.database, lock_file, busy_s=busy_s, clock=clock, reads_durable=reads_durable)
-        self.owners = Owners(lock_file, clock)
-        self._clock = clock
-        self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        self.database = Database(
+            file.path,
+            lock_file,
+            clock,
+            busy_s=making.busy_s,
+            reads_durable=reads_durable,
+            checks_pages=file.checks_pages,
+        )
+        try:
+            self.owners = Owners(lock_file, clock)
+            self._clock = clock
+            self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
+        except BaseException:
+            self.database.close()
+            raise
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
     def stamp(self) -> tasks.Stamp:
         """What a row that is written now is stamped with."""
-        return self._wall_us(), self._epoch_bits | self._boot_ms()
+        return self._wall_us(), self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 
     def instant(self) -> Instant:
         """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""
-        return Instant(self._wall_us(), self._boot_ms(), self._epoch_bits)
+        return Instant(self._wall_us(), min(self._boot_ms(), LATEST_MS), self._epoch_bits)
 
     # --- who uses it ----------------------------------------------------------------------------------------------
 
@@ -126,9 +139,13 @@ class Opened:
         self._close()
 
     def _close(self) -> None:
-        self._farewell()
-        self.database.close()
-        self.lock_file.close()
+        try:
+            self._farewell()
+        finally:
+            try:
+                self.database.close()
+            finally:
+                self.lock_file.close()
 
     def __del__(self) -> None:
         """A registry that was dropped without a close leaves no descriptors.
@@ -164,22 +181,17 @@ class Opening:
     def __init__(
         self,
         path: str | os.PathLike[str],
+        making: upkeep.Making,
         *,
         create: bool,
-        busy_s: float,
-        clock: Clock,
-        schema: upkeep.Schema,
         reads_durable: bool,
         unsafe_path: bool,
-        key_note: KeyNote | None,
     ) -> None:
         self.path = files.absolute(path)
         self._unsafe_path = unsafe_path
-        self._key_note = key_note
+        self._making = making
         self._create = create
-        self._busy_s = busy_s
-        self._clock = clock
-        self._schema = schema
+        self._clock = making.clock
         self._reads_durable = reads_durable
         # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
         # dropped open until the garbage is collected.
@@ -278,6 +290,11 @@ class Opening:
             raise StoreError(msg, hint="idemreg runs on Linux.")
         location = files.locate(self.path)
         check_trust(self.path, location.database, is_forced=self._unsafe_path)
+        if is_left(location.database):
+            msg = f"this process was forked while its parent was inside {location.database}, so it has no locks on it"
+            raise StoreError(
+                msg, hint="Fork outside of claim.transaction(), or start a new program (subprocess, spawn)."
+            )
         with no_fork_meanwhile(self._clock):
             return self._open_files(location)
 
@@ -285,12 +302,12 @@ class Opening:
         self._check_present(location)
         lock_file = LockFile(location.lock)
         try:
-            row = upkeep.bring_up(location, lock_file, self._schema, self._clock, self._busy_s, self._key_note)
-            return Opened(location, lock_file, row, self._clock, self._busy_s, reads_durable=self._reads_durable)
+            file = upkeep.bring_up(location, lock_file, self._making)
+            return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
         except BaseException as error:
             lock_file.close()
-            if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
-                raise open_error(location.database, error) from error
+            if isinstance(error, OSError):
+                raise _open_error(location.database, error) from error
             raise
 
     def _check_present(self, location: files.Location) -> None:
@@ -307,10 +324,10 @@ class Opening:
 
     def _check_foreign(self, location: files.Location) -> None:
         try:
-            connection = connect(location.database, synchronous=FULL, busy_s=self._busy_s, clock=self._clock)
+            connection = connect(location.database, synchronous=FULL, busy_s=self._making.busy_s, clock=self._clock)
             try:
                 leave_wal(connection)
-                upkeep.check_identity(connection, location.database)
+                check_identity(connection, location.database)
             finally:
                 connection.close()
         except apsw.NotADBError as error:
@@ -339,6 +356,13 @@ class Opening:
         for opened in [*self._closing, *([self.current] if self.current else [])]:
             opened.forget()
         self.current, self._closing = None, []
+
+
+def _open_error(path: str, error: OSError) -> StoreError:
+    """The error of what is done to open the files: whatever the disk reports is no fault of the path."""
+    if error.errno in TOO_MANY_OPEN:
+        return open_error(path, error)
+    return StoreError(f"cannot open {path}: {error.strerror}")
 
 
 def _nobody() -> None:

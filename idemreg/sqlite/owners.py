@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Final, cast
 
 from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
-from idemreg.lockfile import FIRST_NOTE, LockFile, owner_byte
+from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness, OwnerInfo
 from idemreg.sqlite import records, tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from idemreg.clock import Clock
     from idemreg.model import Task
@@ -44,8 +45,15 @@ class CommandOwner:
     ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
-        self.fd = oslock.open_high(lock_file.path)
-        _hold(self.fd, self.id)
+        try:
+            self.fd = oslock.open_high(lock_file.path)
+        except OSError as error:
+            raise open_error(lock_file.path, error) from error
+        try:
+            _hold(self.fd, self.id)
+        except BaseException:
+            os.close(self.fd)
+            raise
         self._rewrite = rewrite
         self._ended = ended
         self._registered = registered
@@ -126,9 +134,10 @@ class Owners:
         self.recorded: int | None = None
         self._commands: dict[int, CommandOwner] = {}
         self._batches: dict[int, Batch] = {}
-        # The claims that somebody in this process holds, by task. A row of ours that is not in here was dropped
-        # (interrupted right behind the commit, say), and counts as one of a dead owner.
-        self.live: dict[str, Granted] = {}
+        # The claims that somebody in this process holds. A row of ours that is not in here was dropped (interrupted
+        # right behind the commit, say), and counts as one of a dead owner. By task and token, so that whoever takes
+        # out a claim that has ended never takes one with it that another thread has made since.
+        self.live: dict[tuple[str, int], Granted] = {}
 
     @property
     def locks_work(self) -> bool:
@@ -138,7 +147,7 @@ class Owners:
     @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
-        return not self.live and not self._commands
+        return not self._commands and not any(self._is_held(key) for key in list(self.live))
 
     @property
     def own_id(self) -> int | None:
@@ -171,8 +180,8 @@ class Owners:
     def close_batch(self, owner: int) -> None:
         """Let the batch go if its last claim has ended."""
         batch = self._batches.get(owner)
-        if batch is not None and not batch.open:
-            del self._batches[owner]
+        # Of two threads that end the last claims, one takes it out.
+        if batch is not None and not batch.open and self._batches.pop(owner, None) is not None:
             batch.release()
 
     def record(self, connection: Connection, owner: int) -> None:
@@ -220,8 +229,8 @@ class Owners:
     def take_back(self, grant: Granted) -> None:
         """The claim is not (or not surely) stored: whatever row is found of it counts as dropped."""
         # By identity: another thread may have claimed the task since, under the very same token.
-        if self.live.get(grant.task_id) is grant:
-            self._forget_live(grant)
+        if self.live.get((grant.task_id, grant.token)) is grant:
+            self.let_go(grant.task_id, grant.token)
 
     def take_back_all(self, answers: list[Answer]) -> None:
         """The same for each claim among the answers, of which none is left then."""
@@ -231,20 +240,21 @@ class Owners:
         answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
-        held = self.live.get(task_id)
-        return held is not None and held.token == token
+        return self._is_held((task_id, token))
+
+    def _is_held(self, key: tuple[str, int]) -> bool:
+        """Whether anybody has the claim but this note of it.
+
+        Who was interrupted, or had no memory left, between the commit and the making of a claim leaves a note behind.
+        """
+        return _references(self.live, key) > _OF_NOBODY
 
     def let_go(self, task_id: str, token: int) -> None:
         """The claim is settled; nobody holds it any more."""
-        held = self.live.get(task_id)
-        if held is not None and held.token == token:
-            self._forget_live(held)
-
-    def _forget_live(self, grant: Granted) -> None:
-        del self.live[grant.task_id]
-        if grant.note is not None and (batch := self._batches.get(grant.owner)) is not None:
-            batch.open.discard(grant.task_id)
-            self.close_batch(grant.owner)
+        held = self.live.pop((task_id, token), None)
+        if held is not None and held.note is not None and (batch := self._batches.get(held.owner)) is not None:
+            batch.open.discard(task_id)
+            self.close_batch(held.owner)
 
     def forget(self) -> None:
         """In a forked child: drop this process's share of the commands' locks."""
@@ -265,6 +275,14 @@ class Owners:
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info
         return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
+
+
+def _references(live: Mapping[tuple[str, int], object], key: tuple[str, int]) -> int:
+    held = live.get(key)
+    return 0 if held is None else sys.getrefcount(held)
+
+
+_OF_NOBODY: Final = _references({("", 0): object()}, ("", 0))
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

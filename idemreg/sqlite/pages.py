@@ -1,4 +1,4 @@
-"""Page checksums: SQLite's cksumvfs, which comes with apsw's wheel.
+"""Page checksums, where they are asked for: SQLite's cksumvfs, which comes with apsw's wheel.
 
 It keeps a checksum in the last 8 bytes of each page and verifies it whenever a page is read from the database file, so
 that a flipped bit is an error before anybody decides by it. It is a file system to SQLite (a VFS) in front of the real
@@ -7,10 +7,13 @@ default is put back at once, and only our connections name it. What stays is one
 of apsw's, `verify_checksum`.
 
 Pages in the -wal carry no such checksum: SQLite writes them past the VFS, with a checksum of its own for each frame,
-which it verifies when it recovers the -wal after a crash, and not when it reads a page.
+which it verifies when it recovers the -wal after a crash, and not when it reads a page. So another program that moves
+the -wal into the database without the VFS (a shell that is the last to close after a crash, a replicator) leaves wrong
+checksums, and the file is refused from then on. That is why a file has them only where they are asked for; the damage
+that a file suffers at rest is found without them by whoever opens it first, if it shows that the file was written to
+(`rest`). They find what shows nothing: a disk that gives other bits than it was given.
 
-An apsw that was not built for PyPI may lack it. Files that it creates have no room for checksums, and the doctor says
-so; files that have room are refused there, since it would leave wrong checksums behind.
+An apsw that was not built for PyPI may lack it; files that have page checksums are refused there.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import apsw
 
 from idemreg.errors import StoreError, StoreVersionError
 
-__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "is_damage", "uri", "vfs"]
+__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "has", "is_damage", "uri", "vfs"]
 
 VFS: Final = "cksmvfs"  # as cksumvfs registers itself
 RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many does it do anything
@@ -51,9 +54,14 @@ def vfs() -> str | None:
     return None
 
 
+def has(connection: apsw.Connection) -> bool:
+    """Whether the file has page checksums. It has been read from."""
+    return connection.reserve_bytes() == RESERVED_BYTES
+
+
 def check(connection: apsw.Connection) -> None:
     """Refuse a file whose checksums this process would neither verify nor keep right. The file has been read from."""
-    if connection.reserve_bytes() != RESERVED_BYTES:
+    if not has(connection):
         return
     if vfs() is None:
         msg = "the file has page checksums, which this build of apsw can neither verify nor keep right"

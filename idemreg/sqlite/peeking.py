@@ -14,9 +14,10 @@ from idemreg.clock import Clock
 from idemreg.errors import IdemregError
 from idemreg.sqlite.connection import NORMAL, connect, leave_wal
 from idemreg.sqlite.form import check_form
+from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.queries import Conditions, within
 from idemreg.sqlite.trust import check_trust
-from idemreg.sqlite.upkeep import SCHEMA, check_identity
+from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.store import Query
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ every thread that ends.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final
@@ -15,7 +17,7 @@ import apsw
 
 from idemreg.errors import StoreError
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave, no_fork_meanwhile
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -29,19 +31,40 @@ IDLE_CONNECTIONS: Final = 8
 class Pool:
     """Connections that nobody uses at the moment, by their synchronous setting. Thread-safe."""
 
-    def __init__(self, path: str, busy_s: float, clock: Clock) -> None:
+    def __init__(self, path: str, busy_s: float, clock: Clock, *, checks_pages: bool = False) -> None:
         self.path = path
         self.busy_s = busy_s
         self.levels = (NORMAL, NORMAL)  # the synchronous settings of what need not be durable, and of what must be
         self._clock = clock
+        self._checks_pages = checks_pages
         self._closed = False
+        self.lost: StoreError | None = None  # why these files must not be touched any more
         self._idle: dict[int, list[Connection]] = {NORMAL: [], FULL: []}
         # Borrowed ones as well: a forked child has to part with each. Weak: what an interrupt left is closed by itself.
         self._all: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._most_idle = IDLE_CONNECTIONS
+        self._spoilt: weakref.WeakSet[Connection] = weakref.WeakSet()
 
     def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """The error for one of SQLite's."""
+        if isinstance(error, apsw.ReadOnlyError):
+            self._spoil()
         return translate(error)
+
+    def _spoil(self) -> None:
+        """Use none of the present connections again.
+
+        Where SQLite cannot open a file for writing, be it for a moment, it opens it for reading, and the connection
+        stays so for good.
+        """
+        self._spoilt.update(self._all)
+        self._most_idle = 0
+        for idle in self._idle.values():
+            while idle:
+                connection = idle.pop()
+                self._spoilt.discard(connection)
+                self._all.discard(connection)
+                connection.close()
 
     def take(self, synchronous: int) -> Connection:
         """Borrow a connection for one operation. Give it back by `give_back`, whatever happens."""
@@ -65,16 +88,28 @@ class Pool:
             self._clock.sleep(FORK_NAP_S)
 
     def _open(self, synchronous: int) -> Connection:
+        if self.lost is not None:
+            raise copy.copy(self.lost)
         if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
             msg = f"{self.path} is used after it was closed"
             raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
         ticket = object()
         inside[ticket] = threading.get_ident()
         try:
-            connection = connect(self.path, synchronous=synchronous, busy_s=self.busy_s, clock=self._clock)
-            if self.levels[True] == FULL:
-                connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
-            self._all.add(connection)
+            connection = connect(
+                self.path,
+                synchronous=synchronous,
+                busy_s=self.busy_s,
+                clock=self._clock,
+                checks_pages=self._checks_pages,
+            )
+            try:
+                if self.levels[True] == FULL:
+                    connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+                self._all.add(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
         except apsw.Error as error:
             raise self.translate(error) from error
@@ -93,13 +128,36 @@ class Pool:
                 self._close_inside(connection)  # which rolls back as well; SQLite did so itself after most errors
                 return
         idle = self._idle[synchronous]
-        if self._closed or len(idle) >= IDLE_CONNECTIONS:
+        if self._closed or len(idle) >= self._most_idle:
             if self._closed:
                 leave_wal(connection)
+            self._spoilt.discard(connection)
             self._close_inside(connection)
+            if not any(one in inside for one in self._spoilt):
+                self._most_idle = IDLE_CONNECTIONS
         else:
             del inside[connection]  # before another thread can take it
             idle.append(connection)
+
+    def lose(self, error: StoreError) -> None:
+        """Use these files no more: whoever asks for a connection gets this error, until the files are opened anew."""
+        self.lost, self._closed = error, True
+        with no_fork_meanwhile(self._clock):
+            for idle in self._idle.values():
+                while idle:
+                    connection = idle.pop()
+                    inside[connection] = threading.get_ident()
+                    leave_wal(connection)
+                    self._close_inside(connection)
+
+    def is_whole(self) -> bool:
+        """Whether each table can be read, by a connection that has seen nothing of it yet."""
+        try:
+            with no_fork_meanwhile(self._clock), contextlib.closing(self._open(NORMAL)) as connection:
+                leave_wal(connection)
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)])
+        except (apsw.Error, StoreError):
+            return False
 
     def surely_give_back(self, connection: Connection, synchronous: int) -> None:
         """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""
@@ -119,6 +177,8 @@ class Pool:
         for connection in list(self._all):
             if connection in inside or connection.in_transaction:
                 leak(connection)
+                if inside.get(connection) == threading.get_ident():
+                    leave(self.path)
             else:
                 leave_wal(connection)
                 connection.close()

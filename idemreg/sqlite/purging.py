@@ -71,7 +71,7 @@ def find(connection: Connection, schema_version: int, query: Query, at: Instant,
         f"SELECT {COLUMNS} FROM idempotent_log {wanted.where} ORDER BY task_id LIMIT ?",  # noqa: S608 - constants only
         (*wanted.bindings, CHUNK_ROWS),
     ).fetchall()
-    tasks = [to_task(connection, row) for row in rows]
+    tasks = [to_task(row) for row in rows]
     return Found(tasks, tasks[-1].task_id if len(tasks) == CHUNK_ROWS else last)
 
 

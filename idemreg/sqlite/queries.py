@@ -63,7 +63,7 @@ def page(connection: Connection, schema_version: int, query: Query, at: Instant,
         f"SELECT {COLUMNS} FROM idempotent_log {wanted.where} ORDER BY task_id LIMIT ?",  # noqa: S608 - constants only
         (*wanted.bindings, limit),
     ).fetchall()
-    tasks = [to_task(connection, row) for row in rows]
+    tasks = [to_task(row) for row in rows]
     return Page(tasks, tasks[-1].task_id if len(tasks) == limit else last)
 
 
@@ -79,7 +79,7 @@ def _indexed_page(connection: Connection, query: Query, at: Instant, after: str 
             (*wanted.bindings, limit),
         ).fetchall()
     rows.sort(key=itemgetter(0))  # by code points, which is SQLite's order as well
-    tasks = [to_task(connection, row) for row in rows[:limit]]
+    tasks = [to_task(row) for row in rows[:limit]]
     return Page(tasks, tasks[-1].task_id if len(tasks) == limit else None)
 
 

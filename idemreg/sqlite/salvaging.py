@@ -8,7 +8,7 @@ so; any other row that is not sure becomes unknown, so that nothing runs again o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
@@ -23,7 +23,6 @@ from idemreg.sqlite.upkeep import EPOCH_BITS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from idemreg.sqlite.connection import Connection
 
 __all__ = ["EVERYWHERE", "Gaps", "Range", "Salvage"]
 
@@ -264,7 +263,7 @@ _STAGE: Final = (
 
 
 def _to_task(row: list[Any]) -> Task:
-    return to_task(cast("Connection", None), tuple(row))  # what is large was put in its place
+    return to_task(tuple(row))  # what is large was put in its place
 
 
 def _settled(task: Task, *, is_sure: bool) -> Task:

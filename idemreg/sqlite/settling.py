@@ -6,10 +6,16 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
-from idemreg.errors import StoreError, SyncFailedError
+from idemreg.errors import (
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StorePathError,
+    StoreVersionError,
+)
 from idemreg.model import Liveness, Status, may_forget, settled_status
 from idemreg.sqlite import records, tasks
 from idemreg.sqlite.claiming import changed_under_lock
@@ -50,6 +56,7 @@ class Settler(Keeper):
                 status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
                 if status is None or (settlement.verifying is not None and not verifying):
                     return Lost(row)
+                faults.point("settle.decided")
                 if not tasks.settle(connection, row, status, settlement, opened.stamp()):
                     raise changed_under_lock(task_id)
                 if row.status is Status.RUNNING and row.owner is not None:
@@ -84,6 +91,7 @@ class Settler(Keeper):
                     return Lost(row)
                 if not may_forget(row, self._liveness(connection, opened, row), force=force):
                     return Lost(row)
+                faults.point("forget.decided")
                 if not tasks.forget(connection, row):
                     raise changed_under_lock(task_id)
                 if row.owner is not None:
@@ -105,7 +113,10 @@ class Settler(Keeper):
         False where the claim had ended before, so that nothing was changed; True where it has ended so, or will.
         """
         # Nobody waits for it to be durable: should it be lost, a power cut has left a claim whose owner is dead.
-        left = _Left(end._replace(durable=False))
+        opened = self._opening.of_owner(end.owner)
+        # Until it is written somebody has the claim: or the task would count as dropped, and its policy decide anew.
+        held = None if opened is None else opened.owners.live.get((end.task_id, end.token))
+        left = _Left(end._replace(durable=False), held=held)
         self._unsettled.append(left)
         self._settle_dropped()
         return not left.had_ended
@@ -113,14 +124,16 @@ class Settler(Keeper):
     def _withdraw(self, answers: Sequence[object], error: BaseException) -> None:
         """Nobody is told of these claims, so no job starts: what may be stored of them is put back.
 
-        An error of the store says that nothing is, but for a sync that failed. An interruption says nothing.
+        Some errors of the store say that nothing is. Others, as that of a commit, and an interruption say nothing.
+        Nothing is written to files that are lost.
         """
-        is_stored = isinstance(error, SyncFailedError) or not isinstance(error, StoreError)
+        is_stored = not isinstance(error, _STORED_NOTHING)
         for grant in answers:
             if isinstance(grant, Granted):
-                if is_stored:
+                opened = self._opening.of_owner(grant.owner)
+                if is_stored and (opened is None or opened.database.lost is None):
                     self._unsettled.append(_Left(End.release(grant, durable=False, nothing_ran=True), grant))
-                elif (opened := self._opening.of_owner(grant.owner)) is not None:
+                elif opened is not None:
                     opened.owners.take_back(grant)
         self._settle_dropped()
 
@@ -136,7 +149,8 @@ class Settler(Keeper):
             while self._unsettled:
                 left = self._unsettled[0]
                 opened = self._opening.of_owner(left.end.owner)  # None: of a parent process
-                if opened is not None and (opened.database.gate.is_taken or not self._try_to_settle(left)):
+                is_busy = opened is not None and opened.database.gate.is_taken and opened.database.lost is None
+                if is_busy or (opened is not None and not self._try_to_settle(left)):
                     self._unsettled.rotate(-1)
                     return
                 self._unsettled.remove(left)
@@ -151,9 +165,12 @@ class Settler(Keeper):
         with self._opening.using_of(end.owner) as opened:
             if opened is None:
                 return True  # of a parent process
+            if opened.database.lost is not None:  # nobody will ever read what could be written there
+                self._let_go_of(opened, left)
+                return True
 
             def settle(connection: Connection) -> bool:
-                if grant is not None and opened.owners.live.get(end.task_id) is not grant:
+                if grant is not None and opened.owners.live.get((end.task_id, end.token)) is not grant:
                     return False
                 records.floor(connection, self._schema_version)
                 answer = self._finish_in(connection, opened, end)
@@ -167,11 +184,14 @@ class Settler(Keeper):
                 left.had_ended = not opened.database.write(settle, durable=False)
             except StoreError:
                 return False
-            if grant is None:
-                self._opening.let_go(end.task_id, end.token)
-            else:
-                opened.owners.take_back(grant)
+            self._let_go_of(opened, left)
             return True
+
+    def _let_go_of(self, opened: Opened, left: _Left) -> None:
+        if left.grant is None:
+            self._opening.let_go(left.end.task_id, left.end.token)
+        else:
+            opened.owners.take_back(left.grant)
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if tasks.finish(connection, self._schema_version, end, opened.stamp()):
@@ -202,6 +222,9 @@ class Settler(Keeper):
         return row
 
 
+_STORED_NOTHING: Final = (StoreBusyError, StoreFullError, StorePathError, StoreVersionError)
+
+
 class _Left:
     """An end that waits to be written.
 
@@ -209,10 +232,11 @@ class _Left:
     the task since, under the very same token; so it is ended only while this very claim is the one that is noted.
     """
 
-    __slots__ = ("end", "grant", "had_ended")
+    __slots__ = ("end", "grant", "had_ended", "held")
 
-    def __init__(self, end: End, grant: Granted | None = None) -> None:
+    def __init__(self, end: End, grant: Granted | None = None, *, held: Granted | None = None) -> None:
         self.end = end
+        self.held = held
         self.grant = grant
         self.had_ended = False
 

@@ -40,10 +40,9 @@ Why it is correct, step by step.
    database could be overwritten by half of what the -wal there lacks.
 8. *Another boot*: numbers and the failed mark are void, and the header, which costs one sync. The first opener of a
    boot sees to it before it writes anything (`LockFile.begin_boot`).
-9. *The -wal that is synced is the one at the path.* A descriptor of a deleted file syncs happily. It is compared before
-   each sync by its link in /proc: a stat would make the next write of the file dearer (Linux 6.13 and later). And what
-   others have synced counts only for the -wal that they had: the record tells of another inode where it was deleted
-   under this process, and somebody has begun a new one.
+9. *The -wal that is synced is the one at the path.* A descriptor of a deleted file syncs happily, so the guard looks at
+   the names before each sync (see `guard`). And what others have synced counts only for the -wal that they had: the
+   record tells of another inode where it was deleted under this process, and somebody has begun a new one.
 
 Whoever waits says in ``wanted`` that he does, and sleeps on the low half of ``done`` (see `futex`), on the channel of
 the sync that will cover him. A leader that is done and finds his number wanted wakes those that he has covered, and one
@@ -64,14 +63,17 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg import faults
-from idemreg.errors import StoreCorruptError, SyncFailedError
+from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER
+from idemreg.sqlite.rest import bury
+from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER, SALTS
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.guard import Guard
     from idemreg.sqlite.walindex import WalIndex
     from idemreg.turn import Turn
 
@@ -87,11 +89,6 @@ _WANTED_OFFSET: Final = _BEGUN_OFFSET + 48
 # Seconds that a sync of another process is waited for; or three times the last sync, where that is more.
 PATIENCE_S: Final = 0.02
 PATIENT_SYNCS: Final = 3
-
-# Seconds after a change in the folder in which another may bear the same time; and seconds after which the path is
-# looked at in any case, as a folder may be moved as well.
-SAME_TIME_S: Final = 0.02
-LOOK_AGAIN_S: Final = 0.05
 
 # Seconds between two looks of somebody whom nobody wakes: whoever had the turn was killed.
 LONGEST_NAP_S: Final = 0.002
@@ -112,24 +109,25 @@ class SyncRecord(NamedTuple):
 class GroupSync:
     """Makes what is committed durable, for one process. Thread-safe."""
 
-    def __init__(self, lock_file: LockFile, wal_path: str, index: WalIndex, turn: Turn, clock: Clock) -> None:
-        """Open the -wal, which some connection must keep in being."""
+    def __init__(
+        self, lock_file: LockFile, wal_path: str, index: WalIndex, turn: Turn, clock: Clock, guard: Guard
+    ) -> None:
+        """Open the -wal, which some connection must keep in being, and which the guard watches from now on."""
         self._lock_file = lock_file
+        self._guard = guard
         self._index = index
         self._turn = turn
         self._clock = clock
         self._path = wal_path
-        self._fd = self._folder = -1
-        self._folder_times = (0, 0)
-        self._unchanged_at = self._look_at = 0.0
+        self._fd = -1
         try:
             self._fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
             self._inode = os.fstat(self._fd).st_ino
-            self._folder = os.open(os.path.dirname(wal_path), os.O_PATH | os.O_CLOEXEC)
             self._done = Futex(lock_file.path, _DONE_OFFSET, clock)
         except BaseException:  # too many files are open
-            self._close_files()
+            self._close_wal()
             raise
+        guard.watch_wal(self._fd, index)
         self._leading = threading.RLock()  # the turn does not see the threads of its own process
         self._is_leading = False
         self._synced = b""  # both copies of a header that is known to be covered
@@ -159,7 +157,7 @@ class GroupSync:
             msg = "a sync of the -wal failed earlier, so what is visible may not be on the disk"
             raise SyncFailedError(msg)
         if record.inode != self._inode:
-            self._check_path()
+            self._guard.look_at_names()
         return record
 
     def _covers(self, record: SyncRecord, seen: int) -> bool:
@@ -175,6 +173,7 @@ class GroupSync:
         """
         if self._index.copies.raw == self._synced:
             return  # no system call
+        faults.point("sync.wanted")
         try:
             begun = self._begun
             header = self._index.header()
@@ -199,8 +198,20 @@ class GroupSync:
         except OSError as error:
             raise self._refused(error) from error
 
+    def check_before_moving(self, connection: Connection) -> None:
+        """`SyncFailedError` where the -wal must not be moved into the database by this connection.
+
+        SQLite syncs the -wal first, by a descriptor that it opens as late as it can, and the kernel tells of a failure
+        only those that were open. So it is opened here, and then a sync that is under way is waited for: where that
+        fails, its leader says so before he drops the turn. What fails later SQLite is told by the kernel.
+        """
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        with self._leading:
+            if not self._is_leading and self._turn.take(self._clock.monotonic() + PATIENCE_S):
+                self._turn.drop()
+        self.check()
+
     def _refused(self, error: OSError) -> SyncFailedError:
-        self.taint()
         return SyncFailedError(f"the disk reported an error at the sync of {self._path}: {error.strerror}")
 
     def _join(self, seen: int, begun: int) -> None:
@@ -213,13 +224,10 @@ class GroupSync:
                 return
             self._is_leading = True
             try:
-                has_turn = self._turn.try_take() or self._wait(seen)
+                has_turn = self._try_take() or self._wait(seen)
                 record = self._sound()
                 if not self._covers(record, seen):
                     record = self._sync(record if has_turn else None)
-            except OSError:
-                self.taint()  # with the turn held: the next must not begin before
-                raise
             finally:
                 self._is_leading = False
                 try:
@@ -238,12 +246,18 @@ class GroupSync:
             record = self._sound()
             if self._covers(record, seen):
                 return False
-            if self._turn.try_take():
+            if self._try_take():
                 return True
             if record.wanted <= seen:
                 self._put(_WANTED_OFFSET, _NUMBER.pack(seen + 1))
             self._done.wait(record.done, seen + 1, min(left, LONGEST_NAP_S))
         return False  # its holder is stopped, or its disk is
+
+    def _try_take(self) -> bool:
+        try:
+            return self._turn.try_take()
+        except StoreError:  # the system has no lock to give: who syncs alone needs none, and what is committed stays
+            return False
 
     def _sync(self, record: SyncRecord | None) -> SyncRecord:
         """Sync the -wal; with the turn, and so the record as it stands, number the sync and publish what it covers.
@@ -256,8 +270,12 @@ class GroupSync:
         faults.point("sync.begun")
         header = self._index.header()  # before the sync: see step 1
         begun_at = self._clock.monotonic()
-        self._check_folder(begun_at)
-        os.fdatasync(self._fd)
+        self._guard.check_names(begun_at)
+        try:
+            os.fdatasync(self._fd)
+        except OSError:  # of this alone: where the lock file cannot be written, no sync has lost anything
+            self.taint()  # with the turn held: the next must not begin before
+            raise
         self._last_s = self._clock.monotonic() - begun_at
         faults.point("sync.done")
         if record is not None:
@@ -270,6 +288,8 @@ class GroupSync:
         return record
 
     def _publish(self, record: SyncRecord, header: bytes) -> None:
+        if record.header[SALTS] != header[SALTS]:
+            bury(self._lock_file, record.header, header)
         if record.inode != self._inode:  # the first sync of this -wal
             self._put(SYNC_RECORD_OFFSET, NO_HEADER)
             self._put(_INODE_OFFSET, _NUMBER.pack(self._inode))
@@ -287,26 +307,6 @@ class GroupSync:
         with contextlib.suppress(OSError):  # then this process alone knows
             self._lock_file.note_failed_sync()
 
-    def _check_folder(self, now: float) -> None:
-        """As `_check_path`, and for a fourth of it: where nothing in the folder was changed, the -wal was not."""
-        folder = os.fstat(self._folder)
-        times = (folder.st_mtime_ns, folder.st_ctime_ns)
-        if times != self._folder_times:
-            self._folder_times, self._unchanged_at = times, now + SAME_TIME_S
-        if now < self._unchanged_at or now >= self._look_at:
-            self._look_at = now + LOOK_AGAIN_S
-            self._check_path()
-
-    def _check_path(self) -> None:
-        """What is about to be synced is the file at the path, and not one that was deleted or replaced."""
-        try:
-            there = os.readlink(f"/proc/self/fd/{self._fd}")
-        except OSError:  # no /proc
-            there = self._path if os.stat(self._path).st_ino == os.fstat(self._fd).st_ino else ""
-        if there != self._path:
-            msg = f"{self._path} was deleted, moved or replaced while this process has the registry open"
-            raise SyncFailedError(msg, hint="What was written since may be lost. Stop the processes that have it open.")
-
     def wal_bytes(self) -> int:
         """The size of the -wal's file, without a stat (see step 9)."""
         return os.lseek(self._fd, 0, os.SEEK_END)
@@ -315,11 +315,9 @@ class GroupSync:
         """Close the -wal, which carries no locks."""
         if self._fd >= 0:
             self._done.close()
-        self._close_files()
+        self._close_wal()
 
-    def _close_files(self) -> None:
-        there = (self._fd, self._folder)
-        self._fd = self._folder = -1
-        for fd in there:
-            if fd >= 0:
-                os.close(fd)
+    def _close_wal(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

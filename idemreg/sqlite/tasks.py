@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Stamp",
+    "check_seals",
     "claim",
     "finish",
     "forget",
@@ -39,10 +40,17 @@ __all__ = [
 # Longer results and errors live in a table of their own, so that a page of the tree of tasks holds many tasks.
 INLINE_CHARACTERS: Final = 200
 
-COLUMNS: Final = ", ".join(TASK_COLUMNS)
+# The large values in the same statement: between two, another process may have ended the task anew, or forgotten it.
+# The row would then lack them, or bear those of another attempt.
+_LARGE: Final = "FROM idempotent_large AS large WHERE large.task_id = idempotent_log.task_id"
+_READ_AS: Final = {
+    "result": f"CASE WHEN is_large THEN (SELECT large.result {_LARGE}) ELSE result END",
+    "error": f"CASE WHEN is_large THEN (SELECT large.error {_LARGE}) ELSE error END",
+    "is_large": f"is_large AND NOT EXISTS (SELECT 1 {_LARGE})",  # whether they are missing
+}
+COLUMNS: Final = ", ".join(_READ_AS.get(name, name) for name in TASK_COLUMNS)
 
-_RESULT: Final = 11
-_IS_LARGE: Final = 16
+_LACKS_LARGE: Final = 16
 _STATUSES: Final = {int(one): one for one in Status}
 _VERDICTS: Final = {None: None} | {int(one): one for one in Verdict}
 
@@ -65,7 +73,7 @@ def read(connection: Connection, schema_version: int, task_id: str) -> Task | No
         return None
     if row[-1] is None:
         raise newer_schema()
-    return to_task(connection, row)
+    return to_task(row)
 
 
 _GLANCE: Final = (
@@ -101,10 +109,17 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
 _ABSENT: Final = Absent()
 
 
-def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
+def check_seals(connection: Connection) -> None:
+    """`StoreCorruptError` where a task is not as it was written. Reads all of them."""
+    for row in connection.execute(f"SELECT {COLUMNS} FROM idempotent_log"):  # noqa: S608 - constants
+        to_task(row)
+
+
+def to_task(row: tuple[Any, ...]) -> Task:
     """A row that begins with `COLUMNS` as a Task, its seals verified."""
-    if row[_IS_LARGE]:
-        row = (*row[:_RESULT], *_read_large(connection, row[0]), *row[_RESULT + 2 :])
+    if row[_LACKS_LARGE]:
+        msg = f"the large result of task {row[0]!r} is missing"
+        raise StoreCorruptError(msg, task_id=row[0])
     if not task_holds(row):
         what = f"the row of task {row[0]!r}"
         raise broken(what, row[0])
@@ -115,14 +130,6 @@ def to_task(connection: Connection, row: tuple[Any, ...]) -> Task:
     except (ValueError, LookupError) as unknown:
         msg = f"the row of task {row[0]!r} holds a value that no idemreg writes: {unknown}"
         raise StoreCorruptError(msg, task_id=row[0]) from unknown
-
-
-def _read_large(connection: Connection, task_id: str) -> tuple[str | None, str | None]:
-    row = connection.execute("SELECT result, error FROM idempotent_large WHERE task_id = ?", (task_id,)).fetchone()
-    if row is None:
-        msg = f"the large result of task {task_id!r} is missing"
-        raise StoreCorruptError(msg, task_id=task_id)
-    return row[0], row[1]
 
 
 # --- claim ------------------------------------------------------------------------------------------------------

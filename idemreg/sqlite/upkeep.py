@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import apsw
 
 from idemreg import faults
-from idemreg.errors import ChecksumKeyError, StoreCorruptError, StorePathError, StoreVersionError
-from idemreg.lockfile import open_error
-from idemreg.placing import make_file
+from idemreg.errors import ChecksumKeyError, StoreCorruptError, StoreVersionError
+from idemreg.lockfile import digest
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages
+from idemreg.sqlite import pages, rest
 from idemreg.sqlite.form import check_form
+from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry
+from idemreg.sqlite.tasks import check_seals
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,19 +34,12 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "SCHEMA", "Checkpoint", "Mode", "Schema", "WalState", "bring_up", "checkpoint", "wal_state"]
 
-APPLICATION_ID: Final = 0x1DE3_4E61  # in the database's header: this file is a registry of idemreg
-# Half of SQLite's default: each commit writes whole pages to the -wal, and a claim and its finish take 22 µs in place
-# of 26 (at 1,024 bytes hardly less, for a deeper tree). Measured with the statements of `sqlite/tasks`.
-PAGE_BYTES: Final = 2_048
 EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
 
 LAST_EPOCH: Final = 2 ** (63 - EPOCH_BITS) - 1  # boots of one file; a token of a later one would overflow
 
 Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
-
-WAL_HEADER_BYTES: Final = 32  # of the -wal, and of each page in it (sqlite.org/fileformat2.html, 4.1)
-FRAME_HEADER_BYTES: Final = 24
 
 
 class Schema(NamedTuple):
@@ -72,109 +67,129 @@ SCHEMA: Final = Schema(version=1, read_text=_read_schema, migrations={})
 # --- open, create, migrate --------------------------------------------------------------------------------------
 
 
-def bring_up(
-    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, key_note: KeyNote | None
-) -> RegistryRow:
+class Making(NamedTuple):
+    """How the file is to be, and how long others are waited for."""
+
+    schema: Schema
+    clock: Clock
+    busy_s: float
+    key_note: KeyNote | None = None
+    page_checksums: bool = False  # where it is made now
+
+
+class Brought(NamedTuple):
+    """The file that was brought up."""
+
+    path: str
+    row: RegistryRow
+    checks_pages: bool  # it has page checksums
+
+
+def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought:
     """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
 
     Many processes may do so at the same instant: one does, the others find it done.
     """
-    with lock_file.creation(clock, busy_s):
+    with lock_file.creation(making.clock, making.busy_s):
         lock_file.read_or_write_id()
-        lock_file.begin_boot(clock.boot_id())
-        if lock_file.has_database and not _has_content(location.database):
+        is_first = lock_file.is_alone()
+        if lock_file.has_database and not has_content(location.database):
             msg = f"{location.database} has vanished or is empty, but its lock file {lock_file.path} is still there"
             hint = f"Put a backup in its place; to start anew and forget every task, delete {lock_file.path}."
             raise StoreCorruptError(msg, hint=hint)
-        _create_file(location.database)
+        create_file(location.database)
         try:
-            registered = _bring_up(location, lock_file, schema, clock, busy_s, key_note)
+            brought = _bring_up(location.database, lock_file, making, is_first=is_first)
         except apsw.Error as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
             raise connections.translate(error) from error
         lock_file.note_database()
-        return registered
+        lock_file.share()
+        return brought
 
 
-def _has_content(path: str) -> bool:
-    return os.path.exists(path) and os.path.getsize(path) > 0
-
-
-def _create_file(path: str) -> None:
-    """Create the file empty, readable by its owner only, and its name durable, where it does not exist."""
+def _bring_up(path: str, lock_file: LockFile, making: Making, *, is_first: bool) -> Brought:
+    schema, clock, boot_id = making.schema, making.clock, making.clock.boot_id()
+    connection, is_empty = _connect(path, making)
     try:
-        make_file(path)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise open_error(path, error) from error
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _bring_up(
-    location: Location, lock_file: LockFile, schema: Schema, clock: Clock, busy_s: float, key_note: KeyNote | None
-) -> RegistryRow:
-    connection = connections.connect(location.database, synchronous=connections.FULL, busy_s=busy_s, clock=clock)
-    try:
-        connections.leave_wal(connection)
-        is_empty = check_identity(connection, location.database)
+        verdict = rest.Verdict()
+        if is_first and not is_empty:
+            verdict = _judge(connection, path, lock_file, boot_id)
+        lock_file.begin_boot(boot_id)
         if is_empty:
-            _create_pages(connection)
-        else:
-            pages.check(connection)
-        _set_wal(connection)  # also where somebody took an existing file out of it
+            create_pages(connection, with_checksums=making.page_checksums)
+        set_wal(connection)  # also where somebody took an existing file out of it
         faults.point("create.journal-set")
         if is_empty:
             _create(connection, lock_file, schema, clock)
-            pages.check(connection)
+        pages.check(connection)
         _migrate(connection, schema)
         check_form(connection, schema.read_text())
-        registered = _adopt(connection, lock_file, schema, clock)
-        if key_note is not None and registered.key_note != key_note.text:
-            _note_key(connection, schema, key_note)
-        return registered
+        if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
+            check_seals(connection)
+        registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
+        if making.key_note is not None and registered.key_note != making.key_note.text:
+            registered = _note_key(connection, schema, making.key_note)
+        if is_empty or verdict.is_changed:
+            _note(connection, path, lock_file, boot_id)
+        return Brought(path, registered, pages.has(connection))
     finally:
         connection.close()
 
 
-def check_identity(connection: Connection, path: str) -> bool:
-    """Whether the database is empty; `StorePathError` where it is another program's.
+def _connect(path: str, making: Making) -> tuple[Connection, bool]:
+    """A connection that verifies page checksums where the file has them, and whether the file is empty."""
+    for checks_pages in (False, True):
+        connection = connections.connect(
+            path,
+            synchronous=connections.FULL,
+            busy_s=making.busy_s,
+            clock=making.clock,
+            checks_pages=checks_pages or making.page_checksums,
+        )
+        try:
+            connections.leave_wal(connection)
+            is_empty = check_identity(connection, path)
+            if checks_pages or not pages.has(connection):
+                pages.check(connection)
+                return connection, is_empty
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+    raise AssertionError
 
-    One read transaction: who looked before and after another process made the registry would see tables of nobody.
-    """
-    connection.execute("BEGIN")
-    try:
-        application_id = connection.pragma("application_id")
-        version = connection.pragma("user_version")
-        is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchall() == []
-    finally:
-        _roll_back(connection)
-    if application_id == APPLICATION_ID:
-        return False
-    if not is_empty or application_id or version:
-        msg = f"{path} is a database of another program"
-        raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.")
-    return True
+
+def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> rest.Verdict:
+    """What became of the files at rest, before anything is written; `StoreCorruptError` where it is not to be used."""
+    verdict = rest.Verdict(is_changed=True, is_strange=True)
+    if connection.pragma("journal_mode") == "wal":
+        index = WalIndex(connection)
+        try:
+            if index.is_known:
+                verdict = rest.judge(path, lock_file, digest(boot_id), index)
+        finally:
+            index.close()
+    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
+        ((found,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if found != "ok":
+            msg = f"{path} is damaged: {found}"
+            raise StoreCorruptError(msg)
+    return verdict
 
 
-def _create_pages(connection: Connection) -> None:
-    """Set what stands before the first page, or it would need a VACUUM. Another program may have made that page."""
-    if connection.pragma("page_count"):
+def _note(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> None:
+    """Move what is in the -wal into the database, so that there is something that can be noted of it."""
+    if lock_file.has_failed_sync(boot_id):
         return
-    connection.pragma("page_size", PAGE_BYTES)
-    if pages.vfs() is not None:
-        connection.reserve_bytes(reserve=pages.RESERVED_BYTES)
-
-
-def _set_wal(connection: Connection) -> None:
-    if connection.pragma("journal_mode") != "wal" and connection.pragma("journal_mode", "wal") != "wal":
-        msg = "this file system does not support SQLite's WAL mode"
-        raise StorePathError(msg)
+    index = WalIndex(connection)
+    try:
+        if index.is_known:
+            checkpoint(connection, "PASSIVE")
+            rest.note(path, lock_file, index)
+    finally:
+        index.close()
 
 
 def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> None:
@@ -224,38 +239,47 @@ def _refuse_newer(connection: Connection, schema: Schema) -> None:
         raise StoreVersionError(msg)
 
 
-def _adopt(connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock) -> RegistryRow:
+def _adopt(
+    connection: Connection, lock_file: LockFile, schema: Schema, clock: Clock, *, is_changed: bool
+) -> RegistryRow:
     """Note this lock file and this boot in the file, where they are new. Committed at FULL.
 
-    The first opener after a boot raises the epoch, so that a token lost in a power cut never returns.
+    The first opener after a boot raises the epoch, so that a token lost in a power cut never returns; and who finds
+    that the file may be an older copy, above each that the lock file has seen.
     """
     registered = _registered(connection, schema)
     boot_id = clock.boot_id()
-    if (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
+    highest = rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    is_changed = is_changed or registered.floor >> EPOCH_BITS < highest
+    if not is_changed and (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
         return registered
     connection.execute("BEGIN IMMEDIATE")
     try:
         registered = _registered(connection, schema)
         floor = registered.floor
-        if registered.boot_id != boot_id:
-            floor = ((floor >> EPOCH_BITS) + 1) << EPOCH_BITS
+        if is_changed or registered.boot_id != boot_id:
+            floor = (max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS
         write_registry(connection, registered._replace(lock_id=lock_file.lock_id, boot_id=boot_id, floor=floor))
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
     finally:
         _roll_back(connection)
-    return _registered(connection, schema)
+    registered = _registered(connection, schema)
+    rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    return registered
 
 
-def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> None:
+def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> RegistryRow:
     """A registry without tasks takes the key over; `ChecksumKeyError` where its tasks have another, or none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         row = _registered(connection, schema)
         if row.key_note != wanted.text and connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall():
             raise ChecksumKeyError(_WRONG_KEY[row.key_note is not None, wanted.text is not None])
-        write_registry(connection, row._replace(key_note=wanted.text))
+        row = row._replace(key_note=wanted.text)
+        write_registry(connection, row)
         connection.execute("COMMIT")
+        return row
     finally:
         _roll_back(connection)
 
@@ -312,7 +336,7 @@ class WalState(NamedTuple):
     @property
     def used_bytes(self) -> int:
         """The bytes of the -wal that are in use; its file may be larger, since it never shrinks."""
-        return WAL_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
+        return FILE_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
 
 
 def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:

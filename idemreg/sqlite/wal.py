@@ -18,7 +18,7 @@ import weakref
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
-from idemreg.sqlite import upkeep
+from idemreg.sqlite import rest, upkeep
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 
 if TYPE_CHECKING:
@@ -145,10 +145,23 @@ def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkp
 
 
 def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -> upkeep.Checkpoint:
-    """A checkpoint; `SyncFailedError` where what it would move may not be on the disk."""
+    """A checkpoint; `SyncFailedError` where what it would move may not be on the disk, or the files are others now."""
     if database.sync is not None:
-        database.sync.check()
-    return upkeep.checkpoint(connection, mode)
+        database.sync.check_before_moving(connection)
+    database.check_files()
+    with rest.moving(database.path, database.lock_file, database.index):
+        return upkeep.checkpoint(connection, mode)
+
+
+def _fill(fd: int) -> None:
+    """Zeros up to the working size; none at all where there is no room for that: the rows need what there is."""
+    size = os.lseek(fd, 0, os.SEEK_END)
+    try:
+        for offset in range(size, WORKING_BYTES, ZEROS_AT_ONCE):
+            os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
+    except OSError:
+        os.ftruncate(fd, size)
+        raise
 
 
 class _AfterCommit:
@@ -205,8 +218,7 @@ class _AfterCommit:
             connection.execute("BEGIN IMMEDIATE")
             fd = os.open(f"{self._database.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                for offset in range(os.lseek(fd, 0, os.SEEK_END), WORKING_BYTES, ZEROS_AT_ONCE):
-                    os.pwrite(fd, bytes(min(ZEROS_AT_ONCE, WORKING_BYTES - offset)), offset)
+                _fill(fd)
                 self._sync_grown(fd)
             finally:
                 os.close(fd)

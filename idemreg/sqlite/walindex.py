@@ -15,10 +15,19 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.errors import StorePathError
+
 if TYPE_CHECKING:
     import apsw
 
-__all__ = ["HEADER_BYTES", "NO_HEADER", "WalIndex"]
+__all__ = [
+    "FILE_HEADER_BYTES",
+    "FRAME_HEADER_BYTES",
+    "HEADER_BYTES",
+    "NO_HEADER",
+    "SALTS",
+    "WalIndex",
+]
 
 HEADER_BYTES: Final = 48
 NO_HEADER: Final = b"\xff" * HEADER_BYTES  # of no -wal; not zeros, which is how a truncated -shm reads
@@ -26,10 +35,17 @@ NO_HEADER: Final = b"\xff" * HEADER_BYTES  # of no -wal; not zeros, which is how
 FILE_POINTER: Final = 7  # SQLITE_FCNTL_FILE_POINTER
 REGION_BYTES: Final = 32_768  # SQLite maps the -shm in regions of this size
 SHM_MAP_METHOD: Final = 13  # xShmMap in sqlite3_io_methods, counted in pointers; there since version 2 of them
+READ_ONLY: Final = 8  # SQLITE_READONLY, which has extended codes
+PRIMARY_CODE: Final = 0xFF
 VERSION: Final = 3_007_000  # of the index's format, the only one so far
+FILE_HEADER_BYTES: Final = 32  # of the -wal, and of each frame in it (sqlite.org/fileformat2.html, 4.1)
+FRAME_HEADER_BYTES: Final = 24
 TRIES: Final = 100  # a commit writes the two copies of the header within a hundred nanoseconds
 
-_FRAMES: Final = 16  # in the header: how many frames are committed, a uint32 as the machine has them
+# In the header, uint32 as the machine has them: how many frames are committed, and the pages of the database then.
+_FRAMES: Final = 16
+_PAGES: Final = 20
+SALTS: Final = slice(32, 40)  # in the header: drawn anew whenever the -wal begins anew
 _MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in the database already, likewise
 
 
@@ -39,13 +55,21 @@ class WalIndex:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
         # Both copies of the header. Whoever has seen them equal to a header twice has seen that header.
-        self.copies = _map(connection, 0, 2 * HEADER_BYTES)
-        self._frames = _map(connection, _FRAMES)
-        self._moved = _map(connection, _MOVED)
+        self.copies, code = _map(connection, 0, 2 * HEADER_BYTES)
+        self.frames_seen, _ = _map(connection, _FRAMES)  # ``value`` is how many there are now
+        self._pages, _ = _map(connection, _PAGES)
+        self._moved, _ = _map(connection, _MOVED)
+        self.page_bytes: int = connection.pragma("page_size")
+        # SQLite takes a -shm that it could not open for writing for one of a read-only disk, for as long as any
+        # connection of the process has it open: nothing could be written, whatever becomes of the disk.
+        if code & PRIMARY_CODE == READ_ONLY:
+            msg = f"{connection.db_filename('main')}-shm cannot be opened for writing"
+            raise StorePathError(msg)
 
     def close(self) -> None:
         """Before the connection is closed: from now on there is nothing to be seen, where the memory is unmapped."""
-        self.copies, self._frames, self._moved = type(self.copies)(), type(self._frames)(), type(self._moved)()
+        self.copies = type(self.copies)()
+        self.frames_seen = self._pages = self._moved = type(self._moved)()
 
     @property
     def is_known(self) -> bool:
@@ -69,7 +93,18 @@ class WalIndex:
     @property
     def frames(self) -> int:
         """How many frames are in the -wal. A guess, as the next: no lock is held."""
-        return int(self._frames.value)
+        return int(self.frames_seen.value)
+
+    @property
+    def used_bytes(self) -> int:
+        """How much of the -wal's file they take."""
+        frames = int(self.frames_seen.value)
+        return frames and FILE_HEADER_BYTES + frames * (self.page_bytes + FRAME_HEADER_BYTES)
+
+    @property
+    def database_bytes(self) -> int:
+        """The size of the database, once all of them are in it; 0 where there are none yet."""
+        return int(self._pages.value) * self.page_bytes
 
     @property
     def moved(self) -> int:
@@ -77,8 +112,11 @@ class WalIndex:
         return int(self._moved.value)
 
 
-def _map(connection: apsw.Connection, at: int, size: int = 0) -> Any:  # noqa: ANN401 - ctypes makes its types as it goes
-    """Bytes of the shared memory, or a uint32; zeros, which are of no known format, where SQLite gives none."""
+def _map(connection: apsw.Connection, at: int, size: int = 0) -> tuple[Any, int]:
+    """Bytes of the shared memory, or a uint32, and SQLite's code.
+
+    Where it gives none they are zeros, which are of no known format.
+    """
     import ctypes  # noqa: PLC0415 - not before a file is opened
 
     pointer = ctypes.c_void_p
@@ -89,4 +127,4 @@ def _map(connection: apsw.Connection, at: int, size: int = 0) -> Any:  # noqa: A
     region = pointer()
     code = kind(methods[SHM_MAP_METHOD] or 0)(file, 0, REGION_BYTES, 0, ctypes.byref(region))
     mapped = ctypes.c_char * size if size else ctypes.c_uint32
-    return mapped() if code or not region.value else mapped.from_address(region.value + at)
+    return (mapped() if code or not region.value else mapped.from_address(region.value + at)), code

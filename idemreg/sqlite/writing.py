@@ -23,6 +23,7 @@ the middle of it. Should that be interrupted too, whoever waits sees a ticket th
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import sys
 import threading
@@ -30,17 +31,20 @@ from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
+import apsw
+
 from idemreg import faults
 from idemreg.errors import StoreBusyError
+from idemreg.sqlite.connection import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from idemreg.clock import Clock
     from idemreg.sqlite.connection import Connection
     from idemreg.turn import Turn
 
-__all__ = ["Gate", "Ticket", "Write"]
+__all__ = ["Gate", "Ticket", "Write", "carry_out", "tell"]
 
 _SET_LOCK: Final = getattr(fcntl, "F_OFD_SETLK", 0)  # not elsewhere than on Linux, where nothing is opened
 
@@ -132,6 +136,33 @@ class Write(Ticket):
     def sleep(self, seconds: float) -> bool:
         """Until `wake`; False where the time is over first."""
         return self._wake.acquire(timeout=seconds)
+
+
+def carry_out(connection: Connection, write: Write) -> None:
+    """Carry out one of several in a transaction: an error is its own, and rolls back what it did."""
+    if not write.is_atomic:
+        connection.execute("SAVEPOINT one")
+    try:
+        write.answer = write.body(connection)
+    except Exception as error:
+        if not connection.in_transaction:
+            raise  # SQLite has rolled back all of it
+        if not write.is_atomic:
+            connection.execute("ROLLBACK TO one")
+        write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
+    if not write.is_atomic:
+        connection.execute("RELEASE one")
+
+
+def tell(writes: Sequence[Write], error: Exception, cause: Exception | None = None) -> None:
+    """Each gets an error of its own: one that is raised in several threads collects the tracebacks of all."""
+    if cause is not None:
+        error.__cause__ = cause
+    for write in writes:
+        if write.error is None:
+            write.error = error if write is writes[0] else copy.copy(error)
+            if write.error is not error:
+                write.error.__cause__ = error
 
 
 class Gate:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants.catalogue_door import DOOR
+from tests.mutants import (
+    catalogue_barriers,
+    catalogue_clock,
+    catalogue_door,
+    catalogue_faults,
+    catalogue_guard,
+    catalogue_kills,
+    catalogue_powercut,
+    catalogue_resources,
+    catalogue_rest,
+    catalogue_simulation,
+)
 from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["CATALOGUE"]
@@ -53,7 +64,7 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/connection.py",
-                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=pages.vfs())",
+                "connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)",
                 "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
             ),
             Patch(
@@ -63,4 +74,18 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-CATALOGUE: Final = {one.name: one for one in (*_MUTANTS, *DOOR)}
+_AREAS: Final = (
+    _MUTANTS,
+    catalogue_barriers.BARRIERS,
+    catalogue_guard.FILES,
+    catalogue_rest.REST,
+    catalogue_clock.CLOCKS,
+    catalogue_simulation.MUTANTS,
+    catalogue_powercut.MUTANTS,
+    catalogue_faults.FAULTS,
+    catalogue_kills.MUTANTS,
+    catalogue_resources.MUTANTS,
+    catalogue_door.DOOR,
+)
+
+CATALOGUE: Final = {one.name: one for some in _AREAS for one in some}

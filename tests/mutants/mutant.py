@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Mutant", "Patch", "mutated"]
+__all__ = ["ROOT", "Mutant", "Patch", "applied", "mutated"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 COPIED: Final = ("idemreg", "tests", "schema.sql", "pyproject.toml")
@@ -26,12 +26,19 @@ class Patch(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """What is broken, and how: the patches that break it, and those that take other barriers away first."""
+    """What is broken, and how: the patches that break it, and those that take other barriers away first.
+
+    ``killer``: the test, by pytest's name for it, that must fail where it is broken, and must not where only the other
+    barriers are away. None where it is a trial (`tests.torture`) that finds it.
+    """
 
     name: str
     what: str
     patches: tuple[Patch, ...]
     without: tuple[Patch, ...] = ()  # the barriers that would hide it
+    barrier: str = ""
+    off: str = ""  # ``without`` in words
+    killer: str | None = None
 
 
 @contextlib.contextmanager
@@ -44,8 +51,9 @@ def mutated(mutant: Mutant, *, is_broken: bool = True) -> Iterator[Path]:
         folder = Path(name)
         for source in COPIED:
             copy(ROOT / source, folder / source)
-        for patch in (*mutant.without, *(mutant.patches if is_broken else ())):
-            apply(patch, folder)
+        texts = applied((*mutant.without, *(mutant.patches if is_broken else ())))
+        for file, text in texts.items():
+            (folder / file).write_text(text, "utf-8")
         yield folder
 
 
@@ -56,9 +64,11 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def apply(patch: Patch, folder: Path) -> None:
-    """Apply it; an assertion fails where the file does not have the old text exactly once."""
-    file = folder / patch.file
-    text = file.read_text("utf-8")
-    assert text.count(patch.old) == 1, f"{patch.file}: {text.count(patch.old)} times, wanted once: {patch.old!r}"
-    file.write_text(text.replace(patch.old, patch.new), "utf-8")
+def applied(patches: tuple[Patch, ...]) -> dict[str, str]:
+    """The files as the patches make them; an assertion fails where one does not have the old text exactly once."""
+    texts: dict[str, str] = {}
+    for file, old, new in patches:
+        text = texts.get(file) or (ROOT / file).read_text("utf-8")
+        assert text.count(old) == 1, f"{file}: {text.count(old)} times, wanted once: {old!r}"
+        texts[file] = text.replace(old, new)
+    return texts

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from idemreg import faults
 from tests.powercut import worker
 from tests.powercut.crews import CREWS
-from tests.powercut.mutants import MUTANTS
 from tests.powercut.recorder import Control
 from tests.powercut.settings import SETTINGS
 
@@ -34,6 +33,14 @@ if TYPE_CHECKING:
 # Points that no worker here comes past.
 ELSEWHERE: Final = ("migrate.", "purge.", "import.", "backup.", "place.", "command.")
 CREATION: Final = "create."
+
+FAILING_SYNCS: Final = 10  # one of the first so many of a round
+# Who is not there then: `foreign` (see `Scenario`); `visitors`, whose syncs are mostly those of SQLite's own closing.
+UNFIT: Final = frozenset({"foreign", "visitors"})
+FAILS_LAST: Final = 0.8  # how likely that is the last round: little happens behind a failed sync
+
+# How likely the file is closed in order before a boot, which deletes the -wal: the new boot begins with another.
+IN_ORDER: Final = 0.7
 
 # How long a process stays stopped while nobody else makes a step: the others may be waiting for it.
 STOPPED_S: Final = 0.02
@@ -49,11 +56,13 @@ class Scenario(NamedTuple):
     rounds: int = 3
     steps: int = 6
     durability: str = "full"
-    mutant: str = ""
     crews: Sequence[Sequence[str]] = CREWS
     boots: float = 0.3  # how likely a boot is between two rounds
     settings: Sequence[str] = ()  # of `settings.SETTINGS`
-    fail_sync: bool = False  # let a sync of the -wal fail in one of the rounds
+    # Let a sync of the -wal fail in one of the rounds. From then on there is neither a boot (that of a recording keeps
+    # the page cache, which has what the disk lacks) nor the program that knows nothing of it, and moves the -wal into
+    # the database all the same.
+    fail_sync: bool = False
 
 
 class Fate(NamedTuple):
@@ -62,6 +71,9 @@ class Fate(NamedTuple):
     kind: str  # close, leave, fault, kill or stop
     at: int = 0
     point: str = ""
+
+
+CLOSES: Final = Fate("close")
 
 
 class Crew:
@@ -140,8 +152,6 @@ def _child(plan: worker.Plan, fate: Fate, scenario: Scenario, steps: int) -> NoR
     try:
         for setting in scenario.settings:
             SETTINGS[setting]()
-        if scenario.mutant:
-            MUTANTS[scenario.mutant].apply()
         if fate.kind == "fault":
             _arm(fate)
         worker.work(plan, lambda: _say(steps), leave=fate.kind == "leave")
@@ -183,18 +193,28 @@ def conduct(scenario: Scenario) -> None:
     chance = Random(scenario.seed)
     control = Control(scenario.control)
     boot = 1
-    faulty = chance.randrange(scenario.rounds) if scenario.fail_sync else -1
-    for number in range(scenario.rounds):
+    rounds = range(scenario.rounds)
+    faulty = scenario.rounds
+    if scenario.fail_sync:
+        faulty = rounds[-1] if chance.random() < FAILS_LAST else chance.choice(rounds)
+    for number in rounds:
         crew = Crew(control)
-        for role in chance.choice(scenario.crews):
+        crews = [roles for roles in scenario.crews if number < faulty or not UNFIT.intersection(roles)]
+        steps = scenario.steps
+        if number == faulty:
+            steps *= 2
+            control.fail_sync(chance.randint(1, FAILING_SYNCS))  # before they begin, or they may have ended
+        for role in chance.choice(crews):
             first = number * (scenario.steps // 2 + 1)
             seed = chance.getrandbits(32)
-            plan = worker.Plan(scenario.database, role, seed, scenario.steps, first, scenario.durability, boot)
+            plan = worker.Plan(scenario.database, role, seed, steps, first, scenario.durability, boot)
             crew.start(plan, _fate(chance, first=not number), scenario)
-        if number == faulty:
-            control.fail_sync(chance.randint(1, 30))
         crew.watch()
-        boot += chance.random() < scenario.boots
+        if number < faulty and chance.random() < scenario.boots:
+            if chance.random() < IN_ORDER:
+                crew.start(worker.Plan(scenario.database, "last", 0, 1, 0, scenario.durability, boot), CLOSES, scenario)
+                crew.watch()
+            boot += 1
     control.close()
 
 

@@ -1,26 +1,35 @@
-"""Who meets in a recording."""
+"""Who meets in a recording, and under which circumstances."""
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any, Final
 
-__all__ = ["CREWS", "SYNC_FAILS"]
+__all__ = ["CREWS", "SYNC_FAILS", "mixed"]
 
-# The roles of the processes of a round (worker.ROLES).
+# The roles of the processes of a round (worker.ROLES): three at least.
 CREWS: Final = (
-    ("jobs", "jobs", "keeper", "jobs"),
+    ("jobs", "jobs", "keeper", "readers"),
     ("jobs", "threads", "keeper", "foreign"),
     ("jobs", "threads", "readers", "readers"),
-    ("jobs", "coroutines", "keeper"),
+    ("jobs", "coroutines", "keeper", "readers"),
     ("threads", "coroutines", "readers", "foreign"),
     ("visitors", "visitors", "visitors", "foreign"),
-    ("visitors", "visitors", "keeper"),
+    ("visitors", "visitors", "keeper", "readers"),
 )
 
-# Where a sync is to fail: without the program that knows nothing of it and moves the -wal into the database all the
-# same, and without boots, since those of a recording keep the page cache, which has what the disk lacks.
-SYNC_FAILS: Final[dict[str, Any]] = {
-    "fail_sync": True,
-    "boots": 0,
-    "crews": tuple(crew for crew in CREWS if "foreign" not in crew),
-}
+SYNC_FAILS: Final[dict[str, Any]] = {"fail_sync": True}
+
+# While a sync lasts, others commit, answer and join: so most are slow.
+SYNCS_US: Final = (300, 1_500, 1_500)
+
+
+def mixed(seed: int) -> dict[str, Any]:
+    """Circumstances by a seed, so that a few traces meet them all: arguments of `run.record_and_judge`."""
+    chance = Random(seed)
+    return {
+        "sync_us": chance.choice(SYNCS_US),
+        "boots": chance.choice((0.5, 1, 1)),
+        "settings": chance.choice(((), (), (), (), (), ("impatient",), ("short wal",))),
+        "fail_sync": chance.random() < 0.85,
+    }

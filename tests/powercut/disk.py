@@ -7,6 +7,7 @@ durable once the folder was synced.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,7 +16,7 @@ from tests.powercut.trace import FOLDER, BrokenTraceError
 if TYPE_CHECKING:
     from tests.powercut.trace import Record
 
-__all__ = ["BLOCK", "Disk", "File", "Name", "Op", "Resize", "Write", "block_hash"]
+__all__ = ["BLOCK", "Disk", "File", "Name", "Op", "Resize", "Write", "block_hash", "short_hash"]
 
 BLOCK: Final = 4_096  # bytes; images are built and compared by blocks
 _ZEROS: Final = bytes(BLOCK)
@@ -48,9 +49,17 @@ class Name(NamedTuple):
 
 
 def block_hash(index: int, block: bytes) -> int:
-    """Of one block of a file; zeros count as nothing, so that a hole and written zeros are the same."""
+    """Of one block of a file; zeros count as nothing, so that a hole and written zeros are the same.
+
+    The same in every process: Python salts its hashes of bytes and of text, but not those of integers.
+    """
     block = block.rstrip(b"\0")
-    return hash((index, block)) if block else 0
+    return hash((index, short_hash(block))) if block else 0
+
+
+def short_hash(data: bytes) -> int:
+    """64 bits of a hash."""
+    return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "little")
 
 
 class File:

@@ -9,13 +9,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.powercut.disk import BLOCK, Write, block_hash
+from tests.powercut.disk import BLOCK, Write, block_hash, short_hash
 
 if TYPE_CHECKING:
     from tests.powercut.cuts import Left
     from tests.powercut.disk import File, Op
 
-__all__ = ["Content", "Folder", "contents", "hashes", "write_out"]
+__all__ = ["Content", "Folder", "contents", "hash_of_all", "hashes", "write_out"]
 
 
 class Content(NamedTuple):
@@ -84,8 +84,13 @@ def _cut(blocks: dict[int, bytearray], size: int) -> None:
 
 
 def hashes(image: dict[str, Content]) -> dict[str, int]:
-    """Of each file: the same for the same size and bytes, within one process of Python."""
+    """Of each file: the same for the same size and bytes, in every process."""
     return {name: _hash(*content) for name, content in image.items()}
+
+
+def hash_of_all(parts: dict[str, int]) -> int:
+    """Of an image, by those of its files: their names, sizes and bytes. 64 bits, the same in every process."""
+    return hash(tuple(sorted((short_hash(name.encode()), part) for name, part in parts.items())))
 
 
 def _hash(file: File, size: int, blocks: dict[int, bytes]) -> int:

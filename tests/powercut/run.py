@@ -17,7 +17,7 @@ from tests.powercut import recorder
 from tests.powercut.conduct import Scenario
 from tests.powercut.cuts import WAYS
 from tests.powercut.disk import Disk
-from tests.powercut.image import contents, hashes
+from tests.powercut.image import contents, hash_of_all, hashes
 from tests.powercut.judge import Reader
 from tests.powercut.reboot import reboot
 from tests.powercut.told import Told
@@ -49,6 +49,10 @@ _EVENTS: Final = {
 # Images come back soon or never: what was found in this many is remembered.
 REMEMBERED: Final = 64
 
+# The ways in which each cut is tried in any case; of the others as many as are wanted.
+WAYS_ALWAYS: Final = ("lost", "kept")
+WAYS_OF_CHOICE: Final = [way for way in WAYS if way not in WAYS_ALWAYS]
+
 
 @dataclass(slots=True)
 class Report:
@@ -58,7 +62,7 @@ class Report:
     records: int = 0
     cuts: int = 0
     images: int = 0
-    distinct: int = 0
+    distinct: set[int] = field(default_factory=set)  # the hashes of the images (`image.hash_of_all`)
     reboots: int = 0
     entries: int = 0  # bodies entered
     ends: int = 0  # ends acknowledged
@@ -72,7 +76,7 @@ class Report:
         self.records += other.records
         self.cuts += other.cuts
         self.images += other.images
-        self.distinct += other.distinct
+        self.distinct |= other.distinct
         self.reboots += other.reboots
         self.entries += other.entries
         self.ends += other.ends
@@ -111,9 +115,9 @@ def check_whole(records: list[Record], folder: str) -> None:
 class Judging:
     """Goes through a trace, and looks at what a cut would leave at every point of it."""
 
-    def __init__(self, folder: str, seed: int, *, images: int, stop_at: int) -> None:
+    def __init__(self, folder: str, seed: int, *, images: int, ways: int, stop_at: int) -> None:
         self.report = Report()
-        self._seed, self._images, self._stop_at = seed, images, stop_at
+        self._seed, self._images, self._ways, self._stop_at = seed, images, ways, stop_at
         quick, self._reboots = (os.path.join(folder, name) for name in ("quick", "reboot"))
         os.mkdir(quick)
         self._reader = Reader(quick, DATABASE)
@@ -125,7 +129,7 @@ class Judging:
         report = self.report
         report.records = len(records)
         chance = Random(self._seed)
-        share = min(self._images / (len(records) * len(WAYS)), 1.0) if self._images else 1.0
+        share = min(self._images / (len(records) * self._ways), 1.0) if self._images else 1.0
         for number, one in enumerate(records):
             if (event := _EVENTS.get((one.kind, one.data))) is not None:
                 report.events[event] += 1
@@ -133,7 +137,8 @@ class Judging:
                 self._told.apply(one.data)
             elif not self._disk.apply(number, one):
                 continue
-            ways = [name for name in WAYS if chance.random() < share]
+            drawn = chance.sample(WAYS_OF_CHOICE, self._ways - len(WAYS_ALWAYS))
+            ways = [name for name in (*WAYS_ALWAYS, *drawn) if chance.random() < share]
             report.cuts += bool(ways)
             for way in ways:
                 self._cut(number, way)
@@ -141,7 +146,7 @@ class Judging:
                 break
         report.losses += self._told.problems
         report.events += self._told.events
-        report.entries, report.ends, report.distinct = self._told.entries, self._told.ends, len(self._seen)
+        report.entries, report.ends, report.distinct = self._told.entries, self._told.ends, self._seen
         self._reader.close()
         return report
 
@@ -149,7 +154,7 @@ class Judging:
         chance = Random((self._seed << 32 | number) * len(WAYS) + [*WAYS].index(way))
         image = contents(WAYS[way](self._disk, chance))
         parts = hashes(image)
-        key = hash(frozenset(parts.items()))
+        key = hash_of_all(parts)
         self.report.images += 1
         self.report.by_way[way] += 1
         is_new = key not in self._seen
@@ -179,15 +184,19 @@ class Judging:
                 yield from self._told.invented(found.rows)
 
 
-def judge(log: str, folder: str, seed: int, *, images: int = 0, stop_at: int = 20) -> Report:
-    """Judge a trace in an empty folder. ``images``: about how many to look at (0: all); ends at ``stop_at`` losses."""
-    return Judging(folder, seed, images=images, stop_at=stop_at).judge(read(log))
+def judge(log: str, folder: str, seed: int, *, images: int = 0, ways: int = len(WAYS), stop_at: int = 20) -> Report:
+    """Judge a trace in an empty folder: each cut in so many ``ways``, those that find most and some that are drawn.
+
+    ``images``: about how many to look at (0: all); ends at ``stop_at`` losses.
+    """
+    return Judging(folder, seed, images=images, ways=ways, stop_at=stop_at).judge(read(log))
 
 
 def record_and_judge(
     seed: int,
     *,
     images: int = 0,
+    ways: int = len(WAYS),
     stop_at: int = 20,
     keep: str = "",
     sync_us: int | None = recorder.SYNC_US,
@@ -199,7 +208,7 @@ def record_and_judge(
         at = recorder.Recorder(base)
         record(Scenario(at.database, at.control, seed, **scenario), at, sync_us=sync_us)
         check_whole(read(at.log), at.folder)
-        report = judge(at.log, base, seed, images=images, stop_at=stop_at)
+        report = judge(at.log, base, seed, images=images, ways=ways, stop_at=stop_at)
         if report.losses and keep:
             shutil.copy(at.log, os.path.join(keep, f"powercut-{seed}.log"))
         return report

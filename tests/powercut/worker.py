@@ -32,7 +32,7 @@ JOB: Final = "job"
 
 # How many neighbouring tasks the processes pick from at a time: few, so that they meet.
 WIDTH: Final = 6
-LOOKS: Final = 20  # a step of a reader
+LOOKS: Final = 40  # a step of a reader
 
 # Every so many results are too long for a row, and lie in the side table.
 LONG_EVERY: Final = 7
@@ -225,6 +225,13 @@ class Jobs:
         with contextlib.suppress(StoreError):  # a sync has failed: nothing is told
             self.tell.row(self.registry.get(self.pick("hhrve")))
 
+    def overlook(self) -> None:
+        """The same of whoever gets a list."""
+        with contextlib.suppress(StoreError):
+            for task in self.registry.tasks():
+                if task.task_id[0] != "o":  # it may be forgotten meanwhile, and then nobody owes it
+                    self.tell.row(task)
+
     def settle(self) -> None:
         """An operator decides about an unknown task. One process at a time does this."""
         for task in self.registry.tasks(status=Status.UNKNOWN):
@@ -269,11 +276,17 @@ def visitors(one: Jobs) -> None:
     one.work(Jobs.visit)
 
 
+def last(one: Jobs) -> None:
+    """Opens the file and closes it, with nobody else there."""
+    with contextlib.suppress(IdemregError):
+        one.registry.open()
+
+
 def readers(one: Jobs) -> None:
     """Looks again and again at what the others are working on."""
     for _ in one.steps():
         for _ in range(LOOKS):
-            one.look()
+            one.chance.choice((Jobs.look, Jobs.overlook))(one)
 
 
 def threads(one: Jobs) -> None:
@@ -345,7 +358,7 @@ def foreign(one: Jobs) -> None:
 
 
 ROLES: Final[dict[str, Callable[[Jobs], None]]] = {
-    role.__name__: role for role in (jobs, visitors, readers, threads, coroutines, keeper, foreign)
+    role.__name__: role for role in (jobs, visitors, last, readers, threads, coroutines, keeper, foreign)
 }
 
 

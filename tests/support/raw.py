@@ -11,7 +11,7 @@ from typing import Any
 
 import apsw
 
-from idemreg.sqlite.pages import RESERVED_BYTES, vfs
+from idemreg.sqlite.pages import vfs
 from idemreg.sqlite.seals import claim_seal, state_seal, values_seal
 
 __all__ = ["connect", "reseal"]
@@ -42,4 +42,5 @@ def reseal(connection: apsw.Connection) -> None:
     for row in connection.execute("SELECT * FROM idempotent_owner").fetchall():
         connection.execute("UPDATE idempotent_owner SET seal = ? WHERE id = ?", (values_seal(row[:-1]), row[0]))
     for row in connection.execute(FILE).fetchall():
-        connection.execute("UPDATE idempotent_registry SET seal = ?", (values_seal((*row, RESERVED_BYTES)),))
+        seal = values_seal((*row, connection.reserve_bytes()))
+        connection.execute("UPDATE idempotent_registry SET seal = ?", (seal,))

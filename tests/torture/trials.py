@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import hostile
+from tests.torture import clock, hostile, io_errors, kills, memory, namespaces, powercut, resources, simulation
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
 
 __all__ = ["TRIALS"]
 
-TRIALS: Final[tuple[Trial, ...]] = (hostile.TRIAL,)
+TRIALS: Final[tuple[Trial, ...]] = (
+    simulation.TRIAL,
+    powercut.TRIAL,
+    io_errors.TRIAL,
+    memory.TRIAL,
+    kills.TRIAL,
+    resources.TRIAL,
+    clock.TRIAL,
+    namespaces.TRIAL,
+    hostile.TRIAL,
+)

@@ -1,0 +1,279 @@
+"""What lay at rest: whether the files are still what the last process left, asked by the first to open them.
+
+While nobody had the files open, anybody may have changed, lost or replaced them, and SQLite would not know. It reads a
+-wal up to the first frame that is not whole, and takes what comes behind it for never committed: one bit flipped there,
+and tasks that had ended are gone, and would run again. It takes a missing -wal for an empty one, an old one for its
+own.
+
+The lock file holds two records that tell more. That of the syncs (`syncing`, offset 64) says which frames were on the
+disk for certain: the salts of the -wal, the last frame, the checksum over all frames up to it. The other is written
+here, when nobody's frames are left to be moved (behind a checkpoint, and at the end):
+
+    offset 176  epoch   uint64    the highest of any token that this lock file has seen given
+    offset 192  noted   uint64    1 where the rest holds; 0 from before a checkpoint until behind it
+    offset 200  inode, size, mtime, ctime (nanoseconds) of the database, int64 each
+    offset 232  begun   uint64    the number of the last sync that had begun by then
+    offset 240  salts   8 bytes   of the -wal, all of whose frames up to
+    offset 248  moved   uint64    this one were in the database
+    offset 256  lock    uint64    the inode of this lock file
+    offset 264  boot    16 bytes  the boot in which it was noted
+    offset 504  dead    uint64    how many salts of -wals that are over were noted, in a ring of 64
+    offset 512  the ring, 8 bytes each
+
+The first to open the files holds a byte of the lock file alone for a moment; all who have them open share it. He lets
+SQLite recover the -wal, compares, and only then writes anything. He refuses where he knows that something is lost:
+
+1. *Frames.* A -wal with the salts of the last sync is the same -wal, since salts are drawn anew whenever it begins
+   anew. It can be longer than it was at that sync, never shorter, whoever was killed and wherever the power went: the
+   sync had put these frames on the disk. Shorter, or of another checksum at that frame: frames were lost or changed.
+   Likewise where its header is damaged, and its first frame has these salts.
+2. *The whole -wal.* SQLite begins a -wal anew, empties or removes it once all of it is in the database, to which it has
+   written then. So where the database was not written since the note, a sync that began after the note has covered
+   frames which are nowhere else; if the -wal has other salts now, or is not there, they were lost. This is said within
+   one boot only: a cut of the power may lose the times of the database, and keep its content.
+3. *An older -wal.* One whose salts are in the ring was over before a later one was synced. Moved into the database, it
+   would undo what came after it. (The ring is written behind a sync of the later one, and so of the folder: no cut of
+   the power brings the older one back.)
+4. *Another database under the -wal.* The -wal, of the very frames, and the lock file are the files that were there, and
+   the database is another file: frames of the one would be moved into the other.
+
+A program that knows nothing of idemreg may have done what it likes with SQLite: a checkpoint writes to the database, so
+rule 2 says nothing any more; a -wal of its own has salts that no rule knows. Where the records are missing, void or of
+a lock file that was copied, they say nothing.
+
+What is not refused may be suspicious all the same: the database is not as it was noted (a backup was put in its place,
+or a process was killed in the middle of a checkpoint), or a -wal is there that no sync of ours has seen. Then the
+epoch of the tokens is raised above all that were given (`upkeep`), for an older copy would give them once more; and
+SQLite's integrity_check looks at the whole, where that takes no more than some seconds (`CHECKED_BYTES`).
+
+Salts have no order that could tell older from newer. SQLite adds one to the first at a restart; but a connection that
+was no part of a restart, and writes first behind it, draws both at random.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from idemreg.errors import StoreCorruptError
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from idemreg.lockfile import LockFile
+    from idemreg.sqlite.walindex import WalIndex
+
+__all__ = ["CHECKED_BYTES", "Verdict", "Wal", "bury", "judge", "moving", "note", "raise_epoch", "void"]
+
+# Of the database: what integrity_check reads in about a second, on a busy machine.
+CHECKED_BYTES: Final = 64 * 2**20
+
+_SYNCS: Final = struct.Struct("<48sQQQQ16s")
+_SYNCS_AT: Final = 64
+_EPOCH_AT: Final = 176
+_NOTE: Final = struct.Struct("<QqqqqQ8sQQ16s")
+_NOTE_AT: Final = 192
+_BOOT_AT: Final = 144
+_RING_AT: Final = 504
+_RING_SALTS: Final = 64
+_NUMBER: Final = struct.Struct("<Q")
+
+_INDEX: Final = struct.Struct("=12xBxHII8s8s8x")  # of the header of the index: see `walindex`
+_NO_SALTS: Final = bytes(8)
+WAL_MAGIC: Final = 0x377F0682  # or one more, where the checksums are big-endian
+
+
+class Wal(NamedTuple):
+    """A -wal, as its index or a sync has told of it. ``frames`` is 0 where there is none."""
+
+    frames: int = 0
+    checksum: bytes = _NO_SALTS  # over all of them, as two numbers of this machine
+    salts: bytes = _NO_SALTS
+    page_bytes: int = 0
+
+    @classmethod
+    def of(cls, header: bytes | None) -> Wal:
+        """By the header of an index."""
+        if header is None:
+            return cls()
+        is_init, page, frames, _, checksum, salts = _INDEX.unpack(header)
+        return cls(frames, checksum, salts, 65_536 if page == 1 else page) if is_init == 1 else cls()
+
+
+class Verdict(NamedTuple):
+    """What is to be done about the files; where anything is lost, `judge` raises."""
+
+    is_changed: bool = False  # the database may be an older copy
+    is_strange: bool = False  # the whole is to be checked
+
+
+class _Note(NamedTuple):
+    noted: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+    begun: int
+    salts: bytes
+    moved: int
+    lock_inode: int
+    boot: bytes
+
+
+def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> Verdict:
+    """Compare what is there with what was left, with nobody else inside; `StoreCorruptError` where anything is lost.
+
+    ``boot``: the digest of this boot. A connection that has read the database must be open, and the index its.
+    """
+    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(os.pread(lock_file.fd, _SYNCS.size, _SYNCS_AT))
+    wal = f"{database}-wal"
+    synced, there = Wal.of(header), Wal.of(index.header())
+    now = os.stat(database)
+    left = _read(lock_file)
+    is_same = bool(left.noted) and left[1:5] == (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    if synced.frames:
+        if there.salts == synced.salts or _has_damaged_header(wal, synced.salts):
+            _check_frames(wal, synced, there)
+            _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
+        elif is_same and left.boot == synced_boot == boot and done > left.begun and not _was_moved(synced, left):
+            raise _lost(wal, "is not the one that was there, which held what is not in the database yet")
+    if there.frames and there.salts in _ring(lock_file):
+        raise _lost(wal, "is an older one, whose content has been in the database for long")
+    is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
+    if is_same and left.boot != boot:
+        _write(lock_file, left._replace(begun=0, boot=boot))
+    elif not is_same:
+        void(lock_file)
+    return Verdict(is_changed=not is_same, is_strange=is_strange)
+
+
+def _was_moved(synced: Wal, left: _Note) -> bool:
+    return synced.salts == left.salts and synced.frames <= left.moved
+
+
+def _check_frames(path: str, synced: Wal, there: Wal) -> None:
+    """Rule 1."""
+    if there.frames < synced.frames:
+        raise _lost(path, "has lost frames that were on the disk", f"{there.frames} of {synced.frames} can be read")
+    at = FILE_HEADER_BYTES + (synced.frames - 1) * (FRAME_HEADER_BYTES + synced.page_bytes) + 16
+    checksum = struct.pack("=II", *struct.unpack(">II", _read_some(path, at, 8).ljust(8, b"\0")))
+    if checksum != synced.checksum:
+        raise _lost(path, "was changed: its frames are not those that were on the disk")
+
+
+def _has_damaged_header(path: str, salts: bytes) -> bool:
+    head = _read_some(path, 0, FILE_HEADER_BYTES + 16)
+    if len(head) < FILE_HEADER_BYTES + 16 or head[FILE_HEADER_BYTES + 8 :] != salts:
+        return False
+    magic, *words, first, second = struct.unpack(">8I", head[:FILE_HEADER_BYTES])
+    if magic & ~1 != WAL_MAGIC:
+        return any(head[:FILE_HEADER_BYTES])
+    if not magic & 1:
+        magic, *words = struct.unpack("<6I", head[:24])
+    low = high = 0
+    for even, odd in zip([magic, *words][::2], [magic, *words][1::2], strict=True):
+        low = (low + even + high) & 0xFFFFFFFF
+        high = (high + odd + low) & 0xFFFFFFFF
+    return (low, high) != (first, second)
+
+
+def _read_some(path: str, at: int, size: int) -> bytes:
+    # The -wal carries none of SQLite's locks, which the close of another descriptor would drop.
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.pread(fd, size, at)
+    finally:
+        os.close(fd)
+
+
+def _check_inodes(database: str, lock_file: LockFile, left: _Note, inode: int, wal_inode: int) -> None:
+    """Rule 4."""
+    if not left.noted or left.inode == inode or left.lock_inode != os.fstat(lock_file.fd).st_ino:
+        return
+    if os.stat(f"{database}-wal").st_ino == wal_inode:
+        msg = f"{database} was replaced, and the -wal of the one that was there lies beside it"
+        hint = f"If a backup was put in its place, remove {database}-wal and {database}-shm, which are not of it."
+        raise StoreCorruptError(msg, hint=hint)
+
+
+def _lost(path: str, what: str, more: str = "") -> StoreCorruptError:
+    hint = (
+        "Put the -wal back as it was, or a backup in the place of the database (remove -wal and -shm then). To go on"
+        " with what is left, and forget what was lost, delete the lock file."
+    )
+    return StoreCorruptError(f"{path} {what}" + (f": {more}" if more else ""), hint=hint)
+
+
+# --- the note -------------------------------------------------------------------------------------------------------
+
+
+def void(lock_file: LockFile) -> None:
+    """Before a checkpoint: whoever is killed in the middle of it leaves no note that is not true any more."""
+    os.pwrite(lock_file.fd, _NUMBER.pack(0), _NOTE_AT)
+
+
+@contextlib.contextmanager
+def moving(database: str, lock_file: LockFile, index: WalIndex | None) -> Iterator[None]:
+    """A checkpoint: the note is void meanwhile, and made anew behind it."""
+    void(lock_file)
+    yield
+    if index is not None:
+        note(database, lock_file, index)
+
+
+def note(database: str, lock_file: LockFile, index: WalIndex) -> None:
+    """Behind a checkpoint note the database, if nothing is left to be moved, and nobody commits meanwhile.
+
+    Whoever moves anything later has to write to the database, and finds frames that came after this.
+    """
+    header = index.header()
+    there = Wal.of(header)
+    if header is None or index.moved < there.frames:
+        return
+    now = os.stat(database)
+    page = os.pread(lock_file.fd, _SYNCS.size, _SYNCS_AT)
+    if index.header() != header or len(page) < _SYNCS.size:
+        return
+    _, begun, _, _, _, boot = _SYNCS.unpack(page)
+    own = os.fstat(lock_file.fd).st_ino
+    times = now.st_mtime_ns, now.st_ctime_ns
+    _write(lock_file, _Note(1, now.st_ino, now.st_size, *times, begun, there.salts, there.frames, own, boot))
+
+
+def _read(lock_file: LockFile) -> _Note:
+    return _Note._make(_NOTE.unpack(os.pread(lock_file.fd, _NOTE.size, _NOTE_AT)))
+
+
+def _write(lock_file: LockFile, left: _Note) -> None:
+    os.pwrite(lock_file.fd, _NOTE.pack(*left), _NOTE_AT)
+
+
+def raise_epoch(lock_file: LockFile, epoch: int) -> int:
+    """The highest epoch that this lock file has seen, after seeing this one. On the disk where it is a new one."""
+    (highest,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _EPOCH_AT))
+    if epoch > highest:
+        os.pwrite(lock_file.fd, _NUMBER.pack(epoch), _EPOCH_AT)
+        os.fdatasync(lock_file.fd)
+    return max(epoch, int(highest))
+
+
+# --- the ring -------------------------------------------------------------------------------------------------------
+
+
+def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
+    """Note that the -wal of one header is over, since that of another was synced. With the sync turn held."""
+    if (salts := Wal.of(before).salts) != _NO_SALTS and salts != Wal.of(header).salts != _NO_SALTS:
+        (number,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _RING_AT))
+        os.pwrite(lock_file.fd, salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
+        os.pwrite(lock_file.fd, _NUMBER.pack(number + 1), _RING_AT)
+
+
+def _ring(lock_file: LockFile) -> frozenset[bytes]:
+    ring = os.pread(lock_file.fd, 8 * _RING_SALTS, _RING_AT + 8)
+    return frozenset(ring[at : at + 8] for at in range(0, len(ring), 8)) - {_NO_SALTS}

@@ -1,0 +1,111 @@
+"""Mutants that only show where the system fails beneath a call: the disk, or memory."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.mutants.mutant import Mutant, Patch
+
+__all__ = ["FAULTS"]
+
+FAULTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        "claim-left-live",
+        "a claim that nobody holds any more, since memory went before it was made, speaks for its owner's life",
+        (
+            Patch(
+                "idemreg/sqlite/owners.py",
+                "return _references(self.live, key) > _OF_NOBODY",
+                "return True",
+            ),
+            Patch(
+                "idemreg/attempt.py",
+                "        terms.store.abandon(End.release(grant, nothing_ran=True))\n        raise\n    if terms",
+                "        raise\n    if terms",
+            ),
+        ),
+    ),
+    Mutant(
+        "commit-error-swallowed",
+        "an error of a COMMIT is taken for a success",
+        (
+            Patch(
+                "idemreg/sqlite/database.py",
+                "                is_committing = False\n                raise self.unsure(error) from error\n",
+                "                is_committing = False\n                self.translate(error)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "disk-error-untyped",
+        "what the system says where it has no lock to give comes to the caller as it is",
+        (
+            Patch(
+                "idemreg/oslock.py",
+                "        raise _refused(error) from error\n    return True",
+                "        raise\n    return True",
+            ),
+        ),
+    ),
+    Mutant(
+        "failed-sync-forgotten",
+        "that a sync has failed is not noted: the next says OK, and is believed",
+        (
+            Patch(
+                "idemreg/sqlite/syncing.py",
+                '        self._failed = True\n        self._synced = b""\n        with',
+                '        self._synced = b""\n        return\n        with',
+            ),
+        ),
+    ),
+    Mutant(
+        "finish-error-swallowed",
+        "a finish that could not be stored is told as recorded",
+        (
+            Patch(
+                "idemreg/sqlite/backend.py",
+                "                if not isinstance(self._read_again(end, error), Recorded):\n",
+                "                if self._read_again(end, error) is None:\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "gate-left-taken",
+        "a write that fails leaves the gate taken",
+        (
+            Patch(
+                "idemreg/sqlite/database.py",
+                "        self.gate.done(mine)\n\n    def _surely_go_out",
+                "        if mine.error is None:\n            self.gate.done(mine)\n\n    def _surely_go_out",
+            ),
+        ),
+    ),
+    Mutant(
+        "not-withdrawn",
+        "a claim that was stored and whose sync failed is not put back",
+        (
+            Patch(
+                "idemreg/sqlite/settling.py",
+                "        is_stored = not isinstance(error, _STORED_NOTHING)\n",
+                "        is_stored = False\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "read-only-for-good",
+        "a connection that could not be opened for writing is used again and again",
+        (
+            Patch(
+                "idemreg/sqlite/pool.py",
+                "        if isinstance(error, apsw.ReadOnlyError):\n            self._spoil()\n",
+                "",
+            ),
+            Patch("idemreg/sqlite/walindex.py", "if code & PRIMARY_CODE == READ_ONLY:", "if not code + 1:"),
+        ),
+    ),
+    Mutant(
+        "returned-job-fails",
+        "a job that has returned, and whose result there is no memory to encode, counts as failed and runs again",
+        (Patch("idemreg/attempt.py", "has_returned=result is not _NOTHING", "has_returned=False"),),
+    ),
+)

@@ -1,0 +1,107 @@
+"""The trial of I/O errors tries every public call, finds nothing, and finds what is broken on purpose."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from idemreg import AsyncRegistry, Checkpointer, Claim, Registry
+from tests.mutants import CATALOGUE, mutated
+from tests.torture.injected import shim
+from tests.torture.injected.cases import CASES
+from tests.torture.injected.parts import part
+from tests.torture.io_errors import TRIAL
+
+# What does nothing with the file, or stands beneath the public calls: how it is said in the classes themselves.
+INSIDE = {
+    "Registry": {"store", "teller", "terms", "async_terms", "offload"},
+    "Claim": {
+        *(
+            "attempt",
+            "check_entered",
+            "close_for",
+            "drop",
+            "end",
+            "end_for",
+            "entering",
+            "grant",
+            "hold",
+            "interrupted",
+        ),
+        *("is_entered", "is_open", "name", "not_begun", "options", "result", "settled", "task_id", "terms", "token"),
+    },
+    "Checkpointer": {"forget", "is_running", "step_safely"},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiler() -> None:
+    """Without a C compiler nothing can be made to fail, which only a machine of a developer's may lack."""
+    try:
+        shim.library()
+    except shim.NoCompilerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+def public(kind: type) -> set[str]:
+    return {name for name, _ in inspect.getmembers(kind) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", [Registry, Claim, Checkpointer])
+def test_every_public_call_is_tried(kind: type) -> None:
+    """A public method cannot come without a case in the trial."""
+    covered = {name for case in CASES for name in case.covers}
+    missing = {f"{kind.__name__}.{name}" for name in public(kind) - INSIDE[kind.__name__]} - covered
+    assert not missing
+
+
+def test_coroutines_share_the_path() -> None:
+    """What an AsyncRegistry does beside its loop is what the Registry does, so few of its methods are cases."""
+    assert public(AsyncRegistry) - {"of", "registry"} <= public(Registry)
+    assert {"AsyncRegistry.run", "AsyncRegistry.claim"} <= {name for case in CASES for name in case.covers}
+
+
+def test_nothing_is_found() -> None:
+    """A part of the trial ends without a violation, and has met as many faults as it was to."""
+    tally = TRIAL.run(1, 60)
+    assert tally.violations == []
+    assert len(tally.distinct) == 60
+    assert sum(tally.events.values()) >= 60
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        ["run", "filled", False, "lock", errno.ENOLCK, 1, 0],  # OSError, and a claim that was stored and lost
+        ["open", "filled", False, "stat", errno.EIO, 1, 0],  # OSError, "vanished", and the lock file left open
+        ["close", "killed", False, "open", errno.ENOSPC, 1, 0],  # read-only for good
+        ["backup", "filled", True, "unlink", errno.EROFS, 1, 0],  # OSError behind a backup that is whole
+        ["backup", "filled", True, "name", errno.EIO, shim.LASTING, 0],  # OSError, and an empty file under the name
+        ["idemreg run", "filled", True, "lock", errno.EIO, 1, 0],  # the command's byte left open
+        ["doctor", "killed", True, "read", errno.EIO, 1, 0],  # the lock file left open
+        ["consume", "empty", True, "write", shim.SHORT, shim.LASTING, 0],  # put back, and unknown all the same
+        ["claim, transaction", "filled", True, "write", errno.EIO, 1, 0],  # the job failed, where the disk did
+    ],
+    ids=lambda item: " ".join(map(str, (item[0], item[3]))),
+)
+def test_what_was_found_stays_mended(item: list[object]) -> None:
+    """The faults that the trial has found something with, each at every call of its kind."""
+    tally = part("io", 1, 0, json.dumps(item))
+    assert tally.violations == []
+    assert tally.tried > 1
+
+
+@pytest.mark.parametrize(
+    ("mutant", "only"), [("commit-error-swallowed", "add"), ("disk-error-untyped", "run"), ("not-withdrawn", "run")]
+)
+def test_what_is_broken_is_found(mutant: str, only: str) -> None:
+    """Some of its mutants, on the cases that they concern; `make torture ARGS=--power` tries all of them on all."""
+    with mutated(CATALOGUE[mutant]) as folder:
+        assert part("io", 3, 150, only, Path(folder)).violations

@@ -1,0 +1,259 @@
+"""The trials of kills and of namespaces: what judges them is right, and what they try breaks a broken product."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.mutants import CATALOGUE, mutated
+from tests.torture import kills, namespaces
+from tests.torture.killing.history import History
+from tests.torture.killing.linear import find_stuck
+from tests.torture.killing.rules import Rules
+from tests.torture.killing.spec import Op
+
+LINEARIZABLE = {
+    "a task is run, and replayed": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=succeeded token=1 result=r
+        5-6 B claim done token=1 attempt=1 result=r""",
+    "two at a time: one has it, and the other is told so, in either order of their records": """
+        1-4 A claim granted token=1 attempt=1
+        2-3 B claim running
+        5-6 A finish recorded asked=failed token=1""",
+    "a replay may begin before the finish that it tells of has ended": """
+        1-2 A claim granted token=1 attempt=1
+        3-6 A finish recorded asked=succeeded token=1 result=r
+        4-5 B claim done token=1 attempt=1 result=r""",
+    "a killed claim has happened": """
+        1-4 A claim pending
+        3-4 A die ok
+        5-6 B claim unknown""",
+    "a killed claim has not happened": """
+        1-4 A claim pending
+        3-4 A die ok
+        5-6 B claim granted token=1 attempt=1""",
+    "a killed finish has happened": """
+        1-2 A claim granted token=1 attempt=1
+        3-6 A finish pending asked=succeeded token=1 result=r
+        5-6 A die ok
+        7-8 B claim done token=1 attempt=1 result=r""",
+    "of a dead owner the next is told, and an operator's verdict lets it run again": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim unknown
+        7-8 B resolve ok asked=did-not-happen
+        9-10 C claim granted token=2 attempt=2""",
+    "who dies is running still for whoever looks meanwhile": """
+        1-2 A claim granted token=1 attempt=1
+        3-6 A die ok
+        4-5 B claim running
+        7-8 B claim unknown""",
+    "who is told of an unknown task may have made it so": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim unknown
+        5-20 C claim unknown
+        7-8 B resolve ok asked=did-not-happen
+        9-10 D claim granted token=2 attempt=2
+        11-12 D die ok
+        21-22 B get ok asked=unknown token=2 attempt=2""",
+    "under rerun the next has it": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A die ok
+        5-6 B claim granted token=2 attempt=2 asked=rerun""",
+    "a task of a batch that was not entered is put back: the attempt does not count": """
+        1-2 A claim granted token=1 attempt=1 batch=1
+        3-4 A die ok
+        5-6 B claim granted token=2 attempt=1""",
+    "a verify hook is asked under a claim of the same attempt": """
+        1-2 A claim granted token=1 attempt=1 asked=verify
+        3-4 A die ok
+        5-6 B verify granted token=2
+        7-8 B settle ok asked=did-not-happen token=2
+        9-10 B claim granted token=3 attempt=2 asked=verify""",
+    "a late finish is lost": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=released token=1
+        5-6 B claim granted token=2 attempt=1
+        7-8 A finish lost asked=succeeded token=1 result=r""",
+    "whoever lost its lock may be taken for dead, or be seen": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-3 A lose ok
+        4-5 B claim running asked=rerun
+        6-7 C claim granted token=2 attempt=2 asked=rerun
+        8-9 A finish lost asked=succeeded token=1 result=r""",
+}
+NOT_LINEARIZABLE = {
+    "two have it at once": """
+        1-4 A claim granted token=1 attempt=1
+        2-3 B claim granted token=2 attempt=1""",
+    "it runs again while its owner lives": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 B claim granted token=2 attempt=2 asked=rerun""",
+    "a killed owner's task runs still for whoever asks after its death": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim running""",
+    "an owner that lives is said to be unknown": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 B claim unknown""",
+    "held, and run again with nobody's verdict": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim granted token=2 attempt=2""",
+    "a success is forgotten by itself": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=succeeded token=1 result=r
+        5-6 B claim granted token=2 attempt=2""",
+    "a token is given twice": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=failed token=1
+        5-6 B claim granted token=1 attempt=2""",
+    "a token is given again behind forget": """
+        1-2 A claim granted token=5 attempt=1
+        3-4 A finish recorded asked=failed token=5
+        5-6 B forget ok
+        7-8 B claim granted token=5 attempt=1""",
+    "another result is replayed": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=succeeded token=1 result=r
+        5-6 B claim done token=1 attempt=1 result=s""",
+    "a replay comes before there is a result": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 B claim done token=1 attempt=1 result=r
+        5-6 A finish recorded asked=succeeded token=1 result=r""",
+    "a late finish is recorded over its successor's claim": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A finish recorded asked=released token=1
+        5-6 B claim granted token=2 attempt=1
+        7-8 A finish recorded asked=succeeded token=1 result=r
+        9-10 B finish lost asked=failed token=2""",
+    "the dead finish": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B claim unknown
+        7-8 B get ok asked=succeeded token=1 attempt=1 result=r""",
+    "a batch's task that was entered is put back": """
+        1-2 A claim granted token=1 attempt=1 batch=1
+        3-4 A enter ok token=1
+        5-6 A die ok
+        7-8 B claim granted token=2 attempt=1""",
+    "an operator's verdict over a task whose owner lives": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 B resolve ok asked=happened result=r""",
+}
+
+
+def history(text: str) -> list[Op]:
+    """Operations as written above."""
+    numbers = {"token", "attempt", "batch"}
+    ops = []
+    for line in text.split("\n")[1:]:
+        span, who, kind, answer, *rest = line.split()
+        begun, ended = map(int, span.split("-"))
+        more: dict[str, Any] = {"asked": "hold", "most": 4}
+        for key, value in (word.split("=") for word in rest):
+            more[key] = int(value) if key in numbers else value
+        ops.append(Op(begun, ended, ord(who), kind, answer, **more))
+    return ops
+
+
+@pytest.mark.parametrize("text", LINEARIZABLE.values(), ids=LINEARIZABLE.keys())
+def test_what_may_be_is_admitted(text: str) -> None:
+    """The checker finds an order for histories that a correct registry may give."""
+    assert find_stuck(history(text)) is None
+
+
+@pytest.mark.parametrize("text", NOT_LINEARIZABLE.values(), ids=NOT_LINEARIZABLE.keys())
+def test_what_must_not_be_is_found(text: str) -> None:
+    """The checker finds no order for histories that break a promise, and is sure of it."""
+    stuck = find_stuck(history(text))
+    assert stuck is not None
+    assert stuck.is_sure
+
+
+def test_a_long_contended_history_is_cheap() -> None:
+    """Sixty calls that all overlap are put in order; their number is no exponent."""
+    ops = [Op(0, 1_000, 1, "claim", "granted", 1, 1, asked="hold", most=4)]
+    ops += [Op(number, 1_000, number, "claim", "running", 0, asked="hold", most=4) for number in range(2, 60)]
+    assert find_stuck(ops) is None
+
+
+BROKEN = {
+    "bodies overlap": ("in 1 0 rerun-1 5 1", "in 2 0 rerun-1 6 2"),
+    "held and entered again": ("in 1 0 hold-1 5 1", "killing 1", "gone 1", "in 2 0 hold-1 6 2"),
+    "who was replaced goes on": ("in 1 0 rerun-1 5 1", "killing 1", "in 2 0 rerun-1 6 2", "out 1 0 failed 1.1"),
+    "a token goes back": ("in 1 0 rerun-1 5 1", "out 1 0 failed 1.1", "in 2 0 rerun-1 5 2"),
+    "ended twice": ("call 1 0 late claim-1 succeeded 5 1.1", "said 1 0 recorded"),
+    "a living owner has lost its claim": ("call 1 0 finish claim-1 succeeded 5 1.1", "said 1 0 lost"),
+    "two results": (
+        *("call 1 0 run hold-1 hold 0 -", "said 1 0 done 5 1 1.1"),
+        *("call 2 0 run hold-1 hold 0 -", "said 2 0 done 5 1 2.2"),
+    ),
+    "an effect twice": ("effect 1 effects-1 5", "effect 1 effects-1 5"),
+    "an effect is lost": ("call 1 0 finish effects-1 succeeded 5 1.1", "said 1 0 recorded"),
+    "trouble": ("trouble 1 something",),
+}
+
+
+@pytest.mark.parametrize("records", BROKEN.values(), ids=BROKEN.keys())
+def test_each_plain_rule_speaks(records: tuple[str, ...]) -> None:
+    """Records that break one plain rule are found by that rule, once."""
+    rules = Rules()
+    for record in records:
+        rules.read(record.split())
+    rules.look_at_effects()
+    assert len(rules.broken) == 1
+
+
+def test_a_killed_call_is_open_until_its_death() -> None:
+    """What a killed process was in the middle of becomes a pending operation that ends where its parent reaped it."""
+    told = History()
+    for record in ("call 1 0 run hold-1 hold 0 -", "killing 1", "gone 1"):
+        told.read(record.split())
+    claim, die = told.ops["hold-1"]
+    assert (claim.kind, claim.answer, claim.begun, claim.ended) == ("claim", "pending", 0, 2)
+    assert (die.kind, die.begun, die.ended) == ("die", 1, 2)
+
+
+def test_an_effect_tells_what_became_of_a_killed_finish() -> None:
+    """With its effect in the file a killed finish must have been recorded; without, it must not."""
+    for effect, answer in (("effect 9 effects-1 5",), "recorded"), ((), "nothing"):
+        told = History()
+        records = ("call 1 0 finish effects-1 succeeded 5 1.1", "killing 1", "gone 1", *effect)
+        for record in records:
+            told.read(record.split())
+        told.settle_effects()
+        assert [op.answer for op in told.ops["effects-1"]] == [answer]
+
+
+def test_processes_are_killed_and_all_is_well() -> None:
+    """A small part of the trial: no violation, and as many calls and kills as were asked for."""
+    tally = kills.run(seed=3, count=600)
+    assert tally.violations == []
+    assert len(tally.distinct) == tally.tried >= 600
+    assert tally.events["kills"] >= 6
+
+
+def test_namespaces_share_a_file_and_all_is_well() -> None:
+    """The same with processes whose ids are the same on each side."""
+    if not namespaces.sides() and "CI" not in os.environ:
+        pytest.skip("no pid namespace is allowed here")
+    tally = namespaces.run(seed=3, count=4)
+    assert tally.violations == []
+    assert tally.events["process ids that every side has"] > 0
+
+
+@pytest.mark.parametrize("name", ["token-given-twice", "living-is-dead"])
+def test_a_mutant_is_found(name: str) -> None:
+    """A broken registry does not get through a hundredth of the trial."""
+    with mutated(CATALOGUE[name]) as folder:
+        words = [sys.executable, "-m", "tests.torture", "--only", "kills", "--count", "5000", "--jobs", "1"]
+        run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "violations in" in run.stdout

@@ -1,0 +1,37 @@
+"""The last look at the file, when all is over: what each task has become, and which effects are there."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from idemreg import Registry
+from tests.torture.killing.worker import EFFECTS
+
+if TYPE_CHECKING:
+    from tests.torture.killing.witness import Witness
+
+__all__ = ["audit", "prepare"]
+
+
+def prepare(path: str) -> None:
+    """Make the file, with a table for effects."""
+    with Registry(path) as registry, registry.claim("made", on_crash="rerun") as claim, claim.transaction() as tx:
+        tx.execute(EFFECTS)
+
+
+def audit(path: str, tasks: list[str], witness: Witness) -> None:
+    """Tell of all tasks, as any caller would be told, and of all effects."""
+    with Registry(path) as registry:
+        for task in tasks:
+            witness.say("call", 0, "get", task, "-", 0, "-")
+            row = registry.get(task)
+            if row is None:
+                witness.say("said", 0, "none")
+            else:
+                witness.say("said", 0, row.status.word, row.token, row.attempt, json.loads(row.result or '"-"'))
+        with registry.claim("looked", on_crash="rerun") as claim, claim.transaction() as tx:
+            effects = tx.execute("SELECT task, token FROM effect")
+        for task, token in effects:
+            witness.say("effect", task, token)
+    witness.say("leaving")

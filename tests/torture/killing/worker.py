@@ -1,0 +1,451 @@
+"""What each process does until it is killed: calls of the public API on a few tasks that all processes share.
+
+Which call comes next is decided by chance and by a seed. Every call is told to the witness before and after, and so is
+every body, by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import struct
+import threading
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from idemreg import (
+    ClaimLostError,
+    FinishNotRecordedError,
+    Outcome,
+    Registry,
+    StoreBusyError,
+    Task,
+    TaskDoneError,
+    TaskFailedError,
+    TaskRunningError,
+    TaskUnknownError,
+    TransitionError,
+    Verdict,
+    Verified,
+    current_claim,
+    faults,
+)
+from idemreg.model import Status
+from idemreg.store import End, Recorded
+from tests.torture.killing.witness import Witness
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Iterator
+
+    from idemreg import Claim
+
+__all__ = ["BODY", "BUSY_S", "MOST_ATTEMPTS", "SHARED", "Orders", "Worker", "kind_of", "task_id"]
+
+BUSY_S: Final = 10
+MOST_ATTEMPTS: Final = 4
+SHARED: Final = struct.Struct("<QQ")  # the first task that is worked on, and whether all is over
+WIDTH: Final = 3  # so many tasks are worked on at a time
+EFFECTS: Final = "CREATE TABLE IF NOT EXISTS effect (task TEXT, token INTEGER)"
+
+# How often which kind of task comes, and what it asks for on a crash.
+KINDS: Final = ("hold", "hold", "claim", "rerun", "effects", "effects", "verify", "batch", "batch")
+POLICIES: Final = {
+    "hold": "hold",
+    "claim": "hold",
+    "rerun": "rerun",
+    "effects": "rerun",
+    "verify": "verify",
+    "batch": "hold",
+}
+# What is called, out of a hundred times: usually, and after what was told last.
+WHAT: Final = ("work", "get", "resolve", "forget", "retry", "late")
+USUALLY: Final = (72, 8, 4, 4, 2, 10)
+AFTER: Final = {
+    "done": (58, 8, 2, 25, 2, 5),
+    "unknown": (30, 5, 50, 10, 5, 0),
+    "failed": (20, 5, 5, 20, 50, 0),
+}
+VERDICTS: Final = (Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN, Verdict.DID_NOT_HAPPEN, Verdict.CANNOT_TELL)
+BODY: Final = "body"  # in place of a fault point: inside a body
+
+
+def kind_of(seed: int, number: int) -> str:
+    """Of which kind the task is."""
+    return random.Random(f"{seed}:task:{number}").choice(KINDS)
+
+
+def task_id(seed: int, number: int) -> str:
+    """Its id, which says its kind."""
+    return f"{kind_of(seed, number)}-{number}"
+
+
+class Orders(NamedTuple):
+    """How one process is to live."""
+
+    process: int
+    seed: int
+    path: str
+    threads: int
+    durability: str
+    point: str  # at which it kills or stops itself; "-" = nowhere
+    passes: int  # when it comes there for this time
+    action: str  # kill, stop, or unlock: lose its locks, and stop
+
+
+class JobFailedError(Exception):
+    """What a body raises."""
+
+
+class JobUnsureError(Exception):
+    """What leaves open whether the effect happened."""
+
+
+class JobLaterError(Exception):
+    """What puts the task back."""
+
+
+ENDS: Final[tuple[tuple[type[Exception] | None, str, int], ...]] = (
+    (None, "succeeded", 80),
+    (JobFailedError, "failed", 12),
+    (JobUnsureError, "unknown", 3),
+    (JobLaterError, "released", 5),
+)
+OPTIONS: Final[dict[str, Any]] = {
+    "unknown_on": (JobUnsureError,),
+    "release_on": (JobLaterError,),
+    "max_attempts": MOST_ATTEMPTS,
+}
+
+
+class Worker:
+    """One process."""
+
+    def __init__(self, orders: Orders, witness_fd: int, shared: mmap.mmap) -> None:
+        self.orders = orders
+        self.witness = Witness(witness_fd, orders.process)
+        self.shared = shared
+        self.registry = Registry(orders.path, durability=orders.durability, busy_timeout=BUSY_S)  # type: ignore[arg-type]
+        self.passes = 0
+        self.must_leave = False
+        self.counting = threading.Lock()
+
+    def live(self) -> None:
+        """Until all is over, or a kill."""
+        warnings.simplefilter("ignore", ResourceWarning)
+        if self.orders.point not in ("-", BODY):
+            faults.arm(self.orders.point, self.reached)
+        threads = [threading.Thread(target=_Thread(self, number).live) for number in range(1, self.orders.threads)]
+        for thread in threads:
+            thread.start()
+        _Thread(self, 0).live()
+        for thread in threads:
+            thread.join()
+        faults.disarm()
+        self.registry.close()
+        self.witness.say("leaving")
+
+    def reached(self) -> None:
+        """The fault point; or a body."""
+        with self.counting:
+            self.passes += 1
+            if self.passes != self.orders.passes:
+                return
+        if self.orders.action == "unlock":
+            self._lose_locks()
+        self.witness.say("point", self.orders.action, self.orders.point)
+        os.kill(os.getpid(), signal.SIGKILL if self.orders.action == "kill" else signal.SIGSTOP)
+
+    def _lose_locks(self) -> None:
+        """As a careless `os.closerange` would, but for what comes in the place of the descriptor."""
+        lock_file = self.registry.store._opening.current.lock_file  # type: ignore[attr-defined]
+        fd = os.open(lock_file.path, os.O_RDWR | os.O_CLOEXEC)
+        self.must_leave = True
+        os.dup2(fd, lock_file.fd, inheritable=False)
+        os.close(fd)
+        self.witness.say("unlocked")
+
+    @property
+    def is_over(self) -> bool:
+        return self.must_leave or bool(SHARED.unpack_from(self.shared)[1])
+
+    @property
+    def first(self) -> int:
+        number: int = SHARED.unpack_from(self.shared)[0]
+        return number
+
+
+class _Thread:
+    """One thread of a process, with a chance of its own."""
+
+    def __init__(self, worker: Worker, number: int) -> None:
+        orders = worker.orders
+        self.worker, self.registry, self.number, self.seed = worker, worker.registry, number, orders.seed
+        self.random = random.Random(f"{orders.seed}:{orders.process}:{number}")
+        self.calls = 0
+        self.stale: dict[str, End] = {}
+        self.jobs: dict[str, Callable[[], Outcome[str]]] = {}
+        self.last: dict[str, str] = {}  # what the last call of each task was told
+
+    def live(self) -> None:
+        try:
+            while not self.worker.is_over:
+                self.one()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it must not be
+            lines = [*traceback.format_exception(error)][-3:]
+            self.worker.witness.say("trouble", repr(error)[:200], *json.dumps(lines).split())
+
+    def say(self, kind: str, *words: object) -> None:
+        self.worker.witness.say(kind, self.number, *words)
+
+    def one(self) -> None:
+        """One call of the public API, or a few that belong together."""
+        number = self.worker.first + self.random.randrange(WIDTH)
+        task, kind = task_id(self.seed, number), kind_of(self.seed, number)
+        match self.random.choices(WHAT, AFTER.get(self.last.get(task, ""), USUALLY))[0]:
+            case "work":
+                self.work(kind, task)
+            case "get":
+                self.get(task)
+            case "resolve":
+                self.resolve(task, self.random.choice(VERDICTS))
+            case "forget":
+                force = self.random.random() < 0.6
+                asked = "force" if force else "-"
+                self.order("forget", task, asked, lambda: self.registry.forget(task, force=force))
+            case "retry":
+                self.order("retry", task, "-", lambda: self.registry.retry(task))
+            case _ if task in self.stale:
+                self.end_late(task)
+
+    def work(self, kind: str, task: str) -> None:
+        match kind:
+            case "hold":
+                self.run(task, kind, self.decorated(task))
+            case "rerun":
+                self.run(task, kind, lambda: self.registry.run(task, self.body, name="j", on_crash="rerun", **OPTIONS))
+            case "verify":
+                self.run(task, kind, lambda: self.verified(task))
+            case "effects":
+                self.effects(task)
+            case "claim":
+                self.claim(task)
+            case _:
+                self.batch()
+
+    def result(self) -> str:
+        """One that nobody else gives."""
+        self.calls += 1
+        return f"{self.worker.orders.process}.{self.number}.{self.calls}"
+
+    # --- a job ------------------------------------------------------------------------------------------------------
+
+    def decorated(self, task: str) -> Callable[[], Outcome[str]]:
+        if task not in self.jobs:
+
+            def job() -> str:
+                return self.body()
+
+            idempotent = self.registry.idempotent(lambda: task, name="j", on_crash="hold", **OPTIONS)
+            self.jobs[task] = idempotent(job).call
+        return self.jobs[task]
+
+    def verified(self, task: str) -> Outcome[str]:
+        return self.registry.run(task, self.body, name="j", on_crash="verify", verify=self.hook, **OPTIONS)
+
+    def run(self, task: str, kind: str, call: Callable[[], Outcome[str]]) -> None:
+        with self.told("run", task, POLICIES[kind]) as answer:
+            outcome = call()
+            answer.extend(_done(outcome) if outcome.replayed else ["recorded"])
+
+    def body(self) -> str:
+        """What a job does, as it tells itself."""
+        claim = current_claim()
+        self.say("in", claim.task_id, claim.token, claim.attempt)
+        error, end = self.dwell()
+        result = self.result()
+        self.say("out", end, result)
+        if error is not None:
+            raise error(result)
+        return result
+
+    def dwell(self) -> tuple[type[Exception] | None, str]:
+        """Be in a body for a while; how it ends."""
+        for _ in range(self.random.choice((0, 0, 1, 4))):
+            os.sched_yield()
+        if self.worker.orders.point == BODY:
+            self.worker.reached()
+        (end,) = self.random.choices(ENDS, [weight for *_, weight in ENDS])
+        return end[0], end[1]
+
+    def hook(self, prior: Task) -> Any:
+        """What a verify hook does. It cannot know, so it says anything; and each of it must be taken for the truth."""
+        claim_token = self.registry.store.get([prior.task_id])[0]
+        assert claim_token is not None
+        self.say("hook", prior.task_id, claim_token.token)
+        verdict = self.random.choice(VERDICTS)
+        result = self.result()
+        self.say("verdict", verdict.word, result)
+        return Verified(verdict, result=result)
+
+    # --- claims -----------------------------------------------------------------------------------------------------
+
+    def claim(self, task: str) -> None:
+        """Claim it, be in its body, and end it by a call of its own."""
+        with self.told("claim", task, "hold") as answer:
+            claim = self.registry.claim(task, name="j", on_crash="hold", **OPTIONS)
+            answer += ["granted", claim.token, claim.attempt]
+        if answer[0] != "granted":
+            return
+        error, end, result = self.inside(claim)
+        with self.told("finish", task, end, claim.token, result) as answer:
+            if error is not None:
+                claim.fail(error())
+            else:
+                claim.succeed(result)
+            answer.append("recorded")
+        self.stale[task] = End(
+            task, claim.token, claim.grant.owner, Status.SUCCEEDED, claim.attempt, json.dumps(result)
+        )
+
+    def inside(self, claim: Claim) -> tuple[type[Exception] | None, str, str]:
+        self.say("in", claim.task_id, claim.token, claim.attempt)
+        error, end = self.dwell()
+        result = self.result()
+        self.say("out", end, result)
+        return error, end, result
+
+    def end_late(self, task: str) -> None:
+        """End a claim once more that has long ended: somebody else may have the task by now."""
+        end = self.stale[task]
+        with self.told("late", task, "succeeded", end.token, json.loads(end.result or "")) as answer:
+            recorded = self.registry.store.finish_one(end)
+            answer.append("recorded" if isinstance(recorded, Recorded) else "lost")
+
+    def effects(self, task: str) -> None:
+        """Effects in the same file, which must be there exactly once."""
+        with self.told("claim", task, "rerun") as answer:
+            claim = self.registry.claim(task, name="j", on_crash="rerun", **OPTIONS)
+            answer += ["granted", claim.token, claim.attempt]
+        if answer[0] != "granted":
+            return
+        error, end, result = self.inside(claim)
+        with self.told("finish", task, end, claim.token, result) as answer:
+            if error is not None:
+                claim.fail(error())
+            else:
+                with claim.transaction() as transaction:
+                    transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
+                    claim.result = result
+            answer.append("recorded")
+
+    # --- batches ----------------------------------------------------------------------------------------------------
+
+    def batch(self) -> None:
+        """All tasks at hand that are for batches, by one commit; each item counts as a call."""
+        first = self.worker.first
+        tasks = [task_id(self.seed, n) for n in range(first, first + WIDTH) if kind_of(self.seed, n) == "batch"]
+        if not tasks:
+            return
+        for task in tasks:
+            self.say("item", "claim", task, "hold", 0, "-")
+        answers = self.registry.claim_many([(task, None) for task in tasks], name="j", on_crash="hold", **OPTIONS)
+        claims = []
+        for task, got in zip(tasks, answers, strict=True):
+            if isinstance(got, Outcome):
+                self.got(task, *_done(got))
+            elif isinstance(got, Exception):
+                self.got(task, _word(got))
+            else:
+                self.got(task, "granted", got.token, got.attempt)
+                claims.append(got)
+        ended = [(claim, self.enter(claim)) for claim in claims if self.random.random() < 0.8]
+        entered = {claim for claim, _ in ended}
+        for claim in claims:
+            if claim not in entered:
+                with self.told("finish", claim.task_id, "released", claim.token) as answer:
+                    claim.release()
+                    answer.append("recorded")
+        if ended:
+            self.finish(ended)
+
+    def enter(self, claim: Claim) -> str:
+        with self.told("enter", claim.task_id, "-", claim.token) as answer:
+            claim.enter()
+            answer.append("ok")
+        return self.inside(claim)[2]
+
+    def finish(self, ended: list[tuple[Claim, str]]) -> None:
+        for claim, result in ended:
+            self.say("item", "finish", claim.task_id, "succeeded", claim.token, result)
+        for (claim, _), got in zip(ended, self.registry.finish_many(ended), strict=True):
+            self.got(claim.task_id, "recorded" if isinstance(got, Outcome) else _word(got))
+
+    def got(self, task: str, *answer: object) -> None:
+        self.say("got", task, *answer)
+        self.last[task] = str(answer[0])
+
+    # --- more -------------------------------------------------------------------------------------------------------
+
+    def get(self, task: str) -> None:
+        with self.told("get", task, "-") as answer:
+            row = self.registry.get(task)
+            if row is None:
+                answer.append("none")
+            else:
+                answer.extend((row.status.word, row.token, row.attempt, json.loads(row.result or '"-"')))
+
+    def resolve(self, task: str, verdict: Verdict) -> None:
+        result = self.result() if verdict is Verdict.HAPPENED else None
+        self.order("resolve", task, verdict.word, lambda: self.registry.resolve(task, verdict, result=result), result)
+
+    def order(self, kind: str, task: str, asked: str, call: Callable[[], object], result: str | None = None) -> None:
+        with self.told(kind, task, asked, 0, result or "-") as answer:
+            call()
+            answer.append("ok")
+
+    @contextlib.contextmanager
+    def told(self, kind: str, task: str, asked: str, token: int = 0, result: str = "-") -> Iterator[list[Any]]:
+        """Tell of a call before and after; its errors are answers."""
+        self.say("call", kind, task, asked, token, result)
+        clock = self.registry.clock
+        begun = clock.monotonic()
+        answer: list[Any] = []
+        try:
+            yield answer
+        except (JobFailedError, JobUnsureError, JobLaterError):
+            answer[:] = ["recorded"]
+        except (TaskDoneError, StoreBusyError) as error:
+            answer[:] = _done(error.outcome) if isinstance(error, TaskDoneError) else ["busy"]
+            if answer == ["busy"] and clock.monotonic() - begun < BUSY_S:
+                self.worker.witness.say("trouble", "busy before its time:", repr(error.__cause__ or error)[:300])
+        except Exception as error:  # noqa: BLE001 - what is no answer is raised again
+            answer[:] = [_word(error)]
+        self.say("said", *answer)
+        self.last[task] = answer[0]
+
+
+def _done(outcome: Outcome[Any] | None) -> list[Any]:
+    assert outcome is not None
+    return ["done", outcome.token, outcome.attempt, outcome.result]
+
+
+_WORDS: Final[dict[type[Exception], str]] = {
+    TaskRunningError: "running",
+    TaskUnknownError: "unknown",
+    TaskFailedError: "failed",
+    ClaimLostError: "lost",
+    FinishNotRecordedError: "not-recorded",
+    TransitionError: "refused",
+    StoreBusyError: "busy",
+}
+
+
+def _word(error: Exception) -> str:
+    if (word := _WORDS.get(type(error))) is None:
+        raise error
+    return word

@@ -1,0 +1,44 @@
+"""Six processes that are killed and stopped: each task's history is linearizable, and the plain rules hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tests.torture.killing.conductor import Conductor, Plan, call_hash
+from tests.torture.trial import Trial
+
+if TYPE_CHECKING:
+    from tests.torture.trial import Tally
+
+__all__ = ["TRIAL"]
+
+CALLS_A_KILL: Final = 100
+
+
+def run(seed: int, count: int) -> Tally:
+    """Conduct about ``count`` calls, a kill for each hundred of them."""
+    again = f"python -m tests.torture --only kills --seed {seed} --count {count}"
+    with Conductor(seed, Plan(count, -(-count // CALLS_A_KILL)), again) as conductor:
+        conductor.conduct()
+        tally = conductor.judge()
+    tally.distinct = {call_hash(seed, number) for number in range(tally.tried)}
+    return tally
+
+
+MUTANTS: Final = (
+    "batch-entered-not-noted",
+    "begin-deferred",
+    "byte-released-early",
+    "cannot-tell-is-dead",
+    "claim-behind-body",
+    "dead-is-alive",
+    "effects-apart",
+    "finish-without-token",
+    "floor-not-raised",
+    "general-finish-without-token",
+    "hold-is-rerun",
+    "living-is-dead",
+    "replay-of-another-attempt",
+    "token-given-twice",
+)
+TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS)
