@@ -119,8 +119,6 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
         yield "the row about the file is lost: the copy has a new id, and so new downstream keys"
     if gaps.lost_free_list:
         yield "the list of free pages is lost: tasks that were removed may be back"
-    if gaps.untold:
-        yield "the pages do not fit together, and have no checksums: rows may be lost anywhere"
     if gaps.other_tables:
         yield f"tables of jobs are not copied: {', '.join(map(escape, gaps.other_tables))}"
 

@@ -79,7 +79,15 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
         raise StorePathError(msg) from error
     with folder as name:
         made = os.path.join(name, "jobs.db")
-        store = SqliteStore(made, create=True, busy_s=BUSY_S, clock=clock, reads_durable=False, unsafe_path=True)
+        store = SqliteStore(
+            made,
+            create=True,
+            busy_s=BUSY_S,
+            clock=clock,
+            reads_durable=False,
+            unsafe_path=True,
+            page_checksums=source.has_page_checksums,
+        )
         try:
             origin = source.origin or store.origin()
             while chunk or not copied:

@@ -1,8 +1,7 @@
 """The pages of a damaged file, read past SQLite: from the bytes of the database and of the frames of its -wal.
 
-SQLite gives up at the first damaged page on its way to a row. Here every page is looked at by itself, in its newest
-committed version, and its cells are decoded one by one (sqlite.org/fileformat2.html). Nothing is believed: whatever a
-page says is bounded, and what makes no sense is left out. Whether a row is as it was written, its seal tells.
+SQLite gives up at the first damaged page on its way to a row. Here every page is read by itself, in its newest
+committed version (sqlite.org/fileformat2.html); what is in it, `sqlite/cells.py` decodes.
 
 The file is opened for reading by descriptors of its own. Closing one of them drops the locks that SQLite holds on the
 file elsewhere in this process: so no connection to it may be open here, and `Image` refuses where one is.
@@ -10,11 +9,9 @@ file elsewhere in this process: so no connection to it may be open here, and `Im
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
-import tempfile
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import apsw
 
@@ -25,31 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["Image", "Tree", "Version", "cells", "children"]
+__all__ = ["Image", "Version"]
 
 MAGIC: Final = b"SQLite format 3\0"
 HEADER_BYTES: Final = 100  # in front of the tree of page 1
-SAMPLE: Final = 64  # pages that are asked for their checksum, where the header is gone
 DEFAULT_PAGE_BYTES: Final = 2_048  # of a registry whose first page is gone
 FRAME_HEADER: Final = struct.Struct(">IIIIII")
 WAL_HEADER: Final = struct.Struct(">IIIIIIII")
 WAL_MAGIC: Final = 0x377F0682  # its lowest bit says in which order the words of a checksum are taken
-MAX_PAYLOAD: Final = 16 * 2**20  # a row of idemreg has less
-
-INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 0x02, 0x05, 0x0A, 0x0D
+SAMPLED_PAGES: Final = 64
 LOCK_BYTE: Final = 2**30  # the page that has it is never used
 
 
-class Tree(NamedTuple):
-    """A child of an interior page, and between which keys (of an index) its rows are: None = no bound."""
-
-    page: int
-    above: Any
-    below: Any
-
-
 class Version(NamedTuple):
-    """The bytes of a page as they were committed once. ``is_sound``: its checksum holds."""
+    """The bytes of a page as they were committed once. ``is_sound``: its checksum holds, where it has one."""
 
     data: bytes
     is_sound: bool
@@ -127,16 +113,17 @@ class Image:
             if _is_page_size(size) and head[20] <= size - 480:
                 return size, head[20]
         wal = os.pread(self._wal, WAL_HEADER.size, 0) if self._wal >= 0 else b""
-        if len(wal) == WAL_HEADER.size and _is_page_size(size := WAL_HEADER.unpack(wal)[2]):
-            return size, self._guessed_reserve(size)
-        return DEFAULT_PAGE_BYTES, self._guessed_reserve(DEFAULT_PAGE_BYTES)
+        size = WAL_HEADER.unpack(wal)[2] if len(wal) == WAL_HEADER.size else 0
+        size = size if _is_page_size(size) else DEFAULT_PAGE_BYTES
+        return size, self._reserved(size)
 
-    def _guessed_reserve(self, page_bytes: int) -> int:
-        """Without the header that says so: if the checksum of any page holds, the file has page checksums."""
-        count = self._size(self._database) // page_bytes
-        found = (os.pread(self._database, page_bytes, number * page_bytes) for number in range(1, min(count, SAMPLE)))
-        has_checksums = any(any(data) and self._verifies(data) for data in found)
-        return pages.RESERVED_BYTES if has_checksums else 0
+    def _reserved(self, size: int) -> int:
+        """Where the header does not tell: whether the pages have checksums."""
+        if self._verifier is None or self._database < 0:
+            return 0
+        found = [os.pread(self._database, size, number * size) for number in range(1, SAMPLED_PAGES)]
+        whole = [data for data in found if len(data) == size and any(data)]
+        return pages.RESERVED_BYTES if sum(map(self._verifies, whole)) * 2 > len(whole) else 0
 
     def _told_count(self) -> int:
         """How many pages the database should have, where that may be believed: it may have been cut short."""
@@ -200,34 +187,13 @@ class Image:
         return self.reserved != pages.RESERVED_BYTES or self._verifier is None or self._verifies(data)
 
     def _verifies(self, data: bytes) -> bool:
-        """Whether the checksum of a page holds."""
-        if self._verifier is None:
-            return False
+        assert self._verifier is not None  # noqa: S101 - its callers have looked
         return bool(self._verifier.execute("SELECT verify_checksum(?)", (data,)).fetchall()[0][0])
-
-    def is_well(self) -> bool:
-        """What SQLite says of the whole, where no page has a checksum that would tell. It looks at a copy."""
-        if self.reserved == pages.RESERVED_BYTES:
-            return True
-        with tempfile.NamedTemporaryFile(prefix="idemreg-") as file:
-            for number in range(1, self.count + 1):
-                page = self.newest(number)
-                data = bytes(self.page_bytes) if page is None else page.data
-                if number == 1:
-                    data = data[:18] + b"\x01\x01" + data[20:]  # not in WAL mode: the frames are in it
-                file.write(data)
-            file.flush()
-            try:
-                with contextlib.closing(apsw.Connection(file.name, flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-                    connection.pragma("trusted_schema", 0)
-                    return connection.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
-            except apsw.Error:
-                return False
 
     def free_pages(self) -> set[int] | None:
         """The pages that hold nothing any more; None where their list cannot be read."""
         first = self.newest(1)
-        if first is None or not first.is_sound:
+        if first is None or not first.is_sound or not first.data.startswith(MAGIC):
             return None
         trunk, told = struct.unpack(">II", first.data[32:40])
         free: set[int] = set()
@@ -241,7 +207,7 @@ class Image:
             free.add(trunk)
             free.update(struct.unpack(f">{leaves}I", page.data[8 : 8 + 4 * leaves]))
             trunk = following
-        return free if len(free) == told else None
+        return free if len(free) == told and all(0 < number <= self.count for number in free) else None
 
 
 def _is_page_size(size: int) -> bool:
@@ -255,154 +221,3 @@ def _sums(order: str, data: bytes, sum1: int, sum2: int) -> tuple[int, int]:
         sum1 = (sum1 + words[at] + sum2) & 0xFFFFFFFF
         sum2 = (sum2 + words[at + 1] + sum1) & 0xFFFFFFFF
     return sum1, sum2
-
-
-# --- cells ------------------------------------------------------------------------------------------------------
-
-
-def cells(image: Image, number: int, data: bytes) -> Iterator[list[Any]]:
-    """The records of a page of a tree, each as its values; what cannot be decoded is left out.
-
-    Of a record whose end is missing the first value alone.
-    """
-    for at, kind in _cell_places(image, number, data):
-        try:
-            yield _record(image, data, at, kind)
-        except _CutError as cut:
-            try:
-                yield _values(cut.beginning, 1)
-            except (IndexError, ValueError, struct.error):
-                continue
-        except (IndexError, ValueError, struct.error):
-            continue
-
-
-class _CutError(ValueError):
-    """The record goes on in a page that is not there."""
-
-    def __init__(self, beginning: bytes) -> None:
-        super().__init__()
-        self.beginning = beginning
-
-
-def children(image: Image, number: int, data: bytes) -> list[Tree]:
-    """The children of an interior page; of an index with the keys between which they are."""
-    kind, begin = data[_begin(number)], _begin(number)
-    if kind not in (INTERIOR_INDEX, INTERIOR_TABLE):
-        return []
-    found, above = [], None
-    for at, _ in _cell_places(image, number, data):
-        page, below = int.from_bytes(data[at : at + 4], "big"), None
-        if kind == INTERIOR_INDEX:
-            try:
-                below = _record(image, data, at, kind)[0]
-            except (IndexError, ValueError, struct.error):
-                below = None
-        found.append(Tree(page, above, below))
-        above = below
-    found.append(Tree(int.from_bytes(data[begin + 8 : begin + 12], "big"), above, None))
-    return found
-
-
-def _begin(number: int) -> int:
-    return HEADER_BYTES if number == 1 else 0
-
-
-def _cell_places(image: Image, number: int, data: bytes) -> Iterator[tuple[int, int]]:
-    begin = _begin(number)
-    kind = data[begin]
-    if kind not in (INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE):
-        return
-    first = begin + (12 if kind in (INTERIOR_INDEX, INTERIOR_TABLE) else 8)
-    count = min(int.from_bytes(data[begin + 3 : begin + 5], "big"), (image.usable - first) // 2)
-    for place in range(first, first + 2 * count, 2):
-        at = int.from_bytes(data[place : place + 2], "big")
-        if first + 2 * count <= at < image.usable - 3:
-            yield at, kind
-
-
-def _record(image: Image, data: bytes, at: int, kind: int) -> list[Any]:
-    """The values of the record in a cell (fileformat2, 1.6 and 2.1)."""
-    if kind == INTERIOR_TABLE:
-        return []
-    if kind == INTERIOR_INDEX:
-        at += 4
-    size, at = _varint(data, at)
-    if kind == LEAF_TABLE:
-        _, at = _varint(data, at)
-    return _values(_payload(image, data, at, size, kind))
-
-
-def _values(payload: bytes, most: int | None = None) -> list[Any]:
-    head, at = _varint(payload, 0)
-    types = []
-    while at < head:
-        one, at = _varint(payload, at)
-        types.append(one)
-    values: list[Any] = []
-    for one in types[:most]:
-        value, at = _value(payload, at, one)
-        values.append(value)
-    return values
-
-
-def _payload(image: Image, data: bytes, at: int, size: int, kind: int) -> bytes:
-    """All of the record, its overflow pages included."""
-    if size > MAX_PAYLOAD:
-        raise ValueError
-    usable = image.usable
-    most = usable - 35 if kind == LEAF_TABLE else (usable - 12) * 64 // 255 - 23
-    local = size
-    if size > most:
-        least = (usable - 12) * 32 // 255 - 23
-        local = least + (size - least) % (usable - 4)
-        local = local if local <= most else least
-    if at + local > usable:
-        raise ValueError
-    if local == size:
-        return data[at : at + size]
-    parts, left = [data[at : at + local]], size - local
-    following = int.from_bytes(data[at + local : at + local + 4], "big")
-    while left > 0:
-        page = image.newest(following) if 0 < following <= image.count else None
-        image.overflow.add(following)
-        if page is None:
-            raise _CutError(parts[0])
-        following = int.from_bytes(page.data[:4], "big")
-        parts.append(page.data[4 : 4 + min(left, usable - 4)])
-        left -= usable - 4
-    return b"".join(parts)
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for _ in range(8):
-        byte = data[at]
-        at += 1
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:  # noqa: PLR2004 - the last one
-            return value, at
-    return value << 8 | data[at], at + 1
-
-
-_INTEGER_BYTES: Final = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
-
-
-def _value(payload: bytes, at: int, kind: int) -> tuple[Any, int]:
-    if kind in (0, 8, 9):
-        return {0: None, 8: 0, 9: 1}[kind], at
-    if (size := _INTEGER_BYTES.get(kind)) is not None:
-        end = at + size
-        value: Any = int.from_bytes(payload[at:end], "big", signed=True)
-    elif kind == 7:  # noqa: PLR2004 - a real number
-        end = at + 8
-        value = struct.unpack(">d", payload[at:end])[0]
-    elif kind >= 12:  # noqa: PLR2004 - bytes, or text
-        end = at + (kind - 12) // 2
-        raw = payload[at:end]
-        value = raw.decode() if kind & 1 else raw  # UnicodeDecodeError is a ValueError
-    else:
-        raise ValueError
-    if end > len(payload):
-        raise ValueError
-    return value, end

@@ -14,7 +14,9 @@ import apsw
 
 from idemreg.errors import StoreCorruptError
 from idemreg.model import FINAL, Origin, Status, Task, Verdict
-from idemreg.sqlite.carving import Image, Tree, cells, children
+from idemreg.sqlite.carving import Image, Version
+from idemreg.sqlite.cells import Tree, adds_up, cells, children
+from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
 from idemreg.sqlite.tasks import to_task
@@ -58,11 +60,11 @@ EVERYWHERE: Final = Range(None, None)
 class Gaps(NamedTuple):
     """What may be missing. Nothing is, where all of it is empty.
 
-    ``damaged_pages``: the first hundred pages whose checksum fails, or that are not there. ``ranges``: where rows may
-    be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other copy holds.
-    ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its downstream
-    keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs; not copied.
-    ``untold``: pages have no checksums, and SQLite says that they do not fit together: rows may be lost anywhere.
+    ``damaged_pages``: the first hundred pages that are not there, or whose checksum, bytes or rows do not hold.
+    ``ranges``: where rows may be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other
+    copy holds. ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its
+    downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs,
+    which are not copied.
     """
 
     pages: int = 0
@@ -75,7 +77,6 @@ class Gaps(NamedTuple):
     lost_file_row: bool = False
     lost_free_list: bool = False
     other_tables: tuple[str, ...] = ()
-    untold: bool = False
 
     @property
     def are_none(self) -> bool:
@@ -100,6 +101,7 @@ class Salvage:
         self._other_tables: list[str] = []
         self._file_row: RegistryRow | None = None
         self._highest = 0
+        self._broken = 0
 
     def close(self) -> None:
         """Close what was opened; the file is as it was."""
@@ -113,6 +115,8 @@ class Salvage:
         image = self._image
         free = image.free_pages()
         is_whole = self._walk()
+        if free is not None and not free.isdisjoint(self._reached):
+            free = None  # it names pages that are in use
         with self._staged:
             for take in (self._take_large, self._take):
                 for number in image.numbers():
@@ -137,7 +141,6 @@ class Salvage:
             lost_file_row=self._file_row is None,
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
-            untold=not image.is_well(),
         )
 
     def _walk(self) -> bool:
@@ -153,7 +156,7 @@ class Salvage:
                     continue
                 self._reached[number] = (name, Range(_text(tree.above), _text(tree.below)))
                 page = self._image.newest(number)
-                if page is None or not page.is_sound:
+                if page is None or not self._is_sound(number, page):
                     is_whole = False
                     continue
                 for child in children(self._image, number, page.data):
@@ -185,13 +188,18 @@ class Salvage:
     def _look(self, number: int, take: Callable[[list[Any], bool], None], *, is_sure: bool) -> None:
         """Each record of the page; where its newest version is damaged, those of the older ones as well."""
         for version in self._image.versions(number):
+            broken = self._broken
             for values in cells(self._image, number, version.data):
                 take(values, is_sure)
-            if version.is_sound:
+            if self._is_sound(number, version) and self._broken == broken:
                 return
             self._damaged.add(number)
             is_sure = False
         self._damaged.add(number)
+
+    def _is_sound(self, number: int, version: Version) -> bool:
+        """By its checksum; a page of a tree also by itself, since few files have those."""
+        return version.is_sound and (number not in self._reached or adds_up(self._image, number, version.data))
 
     # --- rows ---------------------------------------------------------------------------------------------------
 
@@ -202,8 +210,8 @@ class Salvage:
     def _take(self, values: list[Any], is_sure: bool) -> None:  # noqa: FBT001 - of a page
         if len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
             self._take_task([values[place] for place in _PLACES], is_sure=is_sure)
-        elif len(values) == 1 and isinstance(values[0], str):  # its end is missing
-            self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", values)
+        elif len(values) == 1 and isinstance(values[0], str):  # what follows makes no sense
+            self._take_broken(values[0])
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
 
@@ -223,6 +231,10 @@ class Salvage:
             self._highest = max(self._highest, task.token)
             self._staged.execute(_STAGE, (*row, is_sure, task.status is not Status.RUNNING))
             return
+        self._take_broken(task_id)
+
+    def _take_broken(self, task_id: str) -> None:
+        self._broken += 1
         self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", (task_id,))
 
     def _take_file_row(self, values: list[Any]) -> None:
@@ -241,6 +253,11 @@ class Salvage:
         """The rows as they go into another registry, in the order of their task_id."""
         for *row, is_sure, _ in self._staged.execute("SELECT * FROM log ORDER BY task_id"):
             yield _settled(_to_task(row), is_sure=bool(is_sure))
+
+    @property
+    def has_page_checksums(self) -> bool:
+        """Whether the file's pages have checksums."""
+        return self._image.reserved == RESERVED_BYTES
 
     @property
     def origin(self) -> Origin | None:

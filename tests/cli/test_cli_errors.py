@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {
     "ArgumentError": 2,
+    "ChecksumKeyError": 74,
     "ChecksumMismatchError": 65,
     "ClaimLostError": 75,
     "ClockError": 78,
