@@ -1453,7 +1453,6 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "ClockError": (78, False),
     "ImportLineError": (65, False),
     "CommandNotExecutableError": (126, False),
-    "ChecksumKeyError": (74, False),
     "CommandNotFoundError": (127, False),
     "FinishNotRecordedError": (74, False),
     "ResultError": (1, False),

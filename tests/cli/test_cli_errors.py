@@ -39,7 +39,6 @@ EXIT_CODES = {
     "SyncFailedError": 74,
     "StorePathError": 74,
     "StoreVersionError": 74,
-    "ChecksumKeyError": 74,
     "TaskDoneError": 73,
     "TaskFailedError": 1,
     "TaskIdError": 2,
