@@ -504,7 +504,7 @@ _OWNERS: Final = (
         Row(
             "lock-path-not-compared",
             "the free bytes of a lock file that was deleted prove death",
-            (Patch(LIVENESS, "        if not self._lock_file.is_at_path():\n", "        if owner < 0:\n"),),
+            (Patch(LIVENESS, "        if not is_at_path:\n", "        if owner < 0:\n"),),
         ),
     ),
     *mutants(
