@@ -128,7 +128,7 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
 
     ``boot``: the digest of this boot. A connection that has read the database must be open, and the index its.
     """
-    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(os.pread(lock_file.fd, _SYNCS.size, _SYNCS_AT))
+    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(lock_file.read(_SYNCS_AT, _SYNCS.size))
     wal = f"{database}-wal"
     synced, there = Wal.of(header), Wal.of(index.header())
     now = os.stat(database)
@@ -247,7 +247,7 @@ def note(database: str, lock_file: LockFile, index: WalIndex) -> None:
 
 
 def _read(lock_file: LockFile) -> _Note:
-    return _Note._make(_NOTE.unpack(os.pread(lock_file.fd, _NOTE.size, _NOTE_AT)))
+    return _Note._make(_NOTE.unpack(lock_file.read(_NOTE_AT, _NOTE.size)))
 
 
 def _write(lock_file: LockFile, left: _Note) -> None:
@@ -256,7 +256,7 @@ def _write(lock_file: LockFile, left: _Note) -> None:
 
 def raise_epoch(lock_file: LockFile, epoch: int) -> int:
     """The highest epoch that this lock file has seen, after seeing this one. On the disk where it is a new one."""
-    (highest,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _EPOCH_AT))
+    (highest,) = _NUMBER.unpack(lock_file.read(_EPOCH_AT, _NUMBER.size))
     if epoch > highest:
         os.pwrite(lock_file.fd, _NUMBER.pack(epoch), _EPOCH_AT)
         os.fdatasync(lock_file.fd)
@@ -269,7 +269,7 @@ def raise_epoch(lock_file: LockFile, epoch: int) -> int:
 def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
     """Note that the -wal of one header is over, since that of another was synced. With the sync turn held."""
     if (salts := Wal.of(before).salts) != _NO_SALTS and salts != Wal.of(header).salts != _NO_SALTS:
-        (number,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _RING_AT))
+        (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
         os.pwrite(lock_file.fd, salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
         os.pwrite(lock_file.fd, _NUMBER.pack(number + 1), _RING_AT)
 

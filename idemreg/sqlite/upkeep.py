@@ -100,7 +100,7 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
         create_file(location.database)
         try:
             brought = _bring_up(location.database, lock_file, making, is_first=is_first)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
             raise connections.translate(error) from error
