@@ -37,6 +37,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from tests.mutants.catalogue_corruption import CORRUPTION
 from tests.torture.corrupted.alive import Vandal, choose, live
 from tests.torture.corrupted.asking import HANG_S, Questions
 from tests.torture.corrupted.damage import Damaged, Scene, damage
@@ -126,9 +127,7 @@ def _line(seed: int, number: int, what: str, kept: object) -> str:
     return f"{number}: {what}; {kept}; {again}"
 
 
-def _try_all(
-    templates: Templates, seed: int, numbers: range, folder: Path, witness: mmap.mmap, writing: int
-) -> None:
+def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witness: mmap.mmap, writing: int) -> None:
     faulthandler.disable()
     warnings.simplefilter("ignore")
     raised: list[str] = []
@@ -175,4 +174,4 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
     }
 
 
-TRIAL: Final = Trial("corruption", "corruptions", 50_000, 1_000, run)
+TRIAL: Final = Trial("corruption", "corruptions", 50_000, 1_000, run, tuple(one.name for one in CORRUPTION))

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import clock, corruption, hostile, io_errors, kills, memory, namespaces, powercut, resources, simulation
+from tests.torture import (
+    clock,
+    corruption,
+    hostile,
+    io_errors,
+    kills,
+    memory,
+    namespaces,
+    powercut,
+    resources,
+    simulation,
+)
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial

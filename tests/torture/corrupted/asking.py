@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +33,7 @@ class Questions:
         self.said: Counter[str] = Counter()
         self.known: dict[str, Known] = dict(stage.known)
         self.entered: Counter[str] = Counter()
+        self.made = 0
 
     @contextlib.contextmanager
     def asking(self, what: str) -> Iterator[None]:
@@ -155,7 +155,8 @@ class Questions:
 
     def new(self, registry: Registry) -> None:
         """A new task runs once, and with a token of its own."""
-        task = f"new:{len(self.known)}:{os.getpid()}"
+        self.made += 1
+        task = f"new:{self.made}"
         with self.asking("run a new task"):
             outcome = registry.run(task, self.body(task), name="job")
             if outcome.replayed:
