@@ -35,9 +35,9 @@ SQLite recover the -wal, compares, and only then writes anything. He refuses whe
 3. *An older -wal.* One whose salts are in the ring was over before a later one was synced. Moved into the database, it
    would undo what came after it. (The ring is written behind a sync of the later one, and so of the folder: no cut of
    the power brings the older one back.)
-4. *Content that a -wal hides.* A -wal that no sync of ours has seen, over a database that was not written since the note:
-   what is in the database is whole, and no task of it that is over may be missing behind that -wal, or be another,
-   unless the token floor was raised, as it is with every row that goes. (That of another registry would hide rows.)
+4. *Content that a -wal hides.* Where a -wal that no sync of ours has seen lies over a database that was not written
+   since the note, the database itself is whole. No task of it that is over may be missing behind that -wal, or be
+   another, unless the token floor was raised, as it is with every row that goes. (That of another registry hides rows.)
 5. *Another database under the -wal.* The -wal, of the very frames, and the lock file are the files that were there, and
    the database is another file: frames of the one would be moved into the other.
 
@@ -59,7 +59,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
@@ -239,15 +239,16 @@ def check_uncovered(database: str, connection: apsw.Connection) -> None:
     """Rule 4. ``connection`` sees the database through its -wal."""
     plain = apsw.Connection(f"{pages.uri(database)}?immutable=1", flags=_READ_ONLY, vfs=pages.vfs())
     try:
-        ((registry_id, floor),) = plain.execute(_REGISTRY).fetchall()
-        ((seen_id, seen_floor),) = connection.execute(_REGISTRY).fetchall()
+        rows: list[Any] = [one.execute(_REGISTRY).fetchall()[0] for one in (plain, connection)]
+        (registry_id, floor), (seen_id, seen_floor) = rows
         over = set(plain.execute(_OVER).fetchall())
         is_raised = registry_id == seen_id and seen_floor > floor
         is_hiding = bool(over) and not is_raised and not over.issubset(connection.execute(_OVER))
     finally:
         plain.close()
     if is_hiding:
-        raise _lost(f"{database}-wal", "hides what is in the database, as that of another registry would")
+        wal = f"{database}-wal"
+        raise _lost(wal, "hides what is in the database, as that of another registry would")
 
 
 # --- the note -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ KINDS: Final = ("flip", "cut", "delete", "replace")
 
 
 class Vandal:
-    """Another process, whose hands the files of a registry come into. (This one's would drop SQLite's locks.)"""
+    """Another process, whose hands the files of a registry come into; this one's would drop SQLite's locks."""
 
     def __init__(self) -> None:
         self._to, self._from = os.pipe(), os.pipe()

@@ -1,8 +1,9 @@
-"""Registries to corrupt: each in four stages of its life, as the bytes of its files and what was told to its callers."""
+"""Registries to corrupt: each in four stages of its life, as the bytes of its files and what its callers were told."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -10,9 +11,9 @@ import struct
 import tempfile
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg import Claim, Registry, current_claim
+from idemreg import Claim, Registry
 from tests.support import raw
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def make(name: str) -> tuple[Stage, ...]:
     try:
         path = folder / "jobs.db"
         for number, is_killed in enumerate((False, True, False, True)):
-            _in_a_child(lambda stage=number, kill=is_killed: _live(path, stage, size, with_checksums, is_killed=kill))
+            _in_a_child(functools.partial(_live, path, number, size, with_checksums, is_killed=is_killed))
             known |= _told(number, size, is_killed=is_killed)
             stages.append(_stage(path, dict(known)))
         return tuple(stages)
@@ -114,7 +115,7 @@ def _live(path: Path, stage: int, size: int, with_checksums: bool, *, is_killed:
     registry = Registry(path, page_checksums=with_checksums)
     tasks = _succeeding(stage, size)
     for task in tasks[:4]:
-        registry.run(task, lambda task=task: result_of(task, size), name="job")
+        registry.run(task, functools.partial(result_of, task, size), name="job")
     claims = registry.claim_many([(task, None) for task in tasks[4:]], name="job")
     for claim in claims:
         assert isinstance(claim, Claim)
@@ -125,7 +126,7 @@ def _live(path: Path, stage: int, size: int, with_checksums: bool, *, is_killed:
     for status, error in (("failed", ValueError("no")), ("unknown", _Unsure())):
         with contextlib.suppress(ValueError, _Unsure):
             registry.run(
-                f"{status}:{stage}", lambda error=error: _fail(error), name="job", on_failure="hold",
+                f"{status}:{stage}", functools.partial(_fail, error), name="job", on_failure="hold",
                 unknown_on=(_Unsure,),
             )  # fmt: skip
     for status in ("pending", "skipped", "cancelled"):
@@ -143,14 +144,13 @@ def _live(path: Path, stage: int, size: int, with_checksums: bool, *, is_killed:
 
 
 def _fail(error: Exception) -> None:
-    assert current_claim()
     raise error
 
 
 def _stage(path: Path, known: dict[str, Known]) -> Stage:
     files = {suffix: _bytes(path.with_name(path.name + suffix)) for suffix in SUFFIXES}
     now = path.stat()
-    noted = _NOTE.unpack_from(files["-lock"], _NOTE_AT)
+    noted = _NOTE.unpack_from(files["-lock"] or b"", _NOTE_AT)
     is_noted = noted == (1, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     there = {suffix: content for suffix, content in files.items() if content is not None}
     copy = path.with_name("copy.db")
@@ -158,9 +158,9 @@ def _stage(path: Path, known: dict[str, Known]) -> Stage:
         if suffix in there:
             copy.with_name(copy.name + suffix).write_bytes(there[suffix])
     connection = raw.connect(copy)
-    ((top,),) = connection.execute("SELECT max(token) FROM idempotent_log").fetchall()
+    rows: list[Any] = connection.execute("SELECT max(token) FROM idempotent_log").fetchall()
     connection.close()
-    return Stage(there, known, top, is_noted)
+    return Stage(there, known, rows[0][0], is_noted)
 
 
 def _bytes(path: Path) -> bytes | None:
