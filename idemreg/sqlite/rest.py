@@ -11,7 +11,8 @@ here, when nobody's frames are left to be moved (behind a checkpoint, and at the
 
     offset 176  epoch   uint64    the highest of any token that this lock file has seen given, and each of its bits
     offset 184                    turned over; both 0 where it has seen none
-    offset 192  noted   uint64    1 where the rest holds; 0 from before a checkpoint until behind it
+    offset 192  noted   uint64    1 where the rest holds; 0 from before a checkpoint until behind it, where only the
+                                  inodes hold
     offset 200  inode, size, mtime, ctime (nanoseconds) of the database, int64 each
     offset 232  begun   uint64    the number of the last sync that had begun by then
     offset 240  salts   8 bytes   of the -wal, all of whose frames up to
@@ -171,7 +172,8 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
     if is_same and left.boot != boot:
         _write(lock_file, left._replace(begun=0, boot=boot))
     elif not is_same:
-        void(lock_file)
+        own = os.fstat(lock_file.fd).st_ino
+        _write(lock_file, left._replace(noted=0, inode=now.st_ino, lock_inode=own))
     return Verdict(is_changed=not is_same, is_strange=is_strange, is_covered=is_same and is_strange)
 
 
@@ -219,7 +221,7 @@ def _read_some(path: str, at: int, size: int) -> bytes:
 
 def _check_inodes(database: str, lock_file: LockFile, left: _Note, inode: int, wal_inode: int) -> None:
     """Rule 5."""
-    if not left.noted or left.inode == inode or left.lock_inode != os.fstat(lock_file.fd).st_ino:
+    if left.inode in {0, inode} or left.lock_inode != os.fstat(lock_file.fd).st_ino:
         return
     if os.stat(f"{database}-wal").st_ino == wal_inode:
         msg = f"{database} was replaced, and the -wal of the one that was there lies beside it"

@@ -37,10 +37,12 @@ CORRUPTION: Final[tuple[Mutant, ...]] = (
         "corrupt-pages-believed",
         "page checksums are not verified",
         (
-            Patch(
+            Patch(  # behind a read, which is what turns it on
                 "idemreg/sqlite/connection.py",
-                "connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)",
-                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
+                "        connection.hot = connection.cursor()\n",
+                '        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()\n'
+                '        connection.pragma("checksum_verification", 0)\n'
+                "        connection.hot = connection.cursor()\n",
             ),
             Patch(
                 "idemreg/sqlite/pages.py", 'if connection.pragma("checksum_verification") != "1":', "if vfs is None:"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
+    from idemreg.sqlite.upkeep import Mode
     from tests.torture.corrupted.series import Stage
 
 __all__ = ["Vandal", "choose", "live"]
@@ -82,11 +83,16 @@ def live(questions: Questions, vandal: Vandal, kind: str, suffix: str, older: St
     """Open, work, be vandalised, be asked, close; then the next opener is asked. Says what was chosen."""
     dice, path = questions.dice, questions.path
     registry = Registry(path, busy_timeout=BUSY_S)
-    for _ in range(dice.randint(1, 3)):
-        questions.new(registry)
-    if dice.random() < 0.3:
-        with questions.asking("checkpoint"):
-            registry.checkpoint("TRUNCATE" if dice.random() < 0.5 else "PASSIVE")
+    plan = []
+    for _ in range(dice.randint(1, 30)):
+        if dice.random() < 0.9:
+            questions.new(registry)
+            plan.append("1")
+        else:
+            mode: Mode = dice.choice(("TRUNCATE", "PASSIVE", "RESTART"))
+            with questions.asking("checkpoint"):
+                registry.checkpoint(mode)
+            plan.append(mode[0])
     target = path.with_name(path.name + suffix)
     words = _words(kind, target, dice, older.files.get(suffix, b"\0" * 4_096), path)
     before = dict(questions.known)
@@ -102,7 +108,7 @@ def live(questions: Questions, vandal: Vandal, kind: str, suffix: str, older: St
             task: known for task, known in questions.known.items() if task in older.known or task not in before
         }
         questions.ask_all()
-    return f"{kind} {suffix} {' '.join(words) if kind != 'replace' else ''} {sorted(questions.said)}"
+    return f"{kind} {suffix} {' '.join(words) if kind != 'replace' else ''} behind {''.join(plan)}"
 
 
 def _words(kind: str, target: Path, dice: Random, old: bytes, path: Path) -> list[str]:
