@@ -163,9 +163,10 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
     if synced.frames:
         if there.salts == synced.salts or _has_damaged_header(wal, synced.salts):
             _check_frames(wal, synced, there)
-            _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
         elif is_same and left.boot == synced_boot == boot and done > left.begun and not _was_moved(synced, left):
             raise _lost(wal, "is not the one that was there, which held what is not in the database yet")
+    if there.frames:  # also those of a claim that was never synced
+        _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
     if there.frames and there.salts in _ring(lock_file):
         raise _lost(wal, "is an older one, whose content has been in the database for long")
     is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
