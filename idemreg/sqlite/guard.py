@@ -184,7 +184,8 @@ class Guard:
         self._size = size
 
     def _may_be(self, size: int) -> bool:
-        if size < SMALLEST_PAGE:
+        page_bytes = SMALLEST_PAGE if self._index is None else self._index.page_bytes
+        if size < page_bytes or size % page_bytes:  # SQLite cuts behind a page; half of one reads as an empty one
             return False
         told = 0 if self._index is None else self._index.database_bytes
         return 0 < told <= size or self.is_whole()

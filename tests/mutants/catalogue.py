@@ -7,6 +7,7 @@ from typing import Final
 from tests.mutants import (
     catalogue_barriers,
     catalogue_clock,
+    catalogue_corruption,
     catalogue_door,
     catalogue_faults,
     catalogue_guard,
@@ -54,6 +55,7 @@ _AREAS: Final = (
     catalogue_barriers.BARRIERS,
     catalogue_guard.FILES,
     _REST,
+    catalogue_corruption.CORRUPTION,
     catalogue_clock.CLOCKS,
     catalogue_simulation.MUTANTS,
     catalogue_powercut.MUTANTS,
