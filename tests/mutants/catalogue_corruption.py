@@ -24,7 +24,7 @@ CORRUPTION: Final[tuple[Mutant, ...]] = (
     Mutant(
         "corrupt-frames-believed",
         "the -wal is not compared with what was synced",
-        (Patch(_REST, "            _check_frames(wal, synced, there)\n", ""),),
+        (Patch(_REST, "            _check_frames(wal, synced, there)\n", "            pass\n"),),
         barrier="files at rest",
     ),
     Mutant(
