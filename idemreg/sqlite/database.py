@@ -311,6 +311,9 @@ class Database(Pool):
             try:
                 with no_fork_meanwhile(self._clock):
                     self._close_connections(may_move=may_move)
+            except BaseException:  # an interrupt, or no memory, in the middle of it
+                self._close_connections(may_move=False)
+                raise
             finally:
                 self._close_looks()
 
