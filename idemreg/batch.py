@@ -187,13 +187,12 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
     if len({id(claim.terms.store) for claim, _ in pairs}) > 1:
         msg = "the claims are of several registries; each ends its own"
         raise ValueError(msg)
-    return (yield from _stored(ended))
+    return _placed(ended, (yield from _store([one for one in ended if isinstance(one, _Ended)])))
 
 
-def _stored(ended: Sequence[Any]) -> Walk[list[Any]]:
-    """Store the ends among them in one commit; each has its answer at its place then."""
-    recorded = iter((yield from _store([one for one in ended if isinstance(one, _Ended)])))
-    return [next(recorded) if isinstance(one, _Ended) else one for one in ended]
+def _placed(ended: Sequence[Any], recorded: Sequence[Any]) -> list[Any]:
+    each = iter(recorded)
+    return [next(each) if isinstance(one, _Ended) else one for one in ended]
 
 
 def _success(claim: BaseClaim, result: object) -> _Ended:
@@ -261,10 +260,11 @@ def _run_all(answers: list[Any], messages: Sequence[Message], job: Callable[[Any
         for place, message in enumerate(messages):
             if isinstance(answers[place], BaseClaim):
                 answers[place] = yield from _run(answers[place], job, message.content)
+        storing = _store([one for one in answers if isinstance(one, _Ended)])  # in here: there may be no memory for it
     except BaseException as error:
         yield from _leave(answers, error)
         raise
-    return (yield from _stored(answers))
+    return _placed(answers, (yield from storing))
 
 
 def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[Any]:

@@ -19,7 +19,7 @@ from tests.torture.io_errors import TRIAL
 
 # What does nothing with the file, or stands beneath the public calls: how it is said in the classes themselves.
 INSIDE = {
-    "Registry": {"store", "teller", "terms", "async_terms", "offload"},
+    "Registry": {"checked", "store", "teller", "terms", "async_terms", "offload"},
     "Claim": {
         *(
             "attempt",

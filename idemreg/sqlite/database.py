@@ -308,18 +308,26 @@ class Database(Pool):
             self._closed = True
             if self.index is not None:
                 self.index.close()  # before the last connection, with which SQLite unmaps what it shows
-            with no_fork_meanwhile(self._clock), self._looks_closed():
-                self._close_connections(may_move=may_move)
+            try:
+                with no_fork_meanwhile(self._clock):
+                    self._close_connections(may_move=may_move)
+            except BaseException:  # an interrupt, or no memory, in the middle of it
+                self._close_connections(may_move=False)
+                raise
+            finally:
+                self._close_looks()
 
-    def _looks_closed(self) -> contextlib.ExitStack:
-        """Behind its block, each by itself, whatever becomes of the others."""
-        last = contextlib.ExitStack()
-        last.callback(self.turns.close)
-        if self.sync is not None:
-            last.callback(self.sync.close)
-        if self.guard is not None:
-            last.callback(self.guard.close)
-        return last
+    def _close_looks(self) -> None:
+        """Each by itself, whatever becomes of the others; and with no memory, of which there may be none."""
+        try:
+            if self.guard is not None:
+                self.guard.close()
+        finally:
+            try:
+                if self.sync is not None:
+                    self.sync.close()
+            finally:
+                self.turns.close()
 
     def _close_connections(self, *, may_move: bool) -> None:
         anchor, self._anchor = self._anchor, None
@@ -356,7 +364,7 @@ class Database(Pool):
         self._part()
         self._anchor = self.index = None
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
-            self._looks_closed().close()
+            self._close_looks()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
 
 

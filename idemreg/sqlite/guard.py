@@ -199,14 +199,18 @@ class Guard:
         return FilesReplacedError(f"{self._lock_file.path} {what} {MEANWHILE}")
 
     def close(self) -> None:
-        """Close what it looks through."""
-        there = (self._folder, self._database)
-        self._folder = self._database = self._wal = -1
+        """Close what it looks through. With no memory, of which there may be none."""
+        folder, self._folder = self._folder, -1
+        database, self._database = self._database, -1
+        self._wal = -1
         self._frames = _NONE
         self._index, self.lose, self.is_whole = None, _nothing, _no
-        for fd in there:
-            if fd >= 0:
-                os.close(fd)
+        try:
+            if folder >= 0:
+                os.close(folder)
+        finally:
+            if database >= 0:
+                os.close(database)
 
 
 class _None:

@@ -59,6 +59,7 @@ class WalIndex:
         self.frames_seen, _ = _map(connection, _FRAMES)  # ``value`` is how many there are now
         self._pages, _ = _map(connection, _PAGES)
         self._moved, _ = _map(connection, _MOVED)
+        self._nothing = type(self.copies)(), type(self._moved)()  # now: at the close there may be no memory for it
         self.page_bytes: int = connection.pragma("page_size")
         # SQLite takes a -shm that it could not open for writing for one of a read-only disk, for as long as any
         # connection of the process has it open: nothing could be written, whatever becomes of the disk.
@@ -68,8 +69,8 @@ class WalIndex:
 
     def close(self) -> None:
         """Before the connection is closed: from now on there is nothing to be seen, where the memory is unmapped."""
-        self.copies = type(self.copies)()
-        self.frames_seen = self._pages = self._moved = type(self._moved)()
+        self.copies, self.frames_seen = self._nothing
+        self._pages = self._moved = self.frames_seen
 
     @property
     def is_known(self) -> bool:

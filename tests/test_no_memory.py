@@ -1,0 +1,48 @@
+"""Memory goes at one allocation after the other, in this very process: what a batch had done is not forgotten."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from idemreg import IdemregError, Liveness, Status
+from tests.support.descriptors import left_open
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from idemreg import Registry
+
+testcapi: Any = pytest.importorskip("_testcapi", reason="this Python cannot be made to run out of memory")
+
+
+# A generator that is closed without memory tells so past everybody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_batch_whose_memory_goes_behind_its_last_job_is_settled(
+    path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """Whichever allocation fails between the job and the store, no task stays running as if somebody were at it."""
+    registry = open_registry(durability="normal")
+    failed = 0
+    for number in range(1, 60):
+
+        def job(_message: str, at: int = number) -> None:
+            testcapi.set_nomemory(at, at + 1)
+
+        try:
+            list(registry.consume([f"t:{number}"], job, task_id=str, name="job"))
+        except (MemoryError, RuntimeError, IdemregError):  # a lock that cannot be made is a RuntimeError
+            failed += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        task = registry.get(f"t:{number}")
+        assert task is not None
+        if task.status is Status.RUNNING:
+            owner = registry.owner(task)
+            assert owner is not None
+            assert owner.liveness is Liveness.DEAD, number
+    assert failed > 5
+    registry.close()
+    assert left_open(path) == []
