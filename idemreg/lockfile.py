@@ -168,8 +168,7 @@ class LockFile:
         elif not head.startswith(MAGIC):
             raise _in_the_way(self.path)
         elif len(head) < SIZE:
-            msg = f"the lock file {self.path} was cut short"
-            raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
+            raise self.was_cut()
         self.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex()
         self.has_database = head[DATABASE_OFFSET] == 1
         return self.lock_id
@@ -210,6 +209,18 @@ class LockFile:
         """Note that a job is about to be entered. In the page cache at once, where every process sees it."""
         if os.pwrite(self.fd, b"\x01", at) != 1:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+
+    def read(self, at: int, size: int) -> bytes:
+        """What stands there; `StoreCorruptError` where the file was cut short, by whomever."""
+        data = os.pread(self.fd, size, at)
+        if len(data) < size:
+            raise self.was_cut()
+        return data
+
+    def was_cut(self) -> StoreCorruptError:
+        """The error of a lock file that is too short."""
+        msg = f"the lock file {self.path} was cut short"
+        return StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
 
     def read_note(self, at: int) -> bool:
         """Whether the job was entered; also where the place is not there, since somebody must have removed it."""

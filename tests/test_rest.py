@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 from idemreg import Clock, Registry, Status, StoreCorruptError
 from idemreg.sqlite import rest, walindex
 from idemreg.sqlite.upkeep import EPOCH_BITS
+from tests.support import raw
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
@@ -441,3 +443,81 @@ def test_a_lock_file_cut_short_at_rest(path: Path) -> None:
     work(path, then="close")
     os.truncate(beside(path, "-lock"), 100)
     assert "cut short" in refuse(path).message
+
+
+def test_a_wal_that_hides_what_is_in_the_database(path: Path) -> None:
+    """That of another registry, whose lock file nobody asks, beside a registry that was closed in order."""
+    other = path.with_name("other.db")
+    work(other, name="u", then="close", tasks=300)
+    work(other, name="v")
+    work(path, name="t", then="close", tasks=300)
+    shutil.copy(beside(other, "-wal"), beside(path, "-wal"))
+    for _ in range(2):
+        assert refuse(path).hint
+    beside(path, "-wal").unlink()
+    check_all(path, "t")
+
+
+def test_a_purge_that_was_killed_hides_nothing(path: Path) -> None:
+    """The first that is in a -wal of which no sync knows: rows went, and the token floor says so, a second time too."""
+    work(path, name="t", then="close", durability="normal")
+    source = """
+    from idemreg import Registry
+    registry = Registry(sys.argv[1], durability="normal")
+    registry.purge(prefix=sys.argv[2], older_than=0)
+    os.kill(os.getpid(), signal.SIGKILL)
+    """
+    for prefix in ("t:1", "t:2"):
+        with Script(source, path, prefix) as worker:
+            assert worker.end() == -signal.SIGKILL
+        with Registry(path) as registry:
+            assert registry.get(prefix) is None
+            assert registry.get("t:3") is not None
+
+
+def test_an_epoch_that_was_never_given_is_refused(path: Path) -> None:
+    """A flip in the lock file's note of the highest epoch would use up the epochs of the registry, which are few."""
+    work(path, then="close")
+    flip(beside(path, "-lock"), 178)
+    assert "never given" in refuse(path).message
+    flip(beside(path, "-lock"), 178)
+    check_all(path, "t")
+
+
+def test_text_that_is_none_is_damage(path: Path) -> None:
+    """A flip at rest leaves bytes that are no UTF-8: a typed error of the opening, and no other."""
+    text = "a result that is found in the file"
+    with Registry(path) as registry:
+        registry.run("t:0", lambda: text, name="job")
+    at = path.read_bytes().index(text.encode())
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff")
+    assert "UTF-8" in refuse(path).message
+
+
+def test_a_status_that_never_was_is_damage(path: Path) -> None:
+    """Also where tasks are only counted."""
+    with Registry(path) as registry:
+        registry.run("t:0", lambda: 0, name="job")
+        with raw.connect(path) as connection:
+            connection.pragma("ignore_check_constraints", value=True)
+            connection.execute("UPDATE idempotent_log SET status = 52")
+        with pytest.raises(StoreCorruptError, match="no idemreg writes"):
+            registry.count()
+
+
+def test_a_lock_file_cut_at_work_is_told_by_a_typed_error(path: Path) -> None:
+    """Whatever of it is left, also where the ring is cut off and the next -wal is synced."""
+    for length in (463, 200, 180, 100):
+        with Registry(path) as registry:
+            registry.run(f"a:{length}", lambda: 0, name="job")
+            registry.checkpoint("RESTART")
+            whole = beside(path, "-lock").read_bytes()
+            os.truncate(beside(path, "-lock"), length)
+            with pytest.raises(StoreCorruptError):
+                registry.run(f"b:{length}", lambda: pytest.fail("ran"), name="job")
+            with contextlib.suppress(StoreCorruptError):
+                registry.close()
+        with beside(path, "-lock").open("r+b") as file:
+            file.write(whole)

@@ -179,12 +179,13 @@ class Guard:
 
     def _resized(self, size: int) -> None:
         """It has grown, or another program has made it smaller, or it was cut."""
-        if size < self._size and not self._may_be(size):
+        if (size < self._size or size % SMALLEST_PAGE) and not self._may_be(size):  # grown unseen, and cut since
             raise self._lost(self._path, CUT)
         self._size = size
 
     def _may_be(self, size: int) -> bool:
-        if size < SMALLEST_PAGE:
+        page_bytes = SMALLEST_PAGE if self._index is None else self._index.page_bytes
+        if size < page_bytes or size % page_bytes:  # SQLite cuts behind a page; half of one reads as an empty one
             return False
         told = 0 if self._index is None else self._index.database_bytes
         return 0 < told <= size or self.is_whole()

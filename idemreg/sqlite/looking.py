@@ -136,7 +136,7 @@ class Look:
         except apsw.InterruptError as error:
             msg = f"not finished within {self._limit_s:g} s"
             raise DeadlineError(msg) from error
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise connections.translate(error) from error
 
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

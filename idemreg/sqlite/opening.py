@@ -336,7 +336,7 @@ class Opening:
                 raise StoreCorruptError(msg) from error
             msg = f"{location.database} is not a SQLite database"
             raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.") from error
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             raise translate(error) from error
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg import faults
+from idemreg.errors import StoreCorruptError
 from idemreg.model import FINAL, Status
 from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
 from idemreg.sqlite.records import floor, raise_floor
@@ -58,6 +59,9 @@ def survey(connection: Connection, schema_version: int, query: Query, at: Instan
         f"SELECT max(updated_at), task_id FROM idempotent_log {piece.where}",  # noqa: S608 - constants only
         piece.bindings,
     ).fetchall()
+    if not isinstance(newest, int | None):
+        msg = f"the date of task {task_id!r} is none"
+        raise StoreCorruptError(msg, task_id=task_id)
     return Survey([Group(Status(row[0]), *row[1:]) for row in groups], newest, task_id, last)
 
 

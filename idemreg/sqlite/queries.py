@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from idemreg.errors import StoreCorruptError
 from idemreg.model import Origin, Status, Verdict
 from idemreg.sqlite.records import floor, newer_schema, registry_row
 from idemreg.sqlite.tasks import COLUMNS, to_task
@@ -145,7 +146,11 @@ def count(connection: Connection, schema_version: int) -> dict[Status, int]:
     """How many tasks are in each status that occurs. Reads all of them."""
     floor(connection, schema_version)
     rows = connection.execute("SELECT status, count(*) FROM idempotent_log GROUP BY status ORDER BY status")
-    return {Status(status): number for status, number in rows}
+    try:
+        return {Status(status): number for status, number in rows}
+    except ValueError as unknown:
+        msg = f"a task has a status that no idemreg writes: {unknown}"
+        raise StoreCorruptError(msg) from unknown
 
 
 def origin(connection: Connection, schema_version: int) -> Origin:

@@ -95,7 +95,7 @@ def raise_floor(connection: Connection, token: int, origin: Origin | None = None
     """From now on every token is above this one. With an ``origin``, the file becomes that registry."""
     row = registry_row(connection)
     if row is not None:
-        raised = row._replace(floor=max(row.floor, token))
+        raised = row._replace(floor=max(row.floor + 1, token))
         if origin is not None:
             raised = raised._replace(registry_id=origin.registry_id, key_note=origin.key_note)
         if raised != row:

@@ -9,8 +9,10 @@ The lock file holds two records that tell more. That of the syncs (`syncing`, of
 disk for certain: the salts of the -wal, the last frame, the checksum over all frames up to it. The other is written
 here, when nobody's frames are left to be moved (behind a checkpoint, and at the end):
 
-    offset 176  epoch   uint64    the highest of any token that this lock file has seen given
-    offset 192  noted   uint64    1 where the rest holds; 0 from before a checkpoint until behind it
+    offset 176  epoch   uint64    the highest of any token that this lock file has seen given, and each of its bits
+    offset 184                    turned over; both 0 where it has seen none
+    offset 192  noted   uint64    1 where the rest holds; 0 from before a checkpoint until behind it, where only the
+                                  inodes hold
     offset 200  inode, size, mtime, ctime (nanoseconds) of the database, int64 each
     offset 232  begun   uint64    the number of the last sync that had begun by then
     offset 240  salts   8 bytes   of the -wal, all of whose frames up to
@@ -34,7 +36,10 @@ SQLite recover the -wal, compares, and only then writes anything. He refuses whe
 3. *An older -wal.* One whose salts are in the ring was over before a later one was synced. Moved into the database, it
    would undo what came after it. (The ring is written behind a sync of the later one, and so of the folder: no cut of
    the power brings the older one back.)
-4. *Another database under the -wal.* The -wal, of the very frames, and the lock file are the files that were there, and
+4. *Content that a -wal hides.* Where a -wal that no sync of ours has seen lies over a database that was not written
+   since the note, the database itself is whole. No task of it that is over may be missing behind that -wal, or be
+   another, unless the token floor was raised, as it is with every row that goes. (That of another registry hides rows.)
+5. *Another database under the -wal.* The -wal, of the very frames, and the lock file are the files that were there, and
    the database is another file: frames of the one would be moved into the other.
 
 A program that knows nothing of idemreg may have done what it likes with SQLite: a checkpoint writes to the database, so
@@ -55,9 +60,12 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
+from idemreg.sqlite import pages
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -66,7 +74,18 @@ if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.walindex import WalIndex
 
-__all__ = ["CHECKED_BYTES", "Verdict", "Wal", "bury", "judge", "moving", "note", "raise_epoch", "void"]
+__all__ = [
+    "CHECKED_BYTES",
+    "Verdict",
+    "Wal",
+    "bury",
+    "check_uncovered",
+    "judge",
+    "moving",
+    "note",
+    "raise_epoch",
+    "void",
+]
 
 # Of the database: what integrity_check reads in about a second, on a busy machine.
 CHECKED_BYTES: Final = 64 * 2**20
@@ -80,6 +99,12 @@ _BOOT_AT: Final = 144
 _RING_AT: Final = 504
 _RING_SALTS: Final = 64
 _NUMBER: Final = struct.Struct("<Q")
+_EPOCH: Final = struct.Struct("<QQ")
+_ALL_ONES: Final = 2**64 - 1
+
+_READ_ONLY: Final = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
+_REGISTRY: Final = "SELECT registry_id, floor FROM idempotent_registry"
+_OVER: Final = "SELECT task_id, token, state_seal FROM idempotent_log WHERE status IN (1, 5, 6)"
 
 _INDEX: Final = struct.Struct("=12xBxHII8s8s8x")  # of the header of the index: see `walindex`
 _NO_SALTS: Final = bytes(8)
@@ -108,6 +133,7 @@ class Verdict(NamedTuple):
 
     is_changed: bool = False  # the database may be an older copy
     is_strange: bool = False  # the whole is to be checked
+    is_covered: bool = False  # a -wal that no sync of ours has seen lies over a database that was not written since
 
 
 class _Note(NamedTuple):
@@ -128,7 +154,7 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
 
     ``boot``: the digest of this boot. A connection that has read the database must be open, and the index its.
     """
-    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(os.pread(lock_file.fd, _SYNCS.size, _SYNCS_AT))
+    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(lock_file.read(_SYNCS_AT, _SYNCS.size))
     wal = f"{database}-wal"
     synced, there = Wal.of(header), Wal.of(index.header())
     now = os.stat(database)
@@ -137,17 +163,19 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
     if synced.frames:
         if there.salts == synced.salts or _has_damaged_header(wal, synced.salts):
             _check_frames(wal, synced, there)
-            _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
         elif is_same and left.boot == synced_boot == boot and done > left.begun and not _was_moved(synced, left):
             raise _lost(wal, "is not the one that was there, which held what is not in the database yet")
+    if there.frames:  # also those of a claim that was never synced
+        _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
     if there.frames and there.salts in _ring(lock_file):
         raise _lost(wal, "is an older one, whose content has been in the database for long")
     is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
     if is_same and left.boot != boot:
         _write(lock_file, left._replace(begun=0, boot=boot))
     elif not is_same:
-        void(lock_file)
-    return Verdict(is_changed=not is_same, is_strange=is_strange)
+        own = os.fstat(lock_file.fd).st_ino
+        _write(lock_file, left._replace(noted=0, inode=now.st_ino, lock_inode=own))
+    return Verdict(is_changed=not is_same, is_strange=is_strange, is_covered=is_same and is_strange)
 
 
 def _was_moved(synced: Wal, left: _Note) -> bool:
@@ -193,8 +221,8 @@ def _read_some(path: str, at: int, size: int) -> bytes:
 
 
 def _check_inodes(database: str, lock_file: LockFile, left: _Note, inode: int, wal_inode: int) -> None:
-    """Rule 4."""
-    if not left.noted or left.inode == inode or left.lock_inode != os.fstat(lock_file.fd).st_ino:
+    """Rule 5."""
+    if left.inode in {0, inode} or left.lock_inode != os.fstat(lock_file.fd).st_ino:
         return
     if os.stat(f"{database}-wal").st_ino == wal_inode:
         msg = f"{database} was replaced, and the -wal of the one that was there lies beside it"
@@ -208,6 +236,22 @@ def _lost(path: str, what: str, more: str = "") -> StoreCorruptError:
         " with what is left, and forget what was lost, delete the lock file."
     )
     return StoreCorruptError(f"{path} {what}" + (f": {more}" if more else ""), hint=hint)
+
+
+def check_uncovered(database: str, connection: apsw.Connection) -> None:
+    """Rule 4. ``connection`` sees the database through its -wal."""
+    plain = apsw.Connection(f"{pages.uri(database)}?immutable=1", flags=_READ_ONLY, vfs=pages.vfs())
+    try:
+        rows: list[Any] = [one.execute(_REGISTRY).fetchall()[0] for one in (plain, connection)]
+        (registry_id, floor), (seen_id, seen_floor) = rows
+        over = set(plain.execute(_OVER).fetchall())
+        is_raised = registry_id == seen_id and seen_floor > floor
+        is_hiding = bool(over) and not is_raised and not over.issubset(connection.execute(_OVER))
+    finally:
+        plain.close()
+    if is_hiding:
+        wal = f"{database}-wal"
+        raise _lost(wal, "hides what is in the database, as that of another registry would")
 
 
 # --- the note -------------------------------------------------------------------------------------------------------
@@ -252,7 +296,7 @@ def note(database: str, lock_file: LockFile, index: WalIndex) -> None:
 
 
 def _read(lock_file: LockFile) -> _Note:
-    return _Note._make(_NOTE.unpack(os.pread(lock_file.fd, _NOTE.size, _NOTE_AT)))
+    return _Note._make(_NOTE.unpack(lock_file.read(_NOTE_AT, _NOTE.size)))
 
 
 def _write(lock_file: LockFile, left: _Note) -> None:
@@ -264,9 +308,12 @@ def _write(lock_file: LockFile, left: _Note) -> None:
 
 def raise_epoch(lock_file: LockFile, epoch: int) -> int:
     """The highest epoch that this lock file has seen, after seeing this one. On the disk where it is a new one."""
-    (highest,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _EPOCH_AT))
+    highest, check = _EPOCH.unpack(lock_file.read(_EPOCH_AT, _EPOCH.size))
+    if (highest or check) and highest ^ check != _ALL_ONES:
+        msg = f"the lock file {lock_file.path} was changed: it tells of tokens that were never given"
+        raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
     if epoch > highest:
-        os.pwrite(lock_file.fd, _NUMBER.pack(epoch), _EPOCH_AT)
+        os.pwrite(lock_file.fd, _EPOCH.pack(epoch, epoch ^ _ALL_ONES), _EPOCH_AT)
         os.fdatasync(lock_file.fd)
     return max(epoch, int(highest))
 
@@ -277,9 +324,9 @@ def raise_epoch(lock_file: LockFile, epoch: int) -> int:
 def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
     """Note that the -wal of one header is over, since that of another was synced. With the sync turn held."""
     if (salts := Wal.of(before).salts) != _NO_SALTS and salts != Wal.of(header).salts != _NO_SALTS:
-        (number,) = _NUMBER.unpack(os.pread(lock_file.fd, _NUMBER.size, _RING_AT))
+        (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
         os.pwrite(lock_file.fd, salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
-        os.pwrite(lock_file.fd, _NUMBER.pack(number + 1), _RING_AT)
+        os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
 
 
 def _ring(lock_file: LockFile) -> frozenset[bytes]:

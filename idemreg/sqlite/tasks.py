@@ -73,6 +73,9 @@ def read(connection: Connection, schema_version: int, task_id: str) -> Task | No
         return None
     if row[-1] is None:
         raise newer_schema()
+    if row[0] != task_id:  # damage in the tree leads to another's row, which is whole
+        what = f"the row of task {task_id!r}"
+        raise broken(what, task_id)
     return to_task(row)
 
 

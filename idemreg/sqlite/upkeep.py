@@ -100,7 +100,7 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
         create_file(location.database)
         try:
             brought = _bring_up(location.database, lock_file, making, is_first=is_first)
-        except apsw.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
             raise connections.translate(error) from error
@@ -128,6 +128,8 @@ def _bring_up(path: str, lock_file: LockFile, making: Making, *, is_first: bool)
         check_form(connection, schema.read_text())
         if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
             check_seals(connection)
+            if verdict.is_covered:
+                rest.check_uncovered(path, connection)
         registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
         if making.key_note is not None and registered.key_note != making.key_note.text:
             registered = _note_key(connection, schema, making.key_note)
