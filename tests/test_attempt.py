@@ -1447,7 +1447,6 @@ def test_a_resolve_that_makes_no_sense_changes_nothing(registry: Registry) -> No
 ERRORS: dict[str, tuple[int, bool]] = {
     "IdemregError": (1, False),
     "ArgumentError": (2, False),
-    "ChecksumKeyError": (74, False),
     "ChecksumMismatchError": (65, False),
     "ClaimLostError": (75, True),
     "ClockError": (78, False),

@@ -53,7 +53,7 @@ def test_the_pages_are_the_same_kind(registry: Registry, out: Path) -> None:
         assert [connection.pragma(name) for name in names] == [2_048, 0x1DE3_4E61, 1, "ok"]
     finally:
         connection.close()
-    assert out.read_bytes()[20] == 0  # "bytes of unused reserved space at the end of each page"
+    assert out.read_bytes()[20] == 8  # "bytes of unused reserved space at the end of each page"
 
 
 def test_it_is_one_instant(registry: Registry, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

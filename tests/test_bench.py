@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 TINY = {
     "calls-normal": [("≤", 1.35), ("≤", 1.5)],
     "calls-full": [("≤", 1.2), ("≤", 0.75)],
-    "barriers-normal": [],
     "processes-8": [("≥", 2.2), ("≥", 3), ("≥", 1.6), ("≥", 2.5), ("≥", 1.4), ("≥", 2.2)],
     "threads": [("≥", 3), ("≥", 2)],
     "coroutines": [("≥", 3)],

@@ -392,7 +392,6 @@ def _(scene: Scene) -> None:
 
 @plants("page-checksums-missing")
 def _(scene: Scene) -> None:
-    Registry(scene.path, page_checksums=True).open().close()
     scene.closed()
     scene.patch.setattr(pages, "vfs", lambda: None)
 

@@ -403,19 +403,3 @@ def test_a_task_under_a_lost_lock_file_is_not_taken_over(at_work: Registry, path
         return 1
 
     assert at_work.run("t", job, name="job", on_crash="rerun").result == 1
-
-
-def test_a_wal_emptied_between_two_looks_is_no_alarm(at_work: Registry) -> None:
-    """Its index was read before another process cut it: it tells of no frames by now, and the -wal has none."""
-
-    class Before:
-        value = 9
-
-    at_work.checkpoint("TRUNCATE")
-    watching = database(at_work).guard
-    assert watching is not None
-    frames, watching._frames = watching._frames, Before()
-    try:
-        watching.check()
-    finally:
-        watching._frames = frames

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import oslock
 from idemreg.oslock import HIGH_DESCRIPTOR
 from tests.support.processes import Script
 
@@ -33,22 +31,3 @@ def test_many_commands_have_a_descriptor_each(tmp_path: Path, limit: int, lowest
         assert script.end() == 0
     assert len(set(numbers)) == 40
     assert numbers[0] >= lowest
-
-
-def test_a_self_test_without_memory_leaves_nothing_open(tmp_path: Path) -> None:
-    """Whichever of its allocations fails, what it has opened is closed."""
-    testcapi: Any = pytest.importorskip("_testcapi", reason="this Python cannot be made to run out of memory")
-    path = str(tmp_path / "file")
-    open(path, "w").close()
-    before = len(os.listdir("/proc/self/fd"))
-    failed = 0
-    for number in range(1, 200):
-        try:
-            testcapi.set_nomemory(number, number + 1)
-            oslock.self_test(path, 7)
-        except MemoryError:
-            failed += 1
-        finally:
-            testcapi.remove_mem_hooks()
-    assert failed > 10
-    assert len(os.listdir("/proc/self/fd")) == before

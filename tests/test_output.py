@@ -130,13 +130,11 @@ def test_every_option_reaches_the_library(cli: Cli, monkeypatch: pytest.MonkeyPa
         "--keep-for": "1h", "--durability": "normal",
     }  # fmt: skip
     words = [word for flag in flags.items() for word in flag]
-    words.append("--no-output")
     assert cli("run", *words, "t", "--", "true", "x").exit_code == 0
     assert got == {
         "task_id": "t", "argv": ["true", "x"], "name": "n", "payload": "p", "on_duplicate": "raise", "wait": 120.0,
         "on_failure": "hold", "max_attempts": 3, "on_crash": "verify", "verify": "v", "unknown_on": {4, 5},
         "release_on": {6}, "keep_for": 3_600.0, "durability": "normal",
-        "keeps_output": False,
     }  # fmt: skip
 
 

@@ -287,11 +287,11 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
 
 
 def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
-    """WAL, no page checksums unless they are asked for, our application id and version, and nobody else's to read."""
+    """WAL, eight reserved bytes a page, our application id and version, and nobody else's to read."""
     registry.open()
     connection = raw.connect(path)
     assert connection.pragma("journal_mode") == "wal"
-    assert connection.reserve_bytes() == 0
+    assert connection.reserve_bytes() == 8
     assert connection.pragma("application_id") == 0x1DE34E61
     assert connection.pragma("user_version") == 1
     connection.close()

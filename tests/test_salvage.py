@@ -33,13 +33,13 @@ DICE = random.Random(1)  # noqa: S311 - for a test
 FINAL = (Status.SUCCEEDED, Status.SKIPPED, Status.CANCELLED)
 
 
-def fill(path: Path, *, count: int = 400, page_checksums: bool = False) -> None:
+def fill(path: Path, *, count: int = 400) -> None:
     """Tasks of every status and size; some were removed, so that there are free pages."""
 
     def fail() -> None:
         raise ValueError("x" * 50)
 
-    with Registry(path, durability="normal", page_checksums=page_checksums) as registry:
+    with Registry(path, durability="normal") as registry:
         for number in range(count):
             task_id = f"task:{number * 7919 % count:04d}"
             size = (0, 40, 300, 700, 5_000)[number % 5]
@@ -128,11 +128,11 @@ def scribble(content: bytearray, page: int, dice: random.Random) -> None:
     content[begin : begin + 200] = dice.randbytes(200)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_rows_on_undamaged_pages_come_out(path: Path, tmp_path: Path, seed: int) -> None:
     """However pages are damaged, interior pages of the tree, the first page and the end of the file included."""
     dice = random.Random(seed)  # noqa: S311 - for a test
-    fill(path, page_checksums=bool(seed % 2))
+    fill(path)
     truth, content = rows_of(path), bytearray(path.read_bytes())
     sound = bytes(content)
     count = len(content) // PAGE_BYTES
@@ -201,7 +201,7 @@ def test_rows_in_the_wal_come_out(path: Path, tmp_path: Path, seed: int) -> None
 
 def test_a_row_whose_seal_fails_stays_behind_and_is_named(path: Path, tmp_path: Path) -> None:
     """Also where its page's checksum was made anew, so that nothing but the seal tells; its neighbours come out."""
-    fill(path, page_checksums=True)
+    fill(path)
     truth, content = rows_of(path), bytearray(path.read_bytes())
     victim = next(task for task in truth.values() if task.status is Status.SUCCEEDED and (task.result or "") == '""')
     at = _offset(content, victim)
@@ -213,7 +213,7 @@ def test_a_row_whose_seal_fails_stays_behind_and_is_named(path: Path, tmp_path: 
     path.write_bytes(content)
     done = salvage(path, tmp_path / "out.db")
     assert done.gaps.broken == (victim.task_id,)
-    assert done.gaps.damaged_pages == (page + 1,)
+    assert done.gaps.damaged == 0
     assert rows_of(tmp_path / "out.db").keys() == truth.keys() - {victim.task_id}
 
 
@@ -233,31 +233,6 @@ def _page_sums(data: bytearray) -> bytes:
         one = (one + words[at] + two) & 0xFFFFFFFF
         two = (two + words[at + 1] + one) & 0xFFFFFFFF
     return struct.pack("<II", one, two)
-
-
-@pytest.mark.parametrize("what", ["count", "pointer"])
-def test_a_row_that_its_page_does_not_name_any_more_is_missed(path: Path, tmp_path: Path, what: str) -> None:
-    """Without page checksums: no seal fails, but a byte of the page is in no cell, or in two."""
-    fill(path)
-    truth, content = rows_of(path), bytearray(path.read_bytes())
-    page = next(
-        page
-        for page in range(1, len(content) // PAGE_BYTES)
-        if content[page * PAGE_BYTES] == 0x0A and b"task:" in content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]
-        and len(re.findall(rb"[0-9a-f]{64}", bytes(content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]))) > 3
-    )  # fmt: skip
-    begin = page * PAGE_BYTES
-    count = int.from_bytes(content[begin + 3 : begin + 5], "big")
-    if what == "count":
-        content[begin + 3 : begin + 5] = (count - 1).to_bytes(2, "big")
-    else:
-        content[begin + 8 : begin + 10] = content[begin + 10 : begin + 12]
-    path.write_bytes(content)
-    done = salvage(path, tmp_path / "out.db")
-    (lost,) = truth.keys() - rows_of(tmp_path / "out.db").keys()
-    assert done.gaps.damaged_pages == (page + 1,)
-    (place,) = done.gaps.ranges
-    assert (place.above or "") <= lost <= (place.below or "~")
 
 
 def test_an_older_copy_of_a_row_is_not_believed(path: Path, tmp_path: Path) -> None:
@@ -304,7 +279,7 @@ def test_the_loss_of_the_files_own_row_is_told(path: Path, tmp_path: Path) -> No
 
 def test_a_row_about_the_file_whose_seal_fails_is_not_believed(path: Path, tmp_path: Path) -> None:
     """Another id, or a floor that never was: neither comes into the copy."""
-    fill(path, count=50, page_checksums=True)
+    fill(path, count=50)
     content = bytearray(path.read_bytes())
     page = next(page for page in range(len(content) // PAGE_BYTES) if _has_file_row(content, page))
     data = content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES - 8]
@@ -315,6 +290,7 @@ def test_a_row_about_the_file_whose_seal_fails_is_not_believed(path: Path, tmp_p
     path.write_bytes(content)
     done = salvage(path, tmp_path / "out.db")
     assert done.gaps.lost_file_row
+    assert not done.gaps.damaged
 
 
 def _has_file_row(content: bytearray, page: int) -> bool:

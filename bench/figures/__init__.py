@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench.figures import barriers, batches, big, calls, disk, peers, processes, threads, together
+from bench.figures import batches, big, calls, disk, peers, processes, threads, together
 
 if TYPE_CHECKING:
     from bench.model import Figure
@@ -15,7 +15,6 @@ FIGURES: Final[dict[str, Figure]] = {
     figure.name: figure
     for figure in (
         *calls.FIGURES,
-        *barriers.FIGURES,
         *peers.FIGURES,
         *processes.FIGURES,
         *threads.FIGURES,

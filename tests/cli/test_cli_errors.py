@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {
     "ArgumentError": 2,
-    "ChecksumKeyError": 74,
     "ChecksumMismatchError": 65,
     "ClaimLostError": 75,
     "ClockError": 78,

@@ -7,6 +7,7 @@ from typing import Final
 from tests.mutants import (
     catalogue_barriers,
     catalogue_clock,
+    catalogue_corruption,
     catalogue_door,
     catalogue_faults,
     catalogue_guard,
@@ -32,28 +33,54 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
             ),
         ),
     ),
-)
-
-# What is looked at when a file is opened: no trial tries it, and no other barrier hides its absence.
-_AT_REST: Final = {
-    "rest-without-checksum": "test_an_older_wal_that_was_written_on_is_refused",
-    "rest-without-epoch": "test_what_is_lost_can_be_given_up",
-    "rest-without-frames": "test_what_was_lost_at_rest_is_noticed",
-    "rest-without-header": "test_also_after_a_reboot",
-    "rest-without-inodes": "test_what_was_lost_at_rest_is_noticed",
-    "rest-without-ring": "test_an_older_wal_is_refused",
-    "rest-without-times": "test_what_was_lost_at_rest_is_noticed",
-    "rest-without-whole": "test_a_file_that_somebody_changed_is_looked_at_as_a_whole",
-}
-_REST: Final = tuple(
-    one._replace(barrier="at rest", killer=f"tests/test_rest.py::{_AT_REST[one.name]}") for one in catalogue_rest.REST
+    Mutant(
+        "replay-without-seal",
+        "a duplicate is answered from a row whose seal is not verified",
+        (
+            Patch(
+                "idemreg/sqlite/tasks.py",
+                "if success_seal(task_id, token, attempt, updated_at, boot_stamp, result) == seal:",
+                "if seal is not None:",
+            ),
+        ),
+    ),
+    Mutant(
+        "decision-without-seal",
+        "a row is decided by whose seals are not verified",
+        (Patch("idemreg/sqlite/tasks.py", "    if not task_holds(row):", "    if row is None:"),),
+    ),
+    Mutant(
+        "owner-without-seal",
+        "the record of an owner is believed whose seal is not verified",
+        (Patch("idemreg/sqlite/records.py", "holds = values_seal(record) == row[-1]", "holds = True"),),
+    ),
+    Mutant(
+        "floor-without-seal",
+        "the token floor is read from a row whose seal is not verified",
+        (Patch("idemreg/sqlite/records.py", "if row.seal(connection) != rows[0][-1]:", "if row is None:"),),
+    ),
+    Mutant(
+        "pages-not-verified",
+        "the pages of a file that has checksums are read without a look at them",
+        (
+            Patch(
+                "idemreg/sqlite/connection.py",
+                "connection = Connection(path, flags=flags, vfs=pages.vfs() if checks_pages else None)",
+                "connection = Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)",
+            ),
+            Patch(
+                "idemreg/sqlite/pages.py", 'if connection.pragma("checksum_verification") != "1":', "if vfs is None:"
+            ),
+        ),
+    ),
 )
 
 _AREAS: Final = (
     _MUTANTS,
     catalogue_barriers.BARRIERS,
     catalogue_guard.FILES,
-    _REST,
+    catalogue_rest.REST,
+    catalogue_corruption.CORRUPTION,
     catalogue_clock.CLOCKS,
     catalogue_simulation.MUTANTS,
     catalogue_powercut.MUTANTS,

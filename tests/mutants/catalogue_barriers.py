@@ -206,7 +206,7 @@ _WRITERS: Final = (
             "test_of_two_who_decide_over_one_row_one_has_his_way",
         ),
         Row(
-            "success-without-token",
+            "finish-without-token",
             "a finish compares no token: a late owner overwrites its successor's row",
             (
                 Patch(
@@ -330,7 +330,7 @@ _OWNERS: Final = (
             "test_a_live_owner_is_not_replaced",
         ),
         Row(
-            "owner-byte-not-held",
+            "byte-not-held",
             "an owner's byte is not taken",
             (Patch(OWNERS, "            _hold(self._lock_file.fd, record.id)\n", ""),),
             "test_a_live_owner_is_not_replaced",
@@ -362,7 +362,7 @@ _OWNERS: Final = (
             "test_an_owner_lives_from_the_moment_that_its_claim_is_seen",
         ),
         Row(
-            "batch-byte-not-held",
+            "byte-of-batch-not-held",
             "the byte of a batch's owner is not taken",
             (Patch(OWNERS, "        _hold(lock_file.fd, self.id)\n\n    def place", "\n    def place"),),
             "test_a_live_owner_is_not_replaced",
@@ -427,7 +427,7 @@ _OWNERS: Final = (
         _LOST,
         Row("process-check-off", "a free byte alone proves death", (STILL_THERE,)),
         Row(
-            "cannot-tell-read-as-dead",
+            "cannot-tell-is-dead",
             "an owner of whom nobody can tell counts as dead",
             (
                 Patch(
@@ -534,7 +534,7 @@ _OWNERS: Final = (
             "test_a_dead_batch_is_told_apart",
         ),
         Row(
-            "notes-of-an-earlier-boot",
+            "notes-of-another-boot",
             "notes of an earlier boot are believed",
             (
                 Patch(
@@ -557,7 +557,7 @@ _DISK: Final = (
         Off("the writer's own sync"),
         _JOINS + "::test_nobody_answers_from_what_may_not_be_on_the_disk",
         Row(
-            "reader-not-joining",
+            "reader-does-not-join",
             "a final row is answered from as soon as it is visible",
             (Patch(DATABASE, "        if durable and self.sync is not None:\n            self.sync.durable()\n", ""),),
         ),
@@ -567,7 +567,7 @@ _DISK: Final = (
         Off("the readers' sync"),
         _JOINS,
         Row(
-            "first-claim-not-synced",
+            "claim-not-synced",
             "a first claim under hold is not synced before its job",
             (Patch(SQLITE + "hot.py", "wanted.durable and wanted.policy.on_crash is not RERUN", "False"),),
             "test_no_job_is_entered_whose_claim_may_not_be_on_the_disk",
@@ -585,7 +585,7 @@ _DISK: Final = (
             "test_no_batch_is_given_whose_claims_may_not_be_on_the_disk",
         ),
         Row(
-            "small-success-not-synced",
+            "success-not-synced",
             "a small success is acknowledged before it is synced",
             (Patch(SQLITE + "hot.py", "    if is_stored and end.durable:\n", "    if is_stored and not end:\n"),),
             "test_no_end_is_told_that_may_not_be_on_the_disk",
@@ -616,7 +616,7 @@ _DISK: Final = (
             "test_no_end_is_told_that_may_not_be_on_the_disk",
         ),
         Row(
-            "failed-sync-not-noted",
+            "failed-sync-forgotten",
             "a failed sync is not noted: the next one says OK",
             (Patch(SYNCING, "            self._lock_file.note_failed_sync()\n", "            pass\n"),),
             "test_after_a_failed_sync_no_other_process_answers",

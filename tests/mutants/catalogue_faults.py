@@ -10,6 +10,22 @@ __all__ = ["FAULTS"]
 
 FAULTS: Final[tuple[Mutant, ...]] = (
     Mutant(
+        "claim-left-live",
+        "a claim that nobody holds any more, since memory went before it was made, speaks for its owner's life",
+        (
+            Patch(
+                "idemreg/sqlite/owners.py",
+                "return _references(self.live, key) > _OF_NOBODY",
+                "return True",
+            ),
+            Patch(
+                "idemreg/attempt.py",
+                "        terms.store.abandon(End.release(grant, nothing_ran=True))\n        raise\n    if terms",
+                "        raise\n    if terms",
+            ),
+        ),
+    ),
+    Mutant(
         "commit-error-swallowed",
         "an error of a COMMIT is taken for a success",
         (

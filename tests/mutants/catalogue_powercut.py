@@ -123,9 +123,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 '    connection.pragma("synchronous", 0)\n    connection.execute("BEGIN IMMEDIATE")\n    try:\n'
                 "        registered = _registered(connection, schema)\n",
             ),
-            Patch(
-                UPKEEP, "    highest = rest.raise_epoch(", "    highest = 0 and rest.raise_epoch("
-            ),  # knows it as well
         ),
     ),
     Mutant(

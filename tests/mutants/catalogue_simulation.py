@@ -255,6 +255,18 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        "header-behind-sync",
+        "the header to be published is read behind the sync",
+        (
+            Patch(SYNCING, "        header = self._index.header()  # before the sync: see step 1\n", ""),
+            Patch(
+                SYNCING,
+                '        faults.point("sync.done")\n',
+                '        faults.point("sync.done")\n        header = self._index.header()\n',
+            ),
+        ),
+    ),
+    Mutant(
         "begun-is-done",
         "a sync that began before counts as one that begins later",
         (Patch(SYNCING, "        return record.done > seen and", "        return record.done >= seen and"),),

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.mutants import CATALOGUE, mutated
-from tests.torture.table import save
 from tests.torture.trial import Tally, Trial
 from tests.torture.trials import TRIALS
 
@@ -35,7 +34,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=0, help="in place of each trial's own count")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parts at a time")
     parser.add_argument("--power", action="store_true", help="try each trial on its mutants instead")
-    parser.add_argument("--save", action="store_true", help="put the figures into docs/reliability.md")
     parser.add_argument("--json", default="", help="write what was found to this file as well")
     return parser.parse_args()
 
@@ -47,8 +45,6 @@ def main() -> int:
     rows = [row for one in trials for row in (_power(one, options) if options.power else [_try(one, options)])]
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    if options.save:
-        save(rows, " ".join(["python -m tests.torture", *(word for word in sys.argv[1:] if word != "--save")]))
     return int(not all(row["is_well"] for row in rows))
 
 
@@ -72,7 +68,6 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
         "wanted": count,
         "distinct": len(tally.distinct),
         "tried": tally.tried,
-        "found": len(tally.violations),
         "violations": tally.violations[:SHOWN],
         "events": dict(sorted(tally.events.items())),
         "seed": options.seed,

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TRIAL"]
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
 ROUND: Final = 25  # so many things are tried on one file, then there is a new one
 
 # What README and --help document. 70, an unexpected error, is none of them.
@@ -94,9 +93,8 @@ def run(seed: int, count: int) -> Tally:
             folder = Path(name) / str(begin)
             folder.mkdir(0o700)
             scene = Scene(folder, template)
-            with contextlib.chdir(folder):  # where a relative path leads, such as "-"
-                for number in range(begin, min(begin + ROUND, count)):
-                    _try(scene, seed, number, count, tally)
+            for number in range(begin, min(begin + ROUND, count)):
+                _try(scene, seed, number, count, tally)
             shutil.rmtree(folder)
     return tally
 
@@ -630,7 +628,7 @@ def _process(scene: Scene, dice: random.Random) -> tuple[Any, list[str]]:
     how = dice.choice(
         ("plain", "terminal", "<&-", ">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "2>/dev/full", "| true")
     )
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(scene.folder), **variables}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd(), "TMPDIR": str(scene.folder), **variables}
     environment = {name: value for name, value in environment.items() if "\0" not in value}
     argv = [sys.executable, "-m", "idemreg", *words]
     if how == "terminal":

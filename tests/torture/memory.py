@@ -9,10 +9,6 @@ Python's memory is gone once, SQLite's once or from then on. Where Python's is g
 PyErr_Display with none); and where it is gone for good CPython 3.11 goes round and round (ceval.c: behind the 256th
 instruction the number of the one that failed needs memory, and that there was none is an error with a number).
 
-Nor is it taken from a decoration, which compiles a function: CPython's compiler gives a text back once too often where
-an allocation in it has failed (3.11; it tells by itself, with ``_testcapi.set_nomemory`` around `compile`), and another
-allocation then gets memory that is in use. A decoration touches no file.
-
 Event loops and click are not ours, and what a lack of Python's memory makes of them is not judged (SQLite's is).
 """
 
@@ -40,5 +36,5 @@ TRIAL: Final = Trial(
     20_000,
     1_000,
     run,
-    ("finish-error-swallowed", "returned-job-fails"),
+    ("finish-error-swallowed", "claim-left-live", "returned-job-fails"),
 )

@@ -253,7 +253,7 @@ def cycle(folder: str, seed: int, *, may_mount: bool) -> dict[str, Any]:
     chance.shuffle(kinds)
     place = os.path.join(folder, str(seed))
     os.mkdir(place)
-    if may_mount and _mount(f"size={SIZE},nr_inodes={INODES},mode=700", place, "tmpfs"):
+    if may_mount and _mount(f"size={SIZE},nr_inodes={INODES}", place, "tmpfs"):
         msg = "a disk in memory cannot be mounted"
         raise OSError(errno.EPERM, msg)
     crew = Crew(os.path.join(place, "jobs.db"), chance)

@@ -12,7 +12,9 @@ __all__ = ["TRIAL"]
 
 FIRST_MUTANT: Final = "finish-without-token"  # of the common catalogue
 ENOUGH: Final = 3  # violations of one part: there is no need to go on
-FOUND: Final = (FIRST_MUTANT, *(one.name for one in MUTANTS))
+# Not found within two thousand schedules: it takes a third process that reads in between. For the power cuts' trial.
+NOT_FOUND: Final = frozenset({"header-behind-sync"})
+FOUND: Final = (FIRST_MUTANT, *(one.name for one in MUTANTS if one.name not in NOT_FOUND))
 APART: Final = 2**32  # seeds of the schedules of one part
 
 

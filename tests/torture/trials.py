@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture import clock, hostile, io_errors, kills, memory, namespaces, powercut, resources, simulation
+from tests.torture import (
+    clock,
+    corruption,
+    hostile,
+    io_errors,
+    kills,
+    memory,
+    namespaces,
+    powercut,
+    resources,
+    simulation,
+)
 
 if TYPE_CHECKING:
     from tests.torture.trial import Trial
@@ -17,6 +28,7 @@ TRIALS: Final[tuple[Trial, ...]] = (
     io_errors.TRIAL,
     memory.TRIAL,
     kills.TRIAL,
+    corruption.TRIAL,
     resources.TRIAL,
     clock.TRIAL,
     namespaces.TRIAL,

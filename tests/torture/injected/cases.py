@@ -139,13 +139,11 @@ def run_verified(scene: Scene) -> None:
 @case("idempotent", "Registry.idempotent", weight=2)
 def decorated(scene: Scene) -> None:
     body = scene.job("new")
-    scene.fault.armed = 0  # to decorate compiles a function: see memory.py
 
     @scene.registry.idempotent("{task_id}", name=NAME, checksum=lambda task_id: None)
     def job(task_id: str) -> Any:
         return body()
 
-    scene.fault.armed = 1
     scene.tries("new", RUNNING, PENDING, UNKNOWN)
     scene.check(job("new") == RESULT, "a call gave another result")
     scene.tells("new", SUCCEEDED)
@@ -195,7 +193,6 @@ def in_transaction(scene: Scene) -> None:
     scene.is_block = True
     scene.tries("new", RUNNING, PENDING, UNKNOWN)
     with scene.registry.claim("new", name=NAME) as claim:
-        scene.has_begun = True
         body = scene.job("new")
         with claim.transaction() as transaction:
             claim.result = body()
@@ -407,12 +404,7 @@ def awaited(scene: Scene) -> None:
         scene.tells("new-2", SUCCEEDED)
         await registry.get("new")
 
-    try:
-        asyncio.run(main())
-    finally:  # what a claim has left to the threads, they do behind its call
-        offload = scene.registry.offload
-        offload.pool().shutdown(wait=True)
-        offload.close()
+    asyncio.run(main())
 
 
 # --- commands -------------------------------------------------------------------------------------------------------

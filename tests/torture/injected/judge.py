@@ -17,7 +17,6 @@ from idemreg import (
     IdemregError,
     Registry,
     Status,
-    StoreCorruptError,
     StoreError,
     SyncFailedError,
     TaskFailedError,
@@ -37,7 +36,6 @@ __all__ = ["End", "judge"]
 
 LATE_S: Final = 1.0  # by which the thread of a coroutine may still be at work
 SHM_LOCKS: Final = range(120, 128)  # of SQLite: writing, checkpoint, recovery and the marks of readers
-NEW: Final = ("new", "new-2", "new-3")
 RESERVED: Final = range(0x4000_0000, 0x4000_0002)  # of the database: somebody writes
 
 # Of what is stored behind a body that was entered once, and whose caller was not told that it succeeded.
@@ -52,7 +50,6 @@ class End(NamedTuple):
     result: Any
     is_fault_met: bool
     wal_hit: bool
-    is_whole: bool  # whatever failed has left no half of anything behind
 
 
 def judge(scene: Scene, end: End, *, is_memory: bool, looks_at_locks: bool) -> Iterator[str]:
@@ -82,8 +79,6 @@ def _error(end: End, *, is_memory: bool) -> Iterator[str]:
         yield f"{kind.__name__} with no fault: {end.text}"
     elif not issubclass(kind, (IdemregError, CommandError)) and not (is_memory and _is_memory(kind, end.text)):
         yield f"an error of no type of ours: {kind.__name__}: {end.text}"
-    if issubclass(kind, StoreCorruptError) and end.is_whole:
-        yield f"nothing was damaged or replaced, and it is told so: {end.text}"
     if issubclass(kind, FinishNotRecordedError) and end.result not in (RESULT, None):
         yield f"FinishNotRecordedError without the result: {end.result!r}"
 
@@ -215,7 +210,7 @@ def _again(scene: Scene, registry: Registry, who: str, *, must_go_on: bool) -> I
                 yield f"{who}: {task_id} says {kind.__name__}: {error} ({error.__cause__})"
         if scene.entered[task_id] > 1 and not failed and not scene.may_rerun:
             yield f"{who}: {task_id} was entered {scene.entered[task_id]} times"
-        elif not (before or scene.entered[task_id] or scene.has_begun) and kind and must_go_on and task_id in NEW:
+        elif not before and not scene.entered[task_id] and kind and must_go_on and task_id.startswith("new"):
             yield f"{who}: {task_id} was never entered, and is lost: {kind.__name__}"
 
 

@@ -92,7 +92,6 @@ class Scene:
         self.problems: list[str] = []
         self.backup = ""
         self.may_rerun = False
-        self.has_begun = False  # the block of a claim, before its body: a release that is not stored is no proof there
         self.is_block = False  # the body is a block of the case itself
         self.registry = self.opened()
 

@@ -1,0 +1,1 @@
+"""The trial of corrupted files: what is corrupted, how, and what is asked then."""

@@ -1,0 +1,177 @@
+"""The trial of corrupted files: whatever became of them, nothing that has ended runs again, or is absent.
+
+Registries in several stages of their lives (closed, killed with a -wal; small and large values; with and without page
+checksums) are corrupted by the seed, at rest or under a live process, and asked: each task that had ended is replayed
+with its very result, or refused by a typed error; nothing hangs, crashes or raises anything else. The questions are put
+in a child process, so that its death by a signal is seen.
+
+Left out, since the README says that it is not promised:
+
+- flips in the -wal (or its index) of a registry that is at work, and in its database where it has no page checksums;
+- a row that is hidden by a bit that the disk gives otherwise, where no time of the file tells and the file has no page
+  checksums, and by older pages in the place of newer ones: these must not crash, hang or change a result all the same;
+- what ran since an older copy was made that was put in its place: it is judged by what it knows, and its tokens;
+- a missing -wal of a registry that was copied elsewhere, or at durability "normal"; a lock file and a -wal that are
+  damaged both, as the one tells of the other.
+
+A -shm that is cut under a live process is SIGBUS: SQLite reads it through a mapping, and no Python could stop it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from tests.mutants.catalogue_corruption import CORRUPTION
+from tests.torture.corrupted.alive import Vandal, choose, live
+from tests.torture.corrupted.asking import HANG_S, Questions
+from tests.torture.corrupted.damage import Damaged, Scene, damage
+from tests.torture.corrupted.series import MEMORY, OTHER, SERIES, Stage, make, place
+from tests.torture.trial import Tally, Trial
+
+__all__ = ["TRIAL"]
+
+ALIVE: Final = 0.1  # of all
+LOOK_S: Final = 1.0
+_AT: Final = struct.Struct("<q")
+
+Templates = dict[str, tuple[Stage, ...]]
+
+
+def run(seed: int, count: int) -> Tally:
+    """Corrupt ``count`` times, in children that are replaced where one dies."""
+    tally = Tally()
+    templates = {name: make(name) for name in SERIES} | {"other": make(OTHER)}
+    at = 0
+    while at < count:
+        at = _batch(templates, seed, range(at, count), tally)
+    return tally
+
+
+def _batch(templates: Templates, seed: int, numbers: range, tally: Tally) -> int:
+    """In one child: as many as it lives to see; the number behind the last."""
+    witness = mmap.mmap(-1, _AT.size)
+    folder = Path(tempfile.mkdtemp(prefix="corruption-", dir=MEMORY if MEMORY.is_dir() else None))
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.close(reading)
+            os.setpgid(0, 0)
+            _try_all(templates, seed, numbers, folder, witness, writing)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    try:
+        is_hanging = _collect(reading, witness, tally)
+        if is_hanging:
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        (at,) = _AT.unpack(witness[:])
+        if status:
+            what = f"hangs for {HANG_S} s" if is_hanging else f"the process ended with {status}"
+            tally.violations.append(_line(seed, at, what, folder))
+            tally.tried += 1
+            return int(at) + 1
+        return numbers.stop
+    finally:
+        os.close(reading)
+        witness.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collect(reading: int, witness: mmap.mmap, tally: Tally) -> bool:
+    """Read what the child finds, until it ends (False) or is at one thing for too long (True)."""
+    buffer, seen, since = b"", -1, time.monotonic()
+    while True:
+        ready, _, _ = select.select([reading], [], [], LOOK_S)
+        if ready:
+            if not (data := os.read(reading, 65_536)):
+                return False
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                _count(json.loads(line), tally)
+        (at,) = _AT.unpack(witness[:])
+        if at != seen:
+            seen, since = at, time.monotonic()
+        elif time.monotonic() - since > 2 * HANG_S:  # the child itself says what took five seconds, if it ends
+            return True
+
+
+def _count(found: dict[str, Any], tally: Tally) -> None:
+    tally.tried += 1
+    tally.distinct.add(found["hash"])
+    tally.violations += found["wrong"]
+    tally.events += Counter(found["said"])
+
+
+def _line(seed: int, number: int, what: str, kept: object) -> str:
+    again = f"again: python -m tests.torture --only corruption --seed {seed} --count {number + 1}"
+    return f"{number}: {what}; {kept}; {again}"
+
+
+def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witness: mmap.mmap, writing: int) -> None:
+    faulthandler.disable()
+    warnings.simplefilter("ignore")
+    raised: list[str] = []
+    sys.unraisablehook = lambda what: raised.append(repr(what.exc_value))
+    with Vandal() as vandal, os.fdopen(writing, "w", buffering=1) as out:
+        for number in numbers:
+            witness[:] = _AT.pack(number)
+            found = _try(templates, Random(seed * 1_000_003 + number), folder, vandal)
+            found["wrong"] += [f"an error that nobody could catch: {text}" for text in raised]
+            found["wrong"] = [_line(seed, number, f"{found['what'][:300]}: {text}", "") for text in found["wrong"][:3]]
+            raised.clear()
+            out.write(json.dumps(found) + "\n")
+
+
+def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> dict[str, Any]:
+    for left in folder.iterdir():
+        left.unlink()
+    name = dice.choice([*SERIES])
+    with_checksums, _ = SERIES[name]
+    stages = templates[name]
+    path = folder / "jobs.db"
+    if dice.random() < ALIVE:
+        kind, stage = "alive", dice.randrange(4)
+        damaged = Damaged(stages[stage].files, "", stage, shows=False)
+        place(path, damaged.files, shows=not stages[stage].is_noted, at_home=True)
+        questions = Questions(path, stages[stage], damaged, dice)
+        before = dice.randrange(stage + 1)
+        chosen = choose(dice, with_checksums=with_checksums)
+        what = f"{before} {live(questions, vandal, *chosen, stages[before])}"
+    else:
+        kind, damaged = damage(Scene(stages, templates["other"], dice, with_checksums))
+        stage, what = damaged.stage, damaged.what
+        place(path, damaged.files, shows=damaged.shows or not stages[stage].is_noted, at_home=damaged.at_home)
+        questions = Questions(path, stages[stage], damaged, dice)
+        questions.ask_all()
+    what = f"{kind}: {name}, stage {stage}: {what}"
+    digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
+    said = {event: number for event, number in questions.said.items() if event != "replays"}
+    return {
+        "hash": int.from_bytes(digest, "big"),
+        "what": what,
+        "wrong": questions.wrong,
+        "said": said | {kind.replace("_", " "): 1, "replays": questions.said["replays"]},
+    }
+
+
+TRIAL: Final = Trial("corruption", "corruptions", 50_000, 1_000, run, tuple(one.name for one in CORRUPTION))
