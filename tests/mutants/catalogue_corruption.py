@@ -14,11 +14,7 @@ _TASKS: Final = "idemreg/sqlite/tasks.py"
 
 # Who opens first verifies every seal as well, and a page checksum tells before a seal is asked.
 _NO_SEALS_AT_OPENING: Final = Patch(_UPKEEP, "            check_seals(connection)\n", "            pass\n")
-_NO_WHOLE: Final = Patch(
-    _UPKEEP,
-    "    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:\n        ((",
-    "    if False:\n        ((",
-)
+_NO_WHOLE: Final = Patch(_UPKEEP, "    is_checked = verdict.is_strange and", "    is_checked = False and")
 
 CORRUPTION: Final[tuple[Mutant, ...]] = (
     Mutant(
