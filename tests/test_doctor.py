@@ -749,3 +749,16 @@ def test_ctrl_c_ends_a_long_look(scene: Scene) -> None:
     with pytest.raises(KeyboardInterrupt):
         examine(scene.path, clock=Interrupting())
     assert contents(scene.path.parent) == before
+
+
+def test_a_task_id_that_is_gone_keeps_no_other_from_being_told(scene: Scene) -> None:
+    """Damage makes anything of a value, a NULL where none may be: the row is told, and the examination goes on."""
+    scene.closed(lambda registry: [registry.add(f"task:{number}") for number in range(3)])
+    content = bytearray(scene.path.read_bytes())
+    at = content.index(b"task:1")
+    record = content.rindex(b"\x19", 0, at)  # text of six bytes: the type of the first value, in the record's header
+    content[record] = 0  # NULL
+    scene.path.write_bytes(content)
+    findings = examine(scene.path)
+    assert any("(none)" in one.text for one in findings), findings
+    assert "tasks" in [one.code for one in findings]

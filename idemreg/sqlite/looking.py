@@ -289,9 +289,9 @@ def _decoded(value: Any) -> Any:  # noqa: ANN401 - whatever SQLite gives
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _text(stored: bytes) -> str:
+def _text(stored: bytes | None) -> str:
     """As it is, or with what is no UTF-8 spelled out: a damaged id must not keep the others from being told."""
-    return stored.decode("utf-8", "backslashreplace")
+    return "(none)" if stored is None else stored.decode("utf-8", "backslashreplace")
 
 
 def _open(path: str) -> Connection:
