@@ -1,4 +1,4 @@
-"""idemreg without one of its barriers, or with one more: what each costs. Each patches the process that it has."""
+"""idemreg without one of its barriers, or with one more: what each costs. Each in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,21 +17,33 @@ if TYPE_CHECKING:
 __all__ = ["WithPageChecksums", "WithoutGuard", "WithoutSeals"]
 
 
-class WithoutGuard(Hold):
+class Patched(Hold):
+    """With some names of the product replaced, until it is closed."""
+
+    def __init__(self, place: Place, of: object, *names: str) -> None:
+        self._of, self._before = of, {name: getattr(of, name) for name in names}
+        for name in names:
+            setattr(of, name, lambda *_: 0)
+        super().__init__(place)
+
+    def close(self) -> None:
+        super().close()
+        for name, value in self._before.items():
+            setattr(self._of, name, value)
+
+
+class WithoutGuard(Patched):
     """Nobody looks at the files between the claim and its job."""
 
     def __init__(self, place: Place) -> None:
-        setattr(Guard, "check", lambda _self: None)  # noqa: B010 - an assignment is not to the taste of mypy
-        super().__init__(place)
+        super().__init__(place, Guard, "check")
 
 
-class WithoutSeals(Hold):
+class WithoutSeals(Patched):
     """Each row has the seal 0, which is what it must be. Nothing here reads a row as a whole."""
 
     def __init__(self, place: Place) -> None:
-        for name in ("claim_seal", "running_seal", "state_seal", "success_seal", "task_holds"):
-            setattr(tasks, name, lambda *_: 0)
-        super().__init__(place)
+        super().__init__(place, tasks, "claim_seal", "running_seal", "state_seal", "success_seal", "task_holds")
 
 
 class WithPageChecksums(Hold):
