@@ -52,7 +52,7 @@ def test_a_death_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["corrupt-unguarded", "corrupt-whole-unchecked"])
+@pytest.mark.parametrize("name", ["corrupt-rows-believed", "corrupt-whole-unchecked"])
 def test_a_mutant_is_found(name: str) -> None:
     """Within a hundredth of the count."""
     assert name in corruption.TRIAL.mutants
