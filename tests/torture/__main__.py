@@ -87,7 +87,8 @@ def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
     part = min(trial.part, count)
     seeds = iter(range(seed, seed + SPARE * -(-count // part)))
     # Spawned, so that no part inherits locks or connections of another.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         running: set[Future[Tally]] = set()
         while True:
             while len(running) < jobs and len(total.distinct) + part * len(running) < count:
