@@ -44,6 +44,7 @@ def save(found: dict[str, Any]) -> None:
     kept = load()
     if kept["machine"] == found["machine"]:
         found = {"machine": found["machine"], "figures": {**kept["figures"], **found["figures"]}}
+    found["figures"] = in_order(found["figures"])
     write_json(os.path.join(FOLDER, "figures.json"), found)
     make(found)
 

@@ -331,14 +331,14 @@ def test_the_readme_shows_the_figures_that_are_kept() -> None:
 
 
 def test_the_figures_that_are_kept_have_no_gaps() -> None:
-    """Every figure, at full scale, nobody absent, and each one of the goals that the tiny run has as well."""
+    """Every figure, at full scale, nobody absent, and each one of the goals of the tiny run as well."""
     found = keep.load()["figures"]
     assert list(found) == list(FIGURES)
     for name, figure in found.items():
         assert not figure["absent"], name
         assert figure["scale"]["name"] == "full", name
         goals = [(one["goal"]["sense"], one["goal"]["bound"]) for one in figure["values"] if one["goal"]]
-        assert goals
+        assert goals or name.startswith("barriers-")  # what a barrier costs has no goal of its own
         assert goals == TINY.get(name, goals)
 
 
