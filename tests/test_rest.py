@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from idemreg import Clock, Registry, Status, StoreCorruptError
+from idemreg.lockfile import LockFile
 from idemreg.sqlite import rest, walindex
 from idemreg.sqlite.upkeep import EPOCH_BITS
 from tests.support import raw
@@ -172,6 +173,41 @@ def test_an_older_wal_is_refused(path: Path) -> None:
     assert "older" in error.message
     beside(path, "-wal").unlink()
     check_all(path, "a", "t")
+
+
+def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
+    """SQLite tells of new salts before it writes them: synced in between, the -wal there is the old one yet."""
+
+    def header(salts: bytes, frames: int) -> bytes:
+        return rest._INDEX.pack(1, 2_048, frames, 0, bytes(8), salts)
+
+    first, second, third = b"the 1st.", b"the 2nd.", b"the 3rd."
+    Registry(path).open().close()
+    lock_file = LockFile(f"{path}-lock")
+    try:
+        rest.bury(lock_file, header(first, 7), header(second, 0))
+        rest.bury(lock_file, header(second, 0), header(third, 0))
+        assert not rest._ring(lock_file)
+        rest.bury(lock_file, header(third, 0), header(third, 1))
+        assert rest._ring(lock_file) == {first}
+        rest.bury(lock_file, header(third, 9), header(first, 2))
+        assert rest._ring(lock_file) == {first, third}
+    finally:
+        lock_file.close()
+
+
+def test_an_older_wal_is_refused_also_behind_a_restart_that_wrote_nothing(path: Path) -> None:
+    """Its end is noted with the first commit of the next."""
+    with Registry(path) as registry:
+        registry.run("a", lambda: 1, name="job")
+        older = beside(path, "-wal").read_bytes()
+        registry.checkpoint("RESTART")
+        registry.get("a")
+        registry.run("t", lambda: 2, name="job")
+    assert not beside(path, "-wal").exists()
+    beside(path, "-wal").write_bytes(older)
+    with Registry(path, clock=LaterBoot()) as registry, pytest.raises(StoreCorruptError, match="older"):
+        registry.run("t", lambda: pytest.fail("ran again"), name="job")
 
 
 def test_an_older_wal_that_was_written_on_is_refused(path: Path) -> None:

@@ -20,7 +20,7 @@ here, when nobody's frames are left to be moved (behind a checkpoint, and at the
     offset 256  lock    uint64    the inode of this lock file
     offset 264  boot    16 bytes  the boot in which it was noted
     offset 504  dead    uint64    how many salts of -wals that are over were noted, in a ring of 64
-    offset 512  the ring, 8 bytes each
+    offset 512  the ring, 8 bytes each; the entry of that number is the next, and does not count
 
 The first to open the files holds a byte of the lock file alone for a moment; all who have them open share it. He lets
 SQLite recover the -wal, compares, and only then writes anything. He refuses where he knows that something is lost:
@@ -322,13 +322,22 @@ def raise_epoch(lock_file: LockFile, epoch: int) -> int:
 
 
 def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
-    """Note that the -wal of one header is over, since that of another was synced. With the sync turn held."""
-    if (salts := Wal.of(before).salts) != _NO_SALTS and salts != Wal.of(header).salts != _NO_SALTS:
-        (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
-        os.pwrite(lock_file.fd, salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
+    """Note that the -wal of one header is over, since frames of another were synced. With the sync turn held.
+
+    SQLite tells of new salts before it writes the first frame under them: until then the old -wal lies there, and its
+    salts wait at the place of the next entry, which does not count yet.
+    """
+    over, now = Wal.of(before), Wal.of(header)
+    (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
+    if over.frames and over.salts != now.salts:
+        os.pwrite(lock_file.fd, over.salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
+    if now.frames:
         os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
 
 
 def _ring(lock_file: LockFile) -> frozenset[bytes]:
-    ring = os.pread(lock_file.fd, 8 * _RING_SALTS, _RING_AT + 8)
-    return frozenset(ring[at : at + 8] for at in range(0, len(ring), 8)) - {_NO_SALTS}
+    (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
+    ring = lock_file.read(_RING_AT + 8, 8 * _RING_SALTS)
+    entries = [ring[at : at + 8] for at in range(0, len(ring), 8)]
+    del entries[number % _RING_SALTS]
+    return frozenset(entries) - {_NO_SALTS}

@@ -67,7 +67,7 @@ from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.sqlite.rest import bury
-from idemreg.sqlite.walindex import HEADER_BYTES, NO_HEADER, SALTS
+from idemreg.sqlite.walindex import FRAMES, HEADER_BYTES, NO_HEADER, SALTS
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -290,7 +290,7 @@ class GroupSync:
         return record
 
     def _publish(self, record: SyncRecord, header: bytes) -> None:
-        if record.header[SALTS] != header[SALTS]:
+        if record.header[SALTS] != header[SALTS] or not any(record.header[FRAMES]):
             bury(self._lock_file, record.header, header)
         if record.inode != self._inode:  # the first sync of this -wal
             self._put(SYNC_RECORD_OFFSET, NO_HEADER)

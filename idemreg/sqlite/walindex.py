@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE_HEADER_BYTES",
+    "FRAMES",
     "FRAME_HEADER_BYTES",
     "HEADER_BYTES",
     "NO_HEADER",
@@ -45,6 +46,7 @@ TRIES: Final = 100  # a commit writes the two copies of the header within a hund
 # In the header, uint32 as the machine has them: how many frames are committed, and the pages of the database then.
 _FRAMES: Final = 16
 _PAGES: Final = 20
+FRAMES: Final = slice(16, 20)  # in the header: how many are committed
 SALTS: Final = slice(32, 40)  # in the header: drawn anew whenever the -wal begins anew
 _MOVED: Final = 2 * HEADER_BYTES  # behind both headers: how many of them are in the database already, likewise
 
