@@ -209,6 +209,8 @@ class Process:
             database.index.close()  # before its connection: it looks through that one's memory
         if database.sync is not None:
             database.sync.close()
+        if database.guard is not None:
+            database.guard.close()
         database.turns.close()
         for idle in database._idle.values():
             idle.clear()
