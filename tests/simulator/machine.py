@@ -63,6 +63,7 @@ FOCUSES: Final = (
 FOCUSED: Final = 0.3  # chance there that the process is stopped; a third of that, that it dies
 IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
 ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
+DECIDES: Final = "claim.decided"  # over a row, by what its owner's byte and notes say at that moment
 TELLING: Final = {"told": 1.0, "in the job": 0.5}  # where a power cut shows what was told too early
 SHOWN: Final = 60  # last steps of a violating schedule, unless it is tried alone
 
@@ -169,6 +170,7 @@ class Process:
         self.died_at = 0.0
         self.is_over = False
         self.adopts = False  # the file, for a new boot
+        self.decided_at = 0.0  # over the last row that it may claim
         self.has_lost = False  # its locks, while it lives
         self.owners: list[int] = []
         self.lock_files: list[LockFile] = []
@@ -360,6 +362,8 @@ class Machine:
         assert self.running is not None
         if point == ADOPTS:
             self.running.adopts = True
+        elif point == DECIDES:
+            self.running.decided_at = self.now
         self.step(self.running, point)
 
     def step(self, process: Process, point: str, pause: float = 0.0) -> None:

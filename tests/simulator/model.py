@@ -76,7 +76,7 @@ class Observer:
         self._required = 0  # so far the history was told to somebody, and must outlive a power cut
         self._highest: dict[str, int] = {}  # token of each task, ever
         self.bodies: list[Body] = []
-        self._entered: set[tuple[str, int]] = set()
+        self._entered: dict[tuple[str, int], float] = {}  # and when
         self._hooks: set[tuple[str, int]] = set()  # claims that are for a verify hook
         self.blocked: dict[str, int] = {}  # tasks that began, under hold or verify, and died with their process
         self._synced = (b"", 0)  # salts of the -wal, and frames of it that the disk has
@@ -223,9 +223,17 @@ class Observer:
         if new.attempt == old.attempt + 1:
             is_rerun = old.on_crash == new.on_crash == RERUN
             return "" if is_rerun and old.attempt < new.policy >> 4 else "only a rerun may be taken over"
-        if old.note is not None and (task, old.token) not in self._entered:
+        if old.note is not None and self._looked_unentered(process, holder, task, old.token):
             return ""  # put back, and claimed again
         return self._asked(task, old, new)
+
+    def _looked_unentered(self, process: Process, holder: Process, task: str, token: int) -> bool:
+        """Whether the task of a batch was not entered when the taker decided.
+
+        Behind that only a holder may enter it that has lost its locks, and was taken for dead while it lived.
+        """
+        entered_at = self._entered.get((task, token))
+        return entered_at is None or (holder.has_lost and entered_at > process.decided_at)
 
     def _asked(self, task: str, old: Row, new: Row) -> str:
         """Claimed for the verify hook."""
@@ -314,7 +322,7 @@ class Observer:
             self._fail(f"{task} is entered by a claim for the verify hook", process)
         if task in self.blocked and not process.may_be_taken_for_dead:
             self._fail(f"{task} is entered again without a verdict, after token {_token(self.blocked[task])}", process)
-        self._entered.add((task, token))
+        self._entered[task, token] = self._machine.now
         self.bodies.append(body)
         if row is not None and is_own and row.on_crash != RERUN:
             self.require(task, row)
