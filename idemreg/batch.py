@@ -17,6 +17,7 @@ from idemreg.ends import (
     abandon,
     crash_end,
     describe,
+    handed_over,
     interrupted,
     lost_error,
     not_recorded_end,
@@ -119,7 +120,7 @@ def _request(task_id: str, payload: object, name: str, options: Options) -> Want
     try:
         return make_wanted(task_id, name, canonical(payload), options)
     except IdemregError as error:
-        return error
+        return handed_over(error)
 
 
 def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: bool = True) -> Walk[list[Any]]:
@@ -161,14 +162,11 @@ def _answers(
 
 def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
     """What a single claim would have given, as a value."""
-    if isinstance(answer, Unknown) and terms.options.verify is not None:
-        again = acquire(terms, wanted, is_absent=True)  # the hook is asked under a claim of its own
-    else:
-        again = acquire(terms, wanted, answer=answer)
+    asks = isinstance(answer, Unknown) and terms.options.verify is not None  # the hook, under a claim of its own
     try:
-        return (yield from again)
+        return (yield from acquire(terms, wanted, answer=None if asks else answer, is_absent=asks))
     except IdemregError as error:
-        return error
+        return handed_over(error)
 
 
 def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
@@ -182,7 +180,7 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
         try:
             ended.append(lost_error(claim.task_id) if claim in seen else _success(claim, result))
         except IdemregError as error:
-            ended.append(error)
+            ended.append(handed_over(error))
         seen.add(claim)
     if len({id(claim.terms.store) for claim, _ in pairs}) > 1:
         msg = "the claims are of several registries; each ends its own"
@@ -236,7 +234,7 @@ def _answer_to(ended: _Ended, answer: Recorded | Lost | Unsure) -> Any:  # noqa:
         return lost_error(end.task_id)
     failed = not_recorded_error(end, result)
     failed.__cause__ = answer.cause
-    return failed
+    return handed_over(failed)
 
 
 def handle(terms: Terms, messages: Sequence[Message], job: Callable[[Any], Any]) -> Walk[list[Handled[Any, Any]]]:

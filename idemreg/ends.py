@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from idemreg.codec import store_result
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
@@ -21,6 +21,7 @@ __all__ = [
     "crash_end",
     "describe",
     "error_end",
+    "handed_over",
     "interrupted",
     "lost_error",
     "lost_result",
@@ -31,6 +32,8 @@ __all__ = [
     "tell_abandoned",
     "told",
 ]
+
+E = TypeVar("E", bound=BaseException)
 
 ERROR_CHARACTERS: Final = 4_096
 MESSAGE_CHARACTERS: Final = 1_000
@@ -158,6 +161,19 @@ def lost_error(task_id: str) -> ClaimLostError:
 def told(error: BaseException, options: Options) -> str:
     """What is stored of an error that came from the job, or from a caller of his."""
     return describe(error, options.secrecy.error_detail)
+
+
+def handed_over(error: E) -> E:
+    """An error that is an answer, and is not raised: without tracebacks, its own and those of what it came from.
+
+    The frames of a traceback lead to their callers, and so to the very list that the error stands in. With it all else
+    in there, claims that were not entered among it, would live until garbage is collected.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def lost_result(error: ResultError, options: Options) -> str:

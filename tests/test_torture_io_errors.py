@@ -91,6 +91,9 @@ def test_nothing_is_found() -> None:
         ["run", "killed", True, "stat", errno.EIO, 1, 0],  # "replaced", and the task running for good
         ["open", "filled", False, "read", errno.ENOMEM, 1, 0],  # OSError of the note at the end, and "damaged"
         ["Checkpointer", "filled", False, "read", errno.ENOMEM, 1, 0],  # OSError in the middle of a checkpoint
+        ["export", "filled", False, "open", errno.EROFS, 1, 0],  # the call behind it: a connection that can only read
+        ["claim_many", "filled", True, "write", errno.ENOSPC, shim.LASTING, 0],  # kept by their own error's traceback
+        ["claim_many", "filled", True, "stat", errno.ENOMEM, 1, 0],  # likewise
     ],
     ids=lambda item: " ".join(map(str, (item[0], item[3]))),
 )

@@ -144,7 +144,10 @@ class Database(Pool):
             self.durable()  # whoever committed it was interrupted before the sync
         self.after_write()
         if mine.error is not None:
-            raise mine.error
+            try:
+                raise mine.error
+            finally:
+                mine.error = None  # whose traceback leads here, and so to itself, and to whatever stands in its frames
         return mine.answer
 
     def write_all(self, writes: Sequence[Write]) -> None:
@@ -185,8 +188,10 @@ class Database(Pool):
                 writes = [*own, *mine.taken]
                 synchronous = self.levels[any(write.durable for write in writes)]
                 try:
-                    connection = self.take(synchronous)
-                    connection.patience.until = until
+                    connection = self.take_until(synchronous, until)
+                    if not self.begins(connection):
+                        connection = self.exchange(connection, synchronous)
+                        connection.execute("BEGIN IMMEDIATE")
                     self._carry_out(connection, mine, writes)
                 except (apsw.Error, UnicodeDecodeError) as error:
                     tell(writes, self.translate(error), error)
@@ -213,10 +218,9 @@ class Database(Pool):
         self.gate.done(mine)
 
     def _carry_out(self, connection: Connection, mine: Write, writes: Sequence[Write]) -> None:
-        """In one transaction. Interrupted behind its commit it was carried out, and nothing of it is done again."""
+        """In the transaction. Interrupted behind its commit it was carried out, and nothing of it is done again."""
         is_committing = False
         try:
-            connection.execute("BEGIN IMMEDIATE")
             if len(writes) == 1:
                 writes[0].answer = writes[0].body(connection)
             else:
@@ -231,13 +235,6 @@ class Database(Pool):
         except BaseException:
             mine.round.is_told = is_committing and not connection.in_transaction
             raise
-
-    def commit(self, connection: Connection) -> None:
-        """Commit; `CommitUnsureError` where COMMIT reports an error that leaves open whether it did."""
-        try:
-            connection.execute("COMMIT")
-        except apsw.Error as error:
-            raise self.unsure(error) from error
 
     def _sync(self, writes: Sequence[Write]) -> None:
         to_sync = [write for write in writes if write.durable and write.error is None]
@@ -255,8 +252,7 @@ class Database(Pool):
     def long_write(self, *, durable: bool) -> Iterator[LongWrite]:
         """A write transaction around user code; rolled back where it was not committed."""
         mine = Write(_no_body, durable=durable, is_alone=True)
-        with self._alone(mine, self.levels[durable], self._until()) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with self._alone(mine, self.levels[durable], self._until(), begins=True) as connection:
             connection.patience.until = None
             yield LongWrite(self, connection, mine)
 
@@ -267,14 +263,16 @@ class Database(Pool):
             yield connection
 
     @contextlib.contextmanager
-    def _alone(self, mine: Write, synchronous: int, until: float) -> Iterator[Connection]:
+    def _alone(self, mine: Write, synchronous: int, until: float, *, begins: bool = False) -> Iterator[Connection]:
         connection: Connection | None = None
         try:
             try:
                 if not self.gate.enter(mine, until):
                     raise AssertionError
-                connection = self.take(synchronous)
-                connection.patience.until = until
+                connection = self.take_until(synchronous, until)
+                if begins and not self.begins(connection):
+                    connection = self.exchange(connection, synchronous)
+                    connection.execute("BEGIN IMMEDIATE")
                 yield connection
             except apsw.Error as error:
                 raise self.translate(error) from error
@@ -378,7 +376,10 @@ class LongWrite:
 
     def commit(self) -> None:
         """Commit, let the next writer through, and return once it is durable. Errors as in `Database.write`."""
-        self._database.commit(self.connection)
+        try:
+            self.connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise self._database.unsure(error) from error
         self._database.gate.done(self._mine)
         if self._mine.durable:
             self._database.durable()

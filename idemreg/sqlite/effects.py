@@ -73,13 +73,15 @@ class Effects:
         try:
             return self._connection.execute(sql, bindings).fetchall()
         except (apsw.Error, UnicodeEncodeError, OverflowError) as error:  # text that is none, a number beyond 64 bits
-            msg = f"SQLite: {error}"
-            hint = "See the statement given to tx.execute()."
-            problem = StoreError(msg, task_id=self._task_id, hint=hint)
-            problem.in_job = isinstance(error, _OF_THE_FILE)
-            raise problem from error
+            raise self._problem(error) from error
         finally:
             self._connection.authorizer = None
+
+    def _problem(self, error: Exception) -> StoreError:
+        msg = f"SQLite: {error}"
+        problem = StoreError(msg, task_id=self._task_id, hint="See the statement given to tx.execute().")
+        problem.in_job = isinstance(error, _OF_THE_FILE)
+        return problem
 
     def finish(self, end: End) -> Recorded | Lost | Unsure:
         """Finish the claim and commit. `Lost`: the caller leaves the block, and everything is rolled back."""

@@ -165,9 +165,12 @@ class Guard:
             error = another
         if error.errno == errno.EBADF:
             raise self._lost(self._path, CLOSED) from error
+        raise self._unseen(error) from error
+
+    def _unseen(self, error: OSError) -> StoreError:
         unseen = StoreError(f"the system cannot tell whether {self._path} is still there: {error.strerror}")
         unseen.retryable = True
-        raise unseen from error
+        return unseen
 
     def _check_wal(self) -> None:
         for _ in range(TRIES):

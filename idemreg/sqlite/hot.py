@@ -72,10 +72,7 @@ class Claim(Ticket):
                     opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
                     if not self.may_insert:
                         return found
-                    is_alone = gate.try_enter(self)
-                    if is_alone:
-                        connection.patience.until = gate.until
-                        self._insert(connection)
+                    is_alone = gate.try_enter(self) and self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
                 raise database.translate(error) from error
             finally:
@@ -114,6 +111,17 @@ class Claim(Ticket):
         connection.patience.until = None
         database.gate.leave(self)
         return self.grant is not None
+
+    def _insert_alone(self, connection: Connection) -> bool:
+        """Claim it. False where the connection can only read: the general path takes another for it."""
+        database = self._opened.database
+        connection.patience.until = database.gate.until
+        try:
+            self._insert(connection)
+        except apsw.ReadOnlyError:
+            database.spoil()
+            return False
+        return True
 
     def _begin_with_others(self) -> bool:
         """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
@@ -198,6 +206,9 @@ def succeed(opened: Opened, schema_version: int, end: End) -> bool:
                 connection.patience.until = gate.until
                 faults.point("finish.in-transaction")
                 is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
+        except apsw.ReadOnlyError:  # as above
+            database.spoil()
+            is_alone = False
         except apsw.BusyError as error:
             raise database.translate(error) from error
         except apsw.Error as error:

@@ -49,10 +49,25 @@ class Pool:
     def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
         """The error for one of SQLite's."""
         if isinstance(error, apsw.ReadOnlyError):
-            self._spoil()
+            self.spoil()
         return translate(error)
 
-    def _spoil(self) -> None:
+    def begins(self, connection: Connection) -> bool:
+        """Begin a write transaction. False where the connection can only read, and another is to be taken for it."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except apsw.ReadOnlyError:
+            self.spoil()
+            return False
+        return True
+
+    def exchange(self, connection: Connection, synchronous: int) -> Connection:
+        """Give one back that can only read, and take another. What it may wait for is the same."""
+        until = connection.patience.until
+        self.give_back(connection, synchronous)
+        return self.take_until(synchronous, until)
+
+    def spoil(self) -> None:
         """Use none of the present connections again.
 
         Where SQLite cannot open a file for writing, be it for a moment, it opens it for reading, and the connection
@@ -87,6 +102,12 @@ class Pool:
             del inside[connection]
             idle.append(connection)
             self._clock.sleep(FORK_NAP_S)
+
+    def take_until(self, synchronous: int, until: float | None) -> Connection:
+        """The same, for a statement that may wait for another program's until then."""
+        connection = self.take(synchronous)
+        connection.patience.until = until
+        return connection
 
     def _open(self, synchronous: int) -> Connection:
         if self.lost is not None:

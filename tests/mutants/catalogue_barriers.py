@@ -49,16 +49,13 @@ TURN_TRIED: Final = (
 )
 NO_TURN: Final = Off("write turn", (TURN_ASKED, *TURN_TRIED))
 
-BEGIN: Final = (
-    '            connection.execute("BEGIN IMMEDIATE")\n            if len(writes) == 1:',
-    '            connection.execute("BEGIN")\n            if len(writes) == 1:',
-)
-DEFERRED: Final = Patch(DATABASE, *BEGIN)
+BEGINS: Final = "                    if not self.begins(connection):\n"
+DEFERRED: Final = Patch(DATABASE, BEGINS, '                    if connection.execute("BEGIN").fetchall():\n')
 # Each statement for itself; what was not committed by then is.
 NO_TRANSACTION: Final = Off(
     "BEGIN IMMEDIATE",
     (
-        Patch(DATABASE, BEGIN[0], "            if len(writes) == 1:"),
+        Patch(DATABASE, BEGINS, "                    if not connection:\n"),
         Patch(
             DATABASE,
             '                connection.execute("COMMIT")\n            except apsw.Error as error:\n'
@@ -164,8 +161,8 @@ _WRITERS: Final = (
             (
                 Patch(
                     DATABASE,
-                    '            connection.execute("BEGIN IMMEDIATE")\n            connection.patience',
-                    '            connection.execute("BEGIN")\n            connection.patience',
+                    "if begins and not self.begins(connection):",
+                    'if begins and connection.execute("BEGIN").fetchall():',
                 ),
             ),
             "test_nobody_writes_between_what_a_job_reads_and_writes",

@@ -81,8 +81,8 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/pool.py",
-                "        if isinstance(error, apsw.ReadOnlyError):\n            self._spoil()\n",
-                "",
+                "        self._spoilt.update(self._all)\n",
+                "        return\n",
             ),
             Patch("idemreg/sqlite/walindex.py", "if code & PRIMARY_CODE == READ_ONLY:", "if not code + 1:"),
         ),

@@ -48,8 +48,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/database.py",
-                'connection.execute("BEGIN IMMEDIATE")\n            if len(writes) == 1:',
-                'connection.execute("BEGIN")\n            if len(writes) == 1:',
+                "                    if not self.begins(connection):",
+                '                    if connection.execute("BEGIN").fetchall():',
             ),
         ),
         NO_TURN,
