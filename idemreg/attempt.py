@@ -55,9 +55,6 @@ _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 EVIDENCE_CHARACTERS = 4_096
 BY_HOOK = "verify hook"
 
-# What a verify hook may say; the other verdicts are an operator's.
-_BRIEF = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
-
 
 # Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing. Waits are pauses of
 # the walk and no call of the store, which would keep a thread for every coroutine that waits.
@@ -76,7 +73,13 @@ def run(
     seen = terms.store.begin(wanted)
     if type(seen) is Stored and not terms.options.raise_on_duplicate:
         return _replay_stored(terms, wanted, seen)
-    return drive(attempt(terms, wanted, seen, job, args, kwargs))
+    try:
+        walk = attempt(terms, wanted, seen, job, args, kwargs)
+    except BaseException:
+        if type(seen) is Granted:
+            _never_made(terms, seen)
+        raise
+    return drive(walk)
 
 
 def run_walk(
@@ -175,17 +178,29 @@ def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 
     try:
         claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
     except BaseException:  # no memory, or an interruption: nobody else can end it
-        terms.store.abandon(End.release(grant, nothing_ran=True))
+        _never_made(terms, grant)
         raise
     if terms.teller is not None:
         _tell(terms.teller, [claim])
     return claim
 
 
-def make_claims(terms: Terms, granted: Sequence[tuple[Granted, str]]) -> list[Any]:
+def _never_made(terms: Terms, grant: Granted) -> None:
+    """There was no memory to make a claim of what was granted, and nobody else can end it."""
+    terms.store.abandon(End.release(grant, nothing_ran=True))
+
+
+def make_claims(terms: Terms, answers: Sequence[Any], wanted: Sequence[Wanted]) -> list[Any]:
     """The claims of a batch. All are there before one is told of: from then on each is settled when it is dropped."""
     kind = Claim if terms.claim is None else terms.claim
-    claims = [kind(terms, grant, name) for grant, name in granted]
+    try:
+        pairs = zip(answers, wanted, strict=True)
+        claims = [kind(terms, answer, one.name) for answer, one in pairs if type(answer) is Granted]
+    except BaseException:
+        for answer in answers:
+            if type(answer) is Granted:
+                _never_made(terms, answer)
+        raise
     if terms.teller is not None:
         _tell(terms.teller, claims)
     return claims
@@ -299,7 +314,7 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
         if terms.teller is not None:
             terms.teller.granted(grant, name)
         hook = cast("Callable[..., Any]", options.verify)  # only who has a hook is granted a claim for it
-        verified = _as_verified((yield hook, (grant.prior, *args), kwargs))
+        verified = Verified.of((yield hook, (grant.prior, *args), kwargs))
         settlement = _settlement(options, grant, verified)
     except GeneratorExit as error:  # the coroutine was closed: nothing can be awaited
         _abandon_hook(terms, grant, name, error)
@@ -329,18 +344,6 @@ def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException)
     end = crash_end(grant, terms.options, told(error, terms.options))
     if terms.store.abandon(end) and terms.teller is not None:
         terms.teller.ended(grant, name, end)
-
-
-def _as_verified(answer: object) -> Verified:
-    """A hook may answer briefly: True for happened, False for did not happen, None for cannot tell, or a Verdict."""
-    verified = answer if isinstance(answer, Verified) else Verified(cast("Verdict", answer))
-    verdict: object = verified.verdict
-    if verdict is None or isinstance(verdict, bool):
-        return verified._replace(verdict=_BRIEF[verdict])
-    if not isinstance(verdict, Verdict) or verdict not in _BRIEF.values():  # 1 equals HAPPENED
-        msg = f"a verify hook says happened, did-not-happen or cannot-tell, or True, False or None, not {verdict!r}"
-        raise TypeError(msg)
-    return verified
 
 
 def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:

@@ -133,9 +133,9 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: b
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
         raise ValueError(msg)
     granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
-    pairs = list(zip(granted, wanted, strict=True))
-    claims = make_claims(terms, [(answer, one.name) for answer, one in pairs if type(answer) is Granted])
+    claims = make_claims(terms, granted, wanted)
     try:
+        pairs = list(zip(granted, wanted, strict=True))
         rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
     except BaseException:  # while one was waited for, say: nobody gets the claims of the others
         for claim in claims:

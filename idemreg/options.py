@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, cast
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
@@ -36,6 +36,22 @@ class Verified(NamedTuple):
     verdict: Verdict
     result: Any = None
     evidence: str = ""
+
+    @classmethod
+    def of(cls, answer: object) -> Verified:
+        """A hook may answer briefly: True (happened), False (did not happen), None (cannot tell), or a Verdict."""
+        verified = answer if isinstance(answer, cls) else cls(cast("Verdict", answer))
+        verdict: object = verified.verdict
+        if verdict is None or isinstance(verdict, bool):
+            return verified._replace(verdict=_BRIEF[verdict])
+        if not isinstance(verdict, Verdict) or verdict not in _BRIEF.values():  # 1 equals HAPPENED
+            msg = f"a verify hook says happened, did-not-happen or cannot-tell, or True, False or None, not {verdict!r}"
+            raise TypeError(msg)
+        return verified
+
+
+# What a verify hook may say; the other verdicts are an operator's.
+_BRIEF: Final = {True: Verdict.HAPPENED, False: Verdict.DID_NOT_HAPPEN, None: Verdict.CANNOT_TELL}
 
 
 _Answer: TypeAlias = Verified | Verdict | bool | None
