@@ -63,6 +63,7 @@ class Worker:
         self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.done: list[str] = []
         self.unrecorded: list[str] = []
+        self.begun: list[Claim] = []
         self.at_first = descriptors()
         self.registry = Registry(database, busy_timeout=BUSY_S)
 
@@ -124,6 +125,21 @@ class Worker:
                 entered.append(claim.token)
                 claim.result = result_of(task, claim.token)
             self.acknowledged(task, claim.token)
+
+    def begin(self) -> None:
+        """A claim that `finish` ends, while all is there."""
+        self.number += 1
+        task = f"{self.name}-{self.number}"
+        with self.told("begin", task, [], must=True):
+            self.begun.append(self.registry.claim(task, name=JOB))
+
+    def finish(self) -> None:
+        """End what was begun."""
+        while self.begun:
+            claim = self.begun.pop()
+            with self.told("finish", claim.task_id, [claim.token]):
+                claim.succeed(result_of(claim.task_id, claim.token))
+                self.acknowledged(claim.task_id, claim.token)
 
     def batch(self) -> None:
         self.number += 1
@@ -257,10 +273,8 @@ def work(database: str, name: str, style: str, seed: int, orders: int, reports: 
                     worker.again()
             elif order == "take":
                 worker.take(number)
-            elif order == "give":
-                worker.give()
             else:
-                worker.rest()
+                {"begin": worker.begin, "finish": worker.finish, "give": worker.give, "rest": worker.rest}[order]()
             report({"obeyed": order})
     worker.rest()
 
