@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from idemreg import Registry, faults
 from idemreg.sqlite.backend import SqliteStore
+from tests.support import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -92,6 +93,17 @@ def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     """Runs a coroutine function, under either library."""
     return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Without a C compiler some faults cannot be made, which only a machine of a developer's may lack."""
+    try:
+        compiled.compiler()
+    except compiled.NoCompilerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
