@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 settings.register_profile(
     "quick",
     max_examples=100,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000)
+# A run of `make test` tries what the last one has tried, so that it passes or fails by what was changed.
+settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
