@@ -21,7 +21,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.torture.resources_work import HANGS_S, audit, work
+from tests.torture.resources_work import FREE_MOST, HANGS_S, audit, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,8 +221,11 @@ def descriptor_limit(crew: Crew, place: str, chance: Random) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_descriptors(crew: Crew, place: str, chance: Random) -> Iterator[None]:
-    """Somebody else in each process has taken them, but for a few."""
-    crew.obey("take", chance.randint(0, 8))
+    """Somebody else in each process has taken them, but for a few: at first so many that an opening fails at each."""
+    for free in range(1, FREE_MOST + 1):
+        for order in ("take", "open", "give"):
+            crew.order(order, free)
+    crew.obey("take", chance.randint(0, FREE_MOST))
     try:
         yield
     finally:

@@ -38,6 +38,7 @@ BUSY_S: Final = 1.0
 HANGS_S: Final = 5.0  # what no call may take
 SHARED: Final = 12  # tasks that the processes run against one another
 LONGEST: Final = 3_000  # characters of a result
+PLAIN: Final = frozenset({"begin", "finish", "give", "open", "rest"})  # orders without a number
 FREE_MOST: Final = 8  # descriptors that are left
 ROOM: Final = 64  # descriptors that are taken at most
 
@@ -127,11 +128,12 @@ class Worker:
             self.acknowledged(task, claim.token)
 
     def begin(self) -> None:
-        """A claim that `finish` ends, while all is there."""
+        """A claim that `finish` ends, while all is there; it outlives the close, so that the next call opens anew."""
         self.number += 1
         task = f"{self.name}-{self.number}"
         with self.told("begin", task, [], must=True):
             self.begun.append(self.registry.claim(task, name=JOB))
+        self.registry.close()
 
     def finish(self) -> None:
         """End what was begun."""
@@ -214,6 +216,11 @@ class Worker:
             self.wrong(f"{left} descriptors are left behind a close")
             self.at_first += left
 
+    def open(self) -> None:
+        """Open anew, or fail at the descriptor that is the first not to be had."""
+        self.registry.close()
+        self.look()
+
     def take(self, free: int) -> None:
         """Take all descriptors but ``free`` of them."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + ROOM, self.limit[1]))
@@ -274,7 +281,8 @@ def work(database: str, name: str, style: str, seed: int, orders: int, reports: 
             elif order == "take":
                 worker.take(number)
             else:
-                {"begin": worker.begin, "finish": worker.finish, "give": worker.give, "rest": worker.rest}[order]()
+                assert order in PLAIN, order
+                getattr(worker, order)()
             report({"obeyed": order})
     worker.rest()
 
