@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from idemreg import Registry, faults
 from idemreg.sqlite.backend import SqliteStore
+from tests.support import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 settings.register_profile(
     "quick",
     max_examples=100,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000)
+# A run of `make test` tries what the last one has tried, so that it passes or fails by what was changed.
+settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
@@ -92,6 +95,17 @@ def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     """Runs a coroutine function, under either library."""
     return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Without a C compiler some faults cannot be made, which only a machine of a developer's may lack."""
+    try:
+        compiled.compiler()
+    except compiled.NoCompilerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

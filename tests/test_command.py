@@ -142,10 +142,11 @@ def test_a_background_process_that_writes_for_ever_is_not_waited_for(
 ) -> None:
     """What is in the pipe at the command's end is passed on, and no more, however slow the reader of it is."""
     read_end, write_end = os.pipe()
-    background = tmp_path / "background"
-    script = f"yes & echo $! >{background}; sleep 0.05"
+    background, go = tmp_path / "background", tmp_path / "go"
+    os.mkfifo(go)
+    script = f"yes & echo $! >{background}; read x <{go}"
     passed: list[int] = []
-    reader = threading.Thread(target=read_slowly, args=(read_end, passed))
+    reader = threading.Thread(target=read_slowly, args=(read_end, passed, go))
     reader.start()
     end = run_command(registry, "t", [SH, "-c", script], stdout=write_end, stderr=streams[1])
     os.close(write_end)
@@ -155,9 +156,10 @@ def test_a_background_process_that_writes_for_ever_is_not_waited_for(
     assert passed[0] < 8_000_000  # without a bound it goes on until the reader is faster for once
 
 
-def read_slowly(fd: int, passed: list[int]) -> None:
-    """A byte at a time, so that the writer has nearly always more."""
-    count = 0
+def read_slowly(fd: int, passed: list[int], go: Path) -> None:
+    """A byte at a time, so that the writer has nearly always more; behind the first the command may end."""
+    count = len(os.read(fd, 1))
+    go.write_text("\n")
     while os.read(fd, 1):
         count += 1
     passed.append(count)

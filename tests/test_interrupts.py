@@ -18,6 +18,7 @@ from idemreg.store import End, Granted
 from idemreg.turn import Turns
 from tests.support.interrupts import each_interrupt
 from tests.support.processes import PATIENCE_S
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,8 +248,7 @@ def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> Non
     assert gate.enter(leader, Clock().monotonic() + 1)
     with ThreadPoolExecutor(1) as threads:
         added = threads.submit(registry.add, "task")
-        while not gate.waiting:
-            threading.Event().wait(0.001)
+        until(lambda: gate.waiting)
         gate._collect(leader)
         assert len(leader.taken) == 1
         gate.leave(leader)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from idemreg.command import CommandEnd, run_command
 from idemreg.model import Status
 from idemreg.output import STDERR, STDOUT
 from tests.cli.driver import Cli
+from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,9 +87,14 @@ def test_the_end_is_seen_without_a_pidfd(
         raise OSError
 
     monkeypatch.setattr(os, "pidfd_open", refused)
-    gate = tmp_path / "gate"
+    gate, go = tmp_path / "gate", tmp_path / "go"
     os.mkfifo(gate)
-    end = run_command(registry, "t", [SH, "-c", f"cat <{gate} & sleep 0.05"], stdout=both, stderr=both)
+    os.mkfifo(go)
+    # Nothing is written before somebody has opened it to read: so the command lives when it is looked at first.
+    going = threading.Thread(target=go.write_text, args=("\n",))
+    going.start()
+    end = run_command(registry, "t", [SH, "-c", f"cat <{gate} & read x <{go}"], stdout=both, stderr=both)
+    going.join(PATIENCE_S)
     assert end.exit_code == 0
     gate.write_text("it was still there to read this")
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.backend import SqliteStore
 
 PROCESSES = 8
+CHILDREN = 10  # of a process whose threads are at work; `make torture` forks many more
 UNSHARE = ("unshare", *(() if os.geteuid() == 0 else ("--map-root-user",)), "--pid", "--fork", "--mount-proc")
 
 
@@ -346,15 +347,15 @@ def test_forks_while_threads_work_and_close(switching: None, path: Path, registr
     for thread in threads:
         thread.start()
     try:
-        said = [in_child(lambda n=n: str(registry.run(f"child:{n}", lambda: n).result)) for n in range(20)]  # type: ignore[misc]
+        said = [in_child(lambda n=n: str(registry.run(f"child:{n}", lambda: n).result)) for n in range(CHILDREN)]  # type: ignore[misc]
     finally:
         done.set()
         for thread in threads:
             thread.join()
-    assert said == [str(n) for n in range(20)]
+    assert said == [str(n) for n in range(CHILDREN)]
     assert errors == []
     tasks = {task.task_id for task in registry.tasks(status=Status.SUCCEEDED, prefix="child:")}
-    assert tasks == {f"child:{n}" for n in range(20)}
+    assert tasks == {f"child:{n}" for n in range(CHILDREN)}
     registry.close()
     connection = connect(path)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -412,7 +413,7 @@ def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[...,
 
 
 def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry) -> None:
-    """While four threads write, thirty children each open the registry anew and finish a task of their own."""
+    """While four threads write, some children each open the registry anew and finish a task of their own."""
     done = threading.Event()
 
     def work(number: int) -> None:
@@ -425,12 +426,12 @@ def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry
     for thread in threads:
         thread.start()
     try:
-        said = [in_child(lambda n=n: str(parents.run(f"child:{n}", lambda: n).result)) for n in range(30)]  # type: ignore[misc]
+        said = [in_child(lambda n=n: str(parents.run(f"child:{n}", lambda: n).result)) for n in range(CHILDREN)]  # type: ignore[misc]
     finally:
         done.set()
         for thread in threads:
             thread.join()
-    assert said == [str(n) for n in range(30)]
+    assert said == [str(n) for n in range(CHILDREN)]
 
 
 def test_a_child_forked_amid_a_settlement_settles_what_it_drops(parents: Registry) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,6 +33,7 @@ from tests.support.descriptors import left_open
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -599,9 +599,7 @@ class TestSqliteStore(StoreContract):
         def overtaken() -> None:
             faults.disarm()
             thread.start()
-            until = time.monotonic() + PATIENCE_S
-            while not opened.database.gate.waiting:
-                assert time.monotonic() < until
+            until(lambda: opened.database.gate.waiting)
             raise KeyboardInterrupt
 
         faults.arm("claim.in-transaction", overtaken)

@@ -34,6 +34,7 @@ from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -713,8 +714,7 @@ def test_what_waits_is_written_together(full: Registry, threads: int, rounds: in
     with ThreadPoolExecutor(threads) as pool:
         results = [pool.submit(full.add, f"t:{number}") for number in range(threads)]
         gate = database(full).gate
-        while len(gate.waiting) < threads:
-            threading.Event().wait(0.001)
+        until(lambda: len(gate.waiting) >= threads)
         done.set()
         assert {result.result(PATIENCE_S).status for result in results} == {Status.PENDING}
     holder.join()
@@ -762,8 +762,7 @@ class Crowd:
         """Call it on a thread of its own; return once it waits for the gate."""
         before = len(self._gate.waiting)
         future = self._pool.submit(call)
-        while len(self._gate.waiting) == before and not future.done():
-            threading.Event().wait(0.001)
+        until(lambda: len(self._gate.waiting) != before or future.done())
         return future
 
     def _hold(self) -> None:
@@ -877,8 +876,7 @@ def test_an_error_of_one_spares_the_others(full: Registry) -> None:
         one = pool.submit(full.add, "one")
         bad = pool.submit(lambda: database(full).write(fails, durable=True))
         two = pool.submit(full.add, "two")
-        while len(database(full).gate.waiting) < 3:
-            threading.Event().wait(0.001)
+        until(lambda: len(database(full).gate.waiting) >= 3)
         done.set()
         assert one.result(PATIENCE_S).status is two.result(PATIENCE_S).status is Status.PENDING
         assert bad.exception(PATIENCE_S) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -32,8 +33,10 @@ WALL_CLOCK_CALLS = frozenset({
     "datetime.datetime.utcnow",
 })  # fmt: skip
 
-# Taken apart, so that this file does not find itself.
-SLEEP_IN_TEXT = "time." + "sleep("
+# Of Python, taken apart so that this file does not find itself; and of the shell, where a command that is to last
+# sleeps for long, and one that sleeps for a moment waits for something.
+SLEEPS_IN_TEXT = re.compile("time[.]" + r"sleep\(|\bsleep 0[.]\d")
+NAPS_HERE = ROOT / "tests" / "support" / "waiting.py"
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -110,15 +113,22 @@ def test_tests_never_sleep() -> None:
 def sleeps(path: Path) -> Iterator[tuple[int, str]]:
     """Each sleep of a test file, also in the text of a script that it starts."""
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            text = ast.unparse(node)
-            name = ast.unparse(node.func)
-            # A clock's own sleep is the manual clock's; sleep(0) only lets others run.
-            clocks = name.lower().endswith("clock.sleep") or name.startswith("super()")
-            if name.split(".")[-1] == "sleep" and not clocks and "sleep(0)" not in text:
-                yield node.lineno, text
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and SLEEP_IN_TEXT in node.value:
+        if isinstance(node, ast.Call) and (is_sleep(node) or (is_nap(node) and path != NAPS_HERE)):
+            yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and SLEEPS_IN_TEXT.search(node.value):
             yield node.lineno, "a script that sleeps"
+
+
+def is_sleep(call: ast.Call) -> bool:
+    """But a clock's own, which is the manual clock's; and sleep(0), which only lets others run."""
+    name = ast.unparse(call.func)
+    clocks = name.lower().endswith("clock.sleep") or name.startswith("super()")
+    return name.split(".")[-1] == "sleep" and not clocks and "sleep(0)" not in ast.unparse(call)
+
+
+def is_nap(call: ast.Call) -> bool:
+    """A wait for an event that nobody else knows, and so nobody sets."""
+    return ast.unparse(call.func) == "threading.Event().wait" and bool(call.args)
 
 
 # --- tests ------------------------------------------------------------------------------------------------------

@@ -1,15 +1,15 @@
-"""The trials of kills and of namespaces: what judges them is right, and what they try breaks a broken product."""
+"""The trials of kills and of namespaces: they find nothing in the shipped code, and what judges them is right.
+
+That they find their mutants is tried by ``make torture ARGS="--power --only kills --only namespaces"``.
+"""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.mutants import CATALOGUE, mutated
 from tests.torture import kills, namespaces
 from tests.torture.killing.history import History
 from tests.torture.killing.linear import find_stuck
@@ -234,26 +234,16 @@ def test_an_effect_tells_what_became_of_a_killed_finish() -> None:
 
 def test_processes_are_killed_and_all_is_well() -> None:
     """A small part of the trial: no violation, and as many calls and kills as were asked for."""
-    tally = kills.run(seed=3, count=600)
+    tally = kills.run(seed=3, count=200)
     assert tally.violations == []
-    assert len(tally.distinct) == tally.tried >= 600
-    assert tally.events["kills"] >= 6
+    assert len(tally.distinct) == tally.tried >= 200
+    assert tally.events["kills"] >= 2
 
 
 def test_namespaces_share_a_file_and_all_is_well() -> None:
     """The same with processes whose ids are the same on each side."""
     if not namespaces.sides() and "CI" not in os.environ:
         pytest.skip("no pid namespace is allowed here")
-    tally = namespaces.run(seed=3, count=4)
+    tally = namespaces.run(seed=3, count=2)
     assert tally.violations == []
-    assert tally.events["process ids that every side has"] > 0
-
-
-@pytest.mark.parametrize("name", ["token-given-twice", "living-is-dead"])
-def test_a_mutant_is_found(name: str) -> None:
-    """A broken registry does not get through a hundredth of the trial."""
-    with mutated(CATALOGUE[name]) as folder:
-        words = [sys.executable, "-m", "tests.torture", "--only", "kills", "--count", "5000", "--jobs", "1"]
-        run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "violations in" in run.stdout
+    assert len(tally.distinct) >= 2

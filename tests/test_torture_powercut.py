@@ -1,64 +1,42 @@
-"""The trial of power cuts tries what it says, and finds a mutant."""
+"""The trial of power cuts finds nothing in the shipped code, and tells of a loss so that it can be seen again."""
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.mutants import CATALOGUE, mutated
 from tests.powercut import recorder
+from tests.powercut.run import record_and_judge
 from tests.torture import powercut
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiler() -> None:
-    """As in test_powercut.py."""
-    try:
-        recorder.shim()
-    except recorder.NoCompilerError as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("compiler")
 
 
-def tried(folder: Path, tmp_path: Path, *words: str) -> tuple[int, str, dict[str, object]]:
-    """What ``python -m tests.torture`` says of the trial there: its code, what it prints, and its row."""
-    report = tmp_path / "report.json"
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.torture", "--only", "powercut", "--jobs", "1", "--json", report, *words],
-        cwd=folder,
-        env=os.environ | {"POWERCUT_SHIM": recorder.shim(), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.returncode, run.stdout + run.stderr, json.loads(report.read_text())[0]
-
-
-def test_it_finds_nothing(tmp_path: Path) -> None:
+def test_it_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the shipped code no image has lost anything, and as many distinct ones were judged as were asked for."""
-    code, said, row = tried(ROOT, tmp_path, "--count", "1000")
-    assert code == 0, said
-    assert row["violations"] == []
-    assert isinstance(row["distinct"], int)
-    assert row["distinct"] >= 1_000
+    monkeypatch.setattr(powercut, "record_and_judge", functools.partial(record_and_judge, rounds=2, steps=3))
+    tally = powercut.run(1, 300)
+    assert tally.violations == []
+    assert len(tally.distinct) >= 300
 
 
-def test_it_finds_a_mutant_and_says_how_to_see_it_again(tmp_path: Path) -> None:
-    """A mutant's loss ends it with 1, and the command that it prints finds the loss once more in the kept log."""
-    with mutated(CATALOGUE["finish-not-synced"]) as folder:
-        code, said, row = tried(folder, tmp_path, "--count", "1000")
-        assert code == 1, said
-        assert isinstance(row["violations"], list)
-        again = row["violations"][0].partition("; again: python ")[2].split()
-        judged = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_it_says_how_to_see_a_loss_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nothing is synced everything is lost, and the command that tells of it finds that in the kept log."""
+    normal = functools.partial(record_and_judge, durability="normal", stop_at=1)
+    monkeypatch.setattr(powercut, "record_and_judge", normal)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tally = powercut.run(1, 300)
+    again = tally.violations[0].partition("; again: python ")[2].split()
+    judged = subprocess.run([sys.executable, *again], cwd=ROOT, capture_output=True, text=True, check=False)
     assert judged.returncode == 1, judged.stdout + judged.stderr
 
 

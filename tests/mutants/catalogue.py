@@ -66,3 +66,5 @@ _AREAS: Final = (
 )
 
 CATALOGUE: Final = {one.name: one for some in _AREAS for one in some}
+# One that has another's name would hide it.
+assert len(CATALOGUE) == sum(map(len, _AREAS)), "two mutants have one name"

@@ -564,7 +564,7 @@ _DISK: Final = (
         Off("the readers' sync"),
         _JOINS,
         Row(
-            "first-claim-not-synced",
+            "hot-claim-not-synced",
             "a first claim under hold is not synced before its job",
             (Patch(SQLITE + "hot.py", "wanted.durable and wanted.policy.on_crash is not RERUN", "False"),),
             "test_no_job_is_entered_whose_claim_may_not_be_on_the_disk",

@@ -43,8 +43,8 @@ FAULTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        "finish-error-swallowed",
-        "a finish that could not be stored is told as recorded",
+        "unsure-finish-believed",
+        "a finish whose commit failed, and which is not there, is told as recorded",
         (
             Patch(
                 "idemreg/sqlite/backend.py",

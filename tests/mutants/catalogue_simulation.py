@@ -21,7 +21,7 @@ UPKEEP: Final = "idemreg/sqlite/upkeep.py"
 MUTANTS: Final[tuple[Mutant, ...]] = (
     # --- the decision -----------------------------------------------------------------------------------------------
     Mutant(
-        "cannot-tell-is-dead",
+        "doubt-is-death",
         "an owner of whom nobody can tell counts as dead",
         (
             Patch(
@@ -223,7 +223,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
-        "claim-not-synced",
+        "general-claim-not-synced",
         "a claim is not on the disk when its body is entered",
         (
             Patch(
@@ -239,20 +239,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (Patch(HOT, "    if is_stored and end.durable:\n        database.durable()\n", ""),),
     ),
     Mutant(
-        "finish-not-synced",
+        "write-not-synced",
         "an end is told before it is on the disk",
         (Patch(DATABASE, "            self._sync(writes)\n", "            pass\n"),),
-    ),
-    Mutant(
-        "reader-does-not-join",
-        "a final row is answered from before it is on the disk",
-        (
-            Patch(
-                DATABASE,
-                "        if durable and self.sync is not None:\n            self.sync.durable()\n\n    def check_disk",
-                "\n    def check_disk",
-            ),
-        ),
     ),
     Mutant(
         "begun-is-done",
@@ -260,7 +249,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (Patch(SYNCING, "        return record.done > seen and", "        return record.done >= seen and"),),
     ),
     Mutant(
-        "done-before-sync",
+        "published-before-sync",
         "a sync is published before it is done",
         (
             Patch(

@@ -18,7 +18,7 @@ from tests.mutants.mutant import mutated
 if TYPE_CHECKING:
     from tests.mutants.mutant import Mutant, Patch
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "killed"]
 
 PATIENCE_S: Final = 300.0  # for a mutant that hangs, which counts as alive
 PASSED: Final = 0  # as pytest ends
@@ -54,11 +54,16 @@ def judge(mutant: Mutant) -> Verdict:
     """Run the mutant's killer with it and without it."""
     is_content, output = _is_content(mutant)
     begun = time.monotonic()
-    code, broken_output = _run(mutant, is_broken=True)
+    killed_by, broken_output = killed(mutant)
     seconds = time.monotonic() - begun
-    failed = _FAILED_TEST.search(broken_output)
-    killed_by = failed[1] if code == FAILED and failed else ""
     return Verdict(mutant, is_content, bool(killed_by), killed_by, seconds, output if not is_content else broken_output)
+
+
+def killed(mutant: Mutant) -> tuple[str, str]:
+    """The very test that failed with it, or an empty text; and what was said."""
+    code, output = _run(mutant, is_broken=True)
+    failed = _FAILED_TEST.search(output)
+    return failed[1] if code == FAILED and failed else "", output
 
 
 def _is_content(mutant: Mutant) -> tuple[bool, str]:

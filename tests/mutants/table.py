@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.mutants.catalogue import CATALOGUE
 from tests.mutants.mutant import ROOT
+from tests.support.block import Block
 from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["PAGE", "killer_of", "rows", "save", "saved"]
 
 PAGE: Final = ROOT / "docs" / "reliability.md"
-BEGIN: Final = "<!-- mutants: written by `make mutants`, not by hand -->\n"
-END: Final = "<!-- end of the mutants -->\n"
+BLOCK: Final = Block(
+    PAGE, "<!-- mutants: written by `make mutants`, not by hand -->\n", "<!-- end of the mutants -->\n"
+)
 HEAD: Final = "| barrier | mutant | what is broken | off besides | killed by | s |\n|---|---|---|---|---|---:|\n"
 
 
@@ -40,16 +42,11 @@ def rows(seconds: Mapping[str, str]) -> str:
 
 def saved() -> tuple[str, dict[str, str]]:
     """The table as it stands in the page, and the times in it."""
-    _, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    table, _, _ = rest.partition(END)
+    table = BLOCK.read()
     return table, dict(re.findall(r"^\|[^|]*\| `([\w-]+)` .*\| ([\d.]+) \|$", table, re.MULTILINE))
 
 
 def save(verdicts: Iterable[Verdict]) -> None:
     """Write it anew."""
     seconds = {verdict.mutant.name: f"{verdict.seconds:.1f}" for verdict in verdicts}
-    before, begin, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{PAGE} has no line {BEGIN!r}"
-    assert end, f"{PAGE} has no line {END!r}"
-    PAGE.write_text(before + begin + rows(seconds) + end + after, "utf-8")
+    BLOCK.write(rows(seconds))

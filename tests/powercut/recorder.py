@@ -30,12 +30,12 @@ import fcntl
 import functools
 import mmap
 import os
-import shutil
 import struct
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.support import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,32 +50,12 @@ MEMORY = "/dev/shm"  # noqa: S108 - not a temporary file: a file system in memor
 SYNC_US = 300
 
 
-class NoCompilerError(Exception):
-    """There is no C compiler on this machine."""
-
-
 @functools.cache
 def shim() -> str:
     """The path of the compiled shim; compiled once a process, and not where POWERCUT_SHIM names one."""
     if (made := os.environ.get("POWERCUT_SHIM")) is not None:
         return made
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None:
-        msg = "no C compiler (cc) to build tests/powercut/shim.c with"
-        raise NoCompilerError(msg)
-    folder = tempfile.mkdtemp(prefix="powercut-")
-    _remove_at_exit(folder)
-    library = os.path.join(folder, "shim.so")
-    sources = [str(HERE / name) for name in SOURCES]
-    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared"]
-    subprocess.run([compiler, *options, "-o", library, *sources, "-ldl", "-lpthread"], check=True)
-    return library
-
-
-def _remove_at_exit(folder: str) -> None:
-    import atexit  # noqa: PLC0415
-
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return compiled.library([HERE / name for name in SOURCES], "-ldl", "-lpthread")
 
 
 def scratch() -> str:

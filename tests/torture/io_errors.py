@@ -36,10 +36,10 @@ TRIAL: Final = Trial(
     (
         "commit-error-swallowed",
         "failed-sync-forgotten",
-        "finish-error-swallowed",
         "gate-left-taken",
         "not-withdrawn",
         "read-only-for-good",
         "disk-error-untyped",
+        "unsure-finish-believed",
     ),
 )

@@ -40,5 +40,5 @@ TRIAL: Final = Trial(
     20_000,
     1_000,
     run,
-    ("finish-error-swallowed", "returned-job-fails"),
+    ("unsure-finish-believed", "returned-job-fails"),
 )

@@ -21,7 +21,7 @@ from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.torture.resources_work import HANGS_S, audit, work
+from tests.torture.resources_work import FREE_MOST, HANGS_S, audit, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,11 +34,12 @@ SIZE: Final = "12m"  # of the small disk: twice what the -wal is grown to
 INODES: Final = 32
 PAGE: Final = 4_096
 # What a file may grow to, in bytes; 0 stands for the size that the -wal has.
-LIMITS: Final = (1, PAGE, 33_000, 0)
+LIMITS: Final = (PAGE, 33_000, 0)
+NOTHING: Final = 1  # byte: no page, frame or header fits into it
 
 # What goes. Those of the second line need a disk of their own, and so the right to mount one.
 MOUNTED: Final = ("disk full", "no inodes", "read-only")
-KINDS: Final = ("file size", "descriptors", "descriptor limit", *MOUNTED)
+KINDS: Final = ("file size", "every write", "descriptors", "descriptor limit", *MOUNTED)
 
 
 class Hangs(Exception):  # noqa: N818 - it is told as a violation
@@ -205,6 +206,13 @@ def file_size(crew: Crew, place: str, chance: Random) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def every_write(crew: Crew, place: str, chance: Random) -> Iterator[None]:
+    """Nothing can be stored, wherever in its file it would stand: no end of a claim is recorded now."""
+    with _limited(crew, resource.RLIMIT_FSIZE, NOTHING):
+        yield
+
+
+@contextlib.contextmanager
 def descriptor_limit(crew: Crew, place: str, chance: Random) -> Iterator[None]:
     """Hardly any may be opened, or none."""
     with _limited(crew, resource.RLIMIT_NOFILE, chance.randint(3, 20)):
@@ -213,8 +221,11 @@ def descriptor_limit(crew: Crew, place: str, chance: Random) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_descriptors(crew: Crew, place: str, chance: Random) -> Iterator[None]:
-    """Somebody else in each process has taken them, but for a few."""
-    crew.obey("take", chance.randint(0, 8))
+    """Somebody else in each process has taken them, but for a few: at first so many that an opening fails at each."""
+    for free in range(1, FREE_MOST + 1):
+        for order in ("take", "open", "give"):
+            crew.order(order, free)
+    crew.obey("take", chance.randint(0, FREE_MOST))
     try:
         yield
     finally:
@@ -238,6 +249,7 @@ GOING: Final = {
     "no inodes": no_inodes,
     "read-only": read_only,
     "file size": file_size,
+    "every write": every_write,
     "descriptors": no_descriptors,
     "descriptor limit": descriptor_limit,
 }
@@ -279,12 +291,19 @@ def cycle(folder: str, seed: int, *, may_mount: bool) -> dict[str, Any]:
 
 
 def _go_and_come(crew: Crew, kind: str, place: str, chance: Random) -> None:
-    """At some moment of the work it goes, at some later one it comes back; then each must go on at once."""
+    """At some moment of the work it goes, at some later one it comes back; then each must go on at once.
+
+    Each has a claim meanwhile that was open before, and ends while the resource is away: whether another call is in the
+    middle of its job just then is chance, and to fail at a claim leaves no end that could fail.
+    """
     before = len(crew.wrong)
+    if kind != "read-only":  # an open claim keeps a file open, which forbids that mount
+        crew.obey("begin")
     if kind not in {"read-only", "descriptors"}:  # which have orders of their own
         crew.order("call", CALLS)
         crew.wait_for_calls(chance.randint(0, len(STYLES) * CALLS))
     with GOING[kind](crew, place, chance):
+        crew.obey("finish")
         crew.order("call", 2 * CALLS)
         crew.wait_for_calls(chance.randint(len(STYLES) * CALLS, len(STYLES) * 2 * CALLS))
     crew.obey("prove")

@@ -38,6 +38,7 @@ BUSY_S: Final = 1.0
 HANGS_S: Final = 5.0  # what no call may take
 SHARED: Final = 12  # tasks that the processes run against one another
 LONGEST: Final = 3_000  # characters of a result
+PLAIN: Final = frozenset({"begin", "finish", "give", "open", "rest"})  # orders without a number
 FREE_MOST: Final = 8  # descriptors that are left
 ROOM: Final = 64  # descriptors that are taken at most
 
@@ -63,6 +64,7 @@ class Worker:
         self.limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.done: list[str] = []
         self.unrecorded: list[str] = []
+        self.begun: list[Claim] = []
         self.at_first = descriptors()
         self.registry = Registry(database, busy_timeout=BUSY_S)
 
@@ -124,6 +126,22 @@ class Worker:
                 entered.append(claim.token)
                 claim.result = result_of(task, claim.token)
             self.acknowledged(task, claim.token)
+
+    def begin(self) -> None:
+        """A claim that `finish` ends, while all is there; it outlives the close, so that the next call opens anew."""
+        self.number += 1
+        task = f"{self.name}-{self.number}"
+        with self.told("begin", task, [], must=True):
+            self.begun.append(self.registry.claim(task, name=JOB))
+        self.registry.close()
+
+    def finish(self) -> None:
+        """End what was begun."""
+        while self.begun:
+            claim = self.begun.pop()
+            with self.told("finish", claim.task_id, [claim.token]):
+                claim.succeed(result_of(claim.task_id, claim.token))
+                self.acknowledged(claim.task_id, claim.token)
 
     def batch(self) -> None:
         self.number += 1
@@ -198,6 +216,11 @@ class Worker:
             self.wrong(f"{left} descriptors are left behind a close")
             self.at_first += left
 
+    def open(self) -> None:
+        """Open anew, or fail at the descriptor that is the first not to be had."""
+        self.registry.close()
+        self.look()
+
     def take(self, free: int) -> None:
         """Take all descriptors but ``free`` of them."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + ROOM, self.limit[1]))
@@ -257,10 +280,9 @@ def work(database: str, name: str, style: str, seed: int, orders: int, reports: 
                     worker.again()
             elif order == "take":
                 worker.take(number)
-            elif order == "give":
-                worker.give()
             else:
-                worker.rest()
+                assert order in PLAIN, order
+                getattr(worker, order)()
             report({"obeyed": order})
     worker.rest()
 

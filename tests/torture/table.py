@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.mutants.mutant import ROOT
+from tests.support.block import Block
 from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["rows", "save", "saved"]
 
-PAGE: Final = ROOT / "docs" / "reliability.md"
-BEGIN: Final = "<!-- trials: written by `python -m tests.torture --save`, not by hand -->\n"
-END: Final = "<!-- end of the trials -->\n"
+BLOCK: Final = Block(
+    ROOT / "docs" / "reliability.md",
+    "<!-- trials: written by `python -m tests.torture --save`, not by hand -->\n",
+    "<!-- end of the trials -->\n",
+)
 HEAD: Final = (
     "| trial | counted | in `make torture` | tried in this run, distinct | violations | s |\n"
     "|---|---|---:|---:|---:|---:|\n"
@@ -34,13 +37,9 @@ def _row(name: str, counted: str, count: int, one: Mapping[str, Any] | None) -> 
 
 def saved() -> str:
     """The table as it stands in the page."""
-    return PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    return BLOCK.read()
 
 
 def save(found: Sequence[Mapping[str, Any]], command: str) -> None:
     """Write it anew."""
-    before, begin, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{PAGE} has no line {BEGIN!r}"
-    assert end, f"{PAGE} has no line {END!r}"
-    PAGE.write_text(before + begin + rows({one["trial"]: one for one in found}, command) + end + after, "utf-8")
+    BLOCK.write(rows({one["trial"]: one for one in found}, command))

@@ -6,16 +6,14 @@ and to disarm it takes one store into memory: no call, and no allocation that co
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import errno
 import functools
 import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any, Final
+
+from tests.support import compiled
 
 __all__ = ["ERRORS", "FILES", "IO_KINDS", "KINDS", "LASTING", "Fault", "environment", "loaded"]
 
@@ -97,25 +95,12 @@ class Fault(ctypes.Structure):
         self.armed = self.hits = self.seen = self.hit_file = self.wal_hit = self.slept_us = 0
 
 
-class NoCompilerError(Exception):
-    """There is no C compiler on this machine."""
-
-
 @functools.cache
 def library() -> str:
     """The path of the compiled shim; compiled once a process, and not where a parent has."""
     if (made := os.environ.get(VARIABLE)) is not None:
         return made
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    if compiler is None:
-        msg = f"no C compiler (cc) to build {SOURCE} with"
-        raise NoCompilerError(msg)
-    folder = tempfile.mkdtemp(prefix="faults-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = os.path.join(folder, "shim.so")
-    options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared"]
-    subprocess.run([compiler, *options, "-o", path, str(SOURCE), "-ldl"], check=True)
-    return path
+    return compiled.library([SOURCE], "-ldl")
 
 
 def environment() -> dict[str, str]:

@@ -186,13 +186,13 @@ class Worker:
         return f"python -m tests.torture.injected {self.mode} {self.seed} '{exact}'"
 
     def exact(self, words: str) -> None:
-        """One item, as `command` writes it; the number 0 is all of them, 1, 2, 3, ..."""
-        name, *rest, number = json.loads(words)
-        item = Item(next(case for case in CASES if case.name == name), *rest)
-        numbers = [number] if number else range(1, MOST_CALLS)
-        for one in numbers:
-            if not self.one(item, one):
-                break
+        """One item, as `command` writes it, or a list of them; the number 0 is all of them, 1, 2, 3, ..."""
+        asked = json.loads(words)
+        for name, *rest, number in asked if isinstance(asked[0], list) else [asked]:
+            item = Item(next(case for case in CASES if case.name == name), *rest)
+            for one in [number] if number else range(1, MOST_CALLS):
+                if not self.one(item, one):
+                    break
 
     def scene(self, item: Item, path: str) -> Scene:
         clock: Clock | None = None

@@ -15,7 +15,7 @@ import struct
 import threading
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from idemreg import (
     ClaimLostError,
@@ -295,22 +295,34 @@ class _Thread:
     # --- claims -----------------------------------------------------------------------------------------------------
 
     def claim(self, task: str) -> None:
-        """Claim it, be in its body, and end it by a call of its own."""
-        with self.told("claim", task, "hold") as answer:
-            claim = self.registry.claim(task, name="j", on_crash="hold", **OPTIONS)
+        """Claim it, be in its body, and end it by a call of its own; one more end of it may come late."""
+
+        def succeed(claim: Claim, result: str) -> None:
+            claim.succeed(result)
+
+        if (done := self.claimed(task, "hold", succeed)) is not None:
+            claim, result = done
+            self.stale[task] = End(
+                task, claim.token, claim.grant.owner, Status.SUCCEEDED, claim.attempt, json.dumps(result)
+            )
+
+    def claimed(
+        self, task: str, on_crash: Literal["hold", "rerun"], succeed: Callable[[Claim, str], None]
+    ) -> tuple[Claim, str] | None:
+        """Claim it, be in its body, and end it; the claim and its result, or None where it was not granted."""
+        with self.told("claim", task, on_crash) as answer:
+            claim = self.registry.claim(task, name="j", on_crash=on_crash, **OPTIONS)
             answer += ["granted", claim.token, claim.attempt]
         if answer[0] != "granted":
-            return
+            return None
         error, end, result = self.inside(claim)
         with self.told("finish", task, end, claim.token, result) as answer:
             if error is not None:
                 claim.fail(error())
             else:
-                claim.succeed(result)
+                succeed(claim, result)
             answer.append("recorded")
-        self.stale[task] = End(
-            task, claim.token, claim.grant.owner, Status.SUCCEEDED, claim.attempt, json.dumps(result)
-        )
+        return claim, result
 
     def inside(self, claim: Claim) -> tuple[type[Exception] | None, str, str]:
         self.say("in", claim.task_id, claim.token, claim.attempt)
@@ -328,20 +340,13 @@ class _Thread:
 
     def effects(self, task: str) -> None:
         """Effects in the same file, which must be there exactly once."""
-        with self.told("claim", task, "rerun") as answer:
-            claim = self.registry.claim(task, name="j", on_crash="rerun", **OPTIONS)
-            answer += ["granted", claim.token, claim.attempt]
-        if answer[0] != "granted":
-            return
-        error, end, result = self.inside(claim)
-        with self.told("finish", task, end, claim.token, result) as answer:
-            if error is not None:
-                claim.fail(error())
-            else:
-                with claim.transaction() as transaction:
-                    transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
-                    claim.result = result
-            answer.append("recorded")
+
+        def succeed(claim: Claim, result: str) -> None:
+            with claim.transaction() as transaction:
+                transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
+                claim.result = result
+
+        self.claimed(task, "rerun", succeed)
 
     # --- batches ----------------------------------------------------------------------------------------------------
 
