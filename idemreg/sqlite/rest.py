@@ -325,13 +325,17 @@ def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
     """Note that the -wal of one header is over, since frames of another were synced. With the sync turn held.
 
     SQLite tells of new salts before it writes the first frame under them: until then the old -wal lies there, and its
-    salts wait at the place of the next entry, which does not count yet.
+    salts wait at the place of the next entry, which does not count yet. If nothing ever is written under the new ones
+    (the disk was full, and everybody killed then), SQLite goes on with the old -wal, and it is not over.
     """
     over, now = Wal.of(before), Wal.of(header)
     (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
+    place = _RING_AT + 8 + 8 * (number % _RING_SALTS)
     if over.frames and over.salts != now.salts:
-        os.pwrite(lock_file.fd, over.salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
-    if now.frames:
+        os.pwrite(lock_file.fd, over.salts, place)
+    if now.frames and lock_file.read(place, 8) == now.salts:
+        os.pwrite(lock_file.fd, _NO_SALTS, place)
+    elif now.frames:
         os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
 
 
