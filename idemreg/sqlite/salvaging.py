@@ -8,6 +8,7 @@ so; any other row that is not sure becomes unknown, so that nothing runs again o
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -93,6 +94,7 @@ class Salvage:
         self._staged = apsw.Connection("")  # a file of SQLite's own, gone with it: there may be more than fits
         self._staged.execute(
             "CREATE TABLE large (task_id, result, error);"
+            "CREATE INDEX large_of ON large (task_id);"  # one task may have several, of former versions of its page
             f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
@@ -127,13 +129,14 @@ class Salvage:
                     if is_reached or (number not in free if free is not None else not is_whole):
                         is_sure = not image.has_lost_frames and (free is not None or is_reached)
                         self._look(number, take, is_sure=is_sure)
+        missing = image.missing_count - self._note_missing(free) if free is not None or not is_whole else 0
         broken = self._staged.execute(
             "SELECT task_id FROM broken WHERE task_id NOT IN (SELECT task_id FROM log) ORDER BY task_id"
         ).fetchall()
         return Gaps(
             pages=image.count,
-            damaged=len(self._damaged),
-            damaged_pages=tuple(sorted(self._damaged)[:NAMED]),
+            damaged=len(self._damaged) + missing,
+            damaged_pages=tuple(sorted({*self._damaged, *self._some_missing(free, missing)})[:NAMED]),
             ranges=tuple(self._ranges()[:NAMED]),
             broken=tuple(str(task_id) for (task_id,) in broken[:NAMED]),
             broken_rows=len(broken),
@@ -142,6 +145,16 @@ class Salvage:
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
         )
+
+    def _note_missing(self, free: set[int] | None) -> int:
+        """Damaged are the missing pages that a tree leads to; how many of all need no more be looked after."""
+        reached = set(filter(self._image.lacks, self._reached))
+        self._damaged |= reached
+        return len(reached) + sum(map(self._image.lacks, free or ()))
+
+    def _some_missing(self, free: set[int] | None, count: int) -> Iterator[int]:
+        others = (one for one in self._image.missing() if one not in self._damaged and one not in (free or ()))
+        return islice(others, min(count, NAMED))
 
     def _walk(self) -> bool:
         """Follow the trees, from the schema on, as far as sound pages lead; whether that was to all of them."""
@@ -219,8 +232,7 @@ class Salvage:
         task_id = values[0]
         candidates: list[Any] = [values[RESULT : RESULT + 2]]
         if values[IS_LARGE]:
-            rows = self._staged.execute("SELECT result, error FROM large WHERE task_id = ?", (task_id,))
-            candidates = rows.fetchall()
+            candidates = self._staged.execute(_LARGE_OF, (task_id,)).fetchall()
         for candidate in candidates:
             row = list(values)
             row[RESULT : RESULT + 2], row[IS_LARGE] = candidate, 0
@@ -274,6 +286,7 @@ class Salvage:
         return ((self._highest >> EPOCH_BITS) + SPARE_EPOCHS) << EPOCH_BITS
 
 
+_LARGE_OF: Final = "SELECT result, error FROM large WHERE task_id = ?"
 _STAGE: Final = (
     f"INSERT INTO log VALUES ({', '.join('?' * (len(TASK_COLUMNS) + 2))}) ON CONFLICT DO UPDATE SET "  # noqa: S608
     + ", ".join(f"{name} = excluded.{name}" for name in (*TASK_COLUMNS[1:], "is_sure", "is_settled"))
