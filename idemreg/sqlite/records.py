@@ -63,7 +63,7 @@ def registry_row(connection: Connection, schema_version: int | None = None) -> R
     if not rows or (schema_version is not None and rows[0][0] != schema_version):
         return None
     row = RegistryRow._make(rows[0][:-1])
-    if row.seal(connection) != rows[0][-1]:
+    if not _holds((*row, connection.reserve_bytes()), rows[0][-1]):
         what = "the row about the file"
         raise broken(what)
     return row
@@ -120,11 +120,7 @@ def record_owner(connection: Connection, record: OwnerRecord) -> None:
 
 def _to_record(row: Sequence[Any]) -> OwnerRecord:
     record = OwnerRecord._make(row[:-1])
-    try:
-        holds = values_seal(record) == row[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not _holds(record, row[-1]):
         what = f"the record of owner {record.id!r}"
         raise broken(what)
     return record
@@ -174,3 +170,10 @@ def place_notes(connection: Connection, first: int, size: int) -> int:
 def forget_owner(connection: Connection, owner: int) -> None:
     """Remove the record of an owner that has no claim left, or was proven dead."""
     connection.execute("DELETE FROM idempotent_owner WHERE id = ?", (owner,))
+
+
+def _holds(values: Sequence[Any], seal: object) -> bool:
+    try:
+        return values_seal(values) == seal
+    except TypeError:  # damage may make any type of a value
+        return False
