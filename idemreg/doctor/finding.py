@@ -40,6 +40,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "filesystem": (INFO, ""),
     "filesystem-unknown": (INFO, "Make sure that it is a local disk: network file systems do not work."),
     "network-filesystem": (ERROR, "Move the files to a local disk of the machine that runs the jobs."),
+    "mounted-alone": (
+        ERROR,
+        "Mount the folder: else each container has a -wal and a lock file of its own.",
+    ),
     "read-only": (ERROR, "Mount the file system for writing; no claim can be stored."),
     "disk-full": (ERROR, "Free some space: no claim can be stored. Every task keeps its state meanwhile."),
     "low-space": (WARNING, "Free some space before claims can no longer be stored."),
