@@ -363,6 +363,13 @@ def _(scene: Scene) -> None:
     scene.closed()
 
 
+@plants("wal-lost")
+def _(scene: Scene) -> None:
+    with scene.script(OWNER, "claimed") as owner:
+        owner.kill()
+    scene.path.with_name(f"{scene.path.name}-wal").unlink()
+
+
 @plants("wal-reader")
 def _(scene: Scene) -> Script:
     scene.registry().add("t")

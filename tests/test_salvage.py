@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
+from idemreg import Clock, Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
 from idemreg.doctor import examine, is_well
 from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.sqlite.making import PAGE_BYTES
@@ -293,7 +293,7 @@ def test_a_page_number_that_is_damaged_makes_no_pages(path: Path, tmp_path: Path
 def test_large_values_are_found_without_a_look_at_all_of_them(path: Path) -> None:
     """Each task with a large result looks for it once: by a search, or a hundred thousand of them take hours."""
     fill(path, count=10)
-    reading = Salvage(str(path))
+    reading = Salvage(str(path), Clock())
     plan = reading._staged.execute(f"EXPLAIN QUERY PLAN {_LARGE_OF}", ("task:0001",)).fetchall()
     reading.close()
     assert "SEARCH large USING INDEX" in str(plan)
@@ -326,6 +326,32 @@ def test_an_older_copy_of_a_row_is_not_believed(path: Path, tmp_path: Path) -> N
     assert found["done"].status is Status.SUCCEEDED
     assert found["task"].status is Status.UNKNOWN
     assert "older" in (found["task"].evidence or "")
+
+
+@pytest.mark.parametrize("size", [0, WAL_HEADER + FRAME * 10])
+def test_a_wal_that_is_gone_or_shorter_leaves_nothing_claimable(path: Path, tmp_path: Path, size: int) -> None:
+    """The lock file tells of frames that were synced: what the database says of tasks without them is an older word."""
+    with Registry(path) as registry:
+        for number in range(20):
+            registry.add(f"t:{number}", name="job")
+    script = """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1])
+        for number in range(20): registry.run(f"t:{number}", lambda: 1, name="job")
+        say("done")
+        wait()
+    """
+    with Script(script, path) as process:
+        process.expect("done")
+        process.kill()
+    if size:
+        os.truncate(f"{path}-wal", size)
+    else:
+        os.unlink(f"{path}-wal")
+    assert salvage(path, tmp_path / "out.db").gaps.lost_frames
+    found = rows_of(tmp_path / "out.db")
+    assert len(found) == 20
+    assert {task.status for task in found.values()} <= {Status.SUCCEEDED, Status.UNKNOWN}
 
 
 def test_the_loss_of_the_files_own_row_is_told(path: Path, tmp_path: Path) -> None:

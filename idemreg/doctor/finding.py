@@ -81,6 +81,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "journal-mode": (WARNING, "Some program changed it; the next opening of the registry sets it back."),
     "page-layout": (WARNING, "It works, slower; some program rebuilt the file."),
     "page-checksums-missing": (ERROR, "Install apsw from PyPI: pip install --force-reinstall apsw"),
+    "wal-lost": (
+        ERROR,
+        "Put the -wal back as it was, or a backup in the place of the database; or idemreg doctor --salvage OUT.",
+    ),
     "wal": (INFO, ""),
     "wal-reader": (INFO, ""),
     "wal-large": (WARNING, "End what reads for so long, or then: idemreg checkpoint --mode truncate"),
