@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.errors import StoreVersionError
+from idemreg.errors import ChecksumKeyError, StoreVersionError
 from idemreg.liveness import OwnerRecord
 from idemreg.sqlite.seals import broken, values_seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from idemreg.keyed import KeyNote
     from idemreg.model import Origin
     from idemreg.sqlite.connection import Connection
 
@@ -33,6 +34,7 @@ __all__ = [
     "record_owner",
     "registry_row",
     "write_registry",
+    "wrong_key",
 ]
 
 
@@ -83,12 +85,29 @@ def write_registry(connection: Connection, row: RegistryRow) -> None:
     )
 
 
-def floor(connection: Connection, schema_version: int) -> int:
-    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows."""
+def floor(connection: Connection, schema_version: int, key_note: KeyNote | None = None) -> int:
+    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows.
+
+    ``key_note``: of whoever is about to store a checksum; `ChecksumKeyError` where the file has another.
+    """
     row = registry_row(connection, schema_version)
     if row is None:
         raise newer_schema()
+    if key_note is not None and row.key_note != key_note.text:
+        raise wrong_key(row, key_note)
     return row.floor
+
+
+def wrong_key(row: RegistryRow, given: KeyNote) -> ChecksumKeyError:
+    """The error of a registry whose checksums are made with another key than the one given, or with none."""
+    return ChecksumKeyError(_WRONG_KEY[row.key_note is not None, given.text is not None])
+
+
+_WRONG_KEY: Final = {  # whether the file's tasks have one, and whether one was given
+    (True, False): "the checksums of this registry are made with a key, and none was given",
+    (True, True): "the checksums of this registry are made with another key than the one given",
+    (False, True): "the checksums of this registry are made without a key, and one was given",
+}
 
 
 def raise_floor(connection: Connection, token: int, origin: Origin | None = None) -> None:
