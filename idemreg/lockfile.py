@@ -156,6 +156,10 @@ class LockFile:
         """From now on the files are open here, until `close`. Call it under `creation` only."""
         oslock.share(self.fd, OPEN_BYTE)
 
+    def is_open_elsewhere(self) -> bool:
+        """Whether anybody has the files open, but through this."""
+        return oslock.is_held(self.fd, OPEN_BYTE)
+
     def read_or_write_id(self) -> str:
         """Read the id; write one where the file is new. Call it under `creation` only."""
         head = os.pread(self.fd, SIZE, 0)

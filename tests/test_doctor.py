@@ -151,6 +151,14 @@ def _(scene: Scene) -> None:
     scene.patch.setattr(files, "filesystem_type", partial(files.filesystem_type, mounts_path=str(mounts)))
 
 
+@plants("mounted-alone")
+def _(scene: Scene) -> None:
+    scene.closed()
+    mounts = scene.path.with_name("mountinfo")
+    mounts.write_text(f"22 1 254:0 /jobs.db {scene.path} rw - ext4 /dev/vda rw\n")
+    scene.patch.setattr(files, "is_mounted_alone", partial(files.is_mounted_alone, mounts_path=str(mounts)))
+
+
 @plants("read-only")
 def _(scene: Scene) -> None:
     scene.closed()
@@ -353,6 +361,13 @@ def _(scene: Scene) -> None:
     other.pragma("journal_mode", "wal")
     other.close()
     scene.closed()
+
+
+@plants("wal-lost")
+def _(scene: Scene) -> None:
+    with scene.script(OWNER, "claimed") as owner:
+        owner.kill()
+    scene.path.with_name(f"{scene.path.name}-wal").unlink()
 
 
 @plants("wal-reader")

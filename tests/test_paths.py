@@ -277,6 +277,18 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
         files.locate(str(tmp_path / "jobs.db"), mounts_path=str(mounts))
 
 
+def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path: Path) -> None:
+    """The -wal and the lock file beside it are not those of who mounts the folder: both would run each task."""
+    path, mounts = str(tmp_path / "my jobs.db"), tmp_path / "mountinfo"
+    folder, file = (f"{place} rw - ext4 /dev/vda rw\n" for place in (tmp_path, f"{tmp_path}/my\\040jobs.db"))
+    mounts.write_text(f"22 1 254:0 / {folder}23 22 254:0 /home/jobs.db {file}")
+    with pytest.raises(StorePathError, match="mounted by itself") as caught:
+        files.locate(path, mounts_path=str(mounts))
+    assert "Mount the folder" in caught.value.hint
+    mounts.write_text(f"23 1 254:0 /home/jobs.db {file}22 23 254:0 / {folder}")  # which covers that of the file
+    assert files.locate(path, mounts_path=str(mounts)).database == path
+
+
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.52.0", "3.52.3"])
 def test_an_old_sqlite_is_refused(version: str) -> None:
     """Those that can corrupt a WAL, and the withdrawn release."""

@@ -412,6 +412,45 @@ def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[...,
     assert registry.run("of the parent", lambda: 8).result == 8
 
 
+AMID_AN_IMPORT = """
+import importlib.abc, signal, threading
+from idemreg import Registry
+from idemreg.clock import Clock
+from idemreg.sqlite import forking
+
+reached, forks = threading.Event(), threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "idemreg.calls":
+            reached.set()
+            forks.wait(5)
+
+class Waiting(Clock):
+    def sleep(self, seconds):
+        forks.set()
+        super().sleep(seconds)
+
+sys.meta_path.insert(0, Slow())
+forking.Clock = Waiting
+registry = Registry(sys.argv[1])
+thread = threading.Thread(target=registry.run, args=("of the parent", lambda: 8))
+thread.start()
+reached.wait()
+if not (pid := os.fork()):
+    signal.alarm(10)  # which ends a child that hangs
+    os._exit(registry.run("of the child", lambda: 7).result)
+thread.join()
+say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), registry.run("of the parent", lambda: 9).result)
+"""
+
+
+def test_a_fork_waits_for_an_import_of_ours(path: Path) -> None:
+    """The first call of another thread imports what it needs: in the child nobody would end that import."""
+    with Script(AMID_AN_IMPORT, path) as process:
+        process.expect("7 8")
+
+
 def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry) -> None:
     """While four threads write, some children each open the registry anew and finish a task of their own."""
     done = threading.Event()

@@ -181,7 +181,7 @@ def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
     def header(salts: bytes, frames: int) -> bytes:
         return rest._INDEX.pack(1, 2_048, frames, 0, bytes(8), salts)
 
-    first, second, third = b"the 1st.", b"the 2nd.", b"the 3rd."
+    first, second, third, fourth = b"the 1st.", b"the 2nd.", b"the 3rd.", b"the 4th."
     Registry(path).open().close()
     lock_file = LockFile(f"{path}-lock")
     try:
@@ -192,8 +192,41 @@ def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
         assert rest._ring(lock_file) == {first}
         rest.bury(lock_file, header(third, 9), header(first, 2))
         assert rest._ring(lock_file) == {first, third}
+        rest.bury(lock_file, header(fourth, 2), header(second, 0))
+        rest.bury(lock_file, header(second, 0), header(fourth, 3))
+        assert rest._ring(lock_file) == {first, third}  # it goes on, since nothing was written behind it
+        rest.bury(lock_file, header(fourth, 3), header(second, 1))
+        assert rest._ring(lock_file) == {first, third, fourth}
     finally:
         lock_file.close()
+
+
+# Its disk is full at the first frame of a new -wal. SQLite has told of that one's salts already, and a reader syncs.
+NOTHING_WRITTEN = """
+import resource
+from idemreg import Registry
+from idemreg.errors import IdemregError
+registry = Registry(sys.argv[1])
+registry.run("a", lambda: 1, name="job")
+registry.checkpoint("RESTART")
+before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+try: registry.run("b", lambda: 1, name="job")
+except IdemregError as error: failed = error
+resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+registry.get("a")
+say(failed.code)
+wait()
+"""
+
+
+def test_a_wal_that_goes_on_behind_a_restart_that_failed_is_no_older_one(path: Path) -> None:
+    """Nothing was written under the new salts; killed then, SQLite goes on with the -wal that lies there."""
+    with Script(NOTHING_WRITTEN, path) as worker:
+        worker.expect("store")
+        worker.kill()
+    work(path)
+    check_all(path, "t")
 
 
 def test_an_older_wal_is_refused_also_behind_a_restart_that_wrote_nothing(path: Path) -> None:

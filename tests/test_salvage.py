@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
+from idemreg import Clock, Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
 from idemreg.doctor import examine, is_well
 from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.sqlite.making import PAGE_BYTES
-from idemreg.sqlite.salvaging import STORED_COLUMNS
+from idemreg.sqlite.salvaging import _LARGE_OF, STORED_COLUMNS, Salvage
 from idemreg.sqlite.upkeep import SCHEMA
 from tests.cli.driver import Cli
 from tests.support.processes import Script
@@ -260,6 +260,45 @@ def test_a_row_that_its_page_does_not_name_any_more_is_missed(path: Path, tmp_pa
     assert (place.above or "") <= lost <= (place.below or "~")
 
 
+@pytest.mark.parametrize("where", ["frame", "header"])
+def test_a_page_number_that_is_damaged_makes_no_pages(path: Path, tmp_path: Path, where: str) -> None:
+    """One bit of it, and the file has billions of pages: what is there is read, and what is not is counted."""
+    with Registry(path, durability="normal") as registry:
+        for number in range(20):
+            registry.run(f"t:{number}", lambda: 1, name="job")
+        copy = tmp_path / "copy.db"
+        for end in ("", "-wal"):
+            shutil.copy(f"{path}{end}", f"{copy}{end}")
+        if where == "header":
+            registry.checkpoint("TRUNCATE")
+            shutil.copy(path, copy)
+    file, at = (f"{copy}-wal", WAL_HEADER + FRAME * 20) if where == "frame" else (copy, 29)
+    with open(file, "r+b") as opened:
+        opened.seek(at)
+        opened.write(b"\xff")
+    if where == "header":
+        os.unlink(f"{copy}-wal")
+    looked_at: list[int] = []
+
+    def progress(number: int, _count: int) -> None:
+        looked_at.append(number)
+        assert len(looked_at) < 1_000
+
+    gaps = salvage(copy, tmp_path / "out.db", progress=progress).gaps
+    assert gaps.pages - gaps.damaged < 100
+    assert len(gaps.damaged_pages) == (1 if where == "frame" else 100)
+    assert {f"t:{number}" for number in range(20)} == rows_of(tmp_path / "out.db").keys()
+
+
+def test_large_values_are_found_without_a_look_at_all_of_them(path: Path) -> None:
+    """Each task with a large result looks for it once: by a search, or a hundred thousand of them take hours."""
+    fill(path, count=10)
+    reading = Salvage(str(path), Clock())
+    plan = reading._staged.execute(f"EXPLAIN QUERY PLAN {_LARGE_OF}", ("task:0001",)).fetchall()
+    reading.close()
+    assert "SEARCH large USING INDEX" in str(plan)
+
+
 def test_an_older_copy_of_a_row_is_not_believed(path: Path, tmp_path: Path) -> None:
     """The newest version of its page is lost: failed then, it may have succeeded since, so it is unknown now."""
 
@@ -287,6 +326,32 @@ def test_an_older_copy_of_a_row_is_not_believed(path: Path, tmp_path: Path) -> N
     assert found["done"].status is Status.SUCCEEDED
     assert found["task"].status is Status.UNKNOWN
     assert "older" in (found["task"].evidence or "")
+
+
+@pytest.mark.parametrize("size", [0, WAL_HEADER + FRAME * 10])
+def test_a_wal_that_is_gone_or_shorter_leaves_nothing_claimable(path: Path, tmp_path: Path, size: int) -> None:
+    """The lock file tells of frames that were synced: what the database says of tasks without them is an older word."""
+    with Registry(path) as registry:
+        for number in range(20):
+            registry.add(f"t:{number}", name="job")
+    script = """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1])
+        for number in range(20): registry.run(f"t:{number}", lambda: 1, name="job")
+        say("done")
+        wait()
+    """
+    with Script(script, path) as process:
+        process.expect("done")
+        process.kill()
+    if size:
+        os.truncate(f"{path}-wal", size)
+    else:
+        os.unlink(f"{path}-wal")
+    assert salvage(path, tmp_path / "out.db").gaps.lost_frames
+    found = rows_of(tmp_path / "out.db")
+    assert len(found) == 20
+    assert {task.status for task in found.values()} <= {Status.SUCCEEDED, Status.UNKNOWN}
 
 
 def test_the_loss_of_the_files_own_row_is_told(path: Path, tmp_path: Path) -> None:

@@ -252,6 +252,23 @@ def test_a_floor_that_changes_under_a_live_registry_is_an_error(path: Path) -> N
             registry.run("u", never, name="job")
 
 
+def test_a_floor_that_is_no_whole_number_any_more_is_an_error(path: Path) -> None:
+    """A flipped bit makes a real number of a long one; SQLite looks at the types of STRICT only as it writes."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: 1, name="job")
+        for change in (
+            "UPDATE sqlite_schema SET sql = replace(sql, ') STRICT', ')') WHERE name = 'idempotent_registry'",
+            "UPDATE idempotent_registry SET floor = 1.5",
+            "UPDATE sqlite_schema SET sql = sql || ' STRICT' WHERE name = 'idempotent_registry'",
+        ):
+            tamper(path, f"PRAGMA writable_schema = on; {change}")
+        for call in ("run", "claim", "batch", "add", "get", "list", "purge", "export"):
+            with pytest.raises(StoreCorruptError):
+                CALLS[call](registry, "u", path)
+    with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+        registry.open()
+
+
 # --- every step keeps them --------------------------------------------------------------------------------------
 
 

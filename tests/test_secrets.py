@@ -247,6 +247,30 @@ def test_a_registry_without_tasks_takes_a_key(path: Path) -> None:
         Registry(path).open()
 
 
+TAKERS: dict[str, Callable[[Registry], object]] = {
+    "run": lambda registry: registry.run("task", lambda: pytest.fail("the job started"), name="job"),
+    "claim": lambda registry: registry.claim("task", name="job", on_crash="rerun"),
+    "batch": lambda registry: registry.claim_many([("task", None)], name="job"),
+    "add": lambda registry: registry.add("task", name="job"),
+}
+
+
+@pytest.mark.parametrize("way", TAKERS)
+@pytest.mark.parametrize("key", [None, KEY[::-1]])
+def test_who_has_it_open_is_told_of_another_key(path: Path, key: str | None, way: str) -> None:
+    """While there was no task another process took the registry over: no checksum of the former key is stored."""
+    with Registry(path, checksum_key=KEY) as former:
+        former.run("task", lambda: 1, name="job")  # so that it has an owner, and claims without a look at the rest
+        former.forget("task")
+        with Registry(path, checksum_key=key) as registry:
+            registry.run("other", lambda: 1, name="job")
+        with pytest.raises(ChecksumKeyError):
+            TAKERS[way](former)
+        assert former.get("task") is None
+    with pytest.raises(ChecksumKeyError):
+        Registry(path, checksum_key=KEY).open()
+
+
 def test_who_only_looks_needs_no_key(path: Path) -> None:
     """An operator asks and decides without it: nothing that he does makes a checksum."""
     with Registry(path, checksum_key=KEY) as registry:

@@ -114,7 +114,7 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
         more = f", and {gaps.broken_rows - len(gaps.broken):,} more" if gaps.broken_rows > len(gaps.broken) else ""
         yield f"{gaps.broken_rows:,} damaged rows: {', '.join(map(escape, gaps.broken))}{more}"
     if gaps.lost_frames:
-        yield "a frame of the -wal is damaged: the last changes of some tasks may be lost"
+        yield "the -wal is damaged, or frames of it are gone: the last changes of some tasks may be lost"
     if gaps.lost_file_row:
         yield "the row about the file is lost: the copy has a new id, and so new downstream keys"
     if gaps.lost_free_list:

@@ -64,6 +64,8 @@ def filesystem(case: Case) -> Iterator[Finding]:
         yield finding("network-filesystem", f"{case.path} is on a network file system ({kind}).")
     else:
         yield finding("filesystem", f"{folder} is on {kind}; {room}.")
+    if files.is_mounted_alone(case.path):
+        yield finding("mounted-alone", f"{case.path} is mounted by itself, without the folder that holds it.")
     if found.f_flag & os.ST_RDONLY:
         yield finding("read-only", f"The file system of {folder} is mounted read-only.")
     elif free < FULL_BYTES:

@@ -40,6 +40,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "filesystem": (INFO, ""),
     "filesystem-unknown": (INFO, "Make sure that it is a local disk: network file systems do not work."),
     "network-filesystem": (ERROR, "Move the files to a local disk of the machine that runs the jobs."),
+    "mounted-alone": (
+        ERROR,
+        "Mount the folder: else each container has a -wal and a lock file of its own.",
+    ),
     "read-only": (ERROR, "Mount the file system for writing; no claim can be stored."),
     "disk-full": (ERROR, "Free some space: no claim can be stored. Every task keeps its state meanwhile."),
     "low-space": (WARNING, "Free some space before claims can no longer be stored."),
@@ -77,6 +81,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "journal-mode": (WARNING, "Some program changed it; the next opening of the registry sets it back."),
     "page-layout": (WARNING, "It works, slower; some program rebuilt the file."),
     "page-checksums-missing": (ERROR, "Install apsw from PyPI: pip install --force-reinstall apsw"),
+    "wal-lost": (
+        ERROR,
+        "Put the -wal back as it was, or a backup in the place of the database; or idemreg doctor --salvage OUT.",
+    ),
     "wal": (INFO, ""),
     "wal-reader": (INFO, ""),
     "wal-large": (WARNING, "End what reads for so long, or then: idemreg checkpoint --mode truncate"),

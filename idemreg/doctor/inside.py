@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from idemreg.doctor.case import TASKS_LIMIT, names
 from idemreg.doctor.finding import Finding, finding
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
-from idemreg.sqlite import pages
+from idemreg.lockfile import digest
+from idemreg.sqlite import pages, rest
 from idemreg.sqlite.looking import WANTED_SETTINGS, Look
 from idemreg.sqlite.making import PAGE_BYTES
 from idemreg.sqlite.readers import wal_readers
@@ -106,6 +107,17 @@ def _lock_id(case: Case, lock_id: str) -> Iterator[Finding]:
         yield finding("lock-file-replaced", f"{case.lock.file.path} is another one than the database was used with.")
 
 
+def _lost(case: Case, frames: int) -> Iterator[Finding]:
+    """As the first to open the files compares them with what was left; while others have them open, it is theirs."""
+    if case.lock is None or not case.lock.is_ours:
+        return
+    try:
+        rest.check_wal(case.path, case.lock.file, digest(case.clock.boot_id()), rest.wal_at(case.path, frames))
+    except StoreCorruptError as error:
+        if not case.lock.file.is_open_elsewhere():
+            yield finding("wal-lost", f"{error.message}.")
+
+
 def wal(case: Case) -> Iterator[Finding]:
     """How long the -wal is, and who keeps it from beginning anew."""
     assert case.look is not None  # noqa: S101
@@ -116,6 +128,7 @@ def wal(case: Case) -> Iterator[Finding]:
             size = os.path.getsize(file) / MEGABYTE
             yield finding("wal", f"The -wal takes {size:.1f} MiB; how much of it is in use, this user may not ask.")
         return
+    yield from _lost(case, state.pages)
     readers = wal_readers(case.path, case.clock)
     in_use = f"{state.pages:,} pages ({state.used_bytes / MEGABYTE:.1f} MiB) in use, {state.moved:,} moved"
     yield finding("wal", f"The -wal has {in_use} to the database.")

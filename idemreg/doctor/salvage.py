@@ -55,10 +55,11 @@ def salvage(
     if not any(os.path.exists(database + end) for end in ("", "-wal")):
         msg = f"there is no file {database}"
         raise StorePathError(msg)
-    source = Salvage(database, progress)
+    clock = clock or Clock()
+    source = Salvage(database, clock, progress)
     try:
         gaps = source.read()
-        copied, unknown = _write(source, target, clock or Clock())
+        copied, unknown = _write(source, target, clock)
     finally:
         source.close()
     return Salvaged(target, copied, unknown, gaps)

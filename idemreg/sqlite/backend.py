@@ -68,7 +68,7 @@ class SqliteStore(Settler):
         """
         making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
         opening = Opening(path, making, create=create, reads_durable=reads_durable, unsafe_path=unsafe_path)
-        super().__init__(opening, schema.version)
+        super().__init__(opening, schema.version, key_note)
         self.path = opening.path
         self.wal = Wal(opening, clock)
 
@@ -121,7 +121,7 @@ class SqliteStore(Settler):
 
             def claim(connection: Connection) -> None:
                 opened.owners.take_back_all(answers)
-                floor = opened.floor = records.floor(connection, version)
+                floor = opened.floor = records.floor(connection, version, self._key_note)
                 stamp = opened.stamp()
                 claiming = Claiming(connection, version, opened.owners)
                 answers.extend(claiming.claim(one, floor, stamp) for one in wanted)
@@ -155,7 +155,7 @@ class SqliteStore(Settler):
             batch = opened.owners.batch(len(wanted))
 
             def claim(connection: Connection) -> None:
-                floor = opened.floor = records.floor(connection, version)
+                floor = opened.floor = records.floor(connection, version, self._key_note)
                 stamp = opened.stamp()
                 batch.place(connection)
                 claiming = Claiming(connection, version, opened.owners, batch)

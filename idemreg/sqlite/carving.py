@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import apsw
@@ -68,7 +69,9 @@ class Image:
             self.overflow: set[int] = set()  # pages that some record goes on in
             for frame in self.frames:
                 self._by_page.setdefault(frame.page, []).append(frame)
-            self.count = max(self._size(self._database) // self.page_bytes, self._told_count(), *self._by_page, 0)
+            self._present = self._size(self._database) // self.page_bytes
+            frames = (frame.page for frame in self.frames if frame.is_sound)
+            self.count = max(self._present, self._told_count(), *frames, 0)
         except BaseException:
             self.close()
             raise
@@ -175,9 +178,28 @@ class Image:
             yield Version(data, self._holds(data))
 
     def numbers(self) -> Iterator[int]:
-        """Every page that there should be."""
-        unused = LOCK_BYTE // self.page_bytes + 1
-        return (number for number in range(1, self.count + 1) if number != unused)
+        """Every page that is there, in the database or in the -wal."""
+        beyond = sorted(number for number in self._by_page if number > self._present)
+        return (number for number in chain(range(1, self._present + 1), beyond) if number != self._unused)
+
+    def missing(self) -> Iterator[int]:
+        """Every page that there should be, and is not. A damaged header tells of millions: see `missing_count`."""
+        return filter(self.lacks, range(self._present + 1, self.count + 1))
+
+    @property
+    def missing_count(self) -> int:
+        """How many they are."""
+        beyond = range(self._present + 1, self.count + 1)
+        return len(beyond) - sum(number in beyond for number in {*self._by_page, self._unused})
+
+    def lacks(self, number: int) -> bool:
+        """Whether the page should be there, and is not."""
+        is_beyond = self._present < number <= self.count
+        return is_beyond and number not in self._by_page and number != self._unused
+
+    @property
+    def _unused(self) -> int:
+        return LOCK_BYTE // self.page_bytes + 1
 
     def newest(self, number: int) -> Version | None:
         """The page as it is now; None where it is missing, or all zeros."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from idemreg.errors import StorePathError, StoreVersionError
 
-__all__ = ["Location", "absolute", "check_sqlite_version", "filesystem_type", "locate"]
+__all__ = ["Location", "absolute", "check_sqlite_version", "filesystem_type", "is_mounted_alone", "locate"]
 
 MOUNTS_PATH = "/proc/self/mountinfo"
 
@@ -54,6 +54,9 @@ def locate(path: str, *, mounts_path: str = MOUNTS_PATH) -> Location:
     database = os.path.realpath(path)
     has_content = _check_file(database)
     _check_folder(os.path.dirname(database))
+    if is_mounted_alone(database, mounts_path=mounts_path):
+        msg = f"{database} is mounted by itself, so the -wal and the lock file are not those beside the file that it is"
+        raise StorePathError(msg, hint="Mount the folder that holds it (docker run -v FOLDER:FOLDER), not the file.")
     kind = filesystem_type(database, mounts_path=mounts_path)
     if kind in NETWORK_FILESYSTEMS:
         msg = f"{database} is on a network file system ({kind}), where locks and shared memory cannot be relied on"
@@ -97,16 +100,29 @@ def filesystem_type(path: str, *, mounts_path: str = MOUNTS_PATH) -> str | None:
 
     By the longest mount point that leads to the path, since device numbers do not match on btrfs and overlays.
     """
+    best, found = "", None
+    for point, kind in _mounts_on_the_way(path, mounts_path):
+        if len(point) >= len(best):
+            best, found = point, kind  # at equal length the later mount covers the earlier
+    return found
+
+
+def is_mounted_alone(path: str, *, mounts_path: str = MOUNTS_PATH) -> bool:
+    """Whether the file itself is a mount point: a container was given it without the folder that holds it.
+
+    It would have a -wal and a lock file of its own then, and run the others' tasks.
+    """
+    points = [point for point, _ in _mounts_on_the_way(path, mounts_path)]
+    return bool(points) and points[-1] == path  # a later mount of a folder covers an earlier one of the file
+
+
+def _mounts_on_the_way(path: str, mounts_path: str) -> list[tuple[str, str]]:
     try:
         with open(mounts_path, encoding="utf-8", errors="surrogateescape") as file:
             mounts = [_mount(line) for line in file]
     except OSError:
-        return None
-    best, found = "", None
-    for point, kind in mounts:
-        if len(point) >= len(best) and (path == point or path.startswith(point.rstrip("/") + "/")):
-            best, found = point, kind  # at equal length the later mount covers the earlier
-    return found
+        return []
+    return [one for one in mounts if path == one[0] or path.startswith(one[0].rstrip("/") + "/")]
 
 
 def _mount(line: str) -> tuple[str, str]:

@@ -8,6 +8,9 @@ with all that the child writes. Closed they are without a checkpoint, which touc
 
 One in the middle of something is left open for ever (see `leak`), since a rollback writes to the shared -shm. So the
 fork waits, for a moment, until no other thread is inside SQLite; the child would also inherit SQLite's mutexes locked.
+Nor may another thread be in an import, and much is imported late here, by the first call that needs it: the lock of the
+module would stay locked in the child, which would wait for it for ever.
+
 A child that is forked inside `claim.transaction()` itself cannot have locks of its own, and a read without them may see
 what is being overwritten: it is refused the file (see `is_left`).
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,12 +28,17 @@ from idemreg.clock import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 __all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "leak", "leave", "no_fork_meanwhile"]
 
 # How long a fork waits for other threads to leave SQLite.
 FORK_PATIENCE_S: Final = 1.0
 FORK_NAP_S: Final = 0.0002
+
+
+_PACKAGE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
+_IMPORTS: Final = "<frozen importlib._bootstrap>"
 
 
 class Forgetful(Protocol):
@@ -82,8 +91,31 @@ def _before_fork() -> None:
     fork.thread = me
     clock = Clock()
     deadline = clock.monotonic() + FORK_PATIENCE_S
-    while any(thread != me for thread in list(inside.values())) and clock.monotonic() < deadline:
+    while (_is_anybody_inside(me) or _is_anybody_importing(me)) and clock.monotonic() < deadline:
         clock.sleep(FORK_NAP_S)
+
+
+def _is_anybody_inside(me: int) -> bool:
+    return any(thread != me for thread in list(inside.values()))
+
+
+def _is_anybody_importing(me: int) -> bool:
+    return any(_is_importing(frame) for thread, frame in sys._current_frames().items() if thread != me)  # noqa: SLF001
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether its thread is in an import that code of idemreg has asked for. Those of others are not waited for.
+
+    (Some programs live as long as an import: their own.)
+    """
+    is_import = False
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_import and file.startswith(_PACKAGE):
+            return True
+        is_import = file == _IMPORTS
+        frame = frame.f_back
+    return False
 
 
 def _after_fork_in_parent() -> None:

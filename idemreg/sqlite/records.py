@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.errors import StoreVersionError
+from idemreg.errors import ChecksumKeyError, StoreVersionError
 from idemreg.liveness import OwnerRecord
 from idemreg.sqlite.seals import broken, values_seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from idemreg.keyed import KeyNote
     from idemreg.model import Origin
     from idemreg.sqlite.connection import Connection
 
@@ -33,6 +34,7 @@ __all__ = [
     "record_owner",
     "registry_row",
     "write_registry",
+    "wrong_key",
 ]
 
 
@@ -63,7 +65,7 @@ def registry_row(connection: Connection, schema_version: int | None = None) -> R
     if not rows or (schema_version is not None and rows[0][0] != schema_version):
         return None
     row = RegistryRow._make(rows[0][:-1])
-    if row.seal(connection) != rows[0][-1]:
+    if not _holds((*row, connection.reserve_bytes()), rows[0][-1]):
         what = "the row about the file"
         raise broken(what)
     return row
@@ -83,12 +85,29 @@ def write_registry(connection: Connection, row: RegistryRow) -> None:
     )
 
 
-def floor(connection: Connection, schema_version: int) -> int:
-    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows."""
+def floor(connection: Connection, schema_version: int, key_note: KeyNote | None = None) -> int:
+    """The token floor; `StoreVersionError` where the file's schema is not the one this code knows.
+
+    ``key_note``: of whoever is about to store a checksum; `ChecksumKeyError` where the file has another.
+    """
     row = registry_row(connection, schema_version)
     if row is None:
         raise newer_schema()
+    if key_note is not None and row.key_note != key_note.text:
+        raise wrong_key(row, key_note)
     return row.floor
+
+
+def wrong_key(row: RegistryRow, given: KeyNote) -> ChecksumKeyError:
+    """The error of a registry whose checksums are made with another key than the one given, or with none."""
+    return ChecksumKeyError(_WRONG_KEY[row.key_note is not None, given.text is not None])
+
+
+_WRONG_KEY: Final = {  # whether the file's tasks have one, and whether one was given
+    (True, False): "the checksums of this registry are made with a key, and none was given",
+    (True, True): "the checksums of this registry are made with another key than the one given",
+    (False, True): "the checksums of this registry are made without a key, and one was given",
+}
 
 
 def raise_floor(connection: Connection, token: int, origin: Origin | None = None) -> None:
@@ -120,11 +139,7 @@ def record_owner(connection: Connection, record: OwnerRecord) -> None:
 
 def _to_record(row: Sequence[Any]) -> OwnerRecord:
     record = OwnerRecord._make(row[:-1])
-    try:
-        holds = values_seal(record) == row[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not _holds(record, row[-1]):
         what = f"the record of owner {record.id!r}"
         raise broken(what)
     return record
@@ -174,3 +189,10 @@ def place_notes(connection: Connection, first: int, size: int) -> int:
 def forget_owner(connection: Connection, owner: int) -> None:
     """Remove the record of an owner that has no claim left, or was proven dead."""
     connection.execute("DELETE FROM idempotent_owner WHERE id = ?", (owner,))
+
+
+def _holds(values: Sequence[Any], seal: object) -> bool:
+    try:
+        return values_seal(values) == seal
+    except TypeError:  # damage may make any type of a value
+        return False

@@ -80,11 +80,13 @@ __all__ = [
     "Wal",
     "bury",
     "check_uncovered",
+    "check_wal",
     "judge",
     "moving",
     "note",
     "raise_epoch",
     "void",
+    "wal_at",
 ]
 
 # Of the database: what integrity_check reads in about a second, on a busy machine.
@@ -108,6 +110,7 @@ _OVER: Final = "SELECT task_id, token, state_seal FROM idempotent_log WHERE stat
 
 _INDEX: Final = struct.Struct("=12xBxHII8s8s8x")  # of the header of the index: see `walindex`
 _NO_SALTS: Final = bytes(8)
+_SALTS_AT: Final = 16  # in the -wal's own header
 WAL_MAGIC: Final = 0x377F0682  # or one more, where the checksums are big-endian
 
 
@@ -154,11 +157,25 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
 
     ``boot``: the digest of this boot. A connection that has read the database must be open, and the index its.
     """
+    there = Wal.of(index.header())
+    synced, left, is_same = check_wal(database, lock_file, boot, there)
+    is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
+    if is_same and left.boot != boot:
+        _write(lock_file, left._replace(begun=0, boot=boot))
+    elif not is_same:
+        inode, own = os.stat(database).st_ino, os.fstat(lock_file.fd).st_ino
+        _write(lock_file, left._replace(noted=0, inode=inode, lock_inode=own))
+    return Verdict(is_changed=not is_same, is_strange=is_strange, is_covered=is_same and is_strange)
+
+
+def check_wal(database: str, lock_file: LockFile, boot: bytes, there: Wal) -> tuple[Wal, _Note, bool]:
+    """`StoreCorruptError` where the -wal that is there is not what the lock file tells of: rules 1, 2, 3 and 5.
+
+    Else what was synced, what was noted, and whether the database is as it was noted. Writes nothing.
+    """
     header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(lock_file.read(_SYNCS_AT, _SYNCS.size))
-    wal = f"{database}-wal"
-    synced, there = Wal.of(header), Wal.of(index.header())
+    wal, synced, left = f"{database}-wal", Wal.of(header), _read(lock_file)
     now = os.stat(database)
-    left = _read(lock_file)
     is_same = bool(left.noted) and left[1:5] == (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     if synced.frames:
         if there.salts == synced.salts or _has_damaged_header(wal, synced.salts):
@@ -169,13 +186,12 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
         _check_inodes(database, lock_file, left, now.st_ino, wal_inode)
     if there.frames and there.salts in _ring(lock_file):
         raise _lost(wal, "is an older one, whose content has been in the database for long")
-    is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
-    if is_same and left.boot != boot:
-        _write(lock_file, left._replace(begun=0, boot=boot))
-    elif not is_same:
-        own = os.fstat(lock_file.fd).st_ino
-        _write(lock_file, left._replace(noted=0, inode=now.st_ino, lock_inode=own))
-    return Verdict(is_changed=not is_same, is_strange=is_strange, is_covered=is_same and is_strange)
+    return synced, left, is_same
+
+
+def wal_at(database: str, frames: int) -> Wal:
+    """The -wal beside the database, of which so many frames are committed; for `check_wal` without an index."""
+    return Wal(frames, salts=_read_some(f"{database}-wal", _SALTS_AT, 8)) if frames else Wal()
 
 
 def _was_moved(synced: Wal, left: _Note) -> bool:
@@ -325,13 +341,17 @@ def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
     """Note that the -wal of one header is over, since frames of another were synced. With the sync turn held.
 
     SQLite tells of new salts before it writes the first frame under them: until then the old -wal lies there, and its
-    salts wait at the place of the next entry, which does not count yet.
+    salts wait at the place of the next entry, which does not count yet. If nothing ever is written under the new ones
+    (the disk was full, and everybody killed then), SQLite goes on with the old -wal, and it is not over.
     """
     over, now = Wal.of(before), Wal.of(header)
     (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
+    place = _RING_AT + 8 + 8 * (number % _RING_SALTS)
     if over.frames and over.salts != now.salts:
-        os.pwrite(lock_file.fd, over.salts, _RING_AT + 8 + 8 * (number % _RING_SALTS))
-    if now.frames:
+        os.pwrite(lock_file.fd, over.salts, place)
+    if now.frames and lock_file.read(place, 8) == now.salts:
+        os.pwrite(lock_file.fd, _NO_SALTS, place)
+    elif now.frames:
         os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
 
 

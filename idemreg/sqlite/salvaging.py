@@ -2,18 +2,24 @@
 
 A row is *sure* if it is on the newest version of a page that is in use. It is not, where it comes from an older version
 of a damaged page, from a page that may have been given up (the list of free pages cannot be read, and no sound page
-leads there), or beside a -wal that has lost a frame: a later row of the task may be what was lost. What is final stays
+leads there), or beside a -wal that has lost a frame, or is gone with frames that the lock file tells of (see
+`sqlite/rest.py`): a later row of the task may be what was lost. What is final stays
 so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from idemreg.errors import StoreCorruptError
+from idemreg.errors import StoreCorruptError, StorePathError
+from idemreg.lockfile import LockFile, digest
 from idemreg.model import FINAL, Origin, Status, Task, Verdict
+from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.pages import RESERVED_BYTES
@@ -25,6 +31,7 @@ from idemreg.sqlite.upkeep import EPOCH_BITS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from idemreg.clock import Clock
 
 __all__ = ["EVERYWHERE", "Gaps", "Range", "Salvage"]
 
@@ -62,9 +69,9 @@ class Gaps(NamedTuple):
 
     ``damaged_pages``: the first hundred pages that are not there, or whose checksum, bytes or rows do not hold.
     ``ranges``: where rows may be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other
-    copy holds. ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its
-    downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs,
-    which are not copied.
+    copy holds. ``lost_frames``: some of the -wal are damaged or gone. ``lost_file_row``: the registry has a new id, and
+    its downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of
+    jobs, which are not copied.
     """
 
     pages: int = 0
@@ -87,12 +94,14 @@ class Gaps(NamedTuple):
 class Salvage:
     """One pass over a damaged file."""
 
-    def __init__(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, path: str, clock: Clock, progress: Callable[[int, int], None] | None = None) -> None:
         self._image = Image(path)
+        self._has_lost_frames = self._image.has_lost_frames or _has_lost_wal(path, self._image, clock)
         self._progress = progress
         self._staged = apsw.Connection("")  # a file of SQLite's own, gone with it: there may be more than fits
         self._staged.execute(
             "CREATE TABLE large (task_id, result, error);"
+            "CREATE INDEX large_of ON large (task_id);"  # one task may have several, of former versions of its page
             f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
@@ -125,23 +134,34 @@ class Salvage:
                     # Where the walk was whole, what it did not reach is not in use, but that a row may go on in it.
                     is_reached = number in self._reached
                     if is_reached or (number not in free if free is not None else not is_whole):
-                        is_sure = not image.has_lost_frames and (free is not None or is_reached)
+                        is_sure = not self._has_lost_frames and (free is not None or is_reached)
                         self._look(number, take, is_sure=is_sure)
+        missing = image.missing_count - self._note_missing(free) if free is not None or not is_whole else 0
         broken = self._staged.execute(
             "SELECT task_id FROM broken WHERE task_id NOT IN (SELECT task_id FROM log) ORDER BY task_id"
         ).fetchall()
         return Gaps(
             pages=image.count,
-            damaged=len(self._damaged),
-            damaged_pages=tuple(sorted(self._damaged)[:NAMED]),
+            damaged=len(self._damaged) + missing,
+            damaged_pages=tuple(sorted({*self._damaged, *self._some_missing(free, missing)})[:NAMED]),
             ranges=tuple(self._ranges()[:NAMED]),
             broken=tuple(str(task_id) for (task_id,) in broken[:NAMED]),
             broken_rows=len(broken),
-            lost_frames=image.has_lost_frames,
+            lost_frames=self._has_lost_frames,
             lost_file_row=self._file_row is None,
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
         )
+
+    def _note_missing(self, free: set[int] | None) -> int:
+        """Damaged are the missing pages that a tree leads to; how many of all need no more be looked after."""
+        reached = set(filter(self._image.lacks, self._reached))
+        self._damaged |= reached
+        return len(reached) + sum(map(self._image.lacks, free or ()))
+
+    def _some_missing(self, free: set[int] | None, count: int) -> Iterator[int]:
+        others = (one for one in self._image.missing() if one not in self._damaged and one not in (free or ()))
+        return islice(others, min(count, NAMED))
 
     def _walk(self) -> bool:
         """Follow the trees, from the schema on, as far as sound pages lead; whether that was to all of them."""
@@ -219,8 +239,7 @@ class Salvage:
         task_id = values[0]
         candidates: list[Any] = [values[RESULT : RESULT + 2]]
         if values[IS_LARGE]:
-            rows = self._staged.execute("SELECT result, error FROM large WHERE task_id = ?", (task_id,))
-            candidates = rows.fetchall()
+            candidates = self._staged.execute(_LARGE_OF, (task_id,)).fetchall()
         for candidate in candidates:
             row = list(values)
             row[RESULT : RESULT + 2], row[IS_LARGE] = candidate, 0
@@ -274,6 +293,21 @@ class Salvage:
         return ((self._highest >> EPOCH_BITS) + SPARE_EPOCHS) << EPOCH_BITS
 
 
+def _has_lost_wal(path: str, image: Image, clock: Clock) -> bool:
+    """Whether the lock file, where there is one, tells of a -wal that is not there any more, or of more frames."""
+    if not (os.path.exists(path) and os.path.exists(f"{path}-lock")):
+        return False
+    try:
+        with contextlib.closing(LockFile(f"{path}-lock")) as lock_file:
+            rest.check_wal(path, lock_file, digest(clock.boot_id()), rest.wal_at(path, len(image.frames)))
+    except StoreCorruptError:
+        return True
+    except StorePathError:  # it cannot be opened, and tells nothing
+        return False
+    return False
+
+
+_LARGE_OF: Final = "SELECT result, error FROM large WHERE task_id = ?"
 _STAGE: Final = (
     f"INSERT INTO log VALUES ({', '.join('?' * (len(TASK_COLUMNS) + 2))}) ON CONFLICT DO UPDATE SET "  # noqa: S608
     + ", ".join(f"{name} = excluded.{name}" for name in (*TASK_COLUMNS[1:], "is_sure", "is_settled"))

@@ -25,6 +25,7 @@ from idemreg.store import End, Granted, Lost, Recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from idemreg.keyed import KeyNote
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
@@ -36,8 +37,9 @@ __all__ = ["Settler", "are_durable"]
 class Settler(Keeper):
     """Settles, adds and forgets tasks, each in one transaction."""
 
-    def __init__(self, opening: Opening, schema_version: int) -> None:
+    def __init__(self, opening: Opening, schema_version: int, key_note: KeyNote | None) -> None:
         super().__init__(opening, schema_version)
+        self._key_note = key_note
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[_Left] = deque()
         self._settling: set[tuple[int, int]] = set()  # threads, of this process: a forked child may have their numbers
@@ -75,7 +77,7 @@ class Settler(Keeper):
         with self._opening.using() as opened:
 
             def add(connection: Connection) -> Task:
-                floor = records.floor(connection, self._schema_version)
+                floor = records.floor(connection, self._schema_version, self._key_note)
                 tasks.insert(connection, wanted, self._schema_version, floor, None, opened.stamp())
                 return self._reread(connection, wanted.task_id)
 

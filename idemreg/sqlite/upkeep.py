@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import apsw
 
 from idemreg import faults
-from idemreg.errors import ChecksumKeyError, StoreCorruptError, StoreVersionError
+from idemreg.errors import StoreCorruptError, StoreVersionError
 from idemreg.lockfile import digest
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, rest
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
-from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry
+from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
 from idemreg.sqlite.tasks import check_seals
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
@@ -271,25 +271,21 @@ def _adopt(
 
 
 def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> RegistryRow:
-    """A registry without tasks takes the key over; `ChecksumKeyError` where its tasks have another, or none."""
+    """A registry without tasks takes the key over; `ChecksumKeyError` where its tasks have another, or none.
+
+    The floor is raised, by which the next claim of whoever has it open notices that its key is not that any more.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         row = _registered(connection, schema)
         if row.key_note != wanted.text and connection.execute("SELECT 1 FROM idempotent_log LIMIT 1").fetchall():
-            raise ChecksumKeyError(_WRONG_KEY[row.key_note is not None, wanted.text is not None])
-        row = row._replace(key_note=wanted.text)
+            raise wrong_key(row, wanted)
+        row = row._replace(key_note=wanted.text, floor=row.floor + 1)
         write_registry(connection, row)
         connection.execute("COMMIT")
         return row
     finally:
         _roll_back(connection)
-
-
-_WRONG_KEY: Final = {  # whether the file's tasks have one, and whether one was given
-    (True, False): "the checksums of this registry are made with a key, and none was given",
-    (True, True): "the checksums of this registry are made with another key than the one given",
-    (False, True): "the checksums of this registry are made without a key, and one was given",
-}
 
 
 def _registered(connection: Connection, schema: Schema) -> RegistryRow:
