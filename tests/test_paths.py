@@ -13,11 +13,14 @@ from idemreg import (
     Registry,
     Status,
     StoreCorruptError,
+    StoreError,
     StorePathError,
     StoreVersionError,
     TaskUnknownError,
+    oslock,
 )
 from idemreg.clock import Clock
+from idemreg.sqlite import connection as connections
 from idemreg.sqlite import files
 from idemreg.sqlite.connection import FULL, connect
 from idemreg.sqlite.making import check_identity
@@ -284,6 +287,27 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
         files.check_sqlite_version(version)
     files.check_sqlite_version("3.51.3")
     files.check_sqlite_version("3.54.1")
+
+
+def test_a_platform_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could prove a death there: no job starts, and no file is made."""
+    monkeypatch.setattr(oslock, "SUPPORTED", False)
+    assert refuse(path, StoreError).hint == "idemreg runs on Linux."  # type: ignore[attr-defined]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_setting_that_sqlite_does_not_take_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read back: nobody goes on with another than was asked for, and no job starts."""
+    Registry(path).run("there", lambda: 1)
+    with pytest.raises(StoreError, match="synchronous=9"):
+        connect(str(path), synchronous=9, busy_s=1, clock=Clock())
+    monkeypatch.setattr(connections, "HARD", ((apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 2),))
+    with pytest.raises(StoreError, match="ENABLE_TRIGGER=2"), Registry(path) as registry:
+        registry.run("task", lambda: pytest.fail("the job started"))
+    monkeypatch.undo()
+    with Registry(path) as registry:
+        assert registry.get("task") is None
+        assert registry.run("there", lambda: 2).replayed
 
 
 def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:
