@@ -103,7 +103,10 @@ def test_a_foreign_file_in_the_lock_files_place_is_left_alone(path: Path, conten
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 4_096, b"idemreg", b"idemreg lock 1\0\0id"])
+HALF = (b"idemreg lock 1\0\0" + b"i" * 16).ljust(2_048, b"\0")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4_096, b"idemreg", b"idemreg lock 1\0\0id", HALF])
 def test_a_lock_file_whose_writer_was_stopped_is_written_again(path: Path, content: bytes) -> None:
     """Nobody can have used an id that is not there."""
     path.with_name(f"{path.name}-lock").write_bytes(content)
