@@ -733,8 +733,11 @@ def test_an_asynchronous_source_need_not_be_a_generator(path: Path, loop: Any) -
     """Any asynchronous iterator will do, and its last batch may be full."""
     registry = AsyncRegistry(path, durability="normal")
 
+    async def job(message: str) -> str:
+        return message
+
     async def main() -> None:
-        handled = [one async for one in registry.consume(Source("abcd"), str, task_id=str, batch=2)]
+        handled = [one async for one in registry.consume(Source("abcd"), job, task_id=str, batch=2)]
         assert [one.message for one in handled] == list("abcd")
 
     loop(main)
