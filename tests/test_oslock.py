@@ -22,6 +22,7 @@ limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 open(sys.argv[1], "w").close()
 for _ in range(40): say(oslock.open_high(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 """
 
 
