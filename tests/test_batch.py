@@ -758,8 +758,10 @@ def test_a_loop_closed_in_mid_batch_settles_what_it_leaves(path: Path) -> None:
         async for _ in registry.consume("ab", job, task_id=str):
             pytest.fail("the job came to its end")
 
-    task = loop.create_task(main())
+    coroutine = main()
+    task = loop.create_task(coroutine)
     loop.run_forever()
+    coroutine.close()  # in this context, as the garbage collector would
     loop.close()
     del task
     gc.collect()
