@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from idemreg import faults
-from idemreg.claim import BaseClaim, Claim, Terms, current
+from idemreg.claim import BaseClaim, Claim, Terms, current, leave
 from idemreg.codec import load_result, store_result
 from idemreg.ends import (
     bounded,
@@ -167,7 +167,7 @@ def _go_in(claim: Any) -> Any:  # noqa: ANN401 - a token of the context variable
 
 def _go_out(claim: Any, before: Any) -> None:  # noqa: ANN401 - as above
     try:
-        current.reset(before)
+        leave(before)
     except BaseException as error:
         claim.interrupted(error)
         raise

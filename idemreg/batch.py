@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
 from idemreg.attempt import acquire, ended_in_job, make_claims, outcome_of
-from idemreg.claim import BaseClaim, current
+from idemreg.claim import BaseClaim, current, leave
 from idemreg.ends import (
     abandon,
     crash_end,
@@ -277,7 +277,7 @@ def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[A
     except Exception as error:  # noqa: BLE001 - any failure of a job
         return error if not claim.is_open else _by_error(claim, error)
     finally:
-        current.reset(before)
+        leave(before)
     faults.point("job.returned")
     if claim.is_open:
         ended = _success(claim, result)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from idemreg.store import Granted, Store, Transaction
     from idemreg.walk import Walk
 
-__all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim"]
+__all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim", "leave"]
 
 current: ContextVar[BaseClaim | None] = ContextVar("idemreg_claim", default=None)
 
@@ -53,6 +53,14 @@ def current_claim() -> Claim:
         msg = "no job of idemreg is running here; current_claim() is for the body of a job"
         raise RuntimeError(msg)
     return cast("Claim", claim)  # in a coroutine an AsyncClaim; `idemreg.aio.current_claim` says so to type checkers
+
+
+def leave(before: Token[BaseClaim | None]) -> None:
+    """`current_claim()` is again what it was. In another context than that it never changed."""
+    try:
+        current.reset(before)
+    except ValueError:  # of a host that uses copies of a context, or of a coroutine that is closed from outside
+        return
 
 
 class Terms(NamedTuple):
@@ -217,11 +225,10 @@ class BaseClaim:
             raise not_recorded_error(end, self.result) from answer.cause
 
     def _leave_block(self) -> None:
-        """`current_claim()` is again what it was before the block. In another context than that it never changed."""
+        """The block is over for `current_claim()`."""
         before, self._before = self._before, None
         if before is not None:
-            with contextlib.suppress(ValueError):  # of a host that enters and leaves a block in copies of a context
-                current.reset(before)
+            leave(before)
 
     # --- dropped --------------------------------------------------------------------------------------------------
 

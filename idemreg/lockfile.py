@@ -57,6 +57,7 @@ __all__ = [
     "out_of_descriptors",
     "owner_byte",
     "random_owner",
+    "write_whole",
 ]
 
 MAGIC = b"idemreg lock 1\0\0"
@@ -100,8 +101,19 @@ def owner_byte(owner: int) -> int:
 
 
 def is_new(head: bytes) -> bool:
-    """Whether a lock file that begins so has no id yet: it is empty or all zero, or its writer was stopped."""
-    return not any(head) or (len(head) < HEAD_BYTES and head[: len(MAGIC)] == MAGIC[: len(head)])
+    """Whether a lock file that begins so has no id that counts: it is empty or all zero, or its writer was stopped.
+
+    One of less than a page that tells of no database was never written to its end, and none has used its id.
+    """
+    is_part = len(head) < SIZE and head[: len(MAGIC)] == MAGIC[: len(head)]
+    return not any(head) or (is_part and not any(head[DATABASE_OFFSET:HEAD_BYTES]))
+
+
+def write_whole(fd: int, data: bytes, at: int) -> None:
+    """Write all of it. A system that takes a part only is asked for the rest, and says then what is in the way."""
+    while data:
+        written = os.pwrite(fd, data, at)
+        data, at = data[written:], at + written
 
 
 def _in_the_way(path: str) -> StorePathError:
@@ -166,7 +178,7 @@ class LockFile:
         if is_new(head):
             # New, or its writer was killed in between: nobody can have used an id that is not there.
             head = (MAGIC + os.urandom(ID_BYTES)).ljust(SIZE, b"\0")
-            os.pwrite(self.fd, head, 0)
+            write_whole(self.fd, head, 0)
             os.fsync(self.fd)
             faults.point("create.lock-file-written")
         elif not head.startswith(MAGIC):
@@ -189,7 +201,7 @@ class LockFile:
         if not self.is_of_boot(boot_id):
             void = b"\xff" * (SYNC_NUMBERS_OFFSET - SYNC_RECORD_OFFSET)
             zeros = bytes(SYNC_BOOT_OFFSET - SYNC_NUMBERS_OFFSET)
-            os.pwrite(self.fd, void + zeros + digest(boot_id) + bytes(8), SYNC_RECORD_OFFSET)
+            write_whole(self.fd, void + zeros + digest(boot_id) + bytes(8), SYNC_RECORD_OFFSET)
 
     def is_of_boot(self, boot_id: str) -> bool:
         """Whether what is noted of syncs is of this boot."""

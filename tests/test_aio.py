@@ -20,9 +20,12 @@ from idemreg import (
     ChecksumMismatchError,
     Claim,
     ClaimLostError,
+    Clock,
+    FinishNotRecordedError,
     Registry,
     ResultError,
     Status,
+    StoreBusyError,
     StoreError,
     TaskDoneError,
     TaskFailedError,
@@ -32,8 +35,10 @@ from idemreg import (
     faults,
 )
 from idemreg.doctor import Severity
+from idemreg.turn import Turns
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -886,3 +891,225 @@ def test_a_forked_child_starts_threads_of_its_own(path: Path) -> None:
         for name in ("parent", "child", "after"):
             script.expect(name)
         assert script.process.wait(PATIENCE_S) == 0
+
+
+# --- rare ends ------------------------------------------------------------------------------------------------------
+
+
+def settled(areg: AsyncRegistry) -> None:
+    """What was left to the threads is done."""
+    offload = areg.registry.offload
+    offload.pool().shutdown(wait=True)
+    offload.close()
+
+
+def test_a_result_that_cannot_be_stored_is_told_behind_its_success(areg: AsyncRegistry, loop: Any) -> None:
+    """`succeed` of an asynchronous claim: the task has succeeded, its result is lost, and both are said."""
+
+    async def main() -> None:
+        claim = await areg.claim("t")
+        with pytest.raises(ResultError):
+            await claim.succeed(object())
+        assert not claim.is_open
+
+    loop(main)
+    task = row(areg)
+    assert (task.status, task.result) == (Status.SUCCEEDED, None)
+    assert str(task.error).startswith("ResultError")
+
+
+class EndError(BaseException):
+    """From outside, as an interruption."""
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, EndError])
+def test_an_error_of_a_block_whose_end_cannot_be_stored(path: Path, loop: Any, kind: type[BaseException]) -> None:
+    """A failure gives way to what the store says; an interruption goes on its way, and says it in a note."""
+    areg = AsyncRegistry(path, durability="normal", busy_timeout=0.01)
+    other = connect(path)
+
+    async def main() -> None:
+        error = kind("in the block")
+        with pytest.raises(BaseException) as caught:  # noqa: PT012 - the block is what is tried
+            async with areg.claim("t"):
+                other.execute("BEGIN IMMEDIATE")
+                raise error
+        if kind is EndError:
+            assert caught.value is error
+            assert "could not be stored" in caught.value.__notes__[0]
+        else:
+            assert isinstance(caught.value, FinishNotRecordedError)
+            assert caught.value.__context__ is error
+        other.execute("ROLLBACK")
+        other.close()
+        await areg.add("another")
+
+    loop(main)
+    settled(areg)
+    assert row(areg).status is Status.UNKNOWN
+    areg.registry.close()
+
+
+def until_closed(areg: AsyncRegistry, reached: threading.Event, body: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """A loop that is closed for good where its coroutine waits, once another thread has come so far."""
+    loop = TellTale()
+    task = loop.create_task(body())
+    while not reached.is_set():
+        loop.turn()
+        assert not task.done(), task.exception()
+    loop.close()
+    del task
+    gc.collect()
+
+
+def test_a_loop_closed_in_a_transaction_rolls_it_back(areg: AsyncRegistry) -> None:
+    """Nothing can be awaited any more: the effects are undone all the same, and the task is in doubt."""
+    inside = threading.Event()
+
+    async def main() -> None:
+        async with areg.claim("t") as claim, claim.transaction() as transaction:
+            await transaction.execute("CREATE TABLE effect (n)")
+            inside.set()
+            await asyncio.Event().wait()
+
+    with pytest.warns(ResourceWarning, match="dropped"):
+        until_closed(areg, inside, main)
+    areg.registry.add("another")  # once the transaction is over
+    settled(areg)
+    assert row(areg).status is Status.UNKNOWN
+    with areg.registry.claim("look") as claim, claim.transaction() as transaction:
+        assert transaction.execute("SELECT 1 FROM sqlite_schema WHERE name = 'effect'") == []
+
+
+@pytest.mark.parametrize("way", ["one", "many"])
+def test_a_loop_closed_while_a_task_is_claimed_again_puts_it_back(areg: AsyncRegistry, way: str) -> None:
+    """The grant comes behind the end of its caller: the failed task is failed as before, and can be claimed."""
+    for task_id in ("t", "u"):
+        with pytest.raises(ZeroDivisionError):
+            areg.registry.run(task_id, lambda: 1 / 0, name="job")
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        faults.disarm()
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    faults.arm("claim.committed" if way == "one" else "batch.committed", hold)
+    if way == "one":
+        until_closed(areg, reached, lambda: areg.run("t", never, name="job"))
+    else:
+        until_closed(areg, reached, lambda: areg.claim_many([("t", None), ("u", None)], name="job"))
+    go_on.set()
+    settled(areg)
+    gc.collect()  # the thread has held the coroutine until now
+    settled(areg)
+    assert areg.registry.run("t", lambda: 3, name="job").attempt == 2
+    assert row(areg, "u").status is Status.FAILED
+
+
+def test_a_loop_closed_while_an_end_is_stored_leaves_it_to_the_store(areg: AsyncRegistry) -> None:
+    """What the coroutine waited for is done all the same, and whole."""
+    areg.registry.run("warm", lambda: 1)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        faults.disarm()
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    async def job() -> int:
+        faults.arm("finish.in-transaction", hold)
+        return 3
+
+    until_closed(areg, reached, lambda: areg.run("t", job, name="job"))
+    go_on.set()
+    settled(areg)
+    assert areg.registry.run("t", lambda: 4, name="job").result == 3
+
+
+def test_a_loop_closed_in_a_verify_hook_leaves_the_task_unknown(areg: AsyncRegistry) -> None:
+    """Nobody will hear the hook's answer, and the task does not stay claimed by it."""
+    with pytest.raises(ZeroDivisionError):
+        areg.registry.run(
+            "t", lambda: 1 / 0, name="job", unknown_on=ZeroDivisionError, on_crash="verify", verify=lambda _: None
+        )
+    inside = threading.Event()
+
+    async def hook(_prior: object) -> bool:
+        inside.set()
+        await asyncio.Event().wait()
+        return True
+
+    until_closed(areg, inside, lambda: areg.run("t", never, name="job", on_crash="verify", verify=hook))
+    settled(areg)
+    assert row(areg).status is Status.UNKNOWN
+
+
+def test_without_a_thread_a_call_says_so_and_the_next_one_works(
+    areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system gives no thread nothing is claimed, and nobody waits for one that does not come."""
+
+    class NoThreads:
+        def submit(self, *_: object) -> None:
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+
+    offload = areg.registry.offload
+    pools: list[Any] = [NoThreads()]
+    given = offload.lane._pool
+    monkeypatch.setattr(offload.lane, "_pool", lambda: pools.pop() if pools else given())
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="new thread"):
+            await areg.run("t", never, name="job")
+        assert (await areg.run("t", lambda: 2, name="job")).attempt == 1
+
+    asyncio.run(main())
+    assert row(areg).status is Status.SUCCEEDED
+
+
+def test_a_registry_that_cannot_be_asked_for_its_id_grants_all_the_same(
+    areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is worth more: its key is read when it is asked for, and is the same."""
+    areg.registry.run("warm", lambda: 1)
+
+    def refuses() -> Any:
+        msg = "the disk reported an error"
+        raise StoreError(msg)
+
+    monkeypatch.setattr(areg.registry.store, "origin", refuses)
+
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with areg.claim("t", on_crash="rerun"):
+                raise ZeroDivisionError
+        claim = await areg.claim("t")  # by the general path
+        monkeypatch.undo()
+        assert await asyncio.to_thread(lambda: claim.downstream_key) == areg.registry.store.downstream_key("t")
+        await claim.release()
+
+    asyncio.run(main())
+    assert row(areg).status is Status.FAILED
+
+
+def test_callers_together_hear_that_others_write_for_too_long(path: Path, loop: Any) -> None:
+    """Each has its error, and no job of theirs is entered."""
+    areg = AsyncRegistry(path, durability="normal", busy_timeout=0.01)
+    areg.registry.run("warm", lambda: 1)
+    errors: list[Exception] = []
+
+    async def caller() -> None:
+        try:
+            await areg.run(f"t{len(errors)}", never, name="job")
+        except StoreBusyError as error:
+            errors.append(error)
+
+    with contextlib.closing(Turns(f"{path}-lock", Clock())) as other:
+        assert other.write.try_take()
+        loop(lambda: together([caller, caller]))
+    assert len(errors) == 2
+    assert errors[0] is not errors[1]
+    assert areg.registry.count() == {Status.SUCCEEDED: 1}
+    areg.registry.close()

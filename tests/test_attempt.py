@@ -38,11 +38,17 @@ from idemreg import (
     Verdict,
     Verified,
     current_claim,
+    ends,
     errors,
     faults,
 )
+from idemreg import attempt as attempts
+from idemreg.attempt import make_claim
 from idemreg.clock import Clock
 from idemreg.ends import ERROR_CHARACTERS
+from idemreg.options import Options
+from idemreg.request import wanted
+from idemreg.store import Granted
 from idemreg.testing import ManualClock
 from tests.support.descriptors import left_open
 from tests.support.interruptions import TimeLimitError, interrupt_at
@@ -1501,3 +1507,116 @@ def test_every_error_survives_pickling_with_its_fields(registry: Registry, name:
         assert (copy.message, copy.task_id, copy.hint) == ("what happened", "t", "do this")
         assert copy.retryable is error.retryable
         assert [getattr(copy, field) for field in own] == [fields[field] for field in own]
+
+
+# --- rare ends ------------------------------------------------------------------------------------------------------
+
+
+def test_an_interruption_whose_end_cannot_be_stored_goes_on_its_way(
+    open_registry: Callable[..., Registry], path: Path
+) -> None:
+    """It says in a note what the store could not do; the task is settled as soon as something can be written."""
+    registry, other = open_registry(busy_timeout=0.01), connect(path)
+
+    def job() -> None:
+        other.execute("BEGIN IMMEDIATE")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        registry.run("t", job, name="")
+    assert "could not be stored" in caught.value.__notes__[0]
+    assert row_of(registry).status is Status.RUNNING
+    other.execute("ROLLBACK")
+    other.close()
+    registry.add("another")
+    assert row_of(registry).status is Status.UNKNOWN
+
+
+def test_a_verdict_over_a_claim_that_is_anothers_changes_nothing(registry: Registry, path: Path) -> None:
+    """A hook that took too long for somebody else, who claimed the task by force: its caller has lost the claim."""
+    unknown_once(registry, on_crash="verify", verify=lambda _: None)
+
+    def hook(_prior: Task) -> bool:
+        other = connect(path)
+        other.execute("UPDATE idempotent_log SET token = token + 1 WHERE task_id = 't'")
+        reseal(other)
+        other.close()
+        return True
+
+    with pytest.raises(ClaimLostError):
+        registry.run("t", never, name="", on_crash="verify", verify=hook)
+    row = row_of(registry)
+    assert (row.status, row.result) == (Status.RUNNING, None)
+
+
+def test_a_claim_that_cannot_be_made_is_put_back(registry: Registry) -> None:
+    """No memory for it, say: nobody else could end it, so the task is as it was."""
+
+    def refuses(*_: object) -> None:
+        raise MemoryError
+
+    request = wanted("t", "", b"{}", Options.of({}, "normal"))
+    (grant,) = registry.store.claim([request])
+    assert isinstance(grant, Granted)
+    terms = registry.terms(registry.checked({}))._replace(claim=refuses)
+    with pytest.raises(MemoryError):
+        make_claim(terms, grant, "")
+    assert row_of(registry).status is Status.PENDING
+
+
+@pytest.mark.parametrize(("where", "status"), [("set", Status.PENDING), ("leave", Status.UNKNOWN)])
+def test_a_context_that_cannot_be_changed_leaves_no_claim(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, where: str, status: Status
+) -> None:
+    """Without memory in front of the job it is put back, and behind it nobody knows."""
+
+    class Refuses:
+        def set(self, _claim: object) -> None:
+            raise MemoryError
+
+    def refuses(_before: object) -> None:
+        raise MemoryError
+
+    entered = []
+    if where == "set":
+        monkeypatch.setattr(attempts, "current", Refuses())
+    else:
+        monkeypatch.setattr(attempts, "leave", refuses)
+    with pytest.raises(MemoryError):
+        registry.run("t", lambda: entered.append(1), name="")
+    assert len(entered) == (where == "leave")
+    assert row_of(registry).status is status
+
+
+def test_an_error_that_cannot_be_described_is_told_by_its_type(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the memory for its message the failure is stored all the same."""
+
+    def refuses(*_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(ends, "_described", refuses)
+    with pytest.raises(BoomError):
+        registry.run("t", fails_with(BoomError("large")), name="")
+    assert (row_of(registry).status, row_of(registry).error) == (Status.FAILED, "BoomError")
+
+
+def test_a_stored_result_of_another_codec_is_told_to_who_wants_no_replay(registry: Registry) -> None:
+    """`on_duplicate="raise"` has the result with its error; where it cannot be read, that is the error."""
+    registry.run("t", lambda: Opened(5), name="", result=Opened)
+    stored = row_of(registry).result
+    with pytest.raises(ResultError) as caught:
+        registry.run("t", never, name="", on_duplicate="raise", result=Closed)
+    assert caught.value.task_id == "t"
+    assert row_of(registry).result == stored
+
+
+@dataclass
+class Opened:
+    lid: int
+
+
+@dataclass
+class Closed:
+    lid: int

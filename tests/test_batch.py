@@ -19,6 +19,7 @@ from idemreg import (
     Claim,
     ClaimLostError,
     Clock,
+    FinishNotRecordedError,
     Liveness,
     Outcome,
     Registry,
@@ -573,6 +574,61 @@ def test_effects_of_a_message_commit_with_its_finish(registry: Registry) -> None
         assert tx.execute("select m from effect") == [("a",), ("b",), ("c",)]
 
 
+def test_a_message_whose_job_returns_what_it_did_not_store(registry: Registry) -> None:
+    """What its own transaction has stored is the outcome of the task; that the job returned another is an error."""
+
+    def job(_message: str) -> str:
+        claim = current_claim()
+        with claim.transaction():
+            claim.result = "stored"
+        return "returned"
+
+    (handled,) = registry.consume("a", job, task_id=str)
+    assert isinstance(handled.error, ResultError)
+    task = registry.get("a")
+    assert task is not None
+    assert (task.status, task.result) == (Status.SUCCEEDED, '"stored"')
+
+
+def test_ends_that_the_store_refuses_together_are_told_of_each(
+    open_registry: Callable[..., Registry], path: Path
+) -> None:
+    """Another program writes for too long: each caller has his result back, and the tasks become unknown behind it."""
+    registry = open_registry(busy_timeout=0.01)
+    claims = entered_batch(registry, "ab")
+    other = connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    answers = registry.finish_many([(claim, claim.task_id) for claim in claims])
+    assert [type(one) for one in answers] == [FinishNotRecordedError] * 2
+    assert [one.result for one in answers if isinstance(one, FinishNotRecordedError)] == ["a", "b"]
+    assert states(registry) == {"a": "running", "b": "running"}
+    other.execute("ROLLBACK")
+    other.close()
+    registry.add("c")
+    assert states(registry) == {"a": "unknown", "b": "unknown", "c": "pending"}
+
+
+def test_an_interruption_leaves_what_was_answered_before(registry: Registry) -> None:
+    """A message of the batch that is replayed has no claim: Ctrl-C in the job of another ends nothing of it."""
+    errors: list[BaseException] = []
+
+    def job(_message: str) -> None:
+        if errors:
+            raise errors.pop()
+
+    list(registry.consume("a", job, task_id=str))
+    errors.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(registry.consume("ab", job, task_id=str))
+    assert states(registry) == {"a": "succeeded", "b": "unknown"}
+
+
+def test_messages_that_fill_their_batches_leave_no_empty_one(registry: Registry) -> None:
+    """Of four messages by two there are two batches, and nothing is claimed for a third."""
+    assert [one.message for one in registry.consume("abcd", str, task_id=str, batch=2)] == list("abcd")
+    assert states(registry) == dict.fromkeys("abcd", "succeeded")
+
+
 def test_a_forked_child_has_no_claim_of_its_parents_batch(registry: Registry) -> None:
     """In a child the parent's claims are lost; the parent's stay its own."""
     (claim,) = registry.claim_many([("t", None)])
@@ -654,6 +710,64 @@ def test_asynchronous_batches(path: Path, loop: Any) -> None:
 
     loop(main)
     assert {task.status for task in registry.registry.tasks()} == {Status.SUCCEEDED}
+    registry.registry.close()
+
+
+class Source:
+    """Messages from elsewhere; not a generator, and so nothing to be closed."""
+
+    def __init__(self, messages: str) -> None:
+        self._messages = list(messages)
+
+    def __aiter__(self) -> Source:
+        return self
+
+    async def __anext__(self) -> str:
+        await pause()
+        if not self._messages:
+            raise StopAsyncIteration
+        return self._messages.pop(0)
+
+
+def test_an_asynchronous_source_need_not_be_a_generator(path: Path, loop: Any) -> None:
+    """Any asynchronous iterator will do, and its last batch may be full."""
+    registry = AsyncRegistry(path, durability="normal")
+
+    async def job(message: str) -> str:
+        return message
+
+    async def main() -> None:
+        handled = [one async for one in registry.consume(Source("abcd"), job, task_id=str, batch=2)]
+        assert [one.message for one in handled] == list("abcd")
+
+    loop(main)
+    assert states(registry.registry) == dict.fromkeys("abcd", "succeeded")
+    registry.registry.close()
+
+
+def test_a_loop_closed_in_mid_batch_settles_what_it_leaves(path: Path) -> None:
+    """Nothing can be awaited then: the task of the job is settled as by a crash all the same, and the rest put back."""
+    registry = AsyncRegistry(path, durability="normal")
+    loop = asyncio.new_event_loop()
+
+    async def job(_message: str) -> None:
+        loop.stop()
+        await for_ever()
+
+    async def main() -> None:
+        async for _ in registry.consume("ab", job, task_id=str):
+            pytest.fail("the job came to its end")
+
+    coroutine = main()
+    task = loop.create_task(coroutine)
+    loop.run_forever()
+    coroutine.close()  # in this context, as the garbage collector would
+    loop.close()
+    del task
+    gc.collect()
+    registry.registry.offload.pool().shutdown(wait=True)
+    registry.registry.offload.close()
+    assert states(registry.registry) == {"a": "unknown", "b": "pending"}
     registry.registry.close()
 
 

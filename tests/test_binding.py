@@ -21,6 +21,8 @@ from tests.support.names import shown
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from idemreg import Registry
+
 MISSING = object()
 
 
@@ -324,3 +326,10 @@ def test_what_is_no_job_is_refused(function: Any) -> None:
     """Generators, classes and what cannot be called are refused at decoration."""
     with pytest.raises(TypeError):
         Binder(function)
+
+
+def test_a_function_that_does_not_tell_its_parameters_is_refused(registry: Registry) -> None:
+    """Some of C have no signature: a TypeError at decoration, and nothing is stored."""
+    with pytest.raises(TypeError, match="does not tell its parameters"):
+        registry.idempotent("t")(max)
+    assert registry.count() == {}

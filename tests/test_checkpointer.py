@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from idemreg import AsyncRegistry, Registry, checkpointer
+from idemreg import AsyncRegistry, Clock, Registry, checkpointer
 from idemreg.checkpointer import NET_PAGES, PASSIVE_PAGES, PATIENCE_S, RESTART_PAUSE_S, Bell, Checkpointer
 from idemreg.processes import locks_on
 from idemreg.sqlite.readers import OPEN_BYTE, wal_readers
 from idemreg.testing import ManualClock
+from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S as LONG_S
 from tests.support.processes import Script
 from tests.support.raw import connect
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.upkeep import Checkpoint, WalState
 
 SMALL = 20  # pages; a few commits
@@ -658,3 +661,34 @@ def test_a_block_stays_with_the_parent(path: Path, has_own: bool) -> None:  # no
         script.expect("False True [True]" if has_own else "False None []")
         script.expect("ended 0 True")
         assert script.end() == 0
+
+
+def test_a_checkpoint_waits_no_longer_than_it_may(path: Path, registry: Registry) -> None:
+    """Another process writes: the answer is that it was busy, nothing is moved, and the tasks are as they were."""
+    registry.run("t", lambda: 1, name="job")
+    with contextlib.closing(Turns(f"{path}-lock", Clock())) as other:
+        assert other.write.try_take()
+        done = cast("SqliteStore", registry.store).wal.checkpoint("RESTART", busy_s=0.01)
+    assert (done.busy, done.mode) == (True, "RESTART")
+    assert registry.run("t", lambda: 2, name="job").replayed
+
+
+@pytest.mark.parametrize("who", ["another process", "another thread"])
+def test_a_commit_leaves_a_checkpoint_to_who_is_at_it(path: Path, registry: Registry, who: str) -> None:
+    """The -wal is long, and somebody moves it already: the commit goes on at once, and moves nothing itself."""
+    registry.run("warm", lambda: 1)
+    database = cast("SqliteStore", registry.store)._opening.opened().database
+    after = cast("Any", database.after_commit)
+    before = database.index.moved  # type: ignore[union-attr]
+    with contextlib.ExitStack() as stack:
+        if who == "another thread":
+            stack.enter_context(after._working)
+        else:
+            other = stack.enter_context(contextlib.closing(Turns(f"{path}-lock", Clock())))
+            assert other.checkpoint.try_take()
+        after._due_at = 0
+        assert registry.run("t", lambda: 2, name="job").result == 2
+        assert database.index.moved == before  # type: ignore[union-attr]
+    after._due_at = 0
+    registry.run("u", lambda: 3)
+    assert database.index.moved > before  # type: ignore[union-attr]

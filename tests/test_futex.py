@@ -87,13 +87,19 @@ def test_another_channel_is_not_woken(file: str) -> None:
     sleeper.join()
 
 
-@pytest.mark.parametrize("what", ["another machine", "a clock set by hand", "a file cut short"])
+@pytest.mark.parametrize(
+    "what", ["another machine", "another kernel", "a clock set by hand", "a file cut short", "what cannot be mapped"]
+)
 def test_where_there_is_no_futex_a_wait_is_a_nap(
     fd: int, file: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends after its bound, by the clock that it was given."""
     if what == "another machine":
         monkeypatch.setattr(futex, "NUMBERS", {})
+    if what == "another kernel":
+        monkeypatch.setattr(futex, "NUMBERS", {os.uname().machine: 100_000})  # the number of no call: ENOSYS
+    if what == "what cannot be mapped":
+        file = os.path.dirname(file)  # a folder: ENODEV
     clock = ManualClock()
     word = Futex(file, OFFSET, clock)
     if what == "a file cut short":

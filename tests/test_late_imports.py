@@ -32,6 +32,7 @@ told(lambda: claim.transaction().__enter__())
 try: registry.run("second", fails, name="job")
 except ValueError: say(registry.get("second").error)
 say(registry.run("third", lambda: 3).result)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 """
 
 

@@ -13,11 +13,14 @@ from idemreg import (
     Registry,
     Status,
     StoreCorruptError,
+    StoreError,
     StorePathError,
     StoreVersionError,
     TaskUnknownError,
+    oslock,
 )
 from idemreg.clock import Clock
+from idemreg.sqlite import connection as connections
 from idemreg.sqlite import files
 from idemreg.sqlite.connection import FULL, connect
 from idemreg.sqlite.making import check_identity
@@ -100,7 +103,10 @@ def test_a_foreign_file_in_the_lock_files_place_is_left_alone(path: Path, conten
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 4_096, b"idemreg", b"idemreg lock 1\0\0id"])
+HALF = (b"idemreg lock 1\0\0" + b"i" * 16).ljust(2_048, b"\0")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4_096, b"idemreg", b"idemreg lock 1\0\0id", HALF])
 def test_a_lock_file_whose_writer_was_stopped_is_written_again(path: Path, content: bytes) -> None:
     """Nobody can have used an id that is not there."""
     path.with_name(f"{path.name}-lock").write_bytes(content)
@@ -296,6 +302,27 @@ def test_an_old_sqlite_is_refused(version: str) -> None:
         files.check_sqlite_version(version)
     files.check_sqlite_version("3.51.3")
     files.check_sqlite_version("3.54.1")
+
+
+def test_a_platform_without_locks_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing could prove a death there: no job starts, and no file is made."""
+    monkeypatch.setattr(oslock, "SUPPORTED", False)
+    assert refuse(path, StoreError).hint == "idemreg runs on Linux."  # type: ignore[attr-defined]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_setting_that_sqlite_does_not_take_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is read back: nobody goes on with another than was asked for, and no job starts."""
+    Registry(path).run("there", lambda: 1)
+    with pytest.raises(StoreError, match="synchronous=9"):
+        connect(str(path), synchronous=9, busy_s=1, clock=Clock())
+    monkeypatch.setattr(connections, "HARD", ((apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 2),))
+    with pytest.raises(StoreError, match="ENABLE_TRIGGER=2"), Registry(path) as registry:
+        registry.run("task", lambda: pytest.fail("the job started"))
+    monkeypatch.undo()
+    with Registry(path) as registry:
+        assert registry.get("task") is None
+        assert registry.run("there", lambda: 2).replayed
 
 
 def test_the_file_is_set_up_as_designed(path: Path, registry: Registry) -> None:

@@ -28,6 +28,7 @@ from idemreg import (
 from idemreg.options import Options
 from idemreg.request import wanted
 from idemreg.sqlite import forking, queries, tasks
+from idemreg.sqlite.writing import Write
 from idemreg.store import End, Granted, Instant, Query
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     from idemreg.model import Wanted
     from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.database import Database
 
 PROCESSES = 8
 CHILDREN = 10  # of a process whose threads are at work; `make torture` forks many more
@@ -785,3 +788,27 @@ def test_strangers_do_not_speak_for_the_dead(path: Path) -> None:
     """A namespace may have the /proc of the one around it, where the number of a dead owner is a living stranger's."""
     command = [*UNSHARE, sys.executable, "-c", AROUND, IN_BARE_NAMESPACE, str(path)]
     assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE_S, check=False).returncode == 0
+
+
+def database_of(registry: Registry) -> Database:
+    return cast("SqliteStore", registry.store)._opening.opened().database
+
+
+def test_a_rollback_of_sqlite_itself_is_told_to_all_who_wrote_together(registry: Registry) -> None:
+    """One statement undoes the transaction: nothing of the others is stored either, and each has the error."""
+    registry.add("there")
+    database = database_of(registry)
+
+    def insert(connection: Connection) -> None:
+        connection.execute("UPDATE idempotent_registry SET floor = floor + 1")
+
+    def undo(connection: Connection) -> None:
+        connection.execute("INSERT OR ROLLBACK INTO idempotent_log SELECT * FROM idempotent_log")
+
+    before = database.read(lambda connection: connection.execute("SELECT floor FROM idempotent_registry").fetchall())
+    writes = [Write(insert, durable=False), Write(undo, durable=False)]
+    database.write_all(writes)
+    assert all(isinstance(write.error, StoreError) for write in writes)
+    assert writes[0].error is not writes[1].error
+    after = database.read(lambda connection: connection.execute("SELECT floor FROM idempotent_registry").fetchall())
+    assert after == before

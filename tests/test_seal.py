@@ -18,6 +18,7 @@ from idemreg import (
     Status,
     StoreCorruptError,
     StoreError,
+    StoreVersionError,
     SyncFailedError,
 )
 from idemreg.sqlite import pages, seals
@@ -552,3 +553,35 @@ def test_it_is_loaded_once() -> None:
     assert apsw.vfs_names().count("cksmvfs") == 1
     assert os.path.exists(pages.LIBRARY)
     assert seals.TASK_COLUMNS[-1] == "state_seal"
+
+
+def test_a_build_without_page_checksums_makes_no_file_with_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, they are had or refused; and a file that has them is not written by who cannot keep them right."""
+    monkeypatch.setattr(pages, "VFS", "another")
+    monkeypatch.setattr(pages, "LIBRARY", "no such library")
+    assert pages.vfs() is None
+    with pytest.raises(StoreError, match="no page checksums") as caught, Registry(path, page_checksums=True) as refused:
+        refused.run("t", lambda: pytest.fail("the job started"))
+    assert "pip install" in str(caught.value.hint)
+    monkeypatch.undo()
+    made = path.with_name("made.db")
+    with Registry(made, page_checksums=True) as registry:
+        registry.run("t", lambda: 1, name="job")
+    monkeypatch.setattr(pages, "vfs", lambda: None)
+    with pytest.raises(StoreVersionError, match="page checksums"), Registry(made) as registry:
+        registry.run("u", lambda: pytest.fail("the job started"))
+    monkeypatch.undo()
+    with Registry(made) as registry:
+        assert registry.get("u") is None
+        assert registry.run("t", lambda: 2, name="job").replayed
+
+
+def test_a_connection_that_does_not_verify_is_refused(path: Path) -> None:
+    """A file with page checksums, looked at past the VFS: an error, and not a page of damage."""
+    with Registry(path, page_checksums=True) as registry:
+        registry.run("t", lambda: 1)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+    with pytest.raises(StoreError, match="does not verify"):
+        pages.check(connection)
+    connection.close()

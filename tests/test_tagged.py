@@ -8,7 +8,7 @@ import enum
 import hashlib
 import json
 from collections import OrderedDict, namedtuple
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Context, Decimal, localcontext
 from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -552,3 +552,33 @@ def test_hostile_tags_are_values_or_result_errors(tree: object) -> None:
     """Tags filled with anything either have a value or are a ResultError."""
     with contextlib.suppress(ResultError):
         decode_result(json.dumps(tree))
+
+
+class Odd(tzinfo):
+    """A time zone of one's own, which no stored form can name."""
+
+    def utcoffset(self, _moment: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    dst = utcoffset
+
+    def tzname(self, _moment: datetime | None) -> str:
+        return "odd"
+
+
+def test_a_time_zone_of_ones_own_has_no_form() -> None:
+    """Neither as an argument nor in a result: the error names the two that have one."""
+    moment = datetime(2026, 11, 23, tzinfo=Odd())
+    with pytest.raises(ArgumentError, match="zoneinfo"):
+        canonical({"at": moment})
+    with pytest.raises(ResultError, match="zoneinfo"):
+        encode_result(moment)
+
+
+def test_a_result_that_is_too_deep_cannot_be_stored() -> None:
+    """It is a ResultError, and no RecursionError of the encoder."""
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ResultError, match="cannot be stored"):
+        encode_result(deep)

@@ -52,6 +52,7 @@ MENDED: list[list[object]] = [
     ["doctor", "killed", True, "read", errno.EIO, 1, 0],  # the lock file left open
     ["consume", "empty", True, "write", shim.SHORT, shim.LASTING, 0],  # put back, and unknown all the same
     ["claim, transaction", "filled", True, "write", errno.EIO, 1, 0],  # the job failed, where the disk did
+    ["open", "none", False, "write", shim.SHORT, 1, 0],  # half a lock file, which nobody could open any more
     ["run", "killed", True, "stat", errno.EIO, 1, 0],  # "replaced", and the task running for good
     ["open", "filled", False, "read", errno.ENOMEM, 1, 0],  # OSError of the note at the end, and "damaged"
     ["Checkpointer", "filled", False, "read", errno.ENOMEM, 1, 0],  # OSError in the middle of a checkpoint

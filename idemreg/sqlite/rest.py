@@ -65,6 +65,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
+from idemreg.lockfile import write_whole
 from idemreg.sqlite import pages
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
@@ -329,7 +330,7 @@ def raise_epoch(lock_file: LockFile, epoch: int) -> int:
         msg = f"the lock file {lock_file.path} was changed: it tells of tokens that were never given"
         raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
     if epoch > highest:
-        os.pwrite(lock_file.fd, _EPOCH.pack(epoch, epoch ^ _ALL_ONES), _EPOCH_AT)
+        write_whole(lock_file.fd, _EPOCH.pack(epoch, epoch ^ _ALL_ONES), _EPOCH_AT)
         os.fdatasync(lock_file.fd)
     return max(epoch, int(highest))
 

@@ -70,6 +70,8 @@ class Settler(Keeper):
             faults.point("settle.committed")
             if not isinstance(answer, Lost):
                 self._opening.let_go(answer.task_id, answer.token)
+            elif settlement.verifying is not None:  # the claim of the hook is another's by now
+                self._opening.let_go(task_id, settlement.verifying)
             return answer
 
     def add(self, wanted: Wanted) -> Task:

@@ -140,27 +140,26 @@ def _bring_up(path: str, lock_file: LockFile, making: Making, *, is_first: bool)
         connection.close()
 
 
-def _connect(path: str, making: Making) -> tuple[Connection, bool]:
+def _connect(path: str, making: Making, *, checks_pages: bool = False) -> tuple[Connection, bool]:
     """A connection that verifies page checksums where the file has them, and whether the file is empty."""
-    for checks_pages in (False, True):
-        connection = connections.connect(
-            path,
-            synchronous=connections.FULL,
-            busy_s=making.busy_s,
-            clock=making.clock,
-            checks_pages=checks_pages or making.page_checksums,
-        )
-        try:
-            connections.leave_wal(connection)
-            is_empty = check_identity(connection, path)
-            if checks_pages or not pages.has(connection):
-                pages.check(connection)
-                return connection, is_empty
-        except BaseException:
-            connection.close()
-            raise
+    connection = connections.connect(
+        path,
+        synchronous=connections.FULL,
+        busy_s=making.busy_s,
+        clock=making.clock,
+        checks_pages=checks_pages or making.page_checksums,
+    )
+    try:
+        connections.leave_wal(connection)
+        is_empty = check_identity(connection, path)
+        if checks_pages or not pages.has(connection):
+            pages.check(connection)
+            return connection, is_empty
+    except BaseException:
         connection.close()
-    raise AssertionError
+        raise
+    connection.close()
+    return _connect(path, making, checks_pages=True)
 
 
 def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> rest.Verdict:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from idemreg import Registry, Status
+from idemreg import Registry, Status, StoreCorruptError, faults
+from idemreg.options import Options
+from idemreg.request import wanted
+from idemreg.sqlite import forking, records
+from idemreg.sqlite.claiming import Claiming
+from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.upkeep import SCHEMA
 from tests.barriers.actors import another, stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.opening import Opened
 
 CLAIM = 'kept.append(registry.claim("t", name="j", on_crash="rerun"))'  # kept: one that is dropped would be settled
 
@@ -132,3 +142,77 @@ def test_a_token_that_was_forgotten_elsewhere_is_not_given_again(path: Path) -> 
         tokens.append(int(other.line()))
         other.end()
     assert tokens == sorted(set(tokens))
+
+
+# --- in one process ---------------------------------------------------------------------------------------------------
+
+
+def opened(registry: Registry) -> Opened:
+    return cast("SqliteStore", registry.store)._opening.opened()
+
+
+def change_under_lock(sql: str) -> Callable[[], None]:
+    """What another would do that got past the write lock: on the very connection, and so inside its transaction."""
+
+    def act() -> None:
+        faults.disarm()
+        (connection,) = [one for one in forking.inside if isinstance(one, Connection) and one.in_transaction]
+        connection.execute(sql)
+
+    return act
+
+
+def drop_claim(registry: Registry, task_id: str) -> None:
+    """As where its caller was interrupted right behind the commit: its owner counts as dead."""
+    claim = registry.claim(task_id, name="j")
+    opened(registry).owners.take_back(claim.grant)
+    claim.settled()
+
+
+CALLS: dict[str, tuple[str, Callable[[Registry], object]]] = {
+    "a claim": ("claim.decided", lambda registry: registry.run("failed", lambda: 1, name="j")),
+    "a claim that finds a dead owner": ("claim.decided", lambda registry: registry.run("dead", lambda: 1, name="j")),
+    "a verdict": ("settle.decided", lambda registry: registry.cancel("failed")),
+    "forget": ("forget.decided", lambda registry: registry.forget("failed")),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_changes_under_the_write_lock_is_an_error(registry: Registry, call: str) -> None:
+    """The caller is told that the locks were lost, no job is entered, and the row is as it was."""
+    with pytest.raises(ZeroDivisionError):
+        registry.run("failed", lambda: 1 / 0, name="j")
+    drop_claim(registry, "dead")
+    before = registry.store.get(["failed", "dead"])
+    point, act = CALLS[call]
+    faults.arm(point, change_under_lock("UPDATE idempotent_log SET token = token + 1"))
+    with pytest.raises(StoreCorruptError, match="changed under the write lock") as caught:
+        act(registry)
+    assert caught.value.task_id in {"failed", "dead"}
+    assert "close the database file" in str(caught.value.hint)
+    assert registry.store.get(["failed", "dead"]) == before
+
+
+def test_a_row_that_is_gone_under_the_write_lock_is_an_error(registry: Registry) -> None:
+    """What was settled and cannot be read again was not settled; the row stays."""
+    registry.add("t", name="j")
+    faults.arm("settle.in-transaction", change_under_lock("DELETE FROM idempotent_log"))
+    with pytest.raises(StoreCorruptError, match="changed under the write lock"):
+        registry.skip("t", "not wanted")
+    assert registry.store.get(["t"])[0].status is Status.PENDING  # type: ignore[union-attr]
+
+
+def test_a_claim_below_the_floor_is_an_error(registry: Registry) -> None:
+    """A statement checks the floor that its token was taken from: by an older one nothing is stored."""
+    registry.run("warm", lambda: 1)
+    there, asked = opened(registry), wanted("t", "j", b"{}", Options.of({}, "normal"))
+
+    def claim(connection: Connection) -> object:
+        floor = records.floor(connection, SCHEMA.version)
+        return Claiming(connection, SCHEMA.version, there.owners).claim(asked, floor - 1, there.stamp())
+
+    with pytest.raises(StoreCorruptError, match="neither be inserted nor read") as caught:
+        there.database.write(claim, durable=False)
+    assert caught.value.task_id == "t"
+    assert registry.get("t") is None
+    assert registry.run("t", lambda: 2).result == 2

@@ -81,7 +81,9 @@ class Cli:
         try:
             while data := os.read(screen, 65_536):
                 output += data
-                if then is not None and f"\n{then[0]}\r\n".encode() in output:
+                # Behind what takes a progress away, if one was shown by then.
+                lines = [line.rpartition(b"\r\x1b[K")[2] for line in output.split(b"\r\n")[:-1]]
+                if then is not None and then[0].encode() in lines:
                     os.write(screen, then[1].encode())
                     then = None
         except OSError:  # EIO: the last process has closed the terminal

@@ -57,7 +57,7 @@ class Interrupter:
 
     def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """Interrupt ``body``, and go on behind it."""
-        before = signal.signal(signal.SIGINT, self._handle)
+        before, traced_by = signal.signal(signal.SIGINT, self._handle), sys.gettrace()
         try:
             sys.settrace(self._call)
             body(*args, **kwargs)
@@ -66,7 +66,7 @@ class Interrupter:
             assert self.has_raised
             self.has_come = True
         finally:
-            sys.settrace(None)
+            sys.settrace(traced_by)  # coverage goes on with what comes behind
             signal.signal(signal.SIGINT, before)
 
 
