@@ -25,6 +25,7 @@ __all__ = [
     "FinishNotRecordedError",
     "IdemregError",
     "ImportLineError",
+    "PrefixError",
     "ResultError",
     "StoreBusyError",
     "StoreCorruptError",
@@ -77,6 +78,14 @@ class TaskIdError(IdemregError):
     code = "task-id"
     exit_code = 2
     hint = "A task_id is 1 to 512 bytes of NFC text without control characters."
+
+
+class PrefixError(IdemregError):
+    """The prefix of serial numbers is malformed. No number was given."""
+
+    code = "prefix"
+    exit_code = 2
+    hint = "A prefix is 1 to 8 ASCII letters, digits or underscores, such as COUP."
 
 
 class ArgumentError(IdemregError):

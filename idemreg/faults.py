@@ -49,6 +49,8 @@ POINTS = (
     "purge.committed",
     "import.in-transaction",
     "import.committed",
+    "serial.in-transaction",
+    "serial.reserved",
     "backup.copied",
     "place.synced",
     "transaction.open",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from idemreg.model import OwnerInfo, Status, Task
     from idemreg.options import Durability
     from idemreg.purge import Purge
+    from idemreg.serials import Serials
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup, Store
 
@@ -195,6 +196,17 @@ class Operations:
         from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
 
         return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
+
+    def serials(self, prefix: str) -> Serials:
+        """Ids such as ``COUP-1J8Z4M0V7K300G7B2QX9R0T5``: unique everywhere, and sorted as text in the order of giving.
+
+        `next` (or iterating) gives one. They increase within the process and over its restarts, whatever the wall clock
+        does; behind an older copy of the file they may repeat. ``prefix``: 1 to 8 ASCII letters, digits or underscores
+        (`PrefixError`), so a serial has at most 32 characters. See `idemreg.serials`.
+        """
+        from idemreg.serials import serials  # noqa: PLC0415 - few programs need it
+
+        return serials(self._store, self._store.path, prefix, self.clock, durable=self.durability == "full")
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

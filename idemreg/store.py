@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+from idemreg.blocks import Blocks
 from idemreg.model import NO_CHECKSUM, Status
 
 if TYPE_CHECKING:
@@ -301,7 +302,7 @@ class CommandOwner(Protocol):
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
 
 
-class Store(Protocol):
+class Store(Blocks, Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
@@ -356,10 +357,7 @@ class Store(Protocol):
         """How many tasks are in each status that occurs."""
 
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
-        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it.
-
-        ``seen``: and where the row is another by now.
-        """
+        """Remove the row, raising the token floor past its token. `Lost` by its status, or where it is not ``seen``."""
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""

@@ -533,6 +533,46 @@ class StoreContract:
         other.close()
         assert left_open(path) == []
 
+    # --- serial numbers -----------------------------------------------------------------------------------------
+
+    def test_who_opens_a_prefix_begins_at_its_mark(self, open_store: Callable[..., Store]) -> None:
+        """Under an instance of its own, above all blocks of others, also where its clock is behind theirs."""
+        first = open_store().reserve_serials("P", 10**9, 500, None, durable=False)
+        second = open_store().reserve_serials("P", 5, 500, None, durable=True)
+        other = open_store().reserve_serials("Q", 5, 500, None, durable=False)
+        assert (first.begin_us, first.until_us) == (10**9, 10**9 + 500)
+        assert second.begin_us == first.until_us < second.until_us
+        assert first.instance != second.instance
+        assert other.begin_us == 5
+
+    def test_a_used_up_block_is_followed_under_the_same_instance(self, open_store: Callable[..., Store]) -> None:
+        """From where it was used up, or by the clock where that is ahead; other openers' marks do not hold it up."""
+        store = open_store()
+        held = store.reserve_serials("P", 10**9, 500, None, durable=False)
+        other = open_store().reserve_serials("P", 10**9, 10**6, None, durable=False)
+        used = held._replace(begin_us=held.until_us)
+        behind = store.reserve_serials("P", 0, 500, used, durable=False)
+        ahead = store.reserve_serials("P", 10**10, 500, behind._replace(begin_us=behind.until_us), durable=False)
+        assert [one.instance for one in (behind, ahead)] == [held.instance] * 2
+        assert (behind.begin_us, ahead.begin_us) == (held.until_us, 10**10)
+        third = store.reserve_serials("P", 0, 500, None, durable=False)
+        assert third.begin_us == max(other.until_us, ahead.until_us)
+
+    def test_a_clock_beyond_the_ceiling_is_not_believed(self, store: Store) -> None:
+        """The block begins at the mark, and its ceiling says from where on no clock is."""
+        held = store.reserve_serials("P", 10**9, 500, None, durable=False)
+        far = store.reserve_serials("P", held.ceiling_us, 500, None, durable=False)
+        assert far.begin_us == held.until_us
+        assert far.until_us < held.ceiling_us
+
+    def test_a_block_that_the_place_knows_nothing_of_is_not_followed(self, store: Store) -> None:
+        """It is an older copy, or another: the instance is a new one, and begins above what was held."""
+        held = store.reserve_serials("P", 0, 500, None, durable=False)
+        strange = held._replace(begin_us=10**9, until_us=10**9)
+        block = store.reserve_serials("P", 0, 500, strange, durable=False)
+        assert block.instance != held.instance
+        assert block.begin_us == 10**9
+
 
 def pages(store: Store, query: Query, limit: int) -> Iterator[str]:
     after: str | None = None

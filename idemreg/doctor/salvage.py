@@ -7,6 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from idemreg.blocks import Block
 from idemreg.clock import Clock
 from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.model import Status
@@ -97,6 +98,9 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
                 chunk = list(itertools.islice(tasks, CHUNK_TASKS))
                 if not chunk:
                     break
+            for prefix, mark_us in source.marks.items():
+                beyond = Block(0, mark_us, mark_us, 0)
+                store.reserve_serials(prefix, mark_us, 0, beyond, durable=False)
             store.backup(target, None)
         finally:
             store.close()

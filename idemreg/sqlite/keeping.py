@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
+    from idemreg.blocks import Block
     from idemreg.model import Origin, Task
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Present, Query, Survey
@@ -71,3 +72,18 @@ class Keeper(Reader):
         from idemreg.sqlite import copying  # noqa: PLC0415
 
         return self._read(copying.copy, self._schema_version, absolute(path), progress)
+
+    def reserve_serials(self, prefix: str, now_us: int, ahead_us: int, held: Block | None, *, durable: bool) -> Block:
+        """Raise the prefix's mark past a new block; see `serial_marks.reserve`."""
+        from idemreg.sqlite import serial_marks  # noqa: PLC0415 - few programs need it
+
+        version = self._schema_version
+
+        def reserve(connection: Connection) -> Block:
+            return serial_marks.reserve(connection, version, prefix, now_us, ahead_us, held)
+
+        with self._opening.using() as opened:
+            block = opened.database.write(reserve, durable=durable)
+            opened.database.check_files()  # a mark in files that are gone would bind nobody
+        faults.point("serial.reserved")
+        return block

@@ -4,10 +4,14 @@ A row is *sure* if it is on the newest version of a page that is in use. It is n
 of a damaged page, from a page that may have been given up (the list of free pages cannot be read, and no sound page
 leads there), or beside a -wal that has lost a frame: a later row of the task may be what was lost. What is final stays
 so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
+
+Of the marks of serial numbers the highest is taken that is found: one that is lost brings no serial back, since the
+new registry gives them under other instances.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -19,6 +23,7 @@ from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
+from idemreg.sqlite.serial_marks import to_mark
 from idemreg.sqlite.tasks import to_task
 from idemreg.sqlite.upkeep import EPOCH_BITS
 
@@ -35,6 +40,7 @@ NAMED: Final = 100  # broken rows, ranges and pages that are told one by one
 SPARE_EPOCHS: Final = 1_000
 
 REGISTRY_COLUMNS: Final = 8
+MARK_COLUMNS: Final = 4
 LARGE_COLUMNS: Final = 3
 SCHEMA_COLUMNS: Final = 5
 LOG: Final = "idempotent_log"
@@ -100,6 +106,7 @@ class Salvage:
         self._damaged: set[int] = set()
         self._other_tables: list[str] = []
         self._file_row: RegistryRow | None = None
+        self.marks: dict[str, int] = {}  # of serial numbers, in microseconds, by prefix
         self._highest = 0
         self._broken = 0
 
@@ -214,6 +221,8 @@ class Salvage:
             self._take_broken(values[0])
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
+        elif len(values) == MARK_COLUMNS and isinstance(values[0], str):
+            self._take_mark(values)
 
     def _take_task(self, values: list[Any], *, is_sure: bool) -> None:
         task_id = values[0]
@@ -246,6 +255,11 @@ class Salvage:
             return
         if holds and (self._file_row is None or row.floor > self._file_row.floor):
             self._file_row = row
+
+    def _take_mark(self, values: list[Any]) -> None:
+        with contextlib.suppress(StoreCorruptError):
+            mark = to_mark(values)
+            self.marks[mark.prefix] = max(mark.mark_us, self.marks.get(mark.prefix, 0))
 
     # --- what comes out -----------------------------------------------------------------------------------------
 
