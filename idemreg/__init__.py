@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ImportLineError,
         PrefixError,
         ResultError,
+        StepError,
         StoreBusyError,
         StoreCorruptError,
         StoreError,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
         TaskUnknownError,
         TransitionError,
     )
-    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Step, Task, Verdict
     from idemreg.options import Verified
     from idemreg.registry import Registry
 
@@ -72,6 +73,8 @@ __all__ = [
     "Registry",
     "ResultError",
     "Status",
+    "Step",
+    "StepError",
     "StoreBusyError",
     "StoreCorruptError",
     "StoreError",
@@ -117,6 +120,8 @@ _ROOMS = {
     "Registry": "registry",
     "ResultError": "errors",
     "Status": "model",
+    "Step": "model",
+    "StepError": "errors",
     "StoreBusyError": "errors",
     "StoreCorruptError": "errors",
     "StoreError": "errors",

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.model import Outcome, OwnerInfo, Status, Step, Task, Verdict
     from idemreg.options import CallOptions, Durability
     from idemreg.purge import Purge
     from idemreg.serials import AsyncSerials
@@ -246,6 +246,10 @@ class AsyncRegistry:
     async def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         return await self._call(self._registry.owner, task)
+
+    async def steps(self, task_id: str) -> list[Step]:
+        """The pieces of the task's job that are done, in the order in which they were saved."""
+        return await self._call(self._registry.steps, task_id)
 
     # --- operate ------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ __all__ = [
     "ImportLineError",
     "PrefixError",
     "ResultError",
+    "StepError",
     "StoreBusyError",
     "StoreCorruptError",
     "StoreError",
@@ -183,6 +184,14 @@ class ResultError(IdemregError):
     code = "result"
     exit_code = 1
     hint = "Return plain data under 1 MiB, or give result= a codec. The task counts as succeeded."
+
+
+class StepError(IdemregError):
+    """The step may not begin here, or was not saved: nothing of it is stored."""
+
+    code = "step"
+    exit_code = 2
+    hint = "A step begins and ends inside of its claim, once, and outside of claim.transaction()."
 
 
 # --- upkeep -----------------------------------------------------------------------------------------------------

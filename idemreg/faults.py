@@ -49,6 +49,8 @@ POINTS = (
     "purge.committed",
     "import.in-transaction",
     "import.committed",
+    "step.in-transaction",
+    "step.saved",
     "serial.in-transaction",
     "serial.reserved",
     "backup.copied",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import OwnerInfo, Status, Task
+    from idemreg.model import OwnerInfo, Status, Step, Task
     from idemreg.options import Durability
     from idemreg.purge import Purge
     from idemreg.serials import Serials
@@ -133,6 +133,10 @@ class Operations:
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         return self._store.owner(task)
+
+    def steps(self, task_id: str) -> list[Step]:
+        """The pieces of the task's job that are done, in the order in which they were saved; see `Claim.run_step`."""
+        return self._store.steps(check_task_id(task_id))
 
     # --- operate ------------------------------------------------------------------------------------------------
 

@@ -26,10 +26,9 @@ from idemreg.errors import PrefixError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from idemreg.blocks import Block
+    from idemreg.blocks import Block, Blocks
     from idemreg.clock import Clock
     from idemreg.offload import Offload
-    from idemreg.store import Store
 
     Reserve = Callable[[int, int, Block | None], Block]
 
@@ -68,7 +67,7 @@ class Serials:
     Iterating never ends. A signal's handler may take one as well.
     """
 
-    def __init__(self, line: _Line, store: Store, clock: Clock, *, durable: bool) -> None:
+    def __init__(self, line: _Line, store: Blocks, clock: Clock, *, durable: bool) -> None:
         self.prefix: Final = line.prefix
         self._line = line
         self._store = store
@@ -133,7 +132,7 @@ class AsyncSerials:
         return f"AsyncSerials({self.prefix!r})"
 
 
-def serials(store: Store, path: str, prefix: str, clock: Clock, *, durable: bool) -> Serials:
+def serials(store: Blocks, path: str, prefix: str, clock: Clock, *, durable: bool) -> Serials:
     """The serial numbers of a prefix in the file at ``path``; all of one process come from one line."""
     key = os.path.realpath(path), check_prefix(prefix)
     return Serials(_lines.setdefault(key, _Line(prefix)), store, clock, durable=durable)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-from idemreg.blocks import Blocks
 from idemreg.model import NO_CHECKSUM, Status
 
 if TYPE_CHECKING:
@@ -302,7 +301,7 @@ class CommandOwner(Protocol):
         """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
 
 
-class Store(Blocks, Protocol):
+class Store(Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
@@ -357,7 +356,10 @@ class Store(Blocks, Protocol):
         """How many tasks are in each status that occurs."""
 
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
-        """Remove the row, raising the token floor past its token. `Lost` by its status, or where it is not ``seen``."""
+        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it.
+
+        ``seen``: and where the row is another by now.
+        """
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from idemreg import faults
+from idemreg.lockfile import importing
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.reading import Reader
 from idemreg.store import Removed
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.blocks import Block
-    from idemreg.model import Origin, Task
+    from idemreg.model import Origin, Step, Task
     from idemreg.sqlite.connection import Connection
-    from idemreg.store import Backup, Instant, Present, Query, Survey
+    from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
 
 __all__ = ["Keeper"]
 
@@ -87,3 +88,29 @@ class Keeper(Reader):
             opened.database.check_files()  # a mark in files that are gone would bind nobody
         faults.point("serial.reserved")
         return block
+
+    def step(self, task_id: str, token: int, name: str, *, durable: bool) -> Step | Lost | None:
+        """The step as it was saved; see `Progress.step`."""
+        with importing():
+            from idemreg.sqlite import steps  # noqa: PLC0415 - few jobs have any
+
+        with self._opening.using() as opened:
+            found = opened.database.read(steps.find, self._schema_version, task_id, token, name)
+            if found is not None:
+                opened.database.seen_final(durable=durable)
+            return found
+
+    def save_step(self, task_id: str, token: int, name: str, result: str | None, *, durable: bool) -> Step | Lost:
+        """Save the step; see `Progress.save_step`."""
+        with importing():
+            from idemreg.sqlite import steps  # noqa: PLC0415
+
+        version = self._schema_version
+        with self._opening.using() as opened:
+
+            def save(connection: Connection) -> Step | Lost:
+                return steps.save(connection, version, task_id, token, name, result, opened.stamp()[0])
+
+            saved = opened.database.write(save, durable=durable)
+        faults.point("step.saved")
+        return saved
