@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 # name -> where it is, and what it does in one line. The line stands here so that `idemreg --help` loads no command.
 COMMANDS: Final = {
     "run": ("idemreg.cli.run:run", "Run a command once for a task."),
+    "step": ("idemreg.cli.step:step", "Run a piece of a command under `run` once."),
     "each": ("idemreg.cli.each:each", "Handle each line of JSON on stdin once."),
     "show": ("idemreg.cli.look:show", "Tell everything about one task."),
     "list": ("idemreg.cli.look:list_tasks", "List tasks in the order of their task_id."),
