@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from idemreg.model import Step
     from idemreg.store import Lost
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Steps"]
+
+# Those of several tasks, by task_id; None: there are none.
+Steps: TypeAlias = "Mapping[str, Sequence[Step]] | None"
 
 
 class Progress(Protocol):
@@ -30,3 +35,6 @@ class Progress(Protocol):
 
     def steps(self, task_id: str) -> list[Step]:
         """The steps of the task, in the order in which they were saved."""
+
+    def tasks_with_steps(self, first: str, last: str) -> set[str]:
+        """Which of the tasks between these two, both included, have steps."""

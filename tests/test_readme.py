@@ -119,6 +119,7 @@ def test_every_python_block_has_a_test() -> None:
         "The tour",
         "Coroutines, batches, events",
         "Numbers that never repeat",
+        "A long job that goes on where it was",
         "A queue consumer",
         "A webhook receiver",
         "A payment, and what to do about doubt",
@@ -142,6 +143,27 @@ def test_the_serial_numbers_are_as_shown(
     with Registry(tmp_path / "jobs.db", durability="normal") as registry:
         execute("Numbers that never repeat", registry=registry)
     assert re.fullmatch(r"COUP-[0-9A-Z]{23}\n", capsys.readouterr().out)
+
+
+def test_the_long_job_goes_on_where_it_was(execute: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """The block runs as written; a second attempt does only what the first has not."""
+    ran: list[object] = []
+
+    def build_index() -> str:
+        ran.append("index")
+        if len(ran) == 4:
+            raise OSError
+        return "done"
+
+    with Registry(tmp_path / "steps.db", durability="normal") as registry:
+        names = {"registry": registry, "upload": ran.append, "build_index": build_index}
+        with pytest.raises(OSError):
+            execute("A long job that goes on where it was", **names)
+        execute("A long job that goes on where it was", **names)
+        assert ran == [0, 1, 2, "index", "index"]
+        task = registry.get("backup:2026-11-23")
+        assert task is not None
+        assert (task.status, task.result) == (Status.SUCCEEDED, '"done"')
 
 
 class Message:

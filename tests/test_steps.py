@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 from idemreg import (
     AsyncRegistry,
     ClaimLostError,
+    ImportLineError,
     Registry,
     ResultError,
     Status,
@@ -22,6 +24,7 @@ from idemreg import (
     TaskUnknownError,
     faults,
 )
+from idemreg.doctor.salvage import salvage
 from idemreg.store import End
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from idemreg import Claim
+    from idemreg import Claim, Step
 
 
 class Job:
@@ -74,7 +77,7 @@ def test_a_later_attempt_skips_what_is_done(registry: Registry) -> None:
 
 def test_the_block_says_whether_it_is_done(registry: Registry) -> None:
     """`with claim.step(...)` is the same: its body looks at ``done``, and sets ``result``."""
-    with pytest.raises(ZeroDivisionError), registry.claim("t") as claim:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), registry.claim("t") as claim:  # noqa: PT012 - its block is tested
         with claim.step("one") as step:
             assert (step.name, step.done, step.result) == ("one", False, None)
             step.result = {"parts": (1, 2)}
@@ -128,7 +131,7 @@ def test_the_decorated_job_has_steps_too(registry: Registry) -> None:
 
 def test_an_interrupted_step_is_not_saved(registry: Registry) -> None:
     """Ctrl-C in its body leaves it to be run again; what came before it is done."""
-    with pytest.raises(KeyboardInterrupt), registry.claim("t", on_crash="rerun") as claim:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), registry.claim("t", on_crash="rerun") as claim:  # noqa: PT012 - its block is tested
         claim.run_step("one", lambda: 1)
         with claim.step("two"):
             raise KeyboardInterrupt
@@ -137,7 +140,7 @@ def test_an_interrupted_step_is_not_saved(registry: Registry) -> None:
 
 def test_steps_may_stand_within_steps(registry: Registry) -> None:
     """The inner one is saved first; should the outer fail, it stays."""
-    with pytest.raises(ZeroDivisionError), registry.claim("t") as claim, claim.step("outer"):  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), registry.claim("t") as claim, claim.step("outer"):  # noqa: PT012 - its block is tested
         claim.run_step("inner", lambda: 1)
         raise ZeroDivisionError
     assert [step.name for step in registry.steps("t")] == ["inner"]
@@ -154,7 +157,7 @@ class Part:
 def test_a_result_may_be_of_the_jobs_own_types(registry: Registry) -> None:
     """The codec of the job is that of its steps."""
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), registry.claim("t", result=Part) as claim:  # noqa: PT012
+        with pytest.raises(ZeroDivisionError), registry.claim("t", result=Part) as claim:  # noqa: PT012 - its block is tested
             assert claim.run_step("one", lambda: Part(3)) == Part(3)
             raise ZeroDivisionError
     assert len(registry.steps("t")) == 1
@@ -188,7 +191,7 @@ def test_a_late_owner_can_neither_begin_nor_save_a_step(registry: Registry, is_f
     """ClaimLostError before the body, or behind it, and nothing is written."""
     ran: list[str] = []
     late = registry.claim("t")
-    with pytest.raises(ClaimLostError), late.step("one"):  # noqa: PT012
+    with pytest.raises(ClaimLostError), late.step("one"):  # noqa: PT012 - its block is tested
         ran.append("in the middle")
         end_behind_its_back(late)
         follower = registry.claim("t") if is_followed else None
@@ -316,7 +319,7 @@ def test_a_step_that_could_not_be_saved_is_not_run_again_by_itself(registry: Reg
         raise StoreFullError(msg)
 
     ran = []
-    with pytest.raises(StoreFullError), registry.claim("t") as claim:  # noqa: PT012
+    with pytest.raises(StoreFullError), registry.claim("t") as claim:  # noqa: PT012 - its block is tested
         faults.arm("step.in-transaction", full)
         claim.run_step("one", lambda: ran.append(1))
     task = registry.get("t")
@@ -428,6 +431,81 @@ def test_a_cancelled_step_is_not_saved(path: Path) -> None:
     asyncio.run(main())
 
 
+# --- elsewhere --------------------------------------------------------------------------------------------------
+
+
+def with_steps(path: Path) -> list[Step]:
+    """A registry with a failed task, two of whose steps are done, between tasks that have none; those two."""
+    with Registry(path, durability="normal") as registry:
+        registry.run("a", lambda: 1, name="job")
+        with pytest.raises(ZeroDivisionError), registry.claim("t", name="job") as claim:  # noqa: PT012 - its block
+            claim.run_step("one", lambda: "x" * 3_000)
+            claim.run_step("two", lambda: {1, 2})
+            raise ZeroDivisionError
+        registry.run("z", lambda: 1, name="job")
+        return registry.steps("t")
+
+
+def test_an_import_brings_the_steps_along(path: Path, tmp_path: Path) -> None:
+    """A task that is moved to another registry goes on there where it was; importing again changes nothing."""
+    steps = with_steps(path)
+    with Registry(path, durability="normal") as registry:
+        lines = list(registry.export_lines())
+        assert [json.loads(line).get("step") for line in lines] == [None, None, None, "one", "two", None, None]
+    with Registry(tmp_path / "new.db", durability="normal") as registry:
+        for imported, skipped in [(3, 0), (0, 3)]:
+            done = registry.import_lines(lines)
+            assert (done.read, done.imported, done.skipped) == (3, imported, skipped)
+            assert registry.steps("t") == steps
+        with registry.claim("t", name="job") as claim:
+            assert claim.run_step("two", lambda: pytest.fail("it ran")) == {1, 2}
+
+
+@pytest.mark.parametrize("change", ["behind another", "twice", "a field", "a number", "a name", "a result"])
+def test_a_line_that_is_no_step_is_refused(path: Path, tmp_path: Path, change: str) -> None:
+    """ImportLineError with its number; nothing of its task is imported without the steps before it."""
+    with_steps(path)
+    with Registry(path, durability="normal") as registry:
+        lines = list(registry.export_lines())
+    step = json.loads(lines[4])
+    match change:
+        case "behind another":
+            step["task_id"] = "a"
+        case "twice":
+            step["step"] = "one"
+        case "a field":
+            step["more"] = 1
+        case "a number":
+            step["number"] = 0
+        case "a name":
+            step["step"] = " one"
+        case "a result":
+            step["result"] = "{"
+    lines[4] = json.dumps(step)
+    with Registry(tmp_path / "new.db", durability="normal") as registry:
+        with pytest.raises(ImportLineError) as caught:
+            registry.import_lines(lines)
+        assert caught.value.line == 5
+        assert [one.name for one in registry.steps("t")] == ["one"]
+
+
+def test_a_salvaged_file_and_a_backup_have_the_steps(path: Path, tmp_path: Path) -> None:
+    """Each whose seal holds comes out of a damaged file; the others are not skipped there."""
+    steps = with_steps(path)
+    with Registry(path, durability="normal") as registry:
+        registry.backup(tmp_path / "copy.db")
+    salvage(path, tmp_path / "saved.db")
+    connection = connect(path)
+    connection.execute("UPDATE idempotent_step SET result = '7' WHERE name = 'two'")
+    connection.close()
+    salvage(path, tmp_path / "less.db")
+    found = {}
+    for name in ("copy.db", "saved.db", "less.db"):
+        with Registry(tmp_path / name, durability="normal") as registry:
+            found[name] = registry.steps("t")
+    assert found == {"copy.db": steps, "saved.db": steps, "less.db": steps[:1]}
+
+
 # --- what the file says -----------------------------------------------------------------------------------------
 
 
@@ -436,7 +514,7 @@ def test_a_cancelled_step_is_not_saved(path: Path) -> None:
 )
 def test_a_changed_step_is_an_error(path: Path, open_registry: Callable[..., Registry], change: str) -> None:
     """Neither skipped nor replayed by it: StoreCorruptError, for whoever looks at it."""
-    with pytest.raises(ZeroDivisionError), open_registry() as registry, registry.claim("t") as claim:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), open_registry() as registry, registry.claim("t") as claim:  # noqa: PT012 - its block is tested
         claim.run_step("one", lambda: 1)
         raise ZeroDivisionError
     connection = connect(path)

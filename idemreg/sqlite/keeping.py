@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from idemreg.blocks import Block
     from idemreg.model import Origin, Step, Task
+    from idemreg.progress import Steps
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
 
@@ -54,14 +55,14 @@ class Keeper(Reader):
         faults.point("purge.committed")
         return Removed(count, found.after)
 
-    def put(self, tasks: Sequence[Task], floor: int, origin: Origin) -> list[Present | None]:
-        """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order."""
+    def put(self, tasks: Sequence[Task], floor: int, origin: Origin, steps: Steps = None) -> list[Present | None]:
+        """Insert the rows and their steps, in one transaction; `Present` for each that has a row already, in order."""
         from idemreg.sqlite import importing  # noqa: PLC0415
 
         version = self._schema_version
 
         def put(connection: Connection) -> list[Present | None]:
-            return importing.put(connection, version, tasks, floor, origin)
+            return importing.put(connection, version, tasks, floor, origin, steps)
 
         with self._opening.using() as opened:
             answers = opened.database.write(put, durable=True)

@@ -19,7 +19,7 @@ import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages, records, serial_marks, upkeep
+from idemreg.sqlite import pages, queries, records, serial_marks, upkeep
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
@@ -264,6 +264,14 @@ class Look:
             "FROM idempotent_large WHERE task_id NOT IN (SELECT task_id FROM idempotent_log WHERE is_large)", limit
         )
 
+    def steps_orphaned(self, limit: int) -> list[str]:
+        """Tasks that have steps and no row. Reads all steps."""
+        return self._ids(
+            "FROM (SELECT DISTINCT task_id FROM idempotent_step)"
+            " WHERE task_id NOT IN (SELECT task_id FROM idempotent_log)",
+            limit,
+        )
+
     def _ids(self, source: str, limit: int) -> list[str]:
         rows = self._rows(f"SELECT CAST(task_id AS BLOB) {source} LIMIT ?", (limit,))
         return [_text(task_id) for (task_id,) in rows]
@@ -274,6 +282,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     records.registry_row,
     lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT),
     lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
+    queries.check_steps,
 )
 
 # Texts as bytes: one that is no UTF-8 must not keep the others from being read.

@@ -23,11 +23,13 @@ __all__ = [
     "STEP_COLUMNS",
     "Conditions",
     "boundary",
+    "check_steps",
     "conditions",
     "count",
     "origin",
     "page",
     "steps",
+    "tasks_with_steps",
     "to_step",
     "within",
 ]
@@ -189,6 +191,21 @@ def steps(connection: Connection, schema_version: int, task_id: str) -> list[Ste
         (task_id,),
     ).fetchall()
     return [to_step(row) for row in rows]
+
+
+def tasks_with_steps(connection: Connection, schema_version: int, first: str, last: str) -> set[str]:
+    """Which of the tasks from the first to the last have steps."""
+    floor(connection, schema_version)
+    rows: list[Any] = connection.execute(
+        "SELECT DISTINCT task_id FROM idempotent_step WHERE task_id BETWEEN ? AND ?", (first, last)
+    ).fetchall()
+    return {task_id for (task_id,) in rows}
+
+
+def check_steps(connection: Connection) -> None:
+    """`StoreCorruptError` where a step is not as it was written. Reads all of them."""
+    for row in connection.execute(f"SELECT {STEP_COLUMNS} FROM idempotent_step"):  # noqa: S608 - a constant
+        to_step(row)
 
 
 def to_step(row: Sequence[Any]) -> Step:

@@ -92,6 +92,10 @@ class Reader:
         """The steps of the task, in the order in which they were saved."""
         return self._read(queries.steps, self._schema_version, task_id)
 
+    def tasks_with_steps(self, first: str, last: str) -> set[str]:
+        """Which of the tasks between these two, both included, have steps."""
+        return self._read(queries.tasks_with_steps, self._schema_version, first, last)
+
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         if task.status is not Status.RUNNING:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.errors import StoreCorruptError
-from idemreg.model import FINAL, Origin, Status, Task, Verdict
+from idemreg.model import FINAL, Origin, Status, Step, Task, Verdict
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.pages import RESERVED_BYTES
+from idemreg.sqlite.queries import to_step
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
 from idemreg.sqlite.serial_marks import to_mark
@@ -41,9 +42,11 @@ SPARE_EPOCHS: Final = 1_000
 
 REGISTRY_COLUMNS: Final = 8
 MARK_COLUMNS: Final = 4
+STEP_COLUMNS: Final = 7
 LARGE_COLUMNS: Final = 3
 SCHEMA_COLUMNS: Final = 5
 LOG: Final = "idempotent_log"
+STEPS: Final = "idempotent_step"
 # The columns of the table in its own order, which is that of a record.
 STORED_COLUMNS: Final = (
     "task_id", "status", "checksum", "updated_at", "boot_stamp", "name", "token", "attempt", "owner", "policy",
@@ -70,7 +73,7 @@ class Gaps(NamedTuple):
     ``ranges``: where rows may be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other
     copy holds. ``lost_frames``: a frame of the -wal is damaged. ``lost_file_row``: the registry has a new id, and its
     downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of jobs,
-    which are not copied.
+    which are not copied. ``lost_steps``: a page of steps is damaged; a task that runs again may repeat some.
     """
 
     pages: int = 0
@@ -83,6 +86,7 @@ class Gaps(NamedTuple):
     lost_file_row: bool = False
     lost_free_list: bool = False
     other_tables: tuple[str, ...] = ()
+    lost_steps: bool = False
 
     @property
     def are_none(self) -> bool:
@@ -100,6 +104,7 @@ class Salvage:
         self._staged.execute(
             "CREATE TABLE large (task_id, result, error);"
             f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
+            "CREATE TABLE step (task_id, name, number, token, saved_at, result, seal, PRIMARY KEY (task_id, name));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
         self._reached: dict[int, tuple[str, Range]] = {}
@@ -148,6 +153,7 @@ class Salvage:
             lost_file_row=self._file_row is None,
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
+            lost_steps=any(self._reached[number][0] == STEPS for number in self._damaged if number in self._reached),
         )
 
     def _walk(self) -> bool:
@@ -223,6 +229,8 @@ class Salvage:
             self._take_file_row(values[1:])
         elif len(values) == MARK_COLUMNS and isinstance(values[0], str):
             self._take_mark(values)
+        elif len(values) == STEP_COLUMNS and isinstance(values[0], str):
+            self._take_step(values)
 
     def _take_task(self, values: list[Any], *, is_sure: bool) -> None:
         task_id = values[0]
@@ -256,6 +264,11 @@ class Salvage:
         if holds and (self._file_row is None or row.floor > self._file_row.floor):
             self._file_row = row
 
+    def _take_step(self, values: list[Any]) -> None:
+        with contextlib.suppress(StoreCorruptError):
+            to_step(values)
+            self._staged.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
     def _take_mark(self, values: list[Any]) -> None:
         with contextlib.suppress(StoreCorruptError):
             mark = to_mark(values)
@@ -267,6 +280,13 @@ class Salvage:
         """The rows as they go into another registry, in the order of their task_id."""
         for *row, is_sure, _ in self._staged.execute("SELECT * FROM log ORDER BY task_id"):
             yield _settled(_to_task(row), is_sure=bool(is_sure))
+
+    def steps(self, task_id: str) -> list[Step]:
+        """The steps of a task, in the order in which they were saved."""
+        rows: list[Any] = self._staged.execute(
+            "SELECT * FROM step WHERE task_id = ? ORDER BY number", (task_id,)
+        ).fetchall()
+        return [to_step(row) for row in rows]
 
     @property
     def has_page_checksums(self) -> bool:
