@@ -90,15 +90,18 @@ class BaseStep:
         """Look the step up. From here on no other of its name runs under the claim, until `left`."""
         claim = self._claim
         claim.check_step()
-        if _running.setdefault((id(claim), self.name), self) is not self:
-            msg = f"step {self.name!r} is running already, in this claim"
-            raise StepError(msg, task_id=claim.task_id)
         try:
+            self._begin()
             args = claim.task_id, claim.token, self.name
             self._take((yield from _asked(lambda: self._store.step(*args, durable=claim.options.durable))))
         except BaseException:
             self.left()
             raise
+
+    def _begin(self) -> None:
+        if _running.setdefault((id(self._claim), self.name), self) is not self:
+            msg = f"step {self.name!r} is running already, in this claim"
+            raise StepError(msg, task_id=self._claim.task_id)
 
     def closing(self) -> Walk[None]:
         """Save the step, unless it was done before."""
@@ -132,7 +135,9 @@ class BaseStep:
 
     def left(self) -> None:
         """The block is over, whatever came of it."""
-        _running.pop((id(self._claim), self.name), None)
+        key = id(self._claim), self.name
+        if _running.get(key) is self:
+            del _running[key]
 
     # --- results --------------------------------------------------------------------------------------------------
 

@@ -354,6 +354,21 @@ def test_a_durable_one_is_of_a_durable_block(path: Path, open_registry: Callable
     full.close()
 
 
+def test_a_block_is_on_the_disk_before_a_number_of_it_is_given(path: Path) -> None:
+    """Under durability="full" a sync stands between the commit of the mark and the first number below it."""
+    seen: list[str] = []
+    for point in ("serial.in-transaction", "sync.done", "serial.reserved"):
+        faults.arm(point, lambda point=point: seen.append(point))  # type: ignore[misc]
+    with Registry(path, clock=ManualClock()) as registry:
+        numbers = registry.serials("COUP")
+        numbers.next()
+        assert seen[-3:] == ["serial.in-transaction", "sync.done", "serial.reserved"]
+        seen.clear()
+        numbers.next()
+        assert seen == []
+        faults.disarm()
+
+
 def test_they_go_on_over_a_close(registry: Registry) -> None:
     """A closed registry opens again at the next reservation, under the same instance."""
     numbers = registry.serials("COUP")
