@@ -202,7 +202,7 @@ class Operations:
         return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
 
     def serials(self, prefix: str) -> Serials:
-        """Ids such as ``COUP-1J8Z4M0V7K300G7B2QX9R0T5``: unique everywhere, and sorted as text in the order of giving.
+        """Ids such as ``COUP-1K193SE6DHX00VFD4BY5R5V``: unique everywhere, and sorted as text in the order of giving.
 
         `next` (or iterating) gives one. They increase within the process and over its restarts, whatever the wall clock
         does; behind an older copy of the file they may repeat. ``prefix``: 1 to 8 ASCII letters, digits or underscores

@@ -1,6 +1,6 @@
 """Serial numbers: ids that never repeat and never go back, whatever the clock does.
 
-    COUP-1J8Z4M0V7K300G7B2QX9R0T5
+    COUP-1K193SE6DHX00VFD4BY5R5V
          |          | |
          |          | instance: who gave it (10 characters)
          |          count within the microsecond (2)
