@@ -22,7 +22,8 @@
 --
 -- What is where. idempotent_registry: one row about this file. idempotent_owner: the owners that may be alive, for the
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
--- tasks, where they would push the small rows apart.
+-- tasks, where they would push the small rows apart. idempotent_serial: how far serial numbers are reserved.
+-- idempotent_step: the pieces of a job that are done, for a later attempt of its task.
 
 CREATE TABLE idempotent_registry (
     id             INTEGER PRIMARY KEY CHECK (id = 1),
@@ -99,3 +100,32 @@ CREATE TABLE idempotent_owner (
     seal       INTEGER NOT NULL,        -- over all of the above
     CHECK ((notes_at IS NULL) = (notes IS NULL) AND (notes_at IS NULL) = (claims IS NULL))
 ) STRICT;
+
+-- Serial numbers: a row for each prefix, written by whoever reserves a block of them, before one of the block is given.
+-- A serial is (microsecond, count, instance). Each opener of a prefix has an instance of its own, so that no two give
+-- the same one; and begins at the mark, so that none goes back, whatever the clock did since. A row is never removed,
+-- and its mark never decreases: behind an older copy of the file serials may repeat, as tasks may.
+CREATE TABLE idempotent_serial (
+    prefix   TEXT    NOT NULL PRIMARY KEY,
+    instance INTEGER NOT NULL,          -- of the last opener; the first is random, each further one is one more, and
+                                        -- behind the largest comes 0
+    mark_us  INTEGER NOT NULL,          -- microseconds since the epoch: all serials given so far are below
+    seal     INTEGER NOT NULL,          -- over all of the above
+    CHECK (octet_length(prefix) BETWEEN 1 AND 8),
+    CHECK (instance BETWEEN 0 AND 1125899906842623),
+    CHECK (mark_us BETWEEN 0 AND 36028797018963967)
+) STRICT, WITHOUT ROWID;
+
+-- Steps: the pieces of a job that are done, each written by the owner of a running claim, by a compare-and-set on it, when
+-- the piece has ended and before the next begins. They outlast the claim: the task's next attempt skips them, whoever
+-- makes it. They never change, and go with the row of their task.
+CREATE TABLE idempotent_step (
+    task_id  TEXT    NOT NULL,
+    name     TEXT    NOT NULL,
+    number   INTEGER NOT NULL,          -- from 1, in the order in which the task's steps were saved
+    token    INTEGER NOT NULL,          -- of the claim that saved it
+    saved_at INTEGER NOT NULL,          -- microseconds since the epoch by the wall clock, for people
+    result   TEXT,                      -- tagged JSON; NULL = the step is done, and its result was lost
+    seal     INTEGER NOT NULL,          -- over all of the above
+    PRIMARY KEY (task_id, name)
+) STRICT, WITHOUT ROWID;

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
         FinishNotRecordedError,
         IdemregError,
         ImportLineError,
+        PrefixError,
         ResultError,
+        StepError,
         StoreBusyError,
         StoreCorruptError,
         StoreError,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
         TaskUnknownError,
         TransitionError,
     )
-    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Step, Task, Verdict
     from idemreg.options import Verified
     from idemreg.registry import Registry
 
@@ -67,9 +69,12 @@ __all__ = [
     "Liveness",
     "Outcome",
     "OwnerInfo",
+    "PrefixError",
     "Registry",
     "ResultError",
     "Status",
+    "Step",
+    "StepError",
     "StoreBusyError",
     "StoreCorruptError",
     "StoreError",
@@ -111,9 +116,12 @@ _ROOMS = {
     "Liveness": "model",
     "Outcome": "model",
     "OwnerInfo": "model",
+    "PrefixError": "errors",
     "Registry": "registry",
     "ResultError": "errors",
     "Status": "model",
+    "Step": "model",
+    "StepError": "errors",
     "StoreBusyError": "errors",
     "StoreCorruptError": "errors",
     "StoreError": "errors",

@@ -21,7 +21,8 @@ import itertools
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from idemreg.async_claim import AsyncClaim, AsyncTransaction, hand_over
-from idemreg.attempt import claim, run_walk
+from idemreg.async_claiming import Claiming
+from idemreg.attempt import run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
@@ -32,7 +33,7 @@ from idemreg.walk import adrive
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
 
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict, Wanted
+    from idemreg.model import Outcome, OwnerInfo, Status, Step, Task, Verdict
     from idemreg.options import CallOptions, Durability
     from idemreg.purge import Purge
+    from idemreg.serials import AsyncSerials
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup
 
@@ -62,33 +64,6 @@ T = TypeVar("T")
 def current_claim() -> AsyncClaim:
     """The claim under which the calling coroutine runs. RuntimeError outside of any job."""
     return cast("AsyncClaim", _current_claim())
-
-
-class _Claiming:
-    """A claim to come: await it, or enter it as a context manager at once."""
-
-    def __init__(self, terms: Terms, request: Wanted) -> None:
-        self._terms = terms
-        self._request = request
-        self._claim: AsyncClaim | None = None
-
-    def __await__(self) -> Generator[Any, Any, AsyncClaim]:
-        return self._take().__await__()
-
-    async def _take(self) -> AsyncClaim:
-        offload = self._terms.offload
-        assert offload is not None  # noqa: S101 - asynchronous terms have one
-        return cast("AsyncClaim", await adrive(hand_over(claim(self._terms, self._request)), offload.host()))
-
-    async def __aenter__(self) -> AsyncClaim:
-        self._claim = await self._take()
-        return await self._claim.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._claim is not None:
-            await self._claim.__aexit__(kind, error, trace)
 
 
 class AsyncRegistry:
@@ -196,10 +171,10 @@ class AsyncRegistry:
 
     def claim(
         self, task_id: str, *, payload: object = None, name: str = "", **options: Unpack[CallOptions]
-    ) -> _Claiming:
+    ) -> Claiming:
         """Claim the task: ``await`` it, or enter it by ``async with``, which settles it; see `Registry.claim`."""
         terms = self._terms({**options, "on_duplicate": "raise"})
-        return _Claiming(terms, wanted(task_id, name, canonical(payload), terms.options))
+        return Claiming(terms, wanted(task_id, name, canonical(payload), terms.options))
 
     async def claim_many(
         self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]
@@ -236,6 +211,12 @@ class AsyncRegistry:
                 for handled in await adrive(walk, self._registry.offload.host()):
                     yield handled
 
+    def serials(self, prefix: str) -> AsyncSerials:
+        """Ids that are unique everywhere and never go back; await `next`, or iterate. See `Registry.serials`."""
+        from idemreg.serials import AsyncSerials  # noqa: PLC0415 - few programs need it
+
+        return AsyncSerials(self._registry.serials(prefix), self._registry.offload)
+
     # --- look ---------------------------------------------------------------------------------------------------
 
     async def get(self, task_id: str) -> Task | None:
@@ -265,6 +246,10 @@ class AsyncRegistry:
     async def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         return await self._call(self._registry.owner, task)
+
+    async def steps(self, task_id: str) -> list[Step]:
+        """The pieces of the task's job that are done, in the order in which they were saved."""
+        return await self._call(self._registry.steps, task_id)
 
     # --- operate ------------------------------------------------------------------------------------------------
 

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from idemreg.claim import BaseClaim, current
 from idemreg.ends import put_back, success_end
 from idemreg.errors import ClaimLostError, FinishNotRecordedError
+from idemreg.lockfile import importing
 from idemreg.store import End
 from idemreg.walk import NotStartedError, adrive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from concurrent.futures import Executor
     from types import TracebackType
     from typing import Self
 
     from idemreg.offload import Offload
+    from idemreg.steps import AsyncStepBlock
     from idemreg.store import Transaction
     from idemreg.walk import Walk
 
@@ -49,7 +51,7 @@ class AsyncClaim(BaseClaim):
 
     async def enter(self) -> None:
         """Of `claim_many`: note that its job begins now. Until then the task is put back if this process dies."""
-        await adrive(self.entering(), self._offload.host())
+        await adrive(self.entering(), self.offload.host())
 
     async def succeed(self, result: object = None) -> None:
         """End as succeeded, with ``result``; see `Claim.succeed`."""
@@ -69,11 +71,23 @@ class AsyncClaim(BaseClaim):
 
     async def end(self, end: End, result: object = None) -> None:
         """Store an end; whatever comes of it, this claim is over."""
-        await adrive(self.close_for(end, result), self._offload.host())
+        await adrive(self.close_for(end, result), self.offload.host())
 
     @property
-    def _offload(self) -> Offload:
+    def offload(self) -> Offload:
+        """The threads that its calls of the store are made on."""
         return cast("Offload", self.terms.offload)
+
+    async def run_step(self, name: str, job: Callable[[], Awaitable[R]]) -> R:
+        """Run ``job`` as a named piece of the task, unless an attempt has done so before; see `Claim.run_step`."""
+        return await self.step(name).run(job)
+
+    def step(self, name: str) -> AsyncStepBlock:
+        """The same as a block: ``async with claim.step(name) as step: if not step.done: ...``; see `Claim.step`."""
+        with importing():
+            from idemreg.steps import AsyncStepBlock  # noqa: PLC0415 - few jobs have steps
+
+        return AsyncStepBlock(self, name)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
@@ -81,7 +95,7 @@ class AsyncClaim(BaseClaim):
 
         See `Claim.transaction`. It has a thread of its own while it is open, and every other writer of the file waits.
         """
-        offload, thread = self._offload, self._offload.own_thread()
+        offload, thread = self.offload, self.offload.own_thread()
         block = self._transaction()
         try:
             host = offload.host(thread)

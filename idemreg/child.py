@@ -146,8 +146,11 @@ class Child:
             os.kill(self.pid, number)
 
 
-def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, stdin: int | None) -> Child:
-    """Start the command with that standard input (None: ours), two pipes, and its owner's lock."""
+def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int | None, stdin: int | None) -> Child:
+    """Start the command with that standard input (None: ours), two pipes, and its owner's lock.
+
+    Without a lock of its own it inherits what we did, so also the lock of the command that it is a part of.
+    """
     return Child(
         subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
             list(argv),
@@ -155,7 +158,8 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int, std
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(environment),
-            pass_fds=(lock_fd,),
+            close_fds=lock_fd is not None,
+            pass_fds=() if lock_fd is None else (lock_fd,),
         )
     )
 

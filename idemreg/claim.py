@@ -12,7 +12,7 @@ import sys
 import threading
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from idemreg.ends import (
     abandon,
@@ -24,7 +24,8 @@ from idemreg.ends import (
     success_end,
     told,
 )
-from idemreg.errors import ClaimLostError, FinishNotRecordedError, StoreError
+from idemreg.errors import ClaimLostError, FinishNotRecordedError, StepError, StoreError
+from idemreg.lockfile import importing
 from idemreg.store import End, Lost, Unsure
 from idemreg.walk import drive
 
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.offload import Offload
     from idemreg.options import Options
+    from idemreg.steps import StepBlock
     from idemreg.store import Granted, Store, Transaction
     from idemreg.walk import Walk
 
 __all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim", "leave"]
+
+R = TypeVar("R")
 
 current: ContextVar[BaseClaim | None] = ContextVar("idemreg_claim", default=None)
 
@@ -86,6 +90,7 @@ class BaseClaim:
         "__weakref__",
         "_before",
         "_is_open",
+        "_is_transacting",  # set while it is so, by the few that ever are
         "_pid",
         "_store_error",
         "grant",
@@ -182,11 +187,21 @@ class BaseClaim:
             msg = f"the claim of task {self.task_id!r} was not entered: call enter() before its job, or use `with`"
             raise RuntimeError(msg)
 
+    def check_step(self) -> None:
+        """As `check_entered`, in a forked child as well; `StepError` inside of the claim's transaction."""
+        self.check_entered()
+        if os.getpid() != self._pid:
+            raise lost_error(self.task_id)
+        if getattr(self, "_is_transacting", False):
+            msg = "a step cannot be saved inside of claim.transaction(), whose one commit ends the claim"
+            raise StepError(msg, task_id=self.task_id)
+
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Transaction]:
         self.check_entered()
         end: End | None = None
         try:
+            self._is_transacting = True
             with contextlib.ExitStack() as stack:
                 transaction = self._open_in(stack)
                 yield transaction
@@ -200,6 +215,8 @@ class BaseClaim:
             if end is not None:
                 abandon(self, crash_end(self.grant, self.options, told(error.__cause__ or error, self.options)))
             raise
+        finally:
+            self._is_transacting = False
         if self.terms.teller is not None:
             self.terms.teller.ended(self.grant, self.name, end)
         if problem is not None:
@@ -302,6 +319,23 @@ class Claim(BaseClaim):
         """
         with self._transaction() as transaction:
             yield transaction
+
+    # --- steps ----------------------------------------------------------------------------------------------------
+
+    def run_step(self, name: str, job: Callable[[], R]) -> R:
+        """Run ``job`` as a named piece of the task, unless an attempt has done so; what it returned, now or then.
+
+        Its result is saved, durably, before this returns; where it raises, nothing is. `ClaimLostError` where another
+        owner has the task by now, `ResultError` where the result could not be stored: the step is done all the same.
+        """
+        return self.step(name).run(job)
+
+    def step(self, name: str) -> StepBlock:
+        """The same as a block: ``with claim.step(name) as step: if not step.done: step.result = ...``."""
+        with importing():
+            from idemreg.steps import StepBlock  # noqa: PLC0415 - few jobs have any
+
+        return StepBlock(self, name)
 
     # --- as a context manager -------------------------------------------------------------------------------------
 

@@ -40,16 +40,32 @@ if TYPE_CHECKING:
 
     from idemreg.child import Sink
     from idemreg.claim import Claim, Terms
+    from idemreg.errors import IdemregError
     from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
     from idemreg.store import CommandOwner, Store
 
-__all__ = ["CommandEnd", "run_command"]
+__all__ = [
+    "DATABASE_VARIABLE",
+    "TASK_ID_VARIABLE",
+    "TOKEN_VARIABLE",
+    "CommandEnd",
+    "kept_result",
+    "refused",
+    "run_command",
+    "shown_code",
+]
 
 EVIDENCE_CHARACTERS: Final = 4_096
 LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
 BY_SHELL: Final = "/bin/sh"
 NOTE_AGAIN_S: Final = 0.1
+
+# By these a step of the command finds its claim. The file has a name of its own: what the command runs beside by
+# IDEMREG_DB, or by its default, stays where it is.
+TASK_ID_VARIABLE: Final = "IDEMREG_TASK_ID"
+TOKEN_VARIABLE: Final = "IDEMREG_TOKEN"  # noqa: S105 - a fencing token is no secret
+DATABASE_VARIABLE: Final = "IDEMREG_CLAIM_DB"
 
 
 class CommandEnd(NamedTuple):
@@ -68,11 +84,12 @@ class CommandEnd(NamedTuple):
 
 
 class _Streams(NamedTuple):
-    """Where a command reads from (None: where we do), writes to, and is kept."""
+    """Where a command reads from (None: where we do), writes to, and is kept; the registry's file, for its steps."""
 
     stdin: int | None
     sink: Sink
     output: Output
+    database: str
 
 
 class _Codes(NamedTuple):
@@ -125,7 +142,7 @@ def run_command(
             claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
             if not isinstance(claim, Outcome):
                 output = Output(KEPT_BYTES if keeps_output else 0)
-                streams = _Streams(stdin, target, output)
+                streams = _Streams(stdin, target, output, os.path.abspath(registry.path))
                 return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
         finally:
             owner.close()
@@ -197,7 +214,7 @@ def _run(
     streams: _Streams,
 ) -> CommandEnd:
     output, problem = streams.output, None
-    child = _spawn(claim, argv, owner, inbox, streams.stdin)
+    child = _spawn(claim, argv, owner, inbox, streams)
     try:
         inbox.pass_to(child)
         faults.point("command.spawned")
@@ -234,8 +251,8 @@ class _Noting:
 
 def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> CommandEnd:
     """Store what the command's return code makes of its task."""
-    exit_code = TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
-    result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
+    exit_code = shown_code(code)
+    result = kept_result(exit_code, output)
     status = Status.SUCCEEDED
     if code == 0:
         claim.succeed(result)
@@ -246,26 +263,40 @@ def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> Co
     return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
 
 
-def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, stdin: int | None) -> Child:
+def shown_code(code: int | None) -> int:
+    """The exit code to tell of: 128+n for signal n, and 76 where it is lost."""
+    return TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
+
+
+def kept_result(exit_code: int, output: Output) -> dict[str, Any]:
+    """What is stored of a command."""
+    return {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
+
+
+def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, streams: _Streams) -> Child:
     """Start the command; where its execution was refused, nothing ran, and the task is put back.
 
     So it is where a signal asked to end before. One that comes from now on is the command's.
     """
     environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
+    environment |= {DATABASE_VARIABLE: streams.database}
     if inbox.asked is not None:
         _put_back(claim)
         inbox.check()
     try:
-        return spawn(argv, environment, owner.fd, stdin)
+        return spawn(argv, environment, owner.fd, streams.stdin)
     except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
         _put_back(claim)
-        if isinstance(error, FileNotFoundError) and not _exists(argv[0]):
-            msg = f"no such command: {argv[0]}"
-            raise CommandNotFoundError(msg, task_id=claim.task_id) from error
-        reason = getattr(error, "strerror", None) or error
-        msg = f"cannot execute {argv[0]}: {reason}"
-        hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
-        raise CommandNotExecutableError(msg, task_id=claim.task_id, hint=hint) from error
+        raise refused(argv[0], error, claim.task_id) from error
+
+
+def refused(command: str, error: OSError | ValueError, task_id: str) -> IdemregError:
+    """The error of a command whose execution was refused: nothing ran."""
+    if isinstance(error, FileNotFoundError) and not _exists(command):
+        return CommandNotFoundError(f"no such command: {command}", task_id=task_id)
+    reason = getattr(error, "strerror", None) or error
+    hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
+    return CommandNotExecutableError(f"cannot execute {command}: {reason}", task_id=task_id, hint=hint)
 
 
 def _put_back(claim: Claim) -> None:
@@ -279,9 +310,9 @@ def _exists(command: str) -> bool:
 
 def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
     return {
-        "IDEMREG_TASK_ID": task_id,
+        TASK_ID_VARIABLE: task_id,
         "IDEMREG_ATTEMPT": str(attempt),
-        "IDEMREG_TOKEN": str(token),
+        TOKEN_VARIABLE: str(token),
         "IDEMREG_DOWNSTREAM_KEY": downstream_key,
     }
 

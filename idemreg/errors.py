@@ -25,7 +25,9 @@ __all__ = [
     "FinishNotRecordedError",
     "IdemregError",
     "ImportLineError",
+    "PrefixError",
     "ResultError",
+    "StepError",
     "StoreBusyError",
     "StoreCorruptError",
     "StoreError",
@@ -77,6 +79,14 @@ class TaskIdError(IdemregError):
     code = "task-id"
     exit_code = 2
     hint = "A task_id is 1 to 512 bytes of NFC text without control characters."
+
+
+class PrefixError(IdemregError):
+    """The prefix of serial numbers is malformed. No number was given."""
+
+    code = "prefix"
+    exit_code = 2
+    hint = "A prefix is 1 to 8 ASCII letters, digits or underscores, such as COUP."
 
 
 class ArgumentError(IdemregError):
@@ -174,6 +184,14 @@ class ResultError(IdemregError):
     code = "result"
     exit_code = 1
     hint = "Return plain data under 1 MiB, or give result= a codec. The task counts as succeeded."
+
+
+class StepError(IdemregError):
+    """The step may not begin here, or was not saved: nothing of it is stored."""
+
+    code = "step"
+    exit_code = 2
+    hint = "A step begins and ends inside of its claim, once, and outside of claim.transaction()."
 
 
 # --- upkeep -----------------------------------------------------------------------------------------------------

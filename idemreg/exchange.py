@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from idemreg import lines as form
 from idemreg.errors import ImportLineError
-from idemreg.lines import End, LineError
-from idemreg.listing import every
+from idemreg.lines import End, LineError, StepOf
+from idemreg.listing import PAGE_TASKS
 from idemreg.model import Origin, Status, Task, Verdict
+from idemreg.sqlite.steps import MAX_STEPS, MAX_STEPS_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from idemreg.model import Step
+    from idemreg.progress import Progress
     from idemreg.store import Query, Store
 
 __all__ = ["LINE_CHARACTERS", "Imported", "export_lines", "import_lines"]
@@ -48,10 +51,25 @@ def export_lines(store: Store, query: Query) -> Iterator[str]:
     """The header, the tasks and the end, each a line; see `Registry.export_lines`."""
     yield form.header_line(*store.origin())
     count, highest = 0, 0
-    for task in every(store, query):
+    for task, steps in _with_steps(store, query):
         yield form.task_line(task)
+        for step in steps:
+            yield form.step_line(task.task_id, step)
         count, highest = count + 1, max(highest, task.token)
     yield form.end_line(count, max(highest, store.floor()))
+
+
+def _with_steps(store: Store, query: Query) -> Iterator[tuple[Task, list[Step]]]:
+    """Each task with its steps, which are read behind it: none is missing that its row knows of."""
+    progress, after = cast("Progress", store), None
+    while True:
+        page = store.page(query, after, PAGE_TASKS)
+        tasks = page.tasks
+        having = progress.tasks_with_steps(tasks[0].task_id, tasks[-1].task_id) if tasks else set()
+        for task in tasks:
+            yield task, progress.steps(task.task_id) if task.task_id in having else []
+        if (after := page.after) is None:
+            return
 
 
 def import_lines(store: Store, lines: Iterable[str | bytes], progress: Callable[[Imported], None] | None) -> Imported:
@@ -92,6 +110,7 @@ class _Importing:
         self._header: Origin | None = None
         self._end: End | None = None
         self._waiting: list[Task] = []  # as they were exported
+        self._steps: dict[str, list[Step]] = {}  # of those
         self._characters = 0
 
     def take(self, line: str) -> None:
@@ -107,11 +126,28 @@ class _Importing:
             self._header = found
         elif isinstance(found, End):
             self._take_end(found)
+        elif isinstance(found, StepOf):
+            self._take_step(found, len(line))
         else:
+            if len(self._waiting) >= CHUNK_TASKS or self._characters >= CHUNK_CHARACTERS:
+                self.flush()  # not before: the steps of the last one have to come along
             self._waiting.append(found)
             self._characters += len(line)
-            if len(self._waiting) >= CHUNK_TASKS or self._characters >= CHUNK_CHARACTERS:
-                self.flush()
+
+    def _take_step(self, found: StepOf, characters: int) -> None:
+        task = self._waiting[-1] if self._waiting else None
+        if task is None or task.task_id != found.task_id:
+            msg = "it is a step, and the line of its task is not above"
+            raise LineError(msg)
+        steps = self._steps.setdefault(found.task_id, [])
+        if len(steps) == MAX_STEPS or any(step.name == found.step.name for step in steps):
+            msg = f"it is a step that its task has already, or one more than {MAX_STEPS:,}"
+            raise LineError(msg)
+        if sum(len(step.result or "") for step in steps) > MAX_STEPS_BYTES:
+            msg = f"its task has steps of more than {MAX_STEPS_BYTES:,} bytes"
+            raise LineError(msg)
+        steps.append(found.step)
+        self._characters += characters
 
     def _take_end(self, end: End) -> None:
         if end.tasks != (read := self.done.read + len(self._waiting)):
@@ -131,8 +167,9 @@ class _Importing:
         if self._header is None or not (self._waiting or self._end):
             return
         waiting, self._waiting, self._characters = self._waiting, [], 0
+        steps, self._steps = self._steps, {}
         tasks = [_settled(task, self._header.registry_id) for task in waiting]
-        answers = self._store.put(tasks, self._end.floor if self._end else 0, self._header)
+        answers = self._store.put(tasks, self._end.floor if self._end else 0, self._header, steps)
         imported = skipped = unknown = 0
         conflicts = []
         for exported, task, answer in zip(waiting, tasks, answers, strict=True):

@@ -1,7 +1,8 @@
 """The lines of an export: one JSON object each, the same bytes for the same row. A public format, version 1.
 
 The first line is the header, the last one the end with the number of tasks and the token floor; between them stands
-one line a task. What belongs to one machine only is left out: the owner's number, and the time since boot.
+one line a task, and behind it one for each of its steps. What belongs to one machine only is left out: the owner's
+number, and the time since boot.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from idemreg.errors import TaskIdError
-from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Origin, Policy, Status, Task, Verdict
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Origin, Policy, Status, Step, Task, Verdict
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FIELDS",
     "FORMAT",
+    "STEP_FIELDS",
     "End",
     "LineError",
+    "StepOf",
     "end_line",
     "fields_of",
     "header_line",
     "parse",
+    "step_line",
     "task_line",
 ]
 
@@ -66,6 +70,23 @@ _ON_CRASH: Final = {one.name.lower(): one for one in OnCrash}
 _ON_FAILURE: Final = {one.name.lower(): one for one in OnFailure}
 
 
+STEP_FIELDS: Final = {
+    "step": "the step's name",
+    "task_id": "the task, whose line is above",
+    "number": "which of its steps it is, from 1",
+    "token": "fencing token of the claim that saved it",
+    "saved_at": "microseconds since the epoch by the wall clock",
+    "result": "the stored text of its result (tagged JSON), or null where that was lost",
+}
+
+
+class StepOf(NamedTuple):
+    """A step, and the task that it belongs to."""
+
+    task_id: str
+    step: Step
+
+
 class End(NamedTuple):
     """The last line: how many tasks there are, and a floor above all tokens that their registry gave so far."""
 
@@ -89,6 +110,12 @@ def header_line(registry_id: str, key_note: str | None = None) -> str:
 def task_line(task: Task) -> str:
     """The line of a task."""
     return _line(fields_of(task))
+
+
+def step_line(task_id: str, step: Step) -> str:
+    """The line of a step of the task."""
+    values = {**step._asdict(), "step": step.name, "task_id": task_id}
+    return _line({name: values[name] for name in STEP_FIELDS})
 
 
 def end_line(tasks: int, floor: int) -> str:
@@ -118,7 +145,7 @@ def _line(fields: dict[str, Any]) -> str:
 # --- read -------------------------------------------------------------------------------------------------------
 
 
-def parse(line: str) -> Origin | Task | End:
+def parse(line: str) -> Origin | Task | StepOf | End:
     """What the line says; `LineError` where it is none. A running task is given as it was, without its owner."""
     fields = _object(line)
     if "idemreg" in fields:
@@ -126,6 +153,8 @@ def parse(line: str) -> Origin | Task | End:
     if "end" in fields:
         _check_names(fields, ("end", "floor"))
         return End(_integer(fields, "end", TIME_LIMIT), _integer(fields, "floor", TOKEN_LIMIT))
+    if "step" in fields:
+        return _step(fields)
     _check_names(fields, FIELDS)
     return _task(fields)
 
@@ -176,16 +205,31 @@ def _header(fields: dict[str, Any]) -> Origin:
     return Origin(_hexadecimal(fields, "registry_id", ID_DIGITS), note)
 
 
-def _task(fields: dict[str, Any]) -> Task:
+def _step(fields: dict[str, Any]) -> StepOf:
+    _check_names(fields, STEP_FIELDS)
+    step = Step(
+        name=_id(fields, "step"),
+        number=_integer(fields, "number", TOKEN_LIMIT, least=1),
+        token=_integer(fields, "token", TOKEN_LIMIT),
+        saved_at=_integer(fields, "saved_at", TIME_LIMIT, least=-TIME_LIMIT),
+        result=_or_none(fields, "result", _result),
+    )
+    return StepOf(_id(fields, "task_id"), step)
+
+
+def _id(fields: dict[str, Any], name: str) -> str:
     try:
-        task_id = check_task_id(fields["task_id"])
+        return check_task_id(fields[name])
     except TaskIdError as error:
         raise LineError(error.message) from error
+
+
+def _task(fields: dict[str, Any]) -> Task:
     if not (max_attempts := _integer(fields, "max_attempts", MAX_ATTEMPTS_LIMIT + 1)) >= 1:
         msg = "max_attempts is 0"
         raise LineError(msg)
     return Task(
-        task_id=task_id,
+        task_id=_id(fields, "task_id"),
         status=_word(fields, "status", _STATUSES),
         checksum=_hexadecimal(fields, "checksum", CHECKSUM_DIGITS),
         updated_at=_integer(fields, "updated_at", TIME_LIMIT, least=-TIME_LIMIT),

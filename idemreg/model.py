@@ -26,6 +26,7 @@ __all__ = [
     "OwnerInfo",
     "Policy",
     "Status",
+    "Step",
     "Task",
     "Verdict",
     "Version",
@@ -197,6 +198,19 @@ class Task(NamedTuple):
     def is_dead_letter(self) -> bool:
         """Failed for good: attempts used up, and nobody has allowed one more."""
         return self.status is Status.FAILED and not _attempts_left(self, self.policy)
+
+
+class Step(NamedTuple):
+    """A piece of a job that is done, as stored: ``number`` counts the task's, ``token`` is of the claim that saved it.
+
+    ``result`` is the stored tagged JSON, or None where it was lost; ``saved_at`` microseconds by the wall clock.
+    """
+
+    name: str
+    number: int
+    token: int
+    saved_at: int
+    result: str | None
 
 
 class OwnerInfo(NamedTuple):

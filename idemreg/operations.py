@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import OwnerInfo, Status, Task
+    from idemreg.model import OwnerInfo, Status, Step, Task
     from idemreg.options import Durability
     from idemreg.purge import Purge
+    from idemreg.serials import Serials
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup, Store
 
@@ -133,6 +134,10 @@ class Operations:
         """Who runs the task, and whether it lives; None where nobody does."""
         return self._store.owner(task)
 
+    def steps(self, task_id: str) -> list[Step]:
+        """The pieces of the task's job that are done, in the order in which they were saved; see `Claim.run_step`."""
+        return self._store.steps(check_task_id(task_id))
+
     # --- operate ------------------------------------------------------------------------------------------------
 
     def resolve(
@@ -195,6 +200,17 @@ class Operations:
         from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
 
         return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
+
+    def serials(self, prefix: str) -> Serials:
+        """Ids such as ``COUP-1K193SE6DHX00VFD4BY5R5V``: unique everywhere, and sorted as text in the order of giving.
+
+        `next` (or iterating) gives one. They increase within the process and over its restarts, whatever the wall clock
+        does; behind an older copy of the file they may repeat. ``prefix``: 1 to 8 ASCII letters, digits or underscores
+        (`PrefixError`), so a serial has at most 32 characters. See `idemreg.serials`.
+        """
+        from idemreg.serials import serials  # noqa: PLC0415 - few programs need it
+
+        return serials(self._store, self._store.path, prefix, self.clock, durable=self.durability == "full")
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

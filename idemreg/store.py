@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from idemreg.model import Origin, OwnerInfo, Policy, Task, Verdict, Version, Wanted
+    from idemreg.progress import Steps
 
 __all__ = [
     "Absent",
@@ -356,10 +357,7 @@ class Store(Protocol):
         """How many tasks are in each status that occurs."""
 
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
-        """Remove the row and raise the token floor past its token. `Lost` where its status does not allow it.
-
-        ``seen``: and where the row is another by now.
-        """
+        """Remove the row, raising the token floor past its token. `Lost` by its status, or where it is not ``seen``."""
 
     def instant(self) -> Instant:
         """Now, as ages are counted."""
@@ -380,8 +378,8 @@ class Store(Protocol):
     def origin(self) -> Origin:
         """The random id of the place, part of every downstream key, and of its checksums' key."""
 
-    def put(self, tasks: Sequence[Task], floor: int, origin: Origin) -> list[Present | None]:
-        """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order.
+    def put(self, tasks: Sequence[Task], floor: int, origin: Origin, steps: Steps = None) -> list[Present | None]:
+        """Insert the rows and their steps, in one transaction; `Present` for each that has a row already, in order.
 
         Raises the token floor to ``floor`` and past all of their tokens. A place without any row takes over
         ``origin``, so that their downstream keys stay; `ChecksumKeyError` where it has rows, of another checksum key.

@@ -68,6 +68,25 @@ def handle(message):
 for handled in registry.consume(["a", "b", "c"], handle, task_id=str, name="j"): pass
 """
 BATCH_CLAIM = "faults.arm(point, faults.kill)" + BATCH
+STEPS = """
+def piece(name):
+    with open(witness, "a") as file: file.write(name)
+with registry.claim("t", name="j", on_crash="rerun") as claim:
+    claim.run_step("a", lambda: piece("a"))
+    faults.arm(point, faults.kill)
+    claim.run_step("b", lambda: piece("b"))
+"""
+SERIALS = """
+numbers = registry.serials("COUP")
+def give():
+    with open(witness, "a") as file: file.write(f"{numbers.next()}\\n")
+give()
+faults.arm(point, faults.kill)
+class Later(type(registry.clock)):
+    def wall_us(self): return super().wall_us() + 3_600_000_000
+numbers = Registry(path, clock=Later()).serials("COUP")
+for _ in range(3): give()
+"""
 SECOND = "from tests.support.second_schema import open_second; faults.arm(point, faults.kill); open_second(path)"
 OTHER_BOOT = """
 from idemreg import Clock
@@ -217,6 +236,30 @@ def imported_are(count: int) -> Callable[[World], None]:
     return check
 
 
+def resumes_with(*left: str) -> Callable[[World], None]:
+    """The next attempt runs just these of the two steps."""
+
+    def check(world: World) -> None:
+        ran: list[str] = []
+        with world.registry.claim("t", name="j", on_crash="rerun") as claim:
+            assert claim.attempt == 2
+            for name in "ab":
+                claim.run_step(name, lambda name=name: ran.append(name))  # type: ignore[misc]
+        assert (world.witness.read_text(), ran) == ("ab", list(left))
+
+    return check
+
+
+def serials_go_on(world: World) -> None:
+    """Of the block at which the process died none was given; it is a gap at most."""
+    (given,) = world.witness.read_text().split()
+    world.witness.unlink()
+    number = world.registry.serials("COUP").next()
+    assert number > given
+    assert number[-10:] != given[-10:]
+    starts_as_if_nothing_was(world)
+
+
 def no_half_copy(world: World) -> None:
     copy = f"{world.path}.copy"
     assert not os.path.exists(copy)
@@ -301,6 +344,10 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "purge.committed": [(PURGE, ended_are(0))],
     "import.in-transaction": [(IMPORT, imported_are(0))],
     "import.committed": [(IMPORT, imported_are(2))],
+    "step.in-transaction": [(STEPS, resumes_with("b"))],
+    "step.saved": [(STEPS, resumes_with())],
+    "serial.in-transaction": [(SERIALS, serials_go_on)],
+    "serial.reserved": [(SERIALS, serials_go_on)],
     "backup.copied": [(BACKUP, no_half_copy)],
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],

@@ -424,6 +424,16 @@ def _(scene: Scene) -> None:
     scene.tamper("insert into idempotent_large values ('t', null, null)")
 
 
+@plants("steps-orphaned")
+def _(scene: Scene) -> None:
+    def work(registry: Registry) -> None:
+        with registry.claim("t", name="job") as claim:
+            claim.run_step("one", lambda: 1)
+
+    scene.closed(work)
+    scene.tamper("delete from idempotent_log")
+
+
 @plants("owner")
 def _(scene: Scene) -> Script:
     scene.closed()

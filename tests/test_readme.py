@@ -31,7 +31,7 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step"),
 )
 ARCHITECTURE_LINES = 200
 
@@ -118,6 +118,8 @@ def test_every_python_block_has_a_test() -> None:
     tested = {
         "The tour",
         "Coroutines, batches, events",
+        "Numbers that never repeat",
+        "A long job that goes on where it was",
         "A queue consumer",
         "A webhook receiver",
         "A payment, and what to do about doubt",
@@ -132,6 +134,36 @@ def test_the_tour_prints_what_it_says(
     """The Python of the tour runs as written, and prints the lines shown below it."""
     execute("The tour")
     assert [capsys.readouterr().out] == under("The tour", "text")
+
+
+def test_the_serial_numbers_are_as_shown(
+    execute: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The block runs, and what it prints has the form that it shows."""
+    with Registry(tmp_path / "jobs.db", durability="normal") as registry:
+        execute("Numbers that never repeat", registry=registry)
+    assert re.fullmatch(r"COUP-[0-9A-Z]{23}\n", capsys.readouterr().out)
+
+
+def test_the_long_job_goes_on_where_it_was(execute: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """The block runs as written; a second attempt does only what the first has not."""
+    ran: list[object] = []
+
+    def build_index() -> str:
+        ran.append("index")
+        if len(ran) == 4:
+            raise OSError
+        return "done"
+
+    with Registry(tmp_path / "steps.db", durability="normal") as registry:
+        names = {"registry": registry, "upload": ran.append, "build_index": build_index}
+        with pytest.raises(OSError):
+            execute("A long job that goes on where it was", **names)
+        execute("A long job that goes on where it was", **names)
+        assert ran == [0, 1, 2, "index", "index"]
+        task = registry.get("backup:2026-11-23")
+        assert task is not None
+        assert (task.status, task.result) == (Status.SUCCEEDED, '"done"')
 
 
 class Message:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from idemreg import ClaimLostError, Clock, Liveness, Status, StoreError, Task, Verdict, faults
+from idemreg import ClaimLostError, Clock, Liveness, Status, Step, StepError, StoreError, Task, Verdict, faults
+from idemreg.blocks import Blocks
 from idemreg.model import OnCrash, OnFailure, Origin, Policy, Wanted
+from idemreg.progress import Progress
+from idemreg.sqlite import steps
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.writing import Ticket
 from idemreg.store import (
@@ -26,6 +29,7 @@ from idemreg.store import (
     Refused,
     Running,
     Settlement,
+    Store,
     Stored,
     Unknown,
 )
@@ -39,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from idemreg.store import Store
     from idemreg.testing import ManualClock
 
 SUM = "a" * 64
@@ -64,6 +67,10 @@ def row_of(store: Store, task_id: str = "t") -> Task:
     (row,) = store.get([task_id])
     assert row is not None
     return row
+
+
+class Whole(Store, Blocks, Progress, Protocol):
+    """All that a Store does, also what is kept apart so that few programs load it."""
 
 
 class StoreContract:
@@ -532,6 +539,109 @@ class StoreContract:
         store.close()
         other.close()
         assert left_open(path) == []
+
+    # --- serial numbers -----------------------------------------------------------------------------------------
+
+    def test_who_opens_a_prefix_begins_at_its_mark(self, open_store: Callable[..., Whole]) -> None:
+        """Under an instance of its own, above all blocks of others, also where its clock is behind theirs."""
+        first = open_store().reserve_serials("P", 10**9, 500, None, durable=False)
+        second = open_store().reserve_serials("P", 5, 500, None, durable=True)
+        other = open_store().reserve_serials("Q", 5, 500, None, durable=False)
+        assert (first.begin_us, first.until_us) == (10**9, 10**9 + 500)
+        assert second.begin_us == first.until_us < second.until_us
+        assert first.instance != second.instance
+        assert other.begin_us == 5
+
+    def test_a_used_up_block_is_followed_under_the_same_instance(self, open_store: Callable[..., Whole]) -> None:
+        """From where it was used up, or by the clock where that is ahead; other openers' marks do not hold it up."""
+        store = open_store()
+        held = store.reserve_serials("P", 10**9, 500, None, durable=False)
+        other = open_store().reserve_serials("P", 10**9, 10**6, None, durable=False)
+        used = held._replace(begin_us=held.until_us)
+        behind = store.reserve_serials("P", 0, 500, used, durable=False)
+        ahead = store.reserve_serials("P", 10**10, 500, behind._replace(begin_us=behind.until_us), durable=False)
+        assert [one.instance for one in (behind, ahead)] == [held.instance] * 2
+        assert (behind.begin_us, ahead.begin_us) == (held.until_us, 10**10)
+        third = store.reserve_serials("P", 0, 500, None, durable=False)
+        assert third.begin_us == max(other.until_us, ahead.until_us)
+
+    def test_a_clock_beyond_the_ceiling_is_not_believed(self, store: Whole) -> None:
+        """The block begins at the mark, and its ceiling says from where on no clock is."""
+        held = store.reserve_serials("P", 10**9, 500, None, durable=False)
+        far = store.reserve_serials("P", held.ceiling_us, 500, None, durable=False)
+        assert far.begin_us == held.until_us
+        assert far.until_us < held.ceiling_us
+
+    def test_a_block_that_the_place_knows_nothing_of_is_not_followed(self, store: Whole) -> None:
+        """It is an older copy, or another: the instance is a new one, and begins above what was held."""
+        held = store.reserve_serials("P", 0, 500, None, durable=False)
+        strange = held._replace(begin_us=10**9, until_us=10**9)
+        block = store.reserve_serials("P", 0, 500, strange, durable=False)
+        assert block.instance != held.instance
+        assert block.begin_us == 10**9
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def test_a_step_is_there_for_every_later_claim(self, open_store: Callable[..., Whole]) -> None:
+        """None until it is saved; then as it was saved, for this claim and the next, over any handle."""
+        store, other = open_store(), open_store()
+        first = granted(store)
+        assert store.step("t", first.token, "one", durable=True) is None
+        saved = store.save_step("t", first.token, "one", "1", durable=True)
+        assert isinstance(saved, Step)
+        assert saved[:3] == ("one", 1, first.token)
+        assert store.step("t", first.token, "one", durable=False) == saved
+        store.finish([end_of(first, Status.FAILED, error="E")])
+        second = granted(store)
+        assert other.step("t", second.token, "one", durable=True) == saved
+        also = other.save_step("t", second.token, "two", None, durable=False)
+        assert store.steps("t") == [saved, also]
+        assert store.steps("u") == []
+
+    def test_only_the_owner_of_a_running_claim_saves_a_step(self, store: Whole) -> None:
+        """A claim that has ended, or was followed by another, gets Lost, and nothing is written."""
+        late = granted(store)
+        store.finish([end_of(late, Status.FAILED, error="E")])
+        for _ in range(2):
+            assert isinstance(store.step("t", late.token, "one", durable=True), Lost)
+            assert isinstance(store.save_step("t", late.token, "one", "1", durable=True), Lost)
+            granted(store) if row_of(store).status is Status.FAILED else None
+        assert store.steps("t") == []
+        assert isinstance(store.save_step("nobody", late.token, "one", "1", durable=True), Lost)
+
+    def test_a_step_is_saved_once(self, store: Whole) -> None:
+        """A second time is a StepError: its body has run twice, and what the first saved stays."""
+        grant = granted(store)
+        saved = store.save_step("t", grant.token, "one", "1", durable=False)
+        with pytest.raises(StepError):
+            store.save_step("t", grant.token, "one", "2", durable=False)
+        assert store.steps("t") == [saved]
+
+    def test_steps_are_bounded(self, store: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No more than so many begin, and what has no room is saved as done, without its result."""
+        monkeypatch.setattr(steps, "MAX_STEPS", 3)
+        monkeypatch.setattr(steps, "MAX_STEPS_BYTES", 10)
+        grant = granted(store)
+        for name, result, kept in [("a", '"123456"', '"123456"'), ("b", '"1234"', None), ("c", "12", "12")]:
+            saved = store.save_step("t", grant.token, name, result, durable=False)
+            assert isinstance(saved, Step)
+            assert saved.result == kept
+        with pytest.raises(StepError):
+            store.step("t", grant.token, "d", durable=False)
+        assert store.step("t", grant.token, "a", durable=False) == store.steps("t")[0]
+
+    @pytest.mark.parametrize("way", ["forget", "purge"])
+    def test_steps_go_with_their_task(self, store: Whole, way: str) -> None:
+        """With it and no other: those of a task beside it stay, as do those of one that purge leaves."""
+        for task_id in ("s", "t", "u"):
+            grant = granted(store, want(task_id, keep_ms=0 if task_id == "t" else None))
+            store.save_step(task_id, grant.token, "one", "1", durable=False)
+            store.finish([end_of(grant)])
+        if way == "forget":
+            store.forget("t", force=False)
+        else:
+            assert store.remove(Query(), store.instant(), None).tasks == 1
+        assert [len(store.steps(task_id)) for task_id in ("s", "t", "u")] == [1, 0, 1]
 
 
 def pages(store: Store, query: Query, limit: int) -> Iterator[str]:

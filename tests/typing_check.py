@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 registry = Registry("jobs.db", create=False, durability="normal", busy_timeout=timedelta(seconds=1))
 
+assert_type(registry.serials("COUP").next(), str)
+assert_type(next(registry.serials("COUP")), str)
+assert_type(registry.claim("t").run_step("one", lambda: 1), int)
+with registry.claim("t") as claimed, claimed.step("one") as one:
+    assert_type(one.done, bool)
+
 # --- the decorator ----------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "main"]
 # name -> where it is, and what it does in one line. The line stands here so that `idemreg --help` loads no command.
 COMMANDS: Final = {
     "run": ("idemreg.cli.run:run", "Run a command once for a task."),
+    "step": ("idemreg.cli.step:step", "Run a piece of a command under `run` once."),
     "each": ("idemreg.cli.each:each", "Handle each line of JSON on stdin once."),
     "show": ("idemreg.cli.look:show", "Tell everything about one task."),
     "list": ("idemreg.cli.look:list_tasks", "List tasks in the order of their task_id."),
@@ -34,6 +35,7 @@ COMMANDS: Final = {
     "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
     "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
     "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
+    "serial": ("idemreg.cli.serial:serial", "Write ids that never repeat and never go back."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }

@@ -119,6 +119,8 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
         yield "the row about the file is lost: the copy has a new id, and so new downstream keys"
     if gaps.lost_free_list:
         yield "the list of free pages is lost: tasks that were removed may be back"
+    if gaps.lost_steps:
+        yield "steps may be lost: a task that runs again repeats such a piece of its job"
     if gaps.other_tables:
         yield f"tables of jobs are not copied: {', '.join(map(escape, gaps.other_tables))}"
 

@@ -46,24 +46,26 @@ STATS_FIELDS: Final = {
 
 
 @click.command(
-    cls=Command, examples=["idemreg show backup:2026-11-23", "idemreg show --json order:42"], fields=rows.FIELDS
+    cls=Command, examples=["idemreg show backup:2026-11-23", "idemreg show --json order:42"], fields=rows.SHOW_FIELDS
 )
 @click.argument("task_id", metavar="TASK_ID", shell_complete=offer_task_ids)
 @common_options()
 def show(task_id: str) -> None:
     """Tell everything about one task.
 
-    Whether it has run, who runs it and whether that owner lives, its last error, what it returned, and what to do next.
+    Whether it has run, who runs it and whether that owner lives, its last error, what it returned, which of its steps
+    are done, and what to do next.
     Text of the task is shown with its control characters spelled out. A TASK_ID that begins with a dash goes behind
     `--`.
     """
     with settings().existing() as registry:
         task = _get(registry, task_id)
-        owner = registry.owner(task)
+        owner, steps = registry.owner(task), registry.steps(task_id)
         if settings().json:
-            write_json(rows.task_fields(task, owner))
+            write_json(rows.show_fields(task, owner, steps))
             return
         facts(rows.pairs(task, owner, registry.clock.wall_us()))
+        facts(rows.step_pairs(steps, registry.clock.wall_us()))
         if (step := rows.next_step(task, owner)) is not None:
             facts([("next", Cell(escape(concrete(step, task_id, settings()))))])
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from idemreg.model import Task
     from idemreg.registry import Registry
 
-__all__ = ["RUN_FIELDS", "run"]
+__all__ = ["RUN_FIELDS", "behind_dashes", "run"]
 
 FORM: Final = "idemreg run [OPTIONS] TASK_ID -- COMMAND [ARGS]..."
 
@@ -48,8 +48,7 @@ class RunCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse what is before ``--``; leave what is behind it in ``ctx.args``."""
-        at = args.index("--") if "--" in args else len(args)
-        head, command = args[:at], args[at + 1 :]
+        head, command = behind_dashes(args)
         extra = super().parse_args(ctx, head)
         if extra:
             words = " ".join(map(shlex.quote, [ctx.params["task_id"], "--", *extra, *command]))
@@ -77,6 +76,12 @@ class RunCommand(Command):
         return ["[OPTIONS]", "TASK_ID", "--", "COMMAND [ARGS]..."]
 
 
+def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
+    """What is before the first ``--``, and what is behind it."""
+    at = args.index("--") if "--" in args else len(args)
+    return args[:at], args[at + 1 :]
+
+
 @click.command(
     cls=RunCommand,
     context_settings={"allow_extra_args": True},
@@ -100,9 +105,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     The checksum covers the command's words, and --payload, which is plain text and is not parsed: the same TASK_ID
     with other words exits with 65. Output streams through live, its last 64 KiB are kept. The command finds
     IDEMREG_TASK_ID, IDEMREG_ATTEMPT, IDEMREG_TOKEN and IDEMREG_DOWNSTREAM_KEY in its environment, and gets our
-    standard input and signals. Killed by a signal, it was interrupted, and --on-crash decides. In the foreground of a
-    terminal SIGINT, SIGQUIT and SIGWINCH are not passed on, since the terminal sends them to the command itself: end it
-    by SIGTERM from elsewhere.
+    standard input and signals; pieces of it may be steps, see `idemreg step`. Killed by a signal, it was interrupted,
+    and --on-crash decides. In the foreground of a terminal SIGINT, SIGQUIT and SIGWINCH are not passed on, since the
+    terminal sends them to the command itself: end it by SIGTERM from elsewhere.
 
     Options go before `--`. A DURATION is a number of seconds, or has a unit: 90s, 15m, 12h, 30d, 2w. CODES are
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since

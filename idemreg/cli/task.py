@@ -11,12 +11,24 @@ from idemreg.errors import ResultError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from idemreg.model import OwnerInfo, Task
+    from idemreg.model import OwnerInfo, Step, Task
     from idemreg.output import StoredOutput
 
-__all__ = ["COLOURS", "FIELDS", "SUMMARIES", "meaning", "next_step", "pairs", "state", "task_fields"]
+__all__ = [
+    "COLOURS",
+    "FIELDS",
+    "SHOW_FIELDS",
+    "SUMMARIES",
+    "meaning",
+    "next_step",
+    "pairs",
+    "show_fields",
+    "state",
+    "step_pairs",
+    "task_fields",
+]
 
 RESULT_LINES: Final = 20
 RESULT_CHARACTERS: Final = 4_000
@@ -46,6 +58,10 @@ FIELDS: Final = {
     "evidence": "what the verdict rests on, or null",
     "is_final": "whether it can never run again (unless it is forgotten)",
     "is_dead_letter": "failed with its attempts used up",
+}
+
+SHOW_FIELDS: Final = FIELDS | {
+    "steps": "pieces of the job that are done: name, number, token, saved_at and result of each"
 }
 
 COLOURS: Final = {
@@ -110,6 +126,12 @@ def task_fields(task: Task, owner: OwnerInfo | None) -> dict[str, Any]:
     return {name: own[name] for name in FIELDS}
 
 
+def show_fields(task: Task, owner: OwnerInfo | None, steps: Sequence[Step]) -> dict[str, Any]:
+    """The row and its steps as JSON fields: `SHOW_FIELDS`."""
+    done = [step._asdict() | {"result": _result_json(step.result)} for step in steps]
+    return task_fields(task, owner) | {"steps": done}
+
+
 def _result_json(stored: str | None) -> Any:  # noqa: ANN401 - any JSON
     """The stored text as JSON, or as text where it is none."""
     try:
@@ -149,6 +171,17 @@ def pairs(task: Task, owner: OwnerInfo | None, now_us: int) -> Iterator[tuple[st
         yield "error", [first, *(f"  {line}" for line in rest)]
     if task.result is not None:
         yield "result", _result_lines(task.result)
+
+
+def step_pairs(steps: Sequence[Step], now_us: int) -> Iterator[tuple[str, list[str]]]:
+    """The last of the task's steps; nothing where it has none."""
+    lines = [
+        f"{step.number}. {escape(step.name)}, {_ago(step.saved_at, now_us)}"
+        + ("; its result is lost" if step.result is None else "")
+        for step in steps[-RESULT_LINES:]
+    ]
+    if lines:
+        yield "steps", lines
 
 
 def next_step(task: Task, owner: OwnerInfo | None) -> str | None:

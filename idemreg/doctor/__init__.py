@@ -63,6 +63,7 @@ CHECKS: Final = (
     Check(inside.broken_rows, _registry),
     Check(inside.seals, _registry),
     Check(inside.large_values, _registry),
+    Check(inside.steps, _registry),
     Check(work.owners, _registry),
     Check(work.tasks, _registry),
     Check(work.running, _registry),

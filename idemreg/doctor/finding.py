@@ -97,6 +97,10 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     ),
     "large-missing": (ERROR, "Its result is lost: callers get an error, and it never runs again. Restore a backup."),
     "large-orphaned": (WARNING, "It takes space and does no harm; some program removed its task by hand."),
+    "steps-orphaned": (
+        ERROR,
+        "A task of that name would skip them; some program removed its row by hand. Restore a backup.",
+    ),
     # --- owners and tasks
     "owner": (INFO, ""),
     "owner-dead": (INFO, "Its record goes when the next owner is recorded."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from idemreg.doctor.case import Case
 
-__all__ = ["broken_rows", "damage", "database", "large_values", "layout", "schema", "seals", "settings", "wal"]
+__all__ = ["broken_rows", "damage", "database", "large_values", "layout", "schema", "seals", "settings", "steps", "wal"]
 
 DAMAGE_LIMIT: Final = 10  # messages of SQLite
 ROWS_LIMIT: Final = 20  # broken rows that are told one by one
@@ -178,3 +178,10 @@ def large_values(case: Case) -> Iterator[Finding]:
         yield finding("large-missing", f"The large result of {names(missing)} is not there.")
     if orphaned := case.look.large_orphaned(TASKS_LIMIT):
         yield finding("large-orphaned", f"Large results are stored of {names(orphaned)} without a use for them.")
+
+
+def steps(case: Case) -> Iterator[Finding]:
+    """Steps: each of a task that is there."""
+    assert case.look is not None  # noqa: S101
+    if orphaned := case.look.steps_orphaned(TASKS_LIMIT):
+        yield finding("steps-orphaned", f"Steps are stored of {names(orphaned)}, without a row of the task.")

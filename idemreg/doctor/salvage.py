@@ -7,6 +7,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from idemreg.blocks import Block
 from idemreg.clock import Clock
 from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.model import Status
@@ -92,12 +93,15 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
         try:
             origin = source.origin or store.origin()
             while chunk or not copied:
-                store.put(chunk, source.floor, origin)
+                store.put(chunk, source.floor, origin, {task.task_id: source.steps(task.task_id) for task in chunk})
                 copied += len(chunk)
                 unknown += sum(task.status is Status.UNKNOWN and task.settled_by == BY_SALVAGE for task in chunk)
                 chunk = list(itertools.islice(tasks, CHUNK_TASKS))
                 if not chunk:
                     break
+            for prefix, mark_us in source.marks.items():
+                beyond = Block(0, mark_us, mark_us, 0)
+                store.reserve_serials(prefix, mark_us, 0, beyond, durable=False)
             store.backup(target, None)
         finally:
             store.close()

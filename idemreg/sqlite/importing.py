@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final
 from idemreg import faults
 from idemreg.errors import ChecksumKeyError
 from idemreg.sqlite.records import floor, raise_floor, registry_row
-from idemreg.sqlite.seals import claim_seal, state_seal
+from idemreg.sqlite.seals import claim_seal, state_seal, values_seal
 from idemreg.sqlite.tasks import is_large, read
 from idemreg.store import Present
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Origin, Task
+    from idemreg.model import Origin, Step, Task
+    from idemreg.progress import Steps
     from idemreg.sqlite.connection import Connection
 
 __all__ = ["put"]
@@ -28,7 +29,12 @@ _INSERT: Final = (
 
 
 def put(
-    connection: Connection, schema_version: int, tasks: Sequence[Task], lowest: int, origin: Origin
+    connection: Connection,
+    schema_version: int,
+    tasks: Sequence[Task],
+    lowest: int,
+    origin: Origin,
+    steps: Steps = None,
 ) -> list[Present | None]:
     """Insert the rows, and raise the token floor past their tokens, also of those that stay out. In a transaction."""
     before = floor(connection, schema_version)
@@ -37,6 +43,9 @@ def put(
         msg = "the checksums of the export are made with another key than those of this registry"
         raise ChecksumKeyError(msg, hint="Import it into a registry of its own.")
     answers = [_put(connection, schema_version, task) for task in tasks]
+    for task, answer in zip(tasks, answers, strict=True):
+        if answer is None and steps is not None:
+            _put_steps(connection, task.task_id, steps.get(task.task_id, ()))
     highest = max(before, lowest, *(task.token for task in tasks))
     # A registry without any task becomes the one that moves in: its receivers know the tasks by keys made of it.
     raise_floor(connection, highest, origin if is_empty else None)
@@ -89,3 +98,10 @@ def _put(connection: Connection, schema_version: int, task: Task) -> Present | N
     if is_far:
         connection.execute("INSERT INTO idempotent_large VALUES (?, ?, ?)", (task.task_id, task.result, task.error))
     return None
+
+
+def _put_steps(connection: Connection, task_id: str, steps: Sequence[Step]) -> None:
+    connection.executemany(
+        "INSERT INTO idempotent_step VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(task_id, *step, values_seal((task_id, *step))) for step in steps],
+    )

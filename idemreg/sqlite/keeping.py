@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from idemreg import faults
+from idemreg.lockfile import importing
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.reading import Reader
 from idemreg.store import Removed
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, Task
+    from idemreg.blocks import Block
+    from idemreg.model import Origin, Step, Task
+    from idemreg.progress import Steps
     from idemreg.sqlite.connection import Connection
-    from idemreg.store import Backup, Instant, Present, Query, Survey
+    from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
 
 __all__ = ["Keeper"]
 
@@ -52,14 +55,14 @@ class Keeper(Reader):
         faults.point("purge.committed")
         return Removed(count, found.after)
 
-    def put(self, tasks: Sequence[Task], floor: int, origin: Origin) -> list[Present | None]:
-        """Insert the rows as they are, in one transaction; `Present` for each that has a row already, in order."""
+    def put(self, tasks: Sequence[Task], floor: int, origin: Origin, steps: Steps = None) -> list[Present | None]:
+        """Insert the rows and their steps, in one transaction; `Present` for each that has a row already, in order."""
         from idemreg.sqlite import importing  # noqa: PLC0415
 
         version = self._schema_version
 
         def put(connection: Connection) -> list[Present | None]:
-            return importing.put(connection, version, tasks, floor, origin)
+            return importing.put(connection, version, tasks, floor, origin, steps)
 
         with self._opening.using() as opened:
             answers = opened.database.write(put, durable=True)
@@ -71,3 +74,44 @@ class Keeper(Reader):
         from idemreg.sqlite import copying  # noqa: PLC0415
 
         return self._read(copying.copy, self._schema_version, absolute(path), progress)
+
+    def reserve_serials(self, prefix: str, now_us: int, ahead_us: int, held: Block | None, *, durable: bool) -> Block:
+        """Raise the prefix's mark past a new block; see `serial_marks.reserve`."""
+        from idemreg.sqlite import serial_marks  # noqa: PLC0415 - few programs need it
+
+        version = self._schema_version
+
+        def reserve(connection: Connection) -> Block:
+            return serial_marks.reserve(connection, version, prefix, now_us, ahead_us, held)
+
+        with self._opening.using() as opened:
+            block = opened.database.write(reserve, durable=durable)
+            opened.database.check_files()  # a mark in files that are gone would bind nobody
+        faults.point("serial.reserved")
+        return block
+
+    def step(self, task_id: str, token: int, name: str, *, durable: bool) -> Step | Lost | None:
+        """The step as it was saved; see `Progress.step`."""
+        with importing():
+            from idemreg.sqlite import steps  # noqa: PLC0415 - few jobs have any
+
+        with self._opening.using() as opened:
+            found = opened.database.read(steps.find, self._schema_version, task_id, token, name)
+            if found is not None:
+                opened.database.seen_final(durable=durable)
+            return found
+
+    def save_step(self, task_id: str, token: int, name: str, result: str | None, *, durable: bool) -> Step | Lost:
+        """Save the step; see `Progress.save_step`."""
+        with importing():
+            from idemreg.sqlite import steps  # noqa: PLC0415
+
+        version = self._schema_version
+        with self._opening.using() as opened:
+
+            def save(connection: Connection) -> Step | Lost:
+                return steps.save(connection, version, task_id, token, name, result, opened.stamp()[0])
+
+            saved = opened.database.write(save, durable=durable)
+        faults.point("step.saved")
+        return saved

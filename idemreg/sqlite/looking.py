@@ -19,7 +19,7 @@ import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages, records, upkeep
+from idemreg.sqlite import pages, queries, records, serial_marks, upkeep
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
@@ -35,6 +35,7 @@ __all__ = ["WANTED_SETTINGS", "DeadlineError", "Look", "Registered", "Summary", 
 
 BUSY_MS: Final = 1_000
 OWNERS_LOOKED_AT: Final = 256
+MARKS_LOOKED_AT: Final = 4_096
 STEPS_BETWEEN_LOOKS_AT_THE_CLOCK: Final = 10_000  # of SQLite's machine, about a millisecond
 
 # What idemreg's own connections ask for, and read back.
@@ -235,11 +236,11 @@ class Look:
     def broken_seals(self, limit: int) -> list[str]:
         """What is not as it was written, of the rows of all tables; some of it. Reads all tasks."""
         found: list[str] = []
-        try:
-            self._ask(records.registry_row)
-            self._ask(lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT))
-        except StoreCorruptError as error:
-            found.append(error.message)
+        for verify in _VERIFYING:
+            try:
+                self._ask(verify)
+            except StoreCorruptError as error:
+                found.append(error.message)
 
         def read(connection: Connection) -> None:
             for row in connection.execute(_RAW):
@@ -263,10 +264,26 @@ class Look:
             "FROM idempotent_large WHERE task_id NOT IN (SELECT task_id FROM idempotent_log WHERE is_large)", limit
         )
 
+    def steps_orphaned(self, limit: int) -> list[str]:
+        """Tasks that have steps and no row. Reads all steps."""
+        return self._ids(
+            "FROM (SELECT DISTINCT task_id FROM idempotent_step)"
+            " WHERE task_id NOT IN (SELECT task_id FROM idempotent_log)",
+            limit,
+        )
+
     def _ids(self, source: str, limit: int) -> list[str]:
         rows = self._rows(f"SELECT CAST(task_id AS BLOB) {source} LIMIT ?", (limit,))
         return [_text(task_id) for (task_id,) in rows]
 
+
+# Each reads the rows of a table other than that of tasks, whose seals it verifies.
+_VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
+    records.registry_row,
+    lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT),
+    lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
+    queries.check_steps,
+)
 
 # Texts as bytes: one that is no UTF-8 must not keep the others from being read.
 _IN_LARGE: Final = frozenset({"result", "error"})

@@ -104,6 +104,16 @@ def remove(connection: Connection, schema_version: int, tasks: list[Task]) -> in
         if is_large(task.result, task.error):
             connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task.task_id,))
         count, highest = count + 1, max(highest, task.token)
+    _remove_steps(connection, tasks)
     raise_floor(connection, highest)
     faults.point("purge.in-transaction")
     return count
+
+
+def _remove_steps(connection: Connection, tasks: list[Task]) -> None:
+    """Those whose task is gone, by one statement for all: most tasks have none."""
+    connection.execute(
+        "DELETE FROM idempotent_step WHERE task_id BETWEEN ? AND ?"
+        " AND NOT EXISTS (SELECT 1 FROM idempotent_log AS task WHERE task.task_id = idempotent_step.task_id)",
+        (tasks[0].task_id, tasks[-1].task_id),
+    )

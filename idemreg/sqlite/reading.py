@@ -12,7 +12,7 @@ from idemreg.store import Running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, OwnerInfo, Task, Wanted
+    from idemreg.model import Origin, OwnerInfo, Step, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
     from idemreg.store import Answer, Instant, Page, Query
@@ -87,6 +87,14 @@ class Reader:
             counts = opened.database.read(queries.count, self._schema_version)
             opened.database.seen_final(durable=opened.database.reads_durable)
             return counts
+
+    def steps(self, task_id: str) -> list[Step]:
+        """The steps of the task, in the order in which they were saved."""
+        return self._read(queries.steps, self._schema_version, task_id)
+
+    def tasks_with_steps(self, first: str, last: str) -> set[str]:
+        """Which of the tasks between these two, both included, have steps."""
+        return self._read(queries.tasks_with_steps, self._schema_version, first, last)
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""

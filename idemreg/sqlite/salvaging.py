@@ -5,6 +5,9 @@ of a damaged page, from a page that may have been given up (the list of free pag
 leads there), or beside a -wal that has lost a frame, or is gone with frames that the lock file tells of (see
 `sqlite/rest.py`): a later row of the task may be what was lost. What is final stays
 so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
+
+Of the marks of serial numbers the highest is taken that is found: one that is lost brings no serial back, since the
+new registry gives them under other instances.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ import apsw
 
 from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.lockfile import LockFile, digest
-from idemreg.model import FINAL, Origin, Status, Task, Verdict
+from idemreg.model import FINAL, Origin, Status, Step, Task, Verdict
 from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.pages import RESERVED_BYTES
+from idemreg.sqlite.queries import to_step
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
+from idemreg.sqlite.serial_marks import to_mark
 from idemreg.sqlite.tasks import to_task
 from idemreg.sqlite.upkeep import EPOCH_BITS
 
@@ -42,9 +47,12 @@ NAMED: Final = 100  # broken rows, ranges and pages that are told one by one
 SPARE_EPOCHS: Final = 1_000
 
 REGISTRY_COLUMNS: Final = 8
+MARK_COLUMNS: Final = 4
+STEP_COLUMNS: Final = 7
 LARGE_COLUMNS: Final = 3
 SCHEMA_COLUMNS: Final = 5
 LOG: Final = "idempotent_log"
+STEPS: Final = "idempotent_step"
 # The columns of the table in its own order, which is that of a record.
 STORED_COLUMNS: Final = (
     "task_id", "status", "checksum", "updated_at", "boot_stamp", "name", "token", "attempt", "owner", "policy",
@@ -71,7 +79,7 @@ class Gaps(NamedTuple):
     ``ranges``: where rows may be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other
     copy holds. ``lost_frames``: some of the -wal are damaged or gone. ``lost_file_row``: the registry has a new id, and
     its downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of
-    jobs, which are not copied.
+    jobs, which are not copied. ``lost_steps``: a page of steps is damaged; a task that runs again may repeat some.
     """
 
     pages: int = 0
@@ -84,6 +92,7 @@ class Gaps(NamedTuple):
     lost_file_row: bool = False
     lost_free_list: bool = False
     other_tables: tuple[str, ...] = ()
+    lost_steps: bool = False
 
     @property
     def are_none(self) -> bool:
@@ -103,12 +112,14 @@ class Salvage:
             "CREATE TABLE large (task_id, result, error);"
             "CREATE INDEX large_of ON large (task_id);"  # one task may have several, of former versions of its page
             f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
+            "CREATE TABLE step (task_id, name, number, token, saved_at, result, seal, PRIMARY KEY (task_id, name));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
         self._reached: dict[int, tuple[str, Range]] = {}
         self._damaged: set[int] = set()
         self._other_tables: list[str] = []
         self._file_row: RegistryRow | None = None
+        self.marks: dict[str, int] = {}  # of serial numbers, in microseconds, by prefix
         self._highest = 0
         self._broken = 0
 
@@ -151,6 +162,7 @@ class Salvage:
             lost_file_row=self._file_row is None,
             lost_free_list=free is None and not is_whole,
             other_tables=tuple(self._other_tables),
+            lost_steps=any(self._reached[number][0] == STEPS for number in self._damaged if number in self._reached),
         )
 
     def _note_missing(self, free: set[int] | None) -> int:
@@ -234,6 +246,10 @@ class Salvage:
             self._take_broken(values[0])
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
+        elif len(values) == MARK_COLUMNS and isinstance(values[0], str):
+            self._take_mark(values)
+        elif len(values) == STEP_COLUMNS and isinstance(values[0], str):
+            self._take_step(values)
 
     def _take_task(self, values: list[Any], *, is_sure: bool) -> None:
         task_id = values[0]
@@ -266,12 +282,29 @@ class Salvage:
         if holds and (self._file_row is None or row.floor > self._file_row.floor):
             self._file_row = row
 
+    def _take_step(self, values: list[Any]) -> None:
+        with contextlib.suppress(StoreCorruptError):
+            to_step(values)
+            self._staged.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def _take_mark(self, values: list[Any]) -> None:
+        with contextlib.suppress(StoreCorruptError):
+            mark = to_mark(values)
+            self.marks[mark.prefix] = max(mark.mark_us, self.marks.get(mark.prefix, 0))
+
     # --- what comes out -----------------------------------------------------------------------------------------
 
     def tasks(self) -> Iterator[Task]:
         """The rows as they go into another registry, in the order of their task_id."""
         for *row, is_sure, _ in self._staged.execute("SELECT * FROM log ORDER BY task_id"):
             yield _settled(_to_task(row), is_sure=bool(is_sure))
+
+    def steps(self, task_id: str) -> list[Step]:
+        """The steps of a task, in the order in which they were saved."""
+        rows: list[Any] = self._staged.execute(
+            "SELECT * FROM step WHERE task_id = ? ORDER BY number", (task_id,)
+        ).fetchall()
+        return [to_step(row) for row in rows]
 
     @property
     def has_page_checksums(self) -> bool:

@@ -376,5 +376,6 @@ def forget(connection: Connection, row: Task) -> bool:
     if connection.changes() != 1:
         return False
     connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (row.task_id,))
+    connection.execute("DELETE FROM idempotent_step WHERE task_id = ?", (row.task_id,))
     raise_floor(connection, row.token)
     return True

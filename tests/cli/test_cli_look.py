@@ -195,7 +195,7 @@ def test_a_long_output_is_bounded(registry: Registry, cli: Cli) -> None:
 
 def test_json_has_the_documented_fields(many: Registry, cli: Cli) -> None:
     """The fields of show, list and stats are those that their help names, in its order."""
-    assert list(cli.json("show", "short")) == list(rows.FIELDS)
+    assert list(cli.json("show", "short")) == list(rows.SHOW_FIELDS)
     assert list(cli.json("stats")) == list(STATS_FIELDS)
     lines = cli("list", "--json").stdout.splitlines()
     assert len(lines) == sum(many.count().values())
