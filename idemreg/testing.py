@@ -35,7 +35,10 @@ class ManualClock(Clock):
     """Time that passes only when a test says so, or when somebody sleeps: nobody sits out a wait.
 
     ``wall_us``, ``boot_ms`` and ``monotonic`` are what `Clock` calls so; ``boot_id`` is this machine's unless given.
+    `Registry.check_clock` asks none of the machine's sources about it.
     """
+
+    sources = ()
 
     def __init__(
         self, *, wall_us: int = _WALL_US, boot_ms: int = _BOOT_MS, monotonic: float = 0.0, boot_id: str | None = None

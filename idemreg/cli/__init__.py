@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
     "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
     "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
+    "clock": ("idemreg.cli.clock:clock", "Say whether the clock can be trusted with a schedule."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }
