@@ -14,10 +14,10 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
-    from idemreg.clockcheck.readings import Hardware, Reading
+    from idemreg.clockcheck.readings import Source
 
 __all__ = ["Clock", "seconds"]
 
@@ -61,7 +61,7 @@ class Clock:
 
     # Who can say whether the wall clock is right, for `idemreg.clockcheck`. None: the machine, which knows nothing of a
     # clock that a test sets by hand; such a clock brings its own.
-    sources: Sequence[Callable[[Clock], Reading | Hardware]] | None = None
+    sources: Sequence[Source] | None = None
 
     def wall_us(self) -> int:
         """Microseconds since the epoch. It may jump; for people only."""

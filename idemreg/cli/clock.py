@@ -93,6 +93,9 @@ def clock(
         _tell(found)
     if found.is_suspended:
         click.get_current_context().exit(SUSPENDED)
+    if found.verdict is ClockVerdict.CANNOT_TELL:
+        with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
+            sys.stderr.write("idemreg: warning: no source can tell whether the clock is right; scheduling goes on\n")
 
 
 def _bands(**given: float | None) -> ClockBands:
@@ -127,9 +130,6 @@ def _tell(found: ClockCheck) -> None:
     facts((LABELS.get(one.source, one.source), Cell(escape(one.describe()))) for one in found.readings)
     if found.alarm is not None:
         facts(_alarm(found.alarm))
-    elif found.verdict is ClockVerdict.CANNOT_TELL:
-        with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
-            sys.stderr.write("idemreg: warning: no source can tell whether the clock is right\n")
 
 
 def _alarm(alarm: str) -> Iterator[tuple[str, Cell]]:

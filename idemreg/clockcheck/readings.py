@@ -12,7 +12,12 @@ independent clocks, would hide a jump of 43 seconds a day. The hardware clock is
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from idemreg.clock import Clock
 
 __all__ = [
     "ABSOLUTE",
@@ -25,6 +30,7 @@ __all__ = [
     "Hardware",
     "Moment",
     "Reading",
+    "Source",
     "Trusted",
     "Watch",
     "amount",
@@ -151,6 +157,9 @@ class Hardware(NamedTuple):
     def has_time(self) -> bool:
         """Whether it has kept its time at all."""
         return self.says_us >= EARLIEST_US
+
+
+Source: TypeAlias = "Callable[[Clock], Reading | Hardware]"
 
 
 # --- readings that need the last look ---------------------------------------------------------------------------
