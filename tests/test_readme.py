@@ -31,7 +31,7 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock"),
 )
 ARCHITECTURE_LINES = 200
 
