@@ -12,6 +12,7 @@ from idemreg.cli.context import Command, HintedUsageError, common_options, login
 from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, facts, write, write_json
 from idemreg.cli.text import columns, escape, fold, paint
+from idemreg.cli.values import TEXT
 from idemreg.clockcheck.readings import amount
 from idemreg.clockcheck.verdict import ClockBands, ClockVerdict
 
@@ -49,8 +50,8 @@ LABELS: Final = {"hardware clock": "hardware", "time since boot": "boot time", "
     fields=FIELDS,
 )
 @click.option("--confirm", is_flag=True, help="Trust the clock as it is now; the alarm ends, and scheduling goes on.")
-@click.option("--evidence", metavar="TEXT", default=None, help="With --confirm: what that rests on.")
-@click.option("--by", metavar="WHO", default=None, help="With --confirm: who says so. Default: your login name.")
+@click.option("--evidence", type=TEXT, default=None, help="With --confirm: what that rests on.")
+@click.option("--by", type=TEXT, metavar="WHO", default=None, help="With --confirm: who says so. Default: your login.")
 @click.option(
     "--extend-from", type=float, default=None, metavar="MS", help="Extend windows from so many ms. Default: 10"
 )

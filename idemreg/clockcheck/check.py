@@ -34,10 +34,11 @@ from idemreg.clockcheck.readings import (
 )
 from idemreg.clockcheck.verdict import MS_US, ClockBands, ClockCheck, Judged, judge, permit
 from idemreg.codec import store_result
+from idemreg.ends import bounded
 from idemreg.errors import StoreBusyError, TransitionError
 from idemreg.events import ClockConfirmed, ClockSuspended
 from idemreg.model import OnFailure, Policy, Status, Verdict, Wanted
-from idemreg.store import End, Granted, Lost, Query, Settlement, Store, Unsure
+from idemreg.store import End, Granted, Lost, Query, Settlement, Store, Unknown, Unsure
 from idemreg.tagged import canonical
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ __all__ = ["JOB", "ClockStore", "check", "confirm", "moment"]
 
 JOB: Final = "idemreg clock"  # the name of the alarms' job
 BY_SOURCE: Final = "clock check"
+
+EVIDENCE_CHARACTERS: Final = 4_096
+BY_CHARACTERS: Final = 200
 
 # A look is kept so long before it is written anew: a jump is as plain against an older one, and most looks only read.
 KEEP_MS: Final = 60_000
@@ -98,7 +102,7 @@ def confirm(
         if (alarm := look.watch.alarm) is not None:
             row = store.get([alarm])[0]
             if row is not None and not row.is_final:
-                _settle_or_raise(store, row, evidence, by)
+                _settle_or_raise(store, row, bounded(evidence, EVIDENCE_CHARACTERS), bounded(by, BY_CHARACTERS))
                 _tell(teller, ClockConfirmed(alarm, JOB, f"{by}: {evidence}" if evidence else by))
         if _trust(store, look, accepted_us=look.to_accept_us):
             return check(store, clock, teller, bands)
@@ -204,7 +208,7 @@ def _suspend(store: ClockStore, look: _Look, teller: Teller | None) -> ClockChec
 
 def _under_alarm(store: ClockStore, look: _Look, alarm: str, teller: Teller | None) -> ClockCheck | None:
     row = store.get([alarm])[0]
-    if row is None or row.status is Status.PENDING:  # whoever raised it died, or somebody has forgotten it
+    if row is None or row.status in _NOT_RAISED:  # whoever raised it died or is still at it, or it was forgotten
         _raise_alarm(store, look, alarm, teller)
     elif row.is_final:  # `idemreg resolve`, or a confirmation whose process died: of the clock as it is now
         _trust(store, look, accepted_us=look.to_accept_us)
@@ -232,6 +236,9 @@ def _trust(store: ClockStore, look: _Look, *, accepted_us: int) -> bool:
 # --- the alarm --------------------------------------------------------------------------------------------------
 
 
+_NOT_RAISED: Final = frozenset({Status.PENDING, Status.RUNNING})
+
+
 def _name(store: Store, now: Moment) -> str:
     """A task_id that no task has: a clock that was set back comes past the same instant twice."""
     wall_us = now.wall_us
@@ -243,9 +250,7 @@ def _name(store: Store, now: Moment) -> str:
 def _instant(wall_us: int) -> str:
     try:
         instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=wall_us)
-    except (
-        OverflowError
-    ):  # beyond the years 1 to 9999: no clock is right there, and the alarm needs a name all the same
+    except OverflowError:  # beyond the years 1 to 9999: no clock is right there, but the alarm needs a name
         return str(wall_us)
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -257,9 +262,11 @@ def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -
     answer = store.claim([Wanted(alarm, JOB, checksum, policy)])[0]
     if isinstance(answer, Unsure):
         raise answer.cause
+    reason = _told(look.readings)
+    if isinstance(answer, Unknown) and answer.is_new:  # of a process that died between its claim and its end
+        _tell(teller, ClockSuspended(alarm, JOB, reason))
     if not isinstance(answer, Granted):
         return
-    reason = _told(look.readings)
     end = End(
         alarm, answer.token, answer.owner, Status.UNKNOWN, answer.attempt, error=f"the clock is in doubt: {reason}"
     )
