@@ -435,6 +435,11 @@ def test_a_source_that_answers_at_once_raises_no_alarm(looked: Registry, world: 
     assert goes_on(looked).verdict is GOOD
     world.said = []
     assert goes_on(looked).verdict is CANNOT_TELL
+    world.synchronise(0)
+    world.jump(HOUR)
+    assert goes_on(looked).verdict is GOOD, "and so within a minute of the look before"
+    world.said = []
+    assert goes_on(looked).verdict is CANNOT_TELL
     assert list(looked.tasks()) == []
 
 

@@ -386,8 +386,8 @@ def test_its_own_error_does_not_count() -> None:
 
 def test_a_hardware_clock_that_was_set_right_agrees() -> None:
     """Whatever it said before: the kernel writes it every eleven minutes once the clock is synchronised."""
-    assert not hardware_reading(rtc(0), THEN._replace(hardware_us=5 * SECOND)).speaks
-    assert not hardware_reading(rtc(0), THEN._replace(hardware_us=-YEARS)).speaks
+    for last_us in (5 * SECOND, -2 * HOUR, -YEARS):
+        assert hardware_reading(rtc(0), THEN._replace(hardware_us=last_us)) == Reading(HARDWARE, 0, SECOND, "rtc0")
 
 
 def test_a_machine_that_stood_still_is_told() -> None:
