@@ -23,7 +23,8 @@
 -- What is where. idempotent_registry: one row about this file. idempotent_owner: the owners that may be alive, for the
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
 -- tasks, where they would push the small rows apart. idempotent_serial: how far serial numbers are reserved.
--- idempotent_step: the pieces of a job that are done, for a later attempt of its task.
+-- idempotent_step: the pieces of a job that are done, for a later attempt of its task. idempotent_clock: one row about the
+-- wall clock, for schedules.
 
 CREATE TABLE idempotent_registry (
     id             INTEGER PRIMARY KEY CHECK (id = 1),
@@ -129,3 +130,24 @@ CREATE TABLE idempotent_step (
     seal     INTEGER NOT NULL,          -- over all of the above
     PRIMARY KEY (task_id, name)
 ) STRICT, WITHOUT ROWID;
+
+-- The clock, as it was when it could last be trusted to say when a slot is due. One row at most: none before the first
+-- look, which writes it; a later one writes it again once it is a minute old or of another boot. While an alarm is open
+-- it stays as it was, so that a clock that is put back is known again. The alarm itself is a task like any other, under
+-- the task_id that stands here, and its end is the clock's confirmation. No claim reads this table.
+CREATE TABLE idempotent_clock (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    wall_us     INTEGER,                -- the wall clock, microseconds since the epoch; NULL, with the next three: the
+                                        -- clock has not been trusted yet
+    boot_ms     INTEGER,                -- milliseconds since boot at the same instant
+    boot_id     TEXT,                   -- of which boot
+    newest_us   INTEGER,                -- no time stored until then was after this one
+    hardware_us INTEGER,                -- the wall clock minus the hardware clock; NULL = there was none
+    accepted_us INTEGER NOT NULL,       -- a deviation by which an operator has confirmed the clock all the same; 0 = none
+    alarm       TEXT,                   -- task_id of the alarm that suspends scheduling; NULL = nothing is suspended
+    of_jump     INTEGER NOT NULL,       -- 1 = the alarm tells of a jump, so it ends as well when the clock is back
+    seal        INTEGER NOT NULL,       -- over all of the above
+    CHECK ((wall_us IS NULL) = (boot_ms IS NULL) AND (wall_us IS NULL) = (boot_id IS NULL)),
+    CHECK ((wall_us IS NULL) = (newest_us IS NULL)),
+    CHECK (of_jump IN (0, 1))
+) STRICT;

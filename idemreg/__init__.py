@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from idemreg.checkpointer import Checkpointer
     from idemreg.claim import Claim, current_claim
     from idemreg.clock import Clock
+    from idemreg.clockcheck.verdict import ClockBands, ClockCheck, ClockVerdict
     from idemreg.codec import Codec, DataclassCodec
     from idemreg.errors import (
         ArgumentError,
@@ -60,7 +61,10 @@ __all__ = [
     "Claim",
     "ClaimLostError",
     "Clock",
+    "ClockBands",
+    "ClockCheck",
     "ClockError",
+    "ClockVerdict",
     "Codec",
     "DataclassCodec",
     "FinishNotRecordedError",
@@ -107,7 +111,10 @@ _ROOMS = {
     "Claim": "claim",
     "ClaimLostError": "errors",
     "Clock": "clock",
+    "ClockBands": "clockcheck.verdict",
+    "ClockCheck": "clockcheck.verdict",
     "ClockError": "errors",
+    "ClockVerdict": "clockcheck.verdict",
     "Codec": "codec",
     "DataclassCodec": "codec",
     "FinishNotRecordedError": "errors",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 from idemreg.async_claim import AsyncClaim, AsyncTransaction, hand_over
 from idemreg.async_claiming import Claiming
+from idemreg.async_clock import AsyncClock
 from idemreg.attempt import run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
@@ -66,7 +67,7 @@ def current_claim() -> AsyncClaim:
     return cast("AsyncClaim", _current_claim())
 
 
-class AsyncRegistry:
+class AsyncRegistry(AsyncClock):
     """A registry of tasks in one SQLite file, for coroutines; the options are those of `Registry`.
 
     A ``job``, a verify hook or a checksum that is a plain function is called on the event loop's thread.

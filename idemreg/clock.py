@@ -14,7 +14,10 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import timedelta
+
+    from idemreg.clockcheck.readings import Source
 
 __all__ = ["Clock", "seconds"]
 
@@ -55,6 +58,10 @@ if hasattr(os, "register_at_fork"):
 
 class Clock:
     """The machine's clocks. Instances hold no state and may be shared by threads."""
+
+    # Who can say whether the wall clock is right, for `idemreg.clockcheck`. None: the machine, which knows nothing of a
+    # clock that a test sets by hand; such a clock brings its own.
+    sources: Sequence[Source] | None = None
 
     def wall_us(self) -> int:
         """Microseconds since the epoch. It may jump; for people only."""

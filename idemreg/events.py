@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpointed",
     "Claimed",
+    "ClockConfirmed",
+    "ClockSuspended",
     "Event",
     "Failed",
     "Mismatched",
@@ -124,14 +126,44 @@ class Checkpointed(NamedTuple):
     checkpoint: Checkpoint
 
 
-Event: TypeAlias = Claimed | TakenOver | Replayed | Mismatched | Succeeded | Failed | Unknown | Released | Checkpointed
+class ClockSuspended(NamedTuple):
+    """The wall clock is in doubt: scheduling and catch-up are suspended until the alarm of this task_id is settled."""
+
+    task_id: str
+    name: str
+    reason: str
+
+
+class ClockConfirmed(NamedTuple):
+    """The wall clock is confirmed, by a source or an operator: what was suspended goes on."""
+
+    task_id: str
+    name: str
+    evidence: str
+
+
+Event: TypeAlias = (
+    Claimed
+    | TakenOver
+    | Replayed
+    | Mismatched
+    | Succeeded
+    | Failed
+    | Unknown
+    | Released
+    | Checkpointed
+    | ClockSuspended
+    | ClockConfirmed
+)
 OnEvent: TypeAlias = Callable[[Event], object]
 
-_QUIET = (Claimed, Replayed, Succeeded, Released, Checkpointed)
+_QUIET = (Claimed, Replayed, Succeeded, Released, Checkpointed, ClockConfirmed)
 
 
 def log_events(logger: logging.Logger) -> OnEvent:
-    """A callback that logs: what needs a person (failed, unknown, taken over, mismatch) as warnings, the rest as debug.
+    """A callback that logs: what needs a person as warnings, the rest as debug.
+
+    A person is needed for what failed, is unknown, was taken over or mismatched, and for a clock in doubt.
 
     The event itself is in the record's ``idemreg`` attribute, for structured logging.
     """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from idemreg.clockcheck.verdict import ClockBands, ClockCheck
     from idemreg.doctor import Finding
     from idemreg.events import Teller
     from idemreg.exchange import Imported
@@ -67,6 +68,7 @@ class Operations:
             page_checksums=page_checksums,
         )
         self._teller: Teller | None = None
+        self.clock_bands: ClockBands | None = None  # of `check_clock`, to be set; None: the usual ones
 
     @property
     def store(self) -> Store:
@@ -275,3 +277,23 @@ class Operations:
         from idemreg.exchange import import_lines  # noqa: PLC0415 - few programs need it
 
         return import_lines(self._store, lines, progress)
+
+    # --- the clock ----------------------------------------------------------------------------------------------
+
+    def check_clock(self) -> ClockCheck:
+        """Say whether the wall clock can be trusted to tell when a slot is due, and what a scheduler may do by it.
+
+        Called before scheduled runs. By the bands of ``clock_bands``: a small deviation extends execution windows; a
+        large one, a jump, or a clock behind the newest stored time raises an alarm, a task that is `unknown`, and until
+        that is settled scheduling and catch-up are suspended. A source that knows the time settles it by itself. That
+        nobody can tell suspends nothing. No claim depends on any of it.
+        """
+        from idemreg.clockcheck.check import check  # noqa: PLC0415 - for schedules only
+
+        return check(self._store, self.clock, self._teller, self.clock_bands)
+
+    def confirm_clock(self, *, evidence: str = "", by: str = "operator") -> ClockCheck:
+        """Trust the wall clock as it is now: the alarm is settled, and later looks compare with this one."""
+        from idemreg.clockcheck.check import confirm  # noqa: PLC0415 - as above
+
+        return confirm(self._store, self.clock, self._teller, self.clock_bands, evidence, by)

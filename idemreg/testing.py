@@ -21,8 +21,10 @@ from idemreg.clock import Clock, seconds
 from idemreg.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import timedelta
+
+    from idemreg.clockcheck.readings import Source
 
 __all__ = ["ManualClock", "throw_away_registry"]
 
@@ -35,7 +37,10 @@ class ManualClock(Clock):
     """Time that passes only when a test says so, or when somebody sleeps: nobody sits out a wait.
 
     ``wall_us``, ``boot_ms`` and ``monotonic`` are what `Clock` calls so; ``boot_id`` is this machine's unless given.
+    `Registry.check_clock` asks none of the machine's sources about it.
     """
+
+    sources: Sequence[Source] | None = ()
 
     def __init__(
         self, *, wall_us: int = _WALL_US, boot_ms: int = _BOOT_MS, monotonic: float = 0.0, boot_id: str | None = None

@@ -31,7 +31,7 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step", "clock"),
 )
 ARCHITECTURE_LINES = 200
 

@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
     "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
     "serial": ("idemreg.cli.serial:serial", "Write ids that never repeat and never go back."),
+    "clock": ("idemreg.cli.clock:clock", "Say whether the clock can be trusted with a schedule."),
     "init": ("idemreg.cli.operate:init", "Create the registry's file."),
     "demo": ("idemreg.cli.demo:demo", "See it work: real jobs, killed workers, one effect each."),
 }

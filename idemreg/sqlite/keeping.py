@@ -1,4 +1,4 @@
-"""The upkeep of the tasks: purge, import and backup, a bounded transaction or a bounded step at a time."""
+"""The upkeep of the tasks, a bounded transaction or a bounded step at a time; and what is kept of the clock."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.blocks import Block
+    from idemreg.clockcheck.readings import Watch
     from idemreg.model import Origin, Step, Task
     from idemreg.progress import Steps
     from idemreg.sqlite.connection import Connection
@@ -115,3 +116,29 @@ class Keeper(Reader):
             saved = opened.database.write(save, durable=durable)
         faults.point("step.saved")
         return saved
+
+    # --- the clock ------------------------------------------------------------------------------------------------
+
+    def watch(self) -> Watch:
+        """What is kept of the wall clock between two looks; see `idemreg.clockcheck`."""
+        from idemreg.sqlite import clocks, records  # noqa: PLC0415 - for schedules only
+
+        def read(connection: Connection) -> Watch:
+            records.floor(connection, self._schema_version)
+            return clocks.watch(connection)
+
+        return self._read(read)
+
+    def note_watch(self, seen: Watch, new: Watch) -> bool:
+        """Keep ``new`` in place of ``seen``; False, and nothing is changed, where another process was faster.
+
+        An alarm is durable when this returns. A look is not: where a power cut takes it back, the one before it serves.
+        """
+        from idemreg.sqlite import clocks, records  # noqa: PLC0415
+
+        def note(connection: Connection) -> bool:
+            records.floor(connection, self._schema_version)
+            return clocks.note_watch(connection, seen, new)
+
+        with self._opening.using() as opened:
+            return opened.database.write(note, durable=(seen.alarm, seen.of_jump) != (new.alarm, new.of_jump))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
+from idemreg.sqlite import clocks, pages, queries, records, serial_marks, upkeep
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages, queries, records, serial_marks, upkeep
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
@@ -283,6 +283,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT),
     lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
     queries.check_steps,
+    clocks.watch,
 )
 
 # Texts as bytes: one that is no UTF-8 must not keep the others from being read.

@@ -1,0 +1,313 @@
+"""The clock check: look, compare with the last look, suspend, confirm.
+
+The alarm is a task of the registry (``clock@`` and the instant by the clock that is in doubt), so there is one truth
+and no flag beside it: while it is open nothing is scheduled, and whatever ends it has confirmed the clock. It is
+`unknown`, for that is what it says: nobody knows whether the clock is right, and nothing goes on before somebody says
+so. Every tool for such tasks serves: `idemreg list` and doctor show it, its error tells what was found, its evidence
+who confirmed the clock and by what, and `idemreg resolve` does what `idemreg clock --confirm` does. *Rejected:* a
+`pending` task, which any call of its job may run and no tool calls urgent; a `failed` one, which `retry` would run.
+
+The order of the two commits is what a crash meets: first the row about the clock names the alarm, then the alarm is
+claimed and ended. Between them the clock is suspended already, and the next look raises the alarm that is missing.
+
+What a look compares with is read before the clock is: whoever notes a later look meanwhile is not ahead of this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from idemreg.clockcheck.chrony import chrony
+from idemreg.clockcheck.hardware import hardware
+from idemreg.clockcheck.kernel import kernel
+from idemreg.clockcheck.readings import (
+    Hardware,
+    Moment,
+    Reading,
+    Trusted,
+    Watch,
+    boot_reading,
+    hardware_reading,
+    stored_reading,
+)
+from idemreg.clockcheck.verdict import MS_US, ClockBands, ClockCheck, Judged, judge, permit
+from idemreg.codec import store_result
+from idemreg.ends import bounded
+from idemreg.errors import StoreBusyError, TransitionError
+from idemreg.events import ClockConfirmed, ClockSuspended
+from idemreg.model import OnFailure, Policy, Status, Verdict, Wanted
+from idemreg.store import End, Granted, Lost, Query, Settlement, Store, Unknown, Unsure
+from idemreg.tagged import canonical
+
+if TYPE_CHECKING:
+    from idemreg.clock import Clock
+    from idemreg.events import Teller
+    from idemreg.model import Task
+
+__all__ = ["JOB", "ClockStore", "check", "confirm", "moment"]
+
+JOB: Final = "idemreg clock"  # the name of the alarms' job
+BY_SOURCE: Final = "clock check"
+
+EVIDENCE_CHARACTERS: Final = 4_096
+BY_CHARACTERS: Final = 200
+
+# A look is kept so long before it is written anew: a jump is as plain against an older one, and most looks only read.
+KEEP_MS: Final = 60_000
+
+# The wall clock and the time since boot are read together again where the process was stopped between them.
+READ_TRIES: Final = 5
+NEAR_US: Final = 200
+FAR_US: Final = 1_000  # a look that is vaguer is not kept
+
+# Another process may have looked, or confirmed, in between; each try then begins with what it has found.
+NOTE_TRIES: Final = 10
+
+MACHINE: Final = (kernel, chrony, hardware)
+
+
+class ClockStore(Store, Protocol):
+    """A store that keeps what is known of the clock between two looks."""
+
+    def watch(self) -> Watch:
+        """What is kept."""
+
+    def note_watch(self, seen: Watch, new: Watch) -> bool:
+        """Keep ``new`` in place of ``seen``; False where another process was faster."""
+
+
+def check(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBands | None = None) -> ClockCheck:
+    """Look at the clock, and suspend or go on by what is found; see `Registry.check_clock`."""
+    for _ in range(NOTE_TRIES):
+        look = _look(store, clock, bands or ClockBands())
+        if look.watch.alarm is not None:
+            done = _under_alarm(store, look, look.watch.alarm, teller)
+        elif look.judged.suspends:
+            done = _suspend(store, look, teller)
+        else:
+            done = _go_on(store, look)
+        if done is not None:
+            return done
+    raise _too_many()
+
+
+def confirm(
+    store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBands | None, evidence: str, by: str
+) -> ClockCheck:
+    """Trust the clock as it is now, and end the alarm; see `Registry.confirm_clock`."""
+    for _ in range(NOTE_TRIES):
+        look = _look(store, clock, bands or ClockBands())
+        if (alarm := look.watch.alarm) is not None:
+            row = store.get([alarm])[0]
+            if row is not None and not row.is_final:
+                _settle_or_raise(store, row, bounded(evidence, EVIDENCE_CHARACTERS), bounded(by, BY_CHARACTERS))
+                _tell(teller, ClockConfirmed(alarm, JOB, f"{by}: {evidence}" if evidence else by))
+        if _trust(store, look, accepted_us=look.to_accept_us):
+            return check(store, clock, teller, bands)
+    raise _too_many()
+
+
+# --- a look -----------------------------------------------------------------------------------------------------
+
+
+class _Look(NamedTuple):
+    """One look: what was kept, what there is now, and what follows from both."""
+
+    bands: ClockBands
+    watch: Watch
+    now: Moment
+    newest_us: int | None  # of the tasks, where they had to be looked at
+    hardware_us: int | None
+    readings: tuple[Reading, ...]
+    judged: Judged
+
+    @property
+    def to_accept_us(self) -> int:
+        """What an operator who confirms the clock now accepts of it."""
+        worst_us = self.judged.worst_us
+        return worst_us if worst_us >= self.bands.suspend_from_ms * MS_US else 0
+
+    @property
+    def is_first_of_boot(self) -> bool:
+        trusted = self.watch.trusted
+        return trusted is None or trusted.boot_id != self.now.boot_id
+
+    def done(self, alarm: str | None) -> ClockCheck:
+        """As it is told to the caller."""
+        permitted = permit(self.judged, self.bands, self.readings, is_suspended=alarm is not None)
+        return ClockCheck(self.judged.verdict, self.judged.deviation_us, permitted, alarm, self.readings)
+
+
+def _look(store: ClockStore, clock: Clock, bands: ClockBands) -> _Look:
+    watch = store.watch()
+    trusted = watch.trusted
+    is_first = trusted is None or trusted.boot_id != clock.boot_id()
+    # Within a boot a clock that is behind what was stored since the last look has jumped, which is plain without them.
+    newest_us = _newest(store) if is_first and watch.alarm is None else None
+    now = moment(clock)
+    asked = [ask(clock) for ask in (MACHINE if clock.sources is None else clock.sources)]
+    hardware_us = next((one.ahead_us for one in asked if isinstance(one, Hardware) and one.has_time), None)
+    readings = (
+        *(hardware_reading(one, trusted) if isinstance(one, Hardware) else one for one in asked),
+        boot_reading(now, trusted),
+        stored_reading(now, trusted, newest_us),
+    )
+    judged = judge(readings, bands, 0 if trusted is None else trusted.accepted_us)
+    return _Look(bands, watch, now, newest_us, hardware_us, readings, judged)
+
+
+def moment(clock: Clock) -> Moment:
+    """The wall clock and the time since boot, as near to each other as they can be read."""
+    best = _moment(clock)
+    for _ in range(READ_TRIES):
+        if best.gap_us <= NEAR_US:
+            break
+        best = min(best, _moment(clock), key=lambda one: one.gap_us)
+    return best
+
+
+def _moment(clock: Clock) -> Moment:
+    before_us = clock.wall_us()
+    boot_ms = clock.boot_ms()
+    after_us = clock.wall_us()
+    return Moment((before_us + after_us) // 2, boot_ms, clock.boot_id(), abs(after_us - before_us))
+
+
+def _newest(store: Store) -> int | None:
+    """The newest stored time. Reads all tasks, piece by piece and under no lock: once a boot."""
+    at, after, newest_us = store.instant(), None, None
+    while True:
+        piece = store.survey(Query(), at, after)
+        newest_us = max((one for one in (newest_us, piece.newest) if one is not None), default=None)
+        if (after := piece.after) is None:
+            return newest_us
+
+
+# --- what follows: None where what is kept has changed, so that all is to be looked at again -----------------------
+
+
+def _go_on(store: ClockStore, look: _Look) -> ClockCheck:
+    """Nothing is suspended. The look is kept where the last one is old, or where a source has overruled another."""
+    trusted, now = look.watch.trusted, look.now
+    is_due = look.is_first_of_boot or trusted is None or now.boot_ms - trusted.boot_ms >= KEEP_MS
+    if (is_due or look.judged.overrules) and now.gap_us <= FAR_US:
+        accepted_us = 0 if trusted is None else min(trusted.accepted_us, look.to_accept_us)
+        _trust(store, look, accepted_us=accepted_us)
+    return look.done(None)
+
+
+def _suspend(store: ClockStore, look: _Look, teller: Teller | None) -> ClockCheck | None:
+    alarm = _name(store, look.now)
+    if not store.note_watch(look.watch, look.watch._replace(alarm=alarm, of_jump=look.judged.jumped)):
+        return None
+    _raise_alarm(store, look, alarm, teller)
+    return look.done(alarm)
+
+
+def _under_alarm(store: ClockStore, look: _Look, alarm: str, teller: Teller | None) -> ClockCheck | None:
+    row = store.get([alarm])[0]
+    if row is None or row.status in _NOT_RAISED:  # whoever raised it died or is still at it, or it was forgotten
+        _raise_alarm(store, look, alarm, teller)
+    elif row.is_final:  # `idemreg resolve`, or a confirmation whose process died: of the clock as it is now
+        _trust(store, look, accepted_us=look.to_accept_us)
+        return None
+    elif look.judged.confirms or (look.watch.of_jump and look.judged.is_back):
+        evidence = _told(look.readings)
+        if _settle(store, row, evidence, BY_SOURCE):
+            _tell(teller, ClockConfirmed(alarm, JOB, evidence))
+            _trust(store, look, accepted_us=0)
+            return None
+    return look.done(alarm)
+
+
+def _trust(store: ClockStore, look: _Look, *, accepted_us: int) -> bool:
+    """From now on this look is what later ones compare with, and nothing is suspended."""
+    now, trusted, newest_us = look.now, look.watch.trusted, look.newest_us
+    if newest_us is None and look.is_first_of_boot:
+        newest_us = _newest(store)
+    known = (now.wall_us, newest_us, None if trusted is None else trusted.newest_us)
+    newest = max(one for one in known if one is not None)
+    new = Trusted(now.wall_us, now.boot_ms, now.boot_id, newest, look.hardware_us, accepted_us)
+    return store.note_watch(look.watch, Watch(new))
+
+
+# --- the alarm --------------------------------------------------------------------------------------------------
+
+
+_NOT_RAISED: Final = frozenset({Status.PENDING, Status.RUNNING})
+
+
+def _name(store: Store, now: Moment) -> str:
+    """A task_id that no task has: a clock that was set back comes past the same instant twice."""
+    wall_us = now.wall_us
+    while store.get([name := f"clock@{_instant(wall_us)}"])[0] is not None:
+        wall_us += 1
+    return name
+
+
+def _instant(wall_us: int) -> str:
+    try:
+        instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=wall_us)
+    except OverflowError:  # beyond the years 1 to 9999: no clock is right there, but the alarm needs a name
+        return str(wall_us)
+    return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -> None:
+    """Make the alarm's row, once: who finds that another process has it, or had it, leaves it alone."""
+    checksum = hashlib.sha256(canonical(None)).hexdigest()
+    policy = Policy(on_failure=OnFailure.HOLD, max_attempts=1)
+    answer = store.claim([Wanted(alarm, JOB, checksum, policy)])[0]
+    if isinstance(answer, Unsure):
+        raise answer.cause
+    reason = _told(look.readings)
+    if isinstance(answer, Unknown) and answer.is_new:  # of a process that died between its claim and its end
+        _tell(teller, ClockSuspended(alarm, JOB, reason))
+    if not isinstance(answer, Granted):
+        return
+    end = End(
+        alarm, answer.token, answer.owner, Status.UNKNOWN, answer.attempt, error=f"the clock is in doubt: {reason}"
+    )
+    try:
+        ended = store.finish([end])[0]
+    except BaseException:
+        store.abandon(end)
+        raise
+    if isinstance(ended, Unsure):
+        raise ended.cause
+    _tell(teller, ClockSuspended(alarm, JOB, reason))
+
+
+def _told(readings: tuple[Reading, ...]) -> str:
+    """What each source says that says anything."""
+    return "; ".join(f"{one.source}: {one.describe()}" for one in readings if one.deviation_us is not None)
+
+
+def _settle(store: Store, row: Task, evidence: str, by: str) -> bool:
+    """End the alarm. False while whoever raises it is still at it.
+
+    An operator may have settled it as *did not happen*, so it counts as failed: then it ends as cancelled.
+    """
+    if row.status is Status.FAILED:
+        settlement = Settlement(Verdict.CANCELLED, by, evidence)
+    else:
+        settlement = Settlement(Verdict.HAPPENED, by, evidence, store_result(None, None))
+    answer = store.settle(row.task_id, settlement)
+    return not isinstance(answer, Lost) or (answer.task is not None and answer.task.is_final)
+
+
+def _settle_or_raise(store: Store, row: Task, evidence: str, by: str) -> None:
+    if not _settle(store, row, evidence, by):
+        msg = "another process is raising the alarm just now"
+        raise TransitionError(msg, task_id=row.task_id, hint="Call again: idemreg clock --confirm")
+
+
+def _tell(teller: Teller | None, event: ClockSuspended | ClockConfirmed) -> None:
+    if teller is not None:
+        teller.tell(event)
+
+
+def _too_many() -> StoreBusyError:
+    return StoreBusyError(f"other processes looked at the clock {NOTE_TRIES} times in between")

@@ -1,0 +1,166 @@
+"""The wall clock judged: pure, by readings as values. Nothing here touches a file or a clock.
+
+*A source speaks only beyond its own resolution.* A deviation above it counts as it is said. One within it means that
+the source agrees as finely as it can: to the kernel that may be a millisecond, to the hardware clock a second, which is
+no reason to call the clock good. So a clock is good only by a source that is finer than the lowest band.
+
+*A jump is a change, no deviation.* A clock that was wrong jumps when it is put right, as most devices without a battery
+do after each boot. So where a disciplined source answers for the clock now, how it came there does not count. The
+kernel's word is never older than the jump: whoever sets the clock makes it unsynchronised until the daemon has
+compared it anew (ntp_clear in the kernel's timekeeping). It does not know that the whole machine stood still, as a
+virtual one may; then the hardware clock contradicts it, and the worse of the two holds.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from idemreg.clockcheck.readings import ABSOLUTE, BOOT, DISCIPLINED, HARDWARE, STORED, Reading
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["MS_US", "ClockBands", "ClockCheck", "ClockVerdict", "Judged", "Permit", "judge", "permit"]
+
+MS_US: Final = 1_000
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClockBands:
+    """From which deviation on something is done about it, in milliseconds.
+
+    Under ``extend_from_ms`` nothing. From there on the execution window of a slot is open ``extension_ms`` longer. From
+    ``suspend_from_ms`` on catch-up and scheduling are suspended.
+    """
+
+    extend_from_ms: float = 10
+    suspend_from_ms: float = 50
+    extension_ms: float = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.extend_from_ms <= self.suspend_from_ms < float("inf"):
+            msg = (
+                "the bands of the clock are 0 < extend_from_ms <= suspend_from_ms,"
+                f" not {self.extend_from_ms!r} and {self.suspend_from_ms!r}"
+            )
+            raise ValueError(msg)
+        if not 0 <= self.extension_ms < float("inf"):
+            msg = f"extension_ms is zero or more, not {self.extension_ms!r}"
+            raise ValueError(msg)
+
+
+# --- the judgement ----------------------------------------------------------------------------------------------
+
+
+class ClockVerdict(enum.Enum):
+    """What is said of the wall clock."""
+
+    GOOD = "good"
+    DEVIATING = "deviating"
+    CANNOT_TELL = "cannot-tell"
+
+
+class Judged(NamedTuple):
+    """A judgement by the readings of one moment; it knows of no alarm.
+
+    ``deviation_us``: the worst that is said, 0 where nothing is. ``worst_us``: the worst by sources that know the time,
+    without its sign. ``suspends``: an alarm is due; ``jumped``: for a jump. ``confirms``: a disciplined source answers
+    for the clock, so an open alarm ends; ``overrules``: in spite of what another one says. ``is_back``: the clock goes
+    on from the last trusted look as if it had never jumped, and nobody says that it deviates.
+    """
+
+    verdict: ClockVerdict
+    deviation_us: int
+    worst_us: int
+    suspends: bool
+    jumped: bool
+    confirms: bool
+    overrules: bool
+    is_back: bool
+
+
+def judge(readings: Sequence[Reading], bands: ClockBands, accepted_us: int = 0) -> Judged:
+    """Judge the clock. The worst that a source says holds; nobody outvotes it.
+
+    ``accepted_us``: a deviation that an operator has confirmed; only what is a whole band worse suspends again.
+    """
+    extend_us, suspend_us = round(bands.extend_from_ms * MS_US), round(bands.suspend_from_ms * MS_US)
+    speaking = [one for one in readings if one.speaks]
+    firm_us = max((one.size_us for one in speaking if not one.yields), default=0)
+    finest_us = min((one.bound_us for one in readings if one.source in DISCIPLINED), default=suspend_us)
+    confirms = max(finest_us, firm_us) < suspend_us
+    counted = [one for one in speaking if not (confirms and one.yields)]
+    worst_us = max((one.size_us for one in counted if one.source in ABSOLUTE), default=0)
+    deviation_us = max(counted, key=lambda one: one.size_us, default=Reading("", 0)).deviation_us or 0
+    if abs(deviation_us) >= extend_us:
+        verdict = ClockVerdict.DEVIATING
+    else:
+        verdict = ClockVerdict.GOOD if finest_us < extend_us else ClockVerdict.CANNOT_TELL
+    jumped = any(one.size_us >= suspend_us for one in counted if one.source == BOOT)
+    is_behind = any(one.size_us >= extend_us for one in counted if one.source == STORED)
+    return Judged(
+        verdict,
+        deviation_us,
+        worst_us,
+        suspends=jumped or is_behind or worst_us >= suspend_us + accepted_us,
+        jumped=jumped,
+        confirms=confirms,
+        overrules=len(counted) < len(speaking),
+        is_back=abs(deviation_us) < extend_us
+        and any(one.bound_us < extend_us for one in readings if one.source == BOOT),
+    )
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------
+
+
+class Permit(NamedTuple):
+    """What the clock allows to a scheduler.
+
+    ``scheduling``: slots that are due now may begin. ``catch_up``: slots that were missed may begin, or be skipped.
+    ``extension_ms``: the execution window of a slot is open so much longer. ``correction_us``: what to add to the wall
+    clock to get the time by which slots are due; other than 0 only while the hardware clock serves in its place.
+    """
+
+    scheduling: bool = True
+    catch_up: bool = True
+    extension_ms: float = 0
+    correction_us: int = 0
+
+
+class ClockCheck(NamedTuple):
+    """What a look at the clock found, and what follows.
+
+    ``alarm``: the task_id of the alarm that suspends scheduling; None: nothing is suspended. ``deviation_us``: by how
+    much the clock is ahead, by the source that says the worst.
+    """
+
+    verdict: ClockVerdict
+    deviation_us: int
+    permit: Permit
+    alarm: str | None
+    readings: tuple[Reading, ...]
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the clock must be confirmed before what was missed is caught up."""
+        return self.alarm is not None
+
+
+def permit(judged: Judged, bands: ClockBands, readings: Sequence[Reading], *, is_suspended: bool) -> Permit:
+    """What is allowed.
+
+    While the clock is suspended the hardware clock serves where it speaks: for what is due. What was missed waits until
+    somebody knows the time, since it is begun or given up for good.
+    """
+    if not is_suspended:
+        return Permit(extension_ms=bands.extension_ms if judged.verdict is ClockVerdict.DEVIATING else 0)
+    for one in readings:
+        if one.source == HARDWARE and one.speaks:
+            return Permit(catch_up=False, extension_ms=bands.extension_ms, correction_us=-(one.deviation_us or 0))
+    return Permit(scheduling=False, catch_up=False)
