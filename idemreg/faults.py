@@ -49,6 +49,8 @@ POINTS = (
     "purge.committed",
     "import.in-transaction",
     "import.committed",
+    "slots.in-transaction",
+    "slots.committed",
     "backup.copied",
     "place.synced",
     "transaction.open",

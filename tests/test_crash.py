@@ -13,6 +13,7 @@ from idemreg import Registry, Status, StoreVersionError, Task, TaskUnknownError,
 from idemreg.command import run_command
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.model import Policy
+from idemreg.testing import ManualClock
 from tests.support.processes import Script
 from tests.support.raw import connect
 from tests.support.second_schema import open_second
@@ -59,6 +60,16 @@ COMMAND = """
 from idemreg.command import run_command
 faults.arm(point, faults.kill)
 run_command(registry, "t", ["/bin/sh", "-c", f"echo entered >>{witness}"])
+"""
+SLOTS = """
+from idemreg.testing import ManualClock
+clock = ManualClock()
+registry = Registry(path, clock=clock)
+registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(lambda: job())
+registry.run_due()
+clock.advance(3 * 3_600)
+faults.arm(point, faults.kill)
+registry.run_due()
 """
 # Armed by the job of the second of three messages, so the first has run, and has not ended: they all end at once.
 BATCH = """
@@ -217,6 +228,23 @@ def imported_are(count: int) -> Callable[[World], None]:
     return check
 
 
+def slots_are(*rows: str) -> Callable[[World], None]:
+    """All of the missed slots have their rows, or none; and whoever looks next runs each of them that may run."""
+
+    def check(world: World) -> None:
+        found = [task.evidence or task.status.word for task in world.registry.tasks(prefix="slot@")]
+        assert found == list(rows)
+        clock = ManualClock()
+        clock.advance(3 * 3_600)
+        with Registry(world.path, clock=clock) as registry:
+            registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(world.job)
+            assert len(registry.run_due()) == world.entered() == 2
+        assert world.registry.count() == {Status.SUCCEEDED: 2, Status.SKIPPED: 1, Status.UNKNOWN: 1}
+        starts_as_if_nothing_was(World(world.registry, world.path, world.witness.with_name("another")))
+
+    return check
+
+
 def no_half_copy(world: World) -> None:
     copy = f"{world.path}.copy"
     assert not os.path.exists(copy)
@@ -301,6 +329,8 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "purge.committed": [(PURGE, ended_are(0))],
     "import.in-transaction": [(IMPORT, imported_are(0))],
     "import.committed": [(IMPORT, imported_are(2))],
+    "slots.in-transaction": [(SLOTS, slots_are())],
+    "slots.committed": [(SLOTS, slots_are("over_limit", "pending", "pending"))],
     "backup.copied": [(BACKUP, no_half_copy)],
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
@@ -310,7 +340,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
 }
 
 # These happen in a file that is there already; the others begin with no file at all.
-NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.", "purge.", "import.", "backup.", "place.")
+NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.", "purge.", "import.", "slots.", "backup.", "place.")
 
 # What a `purge.` and an `import.` are about.
 ENDED = 5

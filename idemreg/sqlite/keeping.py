@@ -1,4 +1,4 @@
-"""The upkeep of the tasks: purge, import and backup, a bounded transaction or a bounded step at a time."""
+"""The upkeep of the tasks: purge, import, backup and slots, a bounded transaction or a bounded step at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, Task
+    from idemreg.ledger import NewSlot, Schedule, Waiting
+    from idemreg.model import Origin, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Present, Query, Survey
 
@@ -71,3 +72,36 @@ class Keeper(Reader):
         from idemreg.sqlite import copying  # noqa: PLC0415
 
         return self._read(copying.copy, self._schema_version, absolute(path), progress)
+
+    # --- slots ----------------------------------------------------------------------------------------------------
+
+    def schedules(self, name: str | None = None) -> list[Schedule]:
+        """Every version of the schedule, or of all, in order."""
+        from idemreg.sqlite import slots  # noqa: PLC0415 - most programs have no schedule
+
+        return self._read(slots.schedules, self._schema_version, name)
+
+    def waiting(self, name: str) -> Waiting:
+        """What may be to be done about a schedule, as of one instant."""
+        from idemreg.sqlite import slots  # noqa: PLC0415
+
+        with self._opening.using() as opened:
+            found = opened.database.read(slots.waiting, self._schema_version, opened.owners, name)
+            opened.database.seen_final(durable=opened.database.reads_durable)
+            return found
+
+    def plan(
+        self, seen: Schedule | None, becomes: Sequence[Schedule], slots: Sequence[NewSlot], wanted: Wanted
+    ) -> bool:
+        """Write versions of a schedule, and a row for each of the slots that has none; see `Ledger.plan`."""
+        from idemreg.sqlite.slots import plan  # noqa: PLC0415
+
+        version = self._schema_version
+        with self._opening.using() as opened:
+            is_planned = opened.database.write(
+                lambda connection: plan(connection, version, seen, becomes, slots, wanted, opened.stamp()),
+                durable=wanted.durable,
+                is_alone=bool(slots),
+            )
+        faults.point("slots.committed")
+        return is_planned

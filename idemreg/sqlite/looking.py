@@ -19,7 +19,7 @@ import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages, records, upkeep
+from idemreg.sqlite import pages, records, slots, upkeep
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
@@ -238,6 +238,7 @@ class Look:
         try:
             self._ask(records.registry_row)
             self._ask(lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT))
+            self._ask(lambda connection: slots.schedules(connection, upkeep.SCHEMA.version))
         except StoreCorruptError as error:
             found.append(error.message)
 
