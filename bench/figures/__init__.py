@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench.figures import barriers, batches, big, calls, disk, peers, processes, threads, together
+from bench.figures import barriers, batches, big, calls, disk, peers, processes, slots, threads, together
 
 if TYPE_CHECKING:
     from bench.model import Figure
@@ -21,6 +21,7 @@ FIGURES: Final[dict[str, Figure]] = {
         *threads.FIGURES,
         *together.FIGURES,
         *batches.FIGURES,
+        *slots.FIGURES,
         *disk.FIGURES,
         *big.FIGURES,
     )

@@ -135,12 +135,13 @@ def plan(
 
 def _rows(schedule: str, slots: Sequence[NewSlot], wanted: Wanted, stamp: Stamp) -> Iterator[tuple[Any, ...]]:
     packed, keep_ms, name, checksum = wanted.policy.pack(), wanted.keep_ms, wanted.name, wanted.checksum
-    pending = (int(Status.PENDING), None, None)
-    skipped = (int(Status.SKIPPED), int(Verdict.SKIPPED), BY_SCHEDULE)
+    ends: dict[Reason | None, tuple[int, int | None, str | None, str | None]] = {
+        reason: (int(Status.SKIPPED), int(Verdict.SKIPPED), BY_SCHEDULE, reason.value) for reason in Reason
+    }
+    ends[None] = (int(Status.PENDING), None, None, None)
     for at_s, reason in slots:
         task_id = slot_id(schedule, at_s)
-        status, verdict, by = pending if reason is None else skipped
-        why = None if reason is None else reason.value
+        status, verdict, by, why = ends[reason]
         yield (
             task_id,
             checksum,
