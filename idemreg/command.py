@@ -112,8 +112,7 @@ def run_command(
     ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
     descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
     ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
-    duplicate writes the stored output. ``keeps_output``: whether any of it is stored. ``admit``: called before the
-    command starts, under the claim; what it raises puts the task back.
+    duplicate writes the stored output. ``keeps_output``: whether any is stored. ``admit``: its error puts a claim back.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
@@ -121,15 +120,13 @@ def run_command(
         hook = None if verify is None else _verifier(registry.store, verify, letters)
         checked = registry.checked(cast("CallOptions", {**options, "verify": hook}))
         counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
-        content = canonical(counts)
-        request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
+        request = wanted(task_id, _name(argv[0]) if name is None else name, canonical(counts), checked)
         owner = registry.store.own_byte()
         try:
             claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
             if not isinstance(claim, Outcome):
                 _admit(claim, admit)
-                output = Output(KEPT_BYTES if keeps_output else 0)
-                streams = _Streams(stdin, target, output)
+                streams = _Streams(stdin, target, Output(KEPT_BYTES if keeps_output else 0))
                 return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
         finally:
             owner.close()
