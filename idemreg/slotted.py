@@ -12,8 +12,9 @@ from idemreg.walk import adrive, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
+    from idemreg.audit import Audited
     from idemreg.model import Outcome
     from idemreg.options import CallOptions
     from idemreg.planning import Coalesce, Overlap
@@ -132,3 +133,17 @@ class AsyncSlots:
         job = _job_of(self._registry, task_id)
         walk = run_slot_walk(job, self._registry.async_terms(job.options), task_id)
         return await adrive(walk, self._registry.offload.host())
+
+    async def audit(self, name: str, *, since: datetime | None = None, until: datetime | None = None) -> list[Audited]:
+        """Every slot of a schedule as it should be and as it is, in order; see `Registry.audit`."""
+        registry = self._registry
+        found: list[Audited] = await registry.offload.call(lambda: list(registry.audit(name, since=since, until=until)))
+        return found
+
+    async def pause(self, name: str) -> None:
+        """Hold a schedule; see `Registry.pause`."""
+        await self._registry.offload.call(self._registry.pause, name)
+
+    async def resume(self, name: str) -> None:
+        """Let it go on; see `Registry.resume`."""
+        await self._registry.offload.call(self._registry.resume, name)
