@@ -23,7 +23,7 @@ from idemreg.cron import Cron
 from idemreg.errors import ScheduleError, TaskDoneError, TaskIdError, TaskRunningError
 from idemreg.model import Liveness, Status, Verdict
 from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, reckon
-from idemreg.request import check_job, wanted
+from idemreg.request import check_job, job_name, wanted
 from idemreg.slots import instant, slot_id, slot_of
 from idemreg.store import Settlement
 from idemreg.tagged import canonical
@@ -321,7 +321,7 @@ def _parameter(function: Callable[..., Any]) -> str | None:
     parameters = list(inspect.signature(function).parameters.values())
     needed = [one for one in parameters[1:] if one.default is one.empty and one.kind not in _GATHERED]
     if needed:
-        msg = f"{function.__qualname__} takes its slot, or nothing; it has also {needed[0].name!r}"
+        msg = f"{job_name(function)} takes its slot, or nothing; it has also {needed[0].name!r}"
         raise TypeError(msg)
     if not parameters or parameters[0].kind is inspect.Parameter.VAR_KEYWORD:
         return None

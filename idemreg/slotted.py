@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from idemreg.errors import ScheduleError
+from idemreg.request import job_name
 from idemreg.scheduled import Scheduled, refuse_running_loop, timetable
 from idemreg.scheduled import run_slot as run_slot_walk
 from idemreg.slots import slot_of
@@ -44,13 +45,18 @@ def scheduled(
     def decorate(function: F) -> F:
         job = Scheduled.of(table, function, checked)
         other = registry.schedules.get(name, job).function
-        if (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
-            msg = f"the schedule {name!r} is {other.__qualname__}'s already: give {function.__qualname__} its own"
+        if _place(other) != _place(function):
+            msg = f"the schedule {name!r} is {job_name(other)}'s already: give {job_name(function)} its own"
             raise ValueError(msg)
-        registry.schedules[name] = job  # a module that is loaded anew brings its functions anew
+        registry.schedules[name] = job
         return function
 
     return decorate
+
+
+def _place(function: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function stands: a module that is loaded anew brings another object."""
+    return getattr(function, "__module__", ""), job_name(function)
 
 
 def _job(registry: Registry, name: str) -> Scheduled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -140,10 +141,11 @@ def test_the_job_learns_its_slot(registry: Registry, clock: ManualClock) -> None
     def named(*, slot: datetime, tries: int = 3) -> None:
         seen.append(slot)
 
+    registry.scheduled("partial", cron=HOURLY)(functools.partial(seen.append))
     registry.run_due()
     clock.advance(HOUR)
-    assert len(registry.run_due()) == 3
-    assert seen == [BEGAN + H] * 3
+    assert len(registry.run_due()) == 4
+    assert seen == [BEGAN + H] * 4
     with registry.claim("other") as claim:
         assert claim.slot is None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import apsw
 import pytest
 
 from idemreg import AsyncRegistry, Registry, Status, StoreCorruptError
+from idemreg.sqlite.backend import SqliteStore
 from idemreg.testing import ManualClock
 from tests.support.raw import connect
 from tests.test_scheduled import HOUR, Job, ledger
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
+
+    from idemreg.ledger import Ledger
 
 
 @pytest.fixture
@@ -68,6 +71,13 @@ def test_the_table_holds_its_rules(job: Job, path: Path) -> None:
         with pytest.raises(apsw.ConstraintError):
             connection.execute(f"UPDATE idempotent_schedule SET {change}")  # noqa: S608 - as above
     connection.close()
+
+
+def test_the_store_is_a_ledger(job: Job) -> None:
+    """In the words of the protocol, which the type checker compares."""
+    store: Ledger = SqliteStore(job.registry.path, create=False, busy_s=1, clock=job.registry.clock)
+    assert [one.name for one in store.schedules()] == ["job"]
+    cast("SqliteStore", store).close()
 
 
 def test_a_second_plan_by_the_same_look_is_refused(job: Job) -> None:
