@@ -6,7 +6,6 @@ from collections import Counter
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, cast
-from zoneinfo import ZoneInfo
 
 import click
 
@@ -87,7 +86,11 @@ def _when(text: str | None, versions: Sequence[Schedule], registry: Operations) 
             return instant(registry.clock.wall_us() // 1_000_000) - age
         except OverflowError:
             return instant(0)
-    return at if at.tzinfo is not None or not versions else at.replace(tzinfo=ZoneInfo(versions[-1].zone))
+    if at.tzinfo is not None or not versions:
+        return at
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - for a time without a zone
+
+    return at.replace(tzinfo=ZoneInfo(versions[-1].zone))
 
 
 def _write_json(found: Iterable[Audited]) -> int:
