@@ -24,7 +24,7 @@ from idemreg.errors import ScheduleError, TaskDoneError, TaskIdError, TaskRunnin
 from idemreg.model import Liveness, Status, Verdict
 from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, reckon
 from idemreg.request import check_job, job_name, wanted
-from idemreg.slots import instant, slot_id, slot_of
+from idemreg.slots import BY_SCHEDULE, instant, slot_id, slot_of
 from idemreg.store import Settlement
 from idemreg.tagged import canonical
 from idemreg.template import check_task_id
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from idemreg.walk import Walk
 
 __all__ = [
-    "BY_SCHEDULE",
     "Memory",
     "OverlapError",
     "Scheduled",
@@ -54,7 +53,6 @@ __all__ = [
     "timetable",
 ]
 
-BY_SCHEDULE: Final = "schedule"
 TRIES: Final = 10  # of a look, where others look at the same instant
 
 MAX_GRACE_S: Final = 10_000 * 365 * 86_400  # as `keep_for`: more is a mistake in the unit

@@ -11,7 +11,9 @@ import enum
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["Reason", "instant", "seconds_of", "slot_id", "slot_of"]
+__all__ = ["BY_SCHEDULE", "Reason", "instant", "seconds_of", "slot_id", "slot_of"]
+
+BY_SCHEDULE: Final = "schedule"  # who has settled a slot that was skipped
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC, and without a zone an id takes half of the time
 _FORM_CHARACTERS: Final = len("2026-11-22T19:00:00Z")

@@ -23,14 +23,15 @@ from idemreg import (
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.model import Verdict
 from idemreg.planning import MOST_ROWS, ClockVerdict
-from idemreg.scheduled import BY_SCHEDULE, SlotRun
-from idemreg.slots import Reason, instant, slot_id
+from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
 from idemreg.testing import ManualClock
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg.scheduled import SlotRun
 
 HOUR = 3_600
 DAY = 24 * HOUR

@@ -1,9 +1,9 @@
-"""Random lives of a schedule, against a model that counts hours to know which slots there should be."""
+"""Random lives of a schedule, over nights when clocks change, against the slots that Debian's cron would have."""
 
 from __future__ import annotations
 
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from idemreg import Registry, ScheduleError, Status
 from idemreg.slots import Reason
 from idemreg.testing import ManualClock
+from tests.test_cron import as_debian_does
 
 HOUR_US = 3_600 * 1_000_000
-BEGAN = datetime(2026, 11, 23, 3, tzinfo=UTC)
-# An expression and its zone, and every how many hours of the wall clock that is.
-CRONS = {("0 * * * *", "UTC"): 1, ("0 */3 * * *", "UTC"): 3, ("30 */2 * * *", "Asia/Kolkata"): 2}
+NIGHTS = [datetime(2026, 3, 28, 20, tzinfo=UTC), datetime(2026, 10, 24, 20, tzinfo=UTC)]  # of Berlin
+CRONS = [
+    ("0 * * * *", "UTC"),
+    ("0 */3 * * *", "UTC"),
+    ("30 2 * * *", "Europe/Berlin"),
+    ("*/30 * * * *", "Europe/Berlin"),
+    ("15 */2 * * *", "Asia/Shanghai"),
+]
 
 
 class Schedules(RuleBasedStateMachine):
@@ -28,17 +34,18 @@ class Schedules(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="idemreg-slots-")
         self.path = Path(self.folder.name) / "jobs.db"
-        self.clock = ManualClock()
         self.ran: list[datetime] = []
 
     @initialize(
-        cron=st.sampled_from(sorted(CRONS)),
+        night=st.sampled_from(NIGHTS),
+        cron=st.sampled_from(CRONS),
         coalesce=st.sampled_from(["all", "latest", "earliest"]),
         overlap=st.sampled_from(["skip", "queue"]),
         grace=st.sampled_from([None, 600, 5_400]),
         limit=st.sampled_from([1, 3, 100]),
     )
-    def begin(self, cron: tuple[str, str], **options: Any) -> None:
+    def begin(self, night: datetime, cron: tuple[str, str], **options: Any) -> None:
+        self.clock = ManualClock(wall_us=int(night.timestamp()) * 1_000_000)
         options["misfire_grace"] = options.pop("grace")
         self.options, self.cron = options, cron
         self.registries = [self.opened(), self.opened()]
@@ -96,7 +103,7 @@ class Schedules(RuleBasedStateMachine):
         self.registries[process].close()
         self.registries[process] = self.opened()
 
-    @rule(cron=st.sampled_from(sorted(CRONS)), process=st.integers(0, 1))
+    @rule(cron=st.sampled_from(CRONS), process=st.integers(0, 1))
     def is_edited(self, cron: tuple[str, str], process: int) -> None:
         self.cron = cron
         self.starts_anew(process)
@@ -142,7 +149,7 @@ class Schedules(RuleBasedStateMachine):
         assert all(one.is_sound for one in audited), [one for one in audited if not one.is_sound]
         for one in audited:
             assert one.state != "skipped" or one.reason in list(Reason)
-        slots = [one.slot for one in audited]
+        slots = [f"{one.slot:%m-%d %H:%M}" for one in audited]
         versions = self.registries[0].store.schedules("job")  # type: ignore[attr-defined]
         assert slots == [slot for one in versions for slot in self.reckoned(one)]
         rows = {task.task_id: task.status for task in self.registries[0].tasks()}
@@ -150,20 +157,14 @@ class Schedules(RuleBasedStateMachine):
         assert set(self.ran) == {one.slot for one in audited if one.attempt}
         assert not {Status.RUNNING, Status.FAILED} & set(rows.values())
 
-    def reckoned(self, version: Any) -> list[datetime]:
-        """By counting: whole hours, every third, or at the half hours of Kolkata, which is 5:30 ahead."""
-        step = CRONS[version.cron, version.zone]
-        ahead = timedelta(hours=5, minutes=30) if version.zone == "Asia/Kolkata" else timedelta(0)
-        minute = 30 if version.zone == "Asia/Kolkata" else 0
-        until = version.until_s or version.watermark_s
-        found = []
-        at = BEGAN - timedelta(days=30)
-        while at.timestamp() <= until:
-            local = at + ahead
-            if local.minute == minute and local.hour % step == 0 and at.timestamp() > version.after_s:
-                found.append(at)
-            at += timedelta(minutes=30)
-        return found
+    @staticmethod
+    def reckoned(version: Any) -> list[str]:
+        """By the other reckoning, which knows no zoneinfo and no cronsim."""
+        until_s = version.watermark_s if version.until_s is None else version.until_s
+        if until_s == version.after_s:
+            return []
+        after, until = (datetime.fromtimestamp(at_s, UTC) for at_s in (version.after_s, until_s))
+        return as_debian_does(version.cron, version.zone, after.replace(second=0), until)
 
 
 Schedules.TestCase.settings = settings(max_examples=40, stateful_step_count=15)

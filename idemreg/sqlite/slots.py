@@ -12,7 +12,7 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.ledger import Schedule, State, Waiting
 from idemreg.model import Status, Verdict
-from idemreg.slots import Reason, slot_id, slot_of
+from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_seal
 from idemreg.sqlite.tasks import COLUMNS, to_task
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.tasks import Stamp
 
-__all__ = ["BY_SCHEDULE", "plan", "schedules", "waiting"]
-
-BY_SCHEDULE: Final = "schedule"
+__all__ = ["plan", "schedules", "waiting"]
 
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
