@@ -24,7 +24,11 @@
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
 -- tasks, where they would push the small rows apart. idempotent_serial: how far serial numbers are reserved.
 -- idempotent_step: the pieces of a job that are done, for a later attempt of its task. idempotent_clock: one row about the
--- wall clock, for schedules.
+-- wall clock, for schedules. idempotent_schedule: which slots there are.
+--
+-- A slot is a task whose task_id is NAME@INSTANT: coupons@2026-11-22T19:00:00Z. Its row is made once it is due, pending or
+-- skipped, in the transaction that moves its schedule's watermark past it, by whoever looks first. It leaves `pending`
+-- to run, as any task, or to be skipped, with the reason as its evidence.
 
 CREATE TABLE idempotent_registry (
     id             INTEGER PRIMARY KEY CHECK (id = 1),
@@ -151,3 +155,25 @@ CREATE TABLE idempotent_clock (
     CHECK ((wall_us IS NULL) = (newest_us IS NULL)),
     CHECK (of_jump IN (0, 1))
 ) STRICT;
+
+-- A schedule in one version a row. Another expression or zone begins another version, and what the one before it had not
+-- started is skipped. Rows of earlier versions stay: by them the audit reckons which slots there should be.
+CREATE TABLE idempotent_schedule (
+    name        TEXT    NOT NULL,       -- of the schedule; its slots are NAME@...
+    version     INTEGER NOT NULL,       -- the largest one counts
+    cron        TEXT    NOT NULL,       -- five fields
+    zone        TEXT    NOT NULL,       -- of the IANA database
+    after_s     INTEGER NOT NULL,       -- its slots are those after this instant (seconds since the epoch),
+    until_s     INTEGER,                -- and up to this one; NULL = it counts still
+    watermark_s INTEGER NOT NULL,       -- slots up to here have a row each; never decreases
+    open_s      INTEGER NOT NULL,       -- no slot before it is running, so nobody looks for one there
+    grace_ms    INTEGER,                -- how long after its instant a slot may start; NULL = for ever
+    state       INTEGER NOT NULL,       -- 0 going, 1 paused, 2 held: the clock was not to be trusted
+    skips       TEXT,                   -- a reason = all slots of this version are skipped for it, and none has a row
+    seal        INTEGER NOT NULL,       -- over all of the above
+    PRIMARY KEY (name, version),
+    CHECK (version >= 1),
+    CHECK (state BETWEEN 0 AND 2),
+    CHECK (after_s <= watermark_s),
+    CHECK (until_s IS NULL OR until_s = watermark_s)
+) STRICT, WITHOUT ROWID;

@@ -106,6 +106,7 @@ class Scale(NamedTuple):
     thread_jobs: int = 1_920
     batch: int = 500
     batches: int = 8
+    slots: int = 100_000
     disk_rows: int = 50_000
     rows: int = 10_000_000
     few_rows: int = 10_000
@@ -121,7 +122,17 @@ SCALES: Final = {
     for scale in (
         Scale("full"),
         # About two minutes. Big files are left to "full".
-        Scale("small", rounds=3, calls=1_000, full_calls=150, peer_calls=200, load_s=1.5, batches=3, disk_rows=10_000),
+        Scale(
+            "small",
+            rounds=3,
+            calls=1_000,
+            full_calls=150,
+            peer_calls=200,
+            load_s=1.5,
+            batches=3,
+            slots=20_000,
+            disk_rows=10_000,
+        ),
         # For the tests of this machinery; its figures mean nothing.
         Scale(
             "tiny",
@@ -136,6 +147,7 @@ SCALES: Final = {
             thread_jobs=24,
             batch=10,
             batches=2,
+            slots=200,
             disk_rows=200,
             rows=3_000,
             few_rows=300,

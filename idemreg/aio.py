@@ -29,6 +29,7 @@ from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
 from idemreg.registry import Registry
 from idemreg.request import check_job, job_name, wanted
+from idemreg.slotted import AsyncSlots
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 
@@ -67,7 +68,7 @@ def current_claim() -> AsyncClaim:
     return cast("AsyncClaim", _current_claim())
 
 
-class AsyncRegistry(AsyncClock):
+class AsyncRegistry(AsyncClock, AsyncSlots):
     """A registry of tasks in one SQLite file, for coroutines; the options are those of `Registry`.
 
     A ``job``, a verify hook or a checksum that is a plain function is called on the event loop's thread.

@@ -32,6 +32,7 @@ from idemreg.walk import drive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextvars import Token
+    from datetime import datetime
     from types import TracebackType
     from typing import Self
 
@@ -130,6 +131,14 @@ class BaseClaim:
     def downstream_key(self) -> str:
         """A key for receivers: the same over all attempts of this task, another in every other registry."""
         return self.terms.store.downstream_key(self.task_id)
+
+    @property
+    def slot(self) -> datetime | None:
+        """Of a schedule's task the instant that it is due for, in UTC."""
+        from idemreg.slots import instant, slot_of  # noqa: PLC0415 - for jobs on a schedule
+
+        at_s = slot_of(self.task_id)
+        return None if at_s is None else instant(at_s)
 
     @property
     def options(self) -> Options:

@@ -30,6 +30,7 @@ from idemreg.options import CallOptions, CommonOptions, Verified
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
 from idemreg.signals import SIGNAL_EXIT, Inbox, Signals
+from idemreg.slots import slot_of
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -117,6 +118,7 @@ def run_command(
     inbox: Inbox | None = None,
     shows_replay: bool = True,
     keeps_output: bool = True,
+    admit: Callable[[], None] | None = None,
     **options: Unpack[CommonOptions],
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
@@ -127,7 +129,7 @@ def run_command(
     ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
     descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
     ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
-    duplicate writes the stored output. ``keeps_output``: whether any of it is stored.
+    duplicate writes the stored output. ``keeps_output``: whether any is stored. ``admit``: its error puts a claim back.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
@@ -135,12 +137,12 @@ def run_command(
         hook = None if verify is None else _verifier(registry.store, verify, letters)
         checked = registry.checked(cast("CallOptions", {**options, "verify": hook}))
         counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
-        content = canonical(counts)
-        request = wanted(task_id, _name(argv[0]) if name is None else name, content, checked)
+        request = wanted(task_id, _name(argv[0]) if name is None else name, canonical(counts), checked)
         owner = registry.store.own_byte()
         try:
             claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
             if not isinstance(claim, Outcome):
+                _admit(claim, admit)
                 output = Output(KEPT_BYTES if keeps_output else 0)
                 streams = _Streams(stdin, target, output, os.path.abspath(registry.path))
                 return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
@@ -299,6 +301,15 @@ def refused(command: str, error: OSError | ValueError, task_id: str) -> IdemregE
     return CommandNotExecutableError(f"cannot execute {command}: {reason}", task_id=task_id, hint=hint)
 
 
+def _admit(claim: Claim, admit: Callable[[], None] | None) -> None:
+    try:
+        if admit is not None:
+            admit()
+    except BaseException:
+        _put_back(claim)
+        raise
+
+
 def _put_back(claim: Claim) -> None:
     claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
@@ -309,12 +320,15 @@ def _exists(command: str) -> bool:
 
 
 def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
-    return {
+    variables = {
         TASK_ID_VARIABLE: task_id,
         "IDEMREG_ATTEMPT": str(attempt),
         TOKEN_VARIABLE: str(token),
         "IDEMREG_DOWNSTREAM_KEY": downstream_key,
     }
+    if slot_of(task_id) is not None:
+        variables["IDEMREG_SLOT"] = task_id.rpartition("@")[2]
+    return variables
 
 
 def _bad_end(claim: Claim, code: int | None, codes: _Codes, result: dict[str, Any]) -> End:

@@ -27,6 +27,7 @@ __all__ = [
     "ImportLineError",
     "PrefixError",
     "ResultError",
+    "ScheduleError",
     "StepError",
     "StoreBusyError",
     "StoreCorruptError",
@@ -215,6 +216,17 @@ class ImportLineError(IdemregError):
     exit_code = 65
     hint = "Mend or export the file anew, and import it again: what is there already is left alone."
     line: int = 0
+
+
+# --- schedules --------------------------------------------------------------------------------------------------
+
+
+class ScheduleError(IdemregError):
+    """The schedule makes no sense, or cannot be reckoned here. Nothing of it was stored, and nothing ran."""
+
+    code = "schedule"
+    exit_code = 2
+    hint = "minute, hour, day of month, month, day of week: '0 3 * * *' is 03:00, every day; and tz='Europe/Berlin'."
 
 
 # --- commands -----------------------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ POINTS = (
     "step.saved",
     "serial.in-transaction",
     "serial.reserved",
+    "slots.in-transaction",
+    "slots.committed",
     "backup.copied",
     "place.synced",
     "transaction.open",

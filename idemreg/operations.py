@@ -16,9 +16,10 @@ from idemreg.template import check_task_id
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from types import TracebackType
 
+    from idemreg.audit import Audited
     from idemreg.clockcheck.verdict import ClockBands, ClockCheck
     from idemreg.doctor import Finding
     from idemreg.events import Teller
@@ -213,6 +214,31 @@ class Operations:
         from idemreg.serials import serials  # noqa: PLC0415 - few programs need it
 
         return serials(self._store, self._store.path, prefix, self.clock, durable=self.durability == "full")
+
+    # --- slots --------------------------------------------------------------------------------------------------
+
+    def audit(self, name: str, *, since: datetime | None = None, until: datetime | None = None) -> Iterator[Audited]:
+        """Every slot of a schedule as it should be and as it is, in order; see `idemreg.audit`.
+
+        After ``since`` (the schedule's beginning), up to ``until`` (now). It is well where all of them are `is_sound`.
+        """
+        from idemreg.audit import audit  # noqa: PLC0415 - most programs have no schedule
+        from idemreg.slots import seconds_of  # noqa: PLC0415
+
+        first, last = (None if one is None else seconds_of(one) for one in (since, until))
+        return audit(self._store, name, first, last, self.clock.wall_us())
+
+    def pause(self, name: str) -> None:
+        """Until `resume` no slot of the schedule starts, and those that come due are skipped as `paused`."""
+        from idemreg import pausing  # noqa: PLC0415 - as above
+
+        pausing.pause(self._store, name)
+
+    def resume(self, name: str) -> None:
+        """The schedule goes on with the next slot. What came due since the last look at it was paused."""
+        from idemreg import pausing  # noqa: PLC0415 - as above
+
+        pausing.resume(self._store, name, self.clock.wall_us())
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from idemreg.checkpointer import Checkpointer
     from idemreg.claim import Claim, Terms
     from idemreg.clock import Clock
+    from idemreg.clockcheck.verdict import Permit
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
     from idemreg.model import Outcome, Task
     from idemreg.offload import Offload
     from idemreg.options import CallOptions, Durability, Options
+    from idemreg.planning import Coalesce, Overlap
+    from idemreg.scheduled import Scheduled, SlotRun
 
 __all__ = ["Registry"]
 
 M = TypeVar("M")
 R = TypeVar("R")
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Registry(Operations):
@@ -77,6 +81,7 @@ class Registry(Operations):
             key_note=KeyNote(None if key is None else key.note),
             page_checksums=page_checksums,
         )
+        self._scheduled: dict[str, Scheduled] = {}  # by the schedule's name
         self._templates: dict[str, str] = {}  # each literal one, and whose it is
         self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None
@@ -193,6 +198,57 @@ class Registry(Operations):
         from idemreg.calls import add  # noqa: PLC0415 - as above
 
         return add(self, task_id, payload, name)
+
+    # --- slots --------------------------------------------------------------------------------------------------
+
+    def scheduled(
+        self,
+        name: str,
+        *,
+        cron: str,
+        tz: str = "UTC",
+        misfire_grace: float | timedelta | None = None,
+        coalesce: Coalesce = "latest",
+        limit: int = 100,
+        overlap: Overlap = "skip",
+        **options: Unpack[CallOptions],
+    ) -> Callable[[F], F]:
+        """Decorate a function, which stays as it is: `run_due` runs it once for each slot of the schedule.
+
+        It takes nothing, or its slot, a datetime in UTC; `current_claim().slot` has it as well. ``cron``: five fields;
+        ``tz``: the zone whose clock they mean (UTC). ``misfire_grace``: how long after its instant a slot may start
+        (None: for ever). ``coalesce``: where several wait, "latest" runs the newest, "earliest" the oldest, "all" each
+        in order, of more than ``limit`` the newest. ``overlap``: what comes due while one runs is skipped ("skip"), or
+        waits ("queue"). The other options are those of `idempotent`. `ScheduleError` where it makes no schedule.
+        """
+        from idemreg.slotted import scheduled  # noqa: PLC0415 - most programs have no schedule
+
+        return scheduled(self, name, cron, tz, misfire_grace, coalesce, limit, overlap, options)
+
+    def run_due(self, *names: str) -> list[SlotRun]:
+        """Run what is due of these schedules (of all that this registry has), each slot once over all processes.
+
+        Catches up what was missed since anybody last called it, as the options say. An error of a job is in its
+        `SlotRun`, not raised. A schedule that the file sees for the first time begins now.
+        """
+        from idemreg.slotted import run_due  # noqa: PLC0415 - as above
+
+        return run_due(self, names)
+
+    def run_slot(self, task_id: str) -> Outcome[Any]:
+        """Run one slot by hand, whatever its window, also where its schedule has skipped it; or replay it."""
+        from idemreg.slotted import run_slot  # noqa: PLC0415 - as above
+
+        return run_slot(self, task_id)
+
+    def may_schedule(self) -> Permit:
+        """What the clock allows; asked before every look at a schedule. See `check_clock`."""
+        return self.check_clock().permit
+
+    @property
+    def schedules(self) -> dict[str, Scheduled]:
+        """The functions on a schedule, by its name; for what is built on a registry."""
+        return self._scheduled
 
     # --- close --------------------------------------------------------------------------------------------------
 

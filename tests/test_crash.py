@@ -13,6 +13,7 @@ from idemreg import Registry, Status, StoreVersionError, Task, TaskUnknownError,
 from idemreg.command import run_command
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.model import Policy
+from idemreg.testing import ManualClock
 from tests.support.processes import Script
 from tests.support.raw import connect
 from tests.support.second_schema import open_second
@@ -59,6 +60,16 @@ COMMAND = """
 from idemreg.command import run_command
 faults.arm(point, faults.kill)
 run_command(registry, "t", ["/bin/sh", "-c", f"echo entered >>{witness}"])
+"""
+SLOTS = """
+from idemreg.testing import ManualClock
+clock = ManualClock()
+registry = Registry(path, clock=clock)
+registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(lambda: job())
+registry.run_due()
+clock.advance(3 * 3_600)
+faults.arm(point, faults.kill)
+registry.run_due()
 """
 # Armed by the job of the second of three messages, so the first has run, and has not ended: they all end at once.
 BATCH = """
@@ -250,6 +261,23 @@ def resumes_with(*left: str) -> Callable[[World], None]:
     return check
 
 
+def slots_are(*rows: str) -> Callable[[World], None]:
+    """All of the missed slots have their rows, or none; and whoever looks next runs each of them that may run."""
+
+    def check(world: World) -> None:
+        found = [task.evidence or task.status.word for task in world.registry.tasks(prefix="slot@")]
+        assert found == list(rows)
+        clock = ManualClock()
+        clock.advance(3 * 3_600)
+        with Registry(world.path, clock=clock) as registry:
+            registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(world.job)
+            assert len(registry.run_due()) == world.entered() == 2
+        assert world.registry.count() == {Status.SUCCEEDED: 2, Status.SKIPPED: 1, Status.UNKNOWN: 1}
+        starts_as_if_nothing_was(World(world.registry, world.path, world.witness.with_name("another")))
+
+    return check
+
+
 def serials_go_on(world: World) -> None:
     """Of the block at which the process died none was given; it is a gap at most."""
     (given,) = world.witness.read_text().split()
@@ -348,6 +376,8 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "step.saved": [(STEPS, resumes_with())],
     "serial.in-transaction": [(SERIALS, serials_go_on)],
     "serial.reserved": [(SERIALS, serials_go_on)],
+    "slots.in-transaction": [(SLOTS, slots_are())],
+    "slots.committed": [(SLOTS, slots_are("over_limit", "pending", "pending"))],
     "backup.copied": [(BACKUP, no_half_copy)],
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
@@ -357,7 +387,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
 }
 
 # These happen in a file that is there already; the others begin with no file at all.
-NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.", "purge.", "import.", "backup.", "place.")
+NEEDS_FILE = ("migrate.", "boot.", "settle.", "forget.", "purge.", "import.", "slots.", "backup.", "place.")
 
 # What a `purge.` and an `import.` are about.
 ENDED = 5

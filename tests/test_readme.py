@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import tomllib
+from datetime import UTC, datetime, timedelta
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from idemreg import IdemregError, Registry, Status, errors
+from idemreg import Clock, IdemregError, Registry, Status, errors
 from tests.support.processes import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step", "clock"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step", "clock", "schedule", "audit"),
 )
-ARCHITECTURE_LINES = 200
+ARCHITECTURE_LINES = 205
 
 
 class Block(NamedTuple):
@@ -120,6 +121,7 @@ def test_every_python_block_has_a_test() -> None:
         "Coroutines, batches, events",
         "Numbers that never repeat",
         "A long job that goes on where it was",
+        "A schedule",
         "A queue consumer",
         "A webhook receiver",
         "A payment, and what to do about doubt",
@@ -363,6 +365,31 @@ def test_the_cron_line_works_as_cron_hands_it_over(app: Path) -> None:
         assert done.returncode == 0, done.stderr
     (ran,) = (app / "ran").read_text().splitlines()
     assert re.fullmatch(r"backup:\d{4}-\d\d-\d\d --all", ran)
+
+
+def test_the_schedule_begins_and_runs_what_is_due(
+    execute: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Python of the schedule runs as written, and at 03:00 in Shanghai, late in the evening of UTC, its slot."""
+    now = datetime(2026, 11, 22, 18, 30, tzinfo=UTC)
+    monkeypatch.setattr(Clock, "wall_us", lambda _clock: int(now.timestamp()) * 1_000_000)
+    issued: list[datetime] = []
+    registry = execute("A schedule", issue_all=issued.append)["registry"]
+    now += timedelta(hours=1)
+    assert [run.task_id for run in registry.run_due()] == ["coupons@2026-11-22T19:00:00Z"]
+    assert issued == [datetime(2026, 11, 22, 19, tzinfo=UTC)]
+
+
+def test_the_line_of_a_schedule_runs_each_minute(app: Path) -> None:
+    """The literal line, as cron hands it over: the first begins the schedule, the next finds nothing due."""
+    (line,) = under("A schedule", "crontab")
+    command, _ = handed_over(line.strip())
+    cron = {"PATH": "/usr/bin:/bin", "HOME": str(app), "SHELL": "/bin/sh", "PYTHONPATH": str(ROOT)}
+    for _ in range(2):
+        done = shell(relocated(command, app), app, cron)
+        assert done.returncode == 0, done.stderr
+    audited = shell(f"idemreg --db {app}/var/lib/app/jobs.db audit nightly", app, environment())
+    assert audited.returncode == 0, audited.stderr
 
 
 def test_the_doctors_cron_line_is_silent_while_all_is_well(app: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench.figures import barriers, batches, big, calls, disk, peers, processes, serials, threads, together
+from bench.figures import barriers, batches, big, calls, disk, peers, processes, serials, slots, threads, together
 
 if TYPE_CHECKING:
     from bench.model import Figure
@@ -22,6 +22,7 @@ FIGURES: Final[dict[str, Figure]] = {
         *together.FIGURES,
         *batches.FIGURES,
         *serials.FIGURES,
+        *slots.FIGURES,
         *disk.FIGURES,
         *big.FIGURES,
     )

@@ -33,6 +33,8 @@ COMMANDS: Final = {
     "backup": ("idemreg.cli.keep:backup", "Copy the registry to a new file, while others work."),
     "export": ("idemreg.cli.exchange:export", "Write tasks as lines of JSON."),
     "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
+    "schedule": ("idemreg.cli.schedule:schedule", "Run the slots of a module's schedules as they come due."),
+    "audit": ("idemreg.cli.audit:audit", "Reckon a schedule anew, and compare it with what ran."),
     "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
     "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),
     "serial": ("idemreg.cli.serial:serial", "Write ids that never repeat and never go back."),

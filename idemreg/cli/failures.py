@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from idemreg.cli.context import Settings
 
-__all__ = ["FIELDS", "guarded", "hint_for"]
+__all__ = ["FIELDS", "guarded", "hint_for", "report_error"]
 
 USAGE: Final = 2
 UNEXPECTED: Final = 70  # EX_SOFTWARE
@@ -55,7 +55,7 @@ _OS_HINTS: Final = {
 # The commands that hints name. Each is made to look into the file that this call looked into.
 _NAMED: Final = (
     *("show", "list", "stats", "resolve", "retry", "forget", "init"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock", "schedule", "audit"),
 )
 
 
@@ -86,11 +86,16 @@ def _guarded(work: Callable[[], Any], settings: Settings) -> int:
             raise
         if isinstance(error, OSError):
             _let_go_of(sys.stdout)
-        report = describe(error, settings)
-        if report["error"] == "unexpected" and os.environ.get(DEBUG_VARIABLE):
-            _write_traceback(error)
-        _write(report, as_json=settings.json)
-        return int(report["exit_code"])
+        return report_error(error, settings)
+
+
+def report_error(error: BaseException, settings: Settings) -> int:
+    """Write it on stderr, and give its exit code."""
+    report = describe(error, settings)
+    if report["error"] == "unexpected" and os.environ.get(DEBUG_VARIABLE):
+        _write_traceback(error)
+    _write(report, as_json=settings.json)
+    return int(report["exit_code"])
 
 
 def _exit_code_of(work: Callable[[], Any]) -> int:

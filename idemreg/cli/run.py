@@ -12,6 +12,7 @@ import click
 
 from idemreg.cli.complete import offer_task_ids
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
+from idemreg.cli.every import every_options, run_every, table_of
 from idemreg.cli.failures import concrete
 from idemreg.cli.policy import check_policy, policy_options
 from idemreg.cli.render import local_time, write_json
@@ -90,6 +91,7 @@ def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
         "idemreg run --on-crash verify --verify 'test -f /backup/ok' backup -- backup.sh",
         "idemreg run --unknown-on 75,111 --wait 30 order:42 -- charge --order 42",
         "idemreg run -- -odd-id -- true",
+        "idemreg run --every '0 3 * * *' --tz Asia/Shanghai coupons -- ./coupons",
     ],
     fields=RUN_FIELDS,
 )
@@ -97,6 +99,7 @@ def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
 @click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
 @click.option("--payload", metavar="TEXT", default=None, help="Counts for the checksum, beside the command's words.")
 @policy_options
+@every_options
 @common_options(creates=True)
 @click.pass_context
 def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: ANN401 - the flags above
@@ -112,6 +115,10 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     Options go before `--`. A DURATION is a number of seconds, or has a unit: 90s, 15m, 12h, 30d, 2w. CODES are
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since
     stdout is the command's.
+
+    With --every TASK_ID is the name of a schedule, and this call runs its slots that are due: put it into a line of
+    the crontab that runs each minute. The first call begins the schedule, and runs nothing. The command finds its slot
+    in IDEMREG_SLOT. Its words do not count for the checksum, so that they may be changed.
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.template import check_task_id  # noqa: PLC0415
@@ -120,10 +127,13 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     check_policy(options, "idemreg run --on-crash verify --verify CMD TASK_ID -- COMMAND [ARGS]...")
     argv = list(ctx.args)
     options["payload"] = _payload(options["payload"])
+    table = table_of(ctx, task_id, options)
     registry, is_new = settings().creating()
     with registry:
         if is_new:
             settings().announce()
+        if table is not None:
+            return run_every(registry, table, argv, options, _tell)
         end = run_command(registry, task_id, argv, **options)
         with contextlib.suppress(OSError, StoreError):  # the command's own exit code matters more than our last line
             _tell(registry, end)

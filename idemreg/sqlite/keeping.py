@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from idemreg.blocks import Block
     from idemreg.clockcheck.readings import Watch
-    from idemreg.model import Origin, Step, Task
+    from idemreg.ledger import NewSlot, Schedule, Waiting
+    from idemreg.model import Origin, Step, Task, Wanted
     from idemreg.progress import Steps
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
@@ -142,3 +143,36 @@ class Keeper(Reader):
 
         with self._opening.using() as opened:
             return opened.database.write(note, durable=(seen.alarm, seen.of_jump) != (new.alarm, new.of_jump))
+
+    # --- slots ----------------------------------------------------------------------------------------------------
+
+    def schedules(self, name: str | None = None) -> list[Schedule]:
+        """Every version of the schedule, or of all, in order."""
+        from idemreg.sqlite import slots  # noqa: PLC0415 - most programs have no schedule
+
+        return self._read(slots.schedules, self._schema_version, name)
+
+    def waiting(self, name: str) -> Waiting:
+        """What may be to be done about a schedule, as of one instant."""
+        from idemreg.sqlite import slots  # noqa: PLC0415
+
+        with self._opening.using() as opened:
+            found = opened.database.read(slots.waiting, self._schema_version, opened.owners, name)
+            opened.database.seen_final(durable=opened.database.reads_durable)
+            return found
+
+    def plan(
+        self, seen: Schedule | None, becomes: Sequence[Schedule], slots: Sequence[NewSlot], wanted: Wanted
+    ) -> bool:
+        """Write versions of a schedule, and a row for each of the slots that has none; see `Ledger.plan`."""
+        from idemreg.sqlite.slots import plan  # noqa: PLC0415
+
+        version = self._schema_version
+        with self._opening.using() as opened:
+            is_planned = opened.database.write(
+                lambda connection: plan(connection, version, seen, becomes, slots, wanted, opened.stamp()),
+                durable=wanted.durable,
+                is_alone=bool(slots),
+            )
+        faults.point("slots.committed")
+        return is_planned

@@ -284,6 +284,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
     queries.check_steps,
     clocks.watch,
+    lambda connection: slots.schedules(connection, upkeep.SCHEMA.version),
 )
 
 # Texts as bytes: one that is no UTF-8 must not keep the others from being read.

@@ -46,3 +46,7 @@ def reseal(connection: apsw.Connection) -> None:
     for row in connection.execute(FILE).fetchall():
         seal = values_seal((*row, connection.reserve_bytes()))
         connection.execute("UPDATE idempotent_registry SET seal = ?", (seal,))
+    for row in connection.execute("SELECT * FROM idempotent_schedule").fetchall():
+        connection.execute(
+            "UPDATE idempotent_schedule SET seal = ? WHERE name = ? AND version = ?", (values_seal(row[:-1]), *row[:2])
+        )

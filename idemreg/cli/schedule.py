@@ -1,0 +1,245 @@
+"""`idemreg schedule`: the schedules of a module are kept; or what the file knows of schedules is told and changed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+
+import click
+
+from idemreg.cli.context import Command, HintedUsageError, common_options, settings
+from idemreg.cli.failures import report_error
+from idemreg.cli.printing import stdout_apart
+from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
+from idemreg.cli.text import escape
+from idemreg.errors import IdemregError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from idemreg.ledger import Ledger, Schedule
+    from idemreg.registry import Registry
+    from idemreg.scheduled import SlotRun
+
+__all__ = ["SCHEDULE_FIELDS", "schedule"]
+
+FORM: Final = "idemreg schedule MODULE:REGISTRY"
+FAILED: Final = 1
+SECOND_US: Final = 1_000_000
+YEARS_S: Final = 5 * 366 * 86_400  # how far the next slot is looked for
+
+SCHEDULE_FIELDS: Final = {
+    "name": "the schedule's name",
+    "task_id": "of a slot that was run: its task",
+    "slot": "of a slot that was run: its instant, in UTC",
+    "succeeded": "of a slot that was run: whether its job succeeded",
+    "error": "of a slot that was run: what its job raised, or why nobody may run it; or null",
+    "version": "of a schedule: another expression begins another",
+    "cron": "of a schedule: its expression",
+    "tz": "of a schedule: whose clock it means",
+    "state": "of a schedule: going, paused, or held while the clock is not trusted",
+    "looked_at": "of a schedule: up to when its slots have rows, in UTC",
+    "next": "of a schedule: its next slot, in UTC; or null",
+}
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "idemreg schedule shop.jobs:registry",
+        "idemreg schedule --once shop.jobs:registry",
+        "idemreg schedule --slot coupons@2026-11-22T19:00:00Z shop.jobs:registry",
+        "idemreg schedule --pause coupons",
+        "idemreg schedule",
+    ],
+    fields=SCHEDULE_FIELDS,
+)
+@click.argument("target", metavar="[MODULE:REGISTRY]", required=False)
+@click.option("--once", is_flag=True, help="Run what is due now, and end: for a timer, or a crontab.")
+@click.option("--slot", metavar="TASK_ID", default=None, help="Run this slot by hand, also one that was skipped.")
+@click.option("--pause", metavar="NAME", default=None, help="Hold a schedule: what comes due is skipped as paused.")
+@click.option("--resume", metavar="NAME", default=None, help="Let it go on with its next slot.")
+@common_options()
+@click.pass_context
+def schedule(
+    ctx: click.Context, target: str | None, slot: str | None, pause: str | None, resume: str | None, *, once: bool
+) -> int:
+    """Wait for the slots of every schedule that MODULE's REGISTRY has, and run each once.
+
+    REGISTRY is what the functions were decorated with, `@registry.scheduled(...)`; it has its own file. What was missed
+    since anybody last looked is caught up first. Other processes may do the same at the same time. A schedule has a
+    thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. The exit code
+    with --once and --slot is 1 where a job failed.
+
+    Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
+    """
+    needs_target = once or slot is not None
+    if (needs_target and target is None) or sum(one is not None for one in (target, pause, resume)) > 1:
+        msg = "give MODULE:REGISTRY, with or without --once or --slot; or --pause or --resume; or nothing"
+        raise HintedUsageError(msg, FORM, ctx)
+    if target is None:
+        return _of_file(pause, resume)
+    out: TextIO = sys.stdout
+    if not settings().json:
+        return _of_module(ctx, target, slot, out, once=once)
+    with stdout_apart() as out:  # jobs may print
+        return _of_module(ctx, target, slot, out, once=once)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+def _of_file(pause: str | None, resume: str | None) -> int:
+    with settings().existing() as registry:
+        if pause is not None:
+            registry.pause(pause)
+        if resume is not None:
+            registry.resume(resume)
+        name, now_s = pause or resume, registry.clock.wall_us() // SECOND_US
+        found = cast("Ledger", registry.store).schedules(name)
+    _list([one for one in found if one.until_s is None], now_s)
+    return 0
+
+
+def _list(found: Sequence[Schedule], now_s: int) -> None:
+    rows = [_fields(one, now_s) for one in found]
+    if settings().json:
+        for row in rows:
+            write_json(row)
+        return
+    layout = [
+        Column("SCHEDULE", is_elastic=True, least=8),
+        Column("CRON"),
+        Column("ZONE"),
+        Column("STATE"),
+        Column("NEXT"),
+    ]
+    cells = [[Cell(escape(str(row[key] or "-"))) for key in ("name", "cron", "tz", "state", "next")] for row in rows]
+    if not table(layout, cells):
+        write("no schedule yet: the first look at one begins it")
+
+
+def _fields(one: Schedule, now_s: int) -> dict[str, Any]:
+    from idemreg.cron import Cron  # noqa: PLC0415 - where there is a schedule
+
+    following = Cron(one.cron, one.zone).following(max(now_s, one.watermark_s), now_s + YEARS_S)
+    return {
+        "name": one.name,
+        "version": one.version,
+        "cron": one.cron,
+        "tz": one.zone,
+        "state": one.state.word,
+        "looked_at": _utc(one.watermark_s),
+        "next": None if following is None else _utc(following),
+    }
+
+
+def _utc(at_s: int) -> str:
+    return utc_time(at_s * SECOND_US).replace(".000000", "")
+
+
+# --- a module ---------------------------------------------------------------------------------------------------
+
+
+def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *, once: bool) -> int:
+    registry = _registry(ctx, target)
+    teller = _Teller(out)
+    with registry:
+        if slot is not None:
+            return _by_hand(registry, slot, teller)
+        if once:
+            for run in registry.run_due():
+                teller(run)
+            return teller.exit_code
+        return _keep(registry, teller)
+
+
+def _by_hand(registry: Registry, task_id: str, teller: _Teller) -> int:
+    from idemreg.scheduled import SlotRun  # noqa: PLC0415 - has it, since the module has schedules
+    from idemreg.slots import instant, slot_of  # noqa: PLC0415
+
+    outcome, problem = None, None
+    try:
+        outcome = registry.run_slot(task_id)
+    except IdemregError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the job's own
+        problem = error
+    teller(SlotRun(task_id, instant(slot_of(task_id) or 0), outcome, problem))
+    return teller.exit_code
+
+
+def _keep(registry: Registry, teller: _Teller) -> int:
+    from idemreg.scheduler import Scheduler  # noqa: PLC0415 - where it is asked for
+
+    scheduler, received = Scheduler(registry, teller), []
+
+    def stop(number: int, _frame: object) -> None:
+        received.append(number)
+        scheduler.stop()
+        signal.signal(number, signal.SIG_DFL)  # the next one kills
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    scheduler.run()
+    return 128 + received[0] if received else teller.exit_code
+
+
+class _Teller:
+    """A line a slot, and the exit code of it all. Threads may share it: each line is one write."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._settings = settings()  # in the thread of the command, which has them
+        self.exit_code = 0
+
+    def __call__(self, told: SlotRun | IdemregError) -> None:
+        if isinstance(told, IdemregError):
+            self.exit_code = report_error(told, self._settings)
+            return
+        error = told.error
+        if error is not None:
+            self.exit_code = FAILED
+        if self._settings.json:
+            fields = {
+                "name": told.task_id.rpartition("@")[0],
+                "task_id": told.task_id,
+                "slot": told.slot.isoformat().replace("+00:00", "Z"),
+                "succeeded": error is None,
+                "error": None if error is None else f"{type(error).__name__}: {error}",
+            }
+            write_json(fields, to=self._out)
+        elif error is None:
+            self._out.write(f"{escape(told.task_id)} succeeded\n")
+        else:
+            self._out.write(f"{escape(told.task_id)}: {escape(f'{type(error).__name__}: {error}')}\n")
+        self._out.flush()
+
+
+def _registry(ctx: click.Context, target: str) -> Registry:
+    """The registry of ``module:name``, looked for as Python does, from the folder of now; an `AsyncRegistry`'s own."""
+    from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
+
+    module, _, path = target.partition(":")
+    if not (module and path) or module.startswith("."):
+        msg = f"{target!r} is not of the form module:registry"
+        raise HintedUsageError(msg, FORM, ctx)
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for word in path.split("."):
+            found = getattr(found, word)
+    except (Exception, SystemExit) as error:
+        msg = f"{target!r} cannot be imported: {type(error).__name__}: {error}"
+        raise HintedUsageError(msg, f"python -c 'import {module}'", ctx) from error
+    registry = getattr(found, "registry", found)
+    if not isinstance(registry, Registry):
+        msg = f"{target!r} is no registry"
+        raise HintedUsageError(msg, FORM, ctx)
+    if not registry.schedules:
+        msg = f"no function of {target} is on a schedule"
+        raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
+    return registry

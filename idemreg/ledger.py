@@ -1,0 +1,91 @@
+"""What a store must be able to do for schedules: keep their rows, and the slots that they name, as values and no SQL.
+
+A slot is a task: it is claimed, finished, settled and read by the `Store`. Here is the rest. A `Schedule` is one
+version of a schedule: from when to when its expression counts, and the watermark up to which its slots have rows. Both
+change together in `Ledger.plan`, or not at all, so a slot is never planned twice and never forgotten.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from idemreg.model import OwnerInfo, Task, Wanted
+    from idemreg.slots import Reason
+
+__all__ = ["Ledger", "NewSlot", "Schedule", "State", "Waiting"]
+
+
+class State(enum.IntEnum):
+    """Whether slots may start. The numbers are stored and never change."""
+
+    GOING = 0
+    PAUSED = 1  # by an operator
+    HELD = 2  # the clock was not to be trusted at the last look
+
+    @property
+    def word(self) -> str:
+        """The state as people and JSON see it."""
+        return self.name.lower()
+
+
+class Schedule(NamedTuple):
+    """One version of a schedule, as stored. Instants are whole seconds since the epoch.
+
+    Its slots are those after ``after_s`` up to ``until_s`` (None: it is the one that counts). Those up to
+    ``watermark_s`` have a row each; but where ``skips`` is a reason, all of this version are skipped for it, and none
+    has a row. Before ``open_s`` no slot runs that `run_due` has started.
+    """
+
+    name: str
+    version: int
+    cron: str
+    zone: str
+    after_s: int
+    until_s: int | None
+    watermark_s: int
+    open_s: int
+    grace_ms: int | None
+    state: State
+    skips: Reason | None
+
+
+class NewSlot(NamedTuple):
+    """A slot to be given its row: skipped for a reason, or (None) pending."""
+
+    at_s: int
+    reason: Reason | None = None
+
+
+class Waiting(NamedTuple):
+    """What a look at a schedule finds, all at one instant.
+
+    The version that counts (None: the schedule is new); its slots that are pending, failed or running, in order; and
+    who runs the running ones, by task_id.
+    """
+
+    schedule: Schedule | None
+    tasks: list[Task]
+    owners: dict[str, OwnerInfo]
+
+
+class Ledger(Protocol):
+    """Schedules, and rows for their slots."""
+
+    def schedules(self, name: str | None = None) -> list[Schedule]:
+        """Every version of the schedule, or of all, in order."""
+
+    def waiting(self, name: str) -> Waiting:
+        """What may be to be done about a schedule. Takes no lock."""
+
+    def plan(
+        self, seen: Schedule | None, becomes: Sequence[Schedule], slots: Sequence[NewSlot], wanted: Wanted
+    ) -> bool:
+        """Write the versions ``becomes``, and a row for each of the slots that has none, in one transaction.
+
+        False, and nothing is written, where the version that counts is not the one that was ``seen``. ``wanted``: what
+        the rows say, but for the task_id.
+        """

@@ -1,0 +1,87 @@
+"""The loop that waits for the next slot: a thread a schedule, so that a long job of one delays no other.
+
+It is one more caller of `run_due`, and owns nothing: beside it, or in place of it after a crash, anybody else may call.
+A wait is cut into naps, since neither clock can be slept by: the monotonic one may stand still while the machine is
+suspended, and the wall clock may be set. So a slot is late by one nap at most, whatever happens. At least once a minute
+it looks, for slots that failed, or wait behind others.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from idemreg.errors import IdemregError, ScheduleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from idemreg.cron import Cron
+    from idemreg.registry import Registry
+    from idemreg.scheduled import SlotRun
+
+__all__ = ["LOOK_S", "NAP_S", "Scheduler", "keep"]
+
+NAP_S: Final = 5.0
+LOOK_S: Final = 60
+
+
+class Scheduler:
+    """Runs what comes due on a registry until it is told to stop. ``tell``: of each slot, and of each error."""
+
+    def __init__(self, registry: Registry, tell: Callable[[SlotRun | IdemregError], None]) -> None:
+        self._registry = registry
+        self._tell = tell
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._keep, args=(name,), name=f"idemreg {name}") for name in registry.schedules
+        ]
+
+    def run(self) -> None:
+        """Return once it was stopped, and the jobs that ran have ended."""
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            thread.join()
+
+    def stop(self) -> None:
+        """Once what is due now has run, look no more. Safe in a handler of a signal."""
+        self._stop.set()
+
+    def _keep(self, name: str) -> None:
+        keep(self._registry, name, self._tell, self._stop.wait)
+
+
+def keep(
+    registry: Registry, name: str, tell: Callable[[SlotRun | IdemregError], None], pause: Callable[[float], bool]
+) -> None:
+    """Look, and wait for the next slot, over and over. ``pause`` lets seconds pass, and says whether to stop.
+
+    An error of the store is told, and the next look tries again. A schedule that another process has superseded ends.
+    """
+    cron = registry.schedules[name].table.cron
+    while True:
+        looked_s = registry.clock.wall_us() // 1_000_000
+        try:
+            for run in registry.run_due(name):
+                tell(run)
+        except ScheduleError as error:
+            tell(error)
+            return
+        except IdemregError as error:
+            tell(error)
+        if _wait(registry, cron, looked_s, pause):
+            return
+
+
+def _wait(registry: Registry, cron: Cron, looked_s: int, pause: Callable[[float], bool]) -> bool:
+    """Until the first slot after the last look; whether to stop."""
+    clock = registry.clock
+    due_s = cron.following(looked_s, looked_s + LOOK_S) or looked_s + LOOK_S
+    deadline = clock.monotonic() + LOOK_S
+    while True:
+        left_s = min(due_s - clock.wall_us() / 1_000_000, deadline - clock.monotonic())
+        if pause(max(0.0, min(left_s, NAP_S))):
+            return True
+        if left_s <= NAP_S:
+            return False

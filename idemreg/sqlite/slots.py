@@ -1,0 +1,156 @@
+"""Schedules and their slots: rows that come before anything runs.
+
+A hundred thousand slots may have been missed. Their rows are made by one prepared statement in one transaction, each
+with its two seals, as `sqlite/tasks.py` would write it: a pending row, or one that was settled as skipped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg import faults
+from idemreg.errors import StoreCorruptError
+from idemreg.ledger import Schedule, State, Waiting
+from idemreg.model import Status, Verdict
+from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
+from idemreg.sqlite.records import floor
+from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_seal
+from idemreg.sqlite.tasks import COLUMNS, to_task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from idemreg.ledger import NewSlot
+    from idemreg.model import Task, Wanted
+    from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.owners import Owners
+    from idemreg.sqlite.tasks import Stamp
+
+__all__ = ["plan", "schedules", "waiting"]
+
+_FIELDS: Final = (
+    "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
+)
+_AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
+
+
+def schedules(connection: Connection, schema_version: int, name: str | None = None) -> list[Schedule]:
+    """Every version of the schedule, or of all, in order."""
+    floor(connection, schema_version)
+    rows = connection.execute(
+        f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ?1 OR ?1 IS NULL ORDER BY name, version",  # noqa: S608
+        (name,),
+    ).fetchall()
+    return [_to_schedule(row) for row in rows]
+
+
+def _newest(connection: Connection, name: str) -> Schedule | None:
+    row = connection.execute(
+        f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ? ORDER BY version DESC LIMIT 1",  # noqa: S608
+        (name,),
+    ).fetchone()
+    return None if row is None else _to_schedule(row)
+
+
+def _to_schedule(row: Sequence[Any]) -> Schedule:
+    try:
+        holds = values_seal(row[:-1]) == row[-1]
+    except TypeError:  # damage may make any type of a value
+        holds = False
+    if not holds:
+        what = f"the row of schedule {row[0]!r}"
+        raise broken(what)
+    stored = Schedule._make(row[:-1])
+    try:
+        skips = None if stored.skips is None else Reason(stored.skips)
+        return stored._replace(state=State(stored.state), skips=skips)
+    except ValueError as unknown:
+        msg = f"the row of schedule {row[0]!r} holds a value that no idemreg writes: {unknown}"
+        raise StoreCorruptError(msg) from unknown
+
+
+def waiting(connection: Connection, schema_version: int, owners: Owners, name: str) -> Waiting:
+    """The version that counts, and what is not at its end; read as of one instant."""
+    connection.execute("BEGIN")
+    try:
+        floor(connection, schema_version)
+        schedule = _newest(connection, name)
+        if schedule is None:
+            return Waiting(None, [], {})
+        tasks = _unended(connection, name, schedule.open_s)
+        running = [task for task in tasks if task.status is Status.RUNNING]
+        return Waiting(schedule, tasks, {task.task_id: owners.of(connection, task) for task in running})
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
+    """Pending and failed ones by the index; of the running ones, which have none, those that the schedule may have."""
+    rows: list[Any] = []
+    for status in (Status.PENDING, Status.FAILED):
+        rows += connection.execute(
+            f"SELECT {COLUMNS} FROM idempotent_log WHERE status = ? AND status NOT IN (1, 3)"  # noqa: S608 - constants
+            " AND task_id > ? AND task_id < ?",
+            (int(status), f"{name}@", name + _AFTER_AT),
+        ).fetchall()
+    rows += connection.execute(
+        f"SELECT {COLUMNS} FROM idempotent_log WHERE status = 3 AND task_id >= ? AND task_id < ?",  # noqa: S608
+        (slot_id(name, open_s), name + _AFTER_AT),
+    ).fetchall()
+    tasks = sorted(map(to_task, rows))  # by task_id, which is by time
+    return [task for task in tasks if slot_of(task.task_id) is not None]
+
+
+_PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608
+_INSERT: Final = (
+    "INSERT INTO idempotent_log (task_id, checksum, updated_at, boot_stamp, name, policy, keep_ms, status, token,"
+    " attempt, is_large, verdict, settled_by, evidence, claim_seal, state_seal)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
+
+
+def plan(
+    connection: Connection,
+    schema_version: int,
+    seen: Schedule | None,
+    becomes: Sequence[Schedule],
+    slots: Sequence[NewSlot],
+    wanted: Wanted,
+    stamp: Stamp,
+) -> bool:
+    """See `Ledger.plan`. Inside a transaction. A slot that has a row keeps it: it may have run."""
+    floor(connection, schema_version)
+    name = becomes[0].name
+    if _newest(connection, name) != seen:
+        return False
+    for schedule in becomes:
+        values = (*schedule[:9], int(schedule.state), None if schedule.skips is None else schedule.skips.value)
+        connection.execute(_PUT, (*values, values_seal(values)))
+    connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))
+    faults.point("slots.in-transaction")
+    return True
+
+
+def _rows(schedule: str, slots: Sequence[NewSlot], wanted: Wanted, stamp: Stamp) -> Iterator[tuple[Any, ...]]:
+    packed, keep_ms, name, checksum = wanted.policy.pack(), wanted.keep_ms, wanted.name, wanted.checksum
+    ends: dict[Reason | None, tuple[int, int | None, str | None, str | None]] = {
+        reason: (int(Status.SKIPPED), int(Verdict.SKIPPED), BY_SCHEDULE, reason.value) for reason in Reason
+    }
+    ends[None] = (int(Status.PENDING), None, None, None)
+    for at_s, reason in slots:
+        task_id = slot_id(schedule, at_s)
+        status, verdict, by, why = ends[reason]
+        yield (
+            task_id,
+            checksum,
+            *stamp,
+            name,
+            packed,
+            keep_ms,
+            status,
+            verdict,
+            by,
+            why,
+            claim_seal(task_id, name, checksum, packed, keep_ms, None, by, why),
+            state_seal(task_id, status, 0, 0, None, verdict, *stamp, None, None),
+        )

@@ -1,0 +1,428 @@
+"""`run --every`, `schedule` and `audit`: schedules from the shell."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from idemreg import Clock, Registry
+from idemreg.audit import STATES
+from idemreg.cli.audit import AUDIT_FIELDS, MARKS
+from idemreg.cli.schedule import SCHEDULE_FIELDS
+from idemreg.clockcheck.verdict import Permit
+from idemreg.scheduled import SlotRun
+from idemreg.scheduler import LOOK_S, NAP_S, Scheduler, keep
+from idemreg.testing import ManualClock
+from tests.support.processes import Script
+from tests.support.raw import connect, reseal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+
+    from idemreg import IdemregError
+    from tests.cli.driver import Cli
+
+HOUR = 3_600
+EVERY = ("run", "--every", "0 * * * *", "--tz", "Asia/Shanghai")
+
+
+class Time:
+    """The time of every `Clock` of this process."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()  # 2026-11-23 03:00 UTC
+
+    def pass_hours(self, hours: float) -> None:
+        self.clock.advance(round(hours * HOUR))
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    time = Time()
+    monkeypatch.setattr(Clock, "wall_us", lambda _clock: time.clock.wall_us())
+    monkeypatch.setattr(Clock, "boot_ms", lambda _clock: time.clock.boot_ms())
+    return time
+
+
+def rows(cli: Cli) -> dict[str, str]:
+    listed = cli("list", "--json").stdout.splitlines()
+    return {task["task_id"][-9:-4]: task["evidence"] or task["status"] for task in map(json.loads, listed)}
+
+
+# --- run --every ------------------------------------------------------------------------------------------------
+
+
+class Cron:
+    """A line of a crontab: the command notes its slot."""
+
+    def __init__(self, cli: Cli, folder: Path, *options: str) -> None:
+        self.cli, self.options = cli, options
+        self.noted = folder / "noted"
+        self.script = f"echo $IDEMREG_SLOT >>{self.noted}"
+
+    def __call__(self, *words: str) -> Result:
+        return self.cli(*EVERY, *self.options, *words, "job", "--", "/bin/sh", "-c", self.script)
+
+    def slots(self) -> list[str]:
+        return self.noted.read_text().split() if self.noted.exists() else []
+
+
+def test_a_frequent_cron_line_runs_each_slot_once(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """The first call begins the schedule; then each slot runs at the first call behind it, and catches up."""
+    cron = Cron(cli, tmp_path)
+    for _ in range(5 * 6):  # every ten minutes
+        assert cron().exit_code == 0
+        time.pass_hours(1 / 6)
+    assert cron.slots() == [f"2026-11-23T0{hour}:00:00Z" for hour in range(4, 8)]
+    time.pass_hours(3)
+    assert cron().exit_code == 0
+    assert cron.slots()[4:] == ["2026-11-23T11:00:00Z"]
+    assert rows(cli)["08:00"] == "coalesced"
+
+
+def test_the_command_may_be_edited(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """Its words are no part of a slot's checksum: a failed slot is retried with the corrected command."""
+    cron = Cron(cli, tmp_path)
+    cron()
+    time.pass_hours(1)
+    good, cron.script = cron.script, "exit 3"
+    assert cron().exit_code == 3
+    cron.script = good
+    assert cron().exit_code == 0
+    assert rows(cli) == {"04:00": "succeeded"}
+
+
+def test_the_exit_code_is_that_of_the_first_that_failed(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """Also where a later one succeeds; and what cannot be run is told with its own code."""
+    cron = Cron(cli, tmp_path, "--coalesce", "all")
+    cron.script += f'; test "$(wc -l <{cron.noted})" -ne 1 || exit 7'
+    cron()
+    time.pass_hours(2)
+    assert cron().exit_code == 7
+    assert rows(cli) == {"04:00": "failed", "05:00": "succeeded"}
+    time.pass_hours(1)
+    result = cli(*EVERY, "--coalesce", "all", "--max-attempts", "1", "job", "--", "/no/such/command")
+    assert result.exit_code == 127
+    assert rows(cli)["06:00"] == "pending"
+
+
+def test_what_ran_is_told_as_json(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """One object a slot that was run, on stderr, as of `run`; none where nothing was due."""
+    cron = Cron(cli, tmp_path)
+    assert cron("--json").stderr.count("\n") <= 1  # that the file was created
+    time.pass_hours(1)
+    (told,) = map(json.loads, cron("--json").stderr.splitlines())
+    assert (told["task_id"], told["exit_code"], told["status"]) == ("job@2026-11-23T04:00:00Z", 0, "succeeded")
+
+
+def test_the_options_of_a_schedule_go_with_every(cli: Cli) -> None:
+    """Without --every there is nothing that they could mean; and a schedule must make sense."""
+    assert cli("run", "--coalesce", "all", "job", "--", "true").exit_code == 2
+    assert cli("run", "--every", "0 3 * *", "job", "--", "true").exit_code == 2
+    assert cli("run", "--every", "0 3 * * *", "--tz", "Nowhere", "job", "--", "true").exit_code == 2
+    assert cli("run", "--every", "0 3 * * *", "a@b", "--", "true").exit_code == 2
+    assert not cli.path.exists()
+
+
+def test_a_command_that_overlaps_waits_or_is_skipped(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """While a slot's command runs, another call leaves what comes due to the option."""
+    cron = Cron(cli, tmp_path, "--overlap", "queue")
+    cron()
+    time.pass_hours(1)
+    with Registry(cli.path, create=False) as registry:
+        registry.add("job@2026-11-23T04:00:00Z", name="job")
+        with registry.claim("job@2026-11-23T04:00:00Z", name="job"):
+            time.pass_hours(1)
+            assert cron().exit_code == 0
+            assert rows(cli) == {"04:00": "running", "05:00": "pending"}
+    assert cron().exit_code == 0
+    assert cron.slots() == ["2026-11-23T05:00:00Z"]
+
+
+def test_a_slot_by_hand(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """`run` with the slot's own task_id, once it is forgotten, runs it whatever its window; it finds its slot."""
+    cron = Cron(cli, tmp_path, "--misfire-grace", "5m")
+    cron()
+    time.pass_hours(1.5)
+    cron()
+    assert rows(cli) == {"04:00": "too_late"}
+    slot = "job@2026-11-23T04:00:00Z"
+    assert cli("forget", slot).exit_code == 0
+    assert cli("run", slot, "--", "/bin/sh", "-c", cron.script).exit_code == 0
+    assert cron.slots() == ["2026-11-23T04:00:00Z"]
+    assert cli("audit", "job").exit_code == 0
+
+
+# --- audit ------------------------------------------------------------------------------------------------------
+
+
+def test_a_clean_audit(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """A calendar by days of the schedule's zone, the sum, and exit code 0."""
+    cron = Cron(cli, tmp_path)
+    cron()
+    time.pass_hours(15)
+    cron()
+    result = cli("audit", "job")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0] == "2026-11-23 Mon  " + "-" * 12  # from 12:00 in Shanghai on
+    assert lines[1] == "2026-11-24 Tue  --+"
+    assert lines[-1] == "job: 1 run, 14 skipped (skipped: 14 coalesced)"
+
+
+def test_an_audit_of_a_gap_and_a_double(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """Exit code 1, with --json as well; each is named."""
+    cron = Cron(cli, tmp_path, "--coalesce", "all")
+    cron()
+    time.pass_hours(3)
+    cron()
+    assert cli("audit", "job").exit_code == 0
+    with Registry(cli.path, create=False) as registry:
+        registry.forget("job@2026-11-23T05:00:00Z")
+    gap = cli("audit", "job")
+    assert (gap.exit_code, "job@2026-11-23T05:00:00Z is missing" in gap.stdout) == (1, True)
+    with Registry(cli.path, create=False) as registry:
+        registry.run("job@2026-11-23T05:00:01Z", lambda: None, name="job")
+    double = cli("audit", "job", "--json")
+    assert double.exit_code == 1
+    found = [json.loads(line) for line in double.stdout.splitlines()]
+    assert [one["state"] for one in found] == ["run", "missing", "double", "run"]
+    assert all(one.keys() == AUDIT_FIELDS.keys() for one in found)
+    assert found[0]["local"] == "2026-11-23T12:00:00+08:00"
+    assert cli("audit", "job", "--since", "2026-11-23T13:30").exit_code == 0  # behind both, by the schedule's clock
+    assert cli("audit", "job", "--since", "30m").exit_code == 0
+    assert cli("audit", "job", "--until", "2026-11-23T04:00Z", "--json").stdout.count("\n") == 1
+
+
+def test_an_audit_of_what_nobody_knows(cli: Cli) -> None:
+    """A schedule that is not there, a time that is none."""
+    cli("init")
+    assert cli("audit", "job").exit_code == 2
+    assert cli("audit", "job", "--since", "yesterday").exit_code == 2
+
+
+def test_a_day_of_many_slots_is_counted(cli: Cli, time: Time) -> None:
+    """Where the marks do not fit into a line there are numbers."""
+    words = ("run", "--every", "* * * * *", "job", "--", "true")
+    cli(*words)
+    assert "no slot yet" in cli("audit", "job").stdout
+    time.pass_hours(10)
+    cli(*words)
+    assert cli("audit", "job").stdout.splitlines()[0] == "2026-11-23 Mon  1 run, 599 skipped"
+
+
+def test_every_state_has_a_mark() -> None:
+    """And no two share one."""
+    assert set(MARKS) == set(STATES)
+    assert len({mark for mark, _ in MARKS.values()}) == len(MARKS)
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------
+
+MODULE = """
+import sys
+from idemreg import Registry
+registry = Registry({path!r})
+
+@registry.scheduled("good", cron="0 * * * *")
+def good(slot): print("printed", slot.hour)
+
+@registry.scheduled("bad", cron="0 * * * *")
+async def bad(): raise ValueError("no luck")
+
+empty = Registry({path!r})
+"""
+
+
+@pytest.fixture
+def jobs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "slot_jobs.py").write_text(MODULE.format(path=str(cli.path)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    sys.modules.pop("slot_jobs", None)
+    return "slot_jobs:registry"
+
+
+def test_once_runs_what_is_due(cli: Cli, jobs: str, time: Time) -> None:
+    """A line a slot, and exit code 1 where a job failed."""
+    assert cli("schedule", "--once", jobs).exit_code == 0
+    time.pass_hours(1)
+    result = cli("schedule", "--once", jobs)
+    assert result.exit_code == 1
+    assert "good@2026-11-23T04:00:00Z succeeded" in result.stdout
+    assert "bad@2026-11-23T04:00:00Z: ValueError: no luck" in result.stdout
+
+
+def test_a_slot_of_a_module_by_hand(cli: Cli, jobs: str, time: Time) -> None:
+    """Any slot, once."""
+    cli("schedule", "--once", jobs)
+    assert "succeeded" in cli("schedule", "--slot", "good@2026-11-23T02:00:00Z", jobs).stdout
+    assert cli("schedule", "--slot", "bad@2026-11-23T02:00:00Z", jobs).exit_code == 1
+    assert cli("schedule", "--slot", "other@2026-11-23T02:00:00Z", jobs).exit_code == 2
+
+
+def test_json_of_a_schedule(cli: Cli, jobs: str) -> None:
+    """One object a slot on stdout, whatever the jobs print; one a schedule where it lists."""
+    with Registry(cli.path) as registry:
+        registry.scheduled("good", cron="0 * * * *")(print)
+        registry.run_due()
+    connection = connect(cli.path)
+    connection.execute("UPDATE idempotent_schedule SET after_s = after_s - 7200, watermark_s = watermark_s - 7200")
+    reseal(connection)
+    connection.close()
+    done = cli.process("schedule", "--once", "--json", jobs)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["name"], one["succeeded"]) for one in told] == [("good", True)]
+    assert "printed" in done.stderr
+    listed = [json.loads(line) for line in cli("schedule", "--json").stdout.splitlines()]
+    assert [(one["name"], one["state"], one["cron"]) for one in listed] == [
+        ("bad", "going", "0 * * * *"), ("good", "going", "0 * * * *"),
+    ]  # fmt: skip
+    assert set(told[0]) | set(listed[0]) == set(SCHEDULE_FIELDS)
+
+
+def test_pause_and_resume(cli: Cli, jobs: str, time: Time) -> None:
+    """A paused schedule runs nothing; it tells what it is then, and goes on with the next slot."""
+    cli("schedule", "--once", jobs)
+    assert " paused " in cli("schedule", "--pause", "good").stdout
+    time.pass_hours(1)
+    assert "good@" not in cli("schedule", "--once", jobs).stdout
+    assert cli.json("schedule", "--resume", "good")["state"] == "going"
+    time.pass_hours(1)
+    assert "good@2026-11-23T05:00:00Z succeeded" in cli("schedule", "--once", jobs).stdout
+    assert cli("audit", "good").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--once",), ("--slot", "x"), ("--pause", "a", "--resume", "b"), ("--pause", "a", "slot_jobs:registry"),
+        ("slot_jobs",), ("slot_jobs:other",), ("nowhere:registry",), ("sys:path",), ("slot_jobs:empty",),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense(cli: Cli, jobs: str, words: tuple[str, ...]) -> None:
+    """Is a usage error with a hint."""
+    result = cli("schedule", *words)
+    assert result.exit_code == 2, result.output
+    assert "hint:" in result.stderr
+
+
+def test_no_schedule_yet(cli: Cli) -> None:
+    """The list says so."""
+    cli("init")
+    assert "no schedule yet" in cli("schedule").stdout
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
+
+
+class Pauses:
+    """Lets time pass in place of sleeping, sometimes with a suspend or a jump; ends at the last."""
+
+    def __init__(self, clock: ManualClock, count: int) -> None:
+        self.clock, self.left = clock, count
+        self.suspends: dict[int, float] = {}
+
+    def __call__(self, pause: float) -> bool:
+        assert pause <= NAP_S
+        self.left -= 1
+        self.clock.advance(pause)
+        if jump := self.suspends.get(self.left):
+            boot_ms = self.clock.boot_ms() + round(
+                max(jump, 0) * 1_000
+            )  # the monotonic clock stands still in a suspend
+            self.clock.set(wall_us=self.clock.wall_us() + round(jump * 1_000_000), boot_ms=boot_ms)
+        return self.left < 0
+
+
+def kept(path: Path, pauses: int, suspends: dict[int, float] | None = None) -> list[tuple[str, float]]:
+    """Which slots the loop runs, and how late."""
+    clock = ManualClock()
+    ran: list[tuple[str, float]] = []
+    pausing = Pauses(clock, pauses)
+    pausing.suspends = suspends or {}
+    with Registry(path, durability="normal", clock=clock) as registry:
+        registry.may_schedule = Permit  # type: ignore[method-assign] # a clock that is set back is confirmed at once
+
+        @registry.scheduled("job", cron="*/10 * * * *")
+        def job(slot: Any) -> None:
+            ran.append((f"{slot:%H:%M}", clock.wall_us() / 1_000_000 - slot.timestamp()))
+
+        told: list[SlotRun | IdemregError] = []
+        keep(registry, "job", told.append, pausing)
+        assert len(told) == len(ran)
+    return ran
+
+
+def test_the_loop_waits_for_the_next_slot(path: Path) -> None:
+    """Each is run at its instant."""
+    assert kept(path, 3 * int(600 / NAP_S) + 10) == [("03:10", 0), ("03:20", 0), ("03:30", 0)]
+
+
+def test_the_loop_survives_suspend(path: Path) -> None:
+    """After an hour of suspend, in which the monotonic clock stood still, it looks within a nap."""
+    ran = kept(path, 300, {200: 3_600.0})  # at 03:08:20
+    assert ran[:2] == [("04:00", 500.0), ("04:10", 0.0)]
+
+
+def test_the_loop_survives_a_clock_set_back(path: Path) -> None:
+    """It looks once a minute at least, and runs nothing twice."""
+    ran = kept(path, 1_000, {700: -3_600.0})
+    slots = [slot for slot, _ in ran]
+    assert len(slots) == len(set(slots))
+    assert slots == sorted(slots)
+    assert LOOK_S >= NAP_S
+
+
+def test_errors_of_the_store_are_told_and_tried_again(path: Path) -> None:
+    """The loop goes on; of a schedule that another process has superseded it ends."""
+    clock = ManualClock()
+    told: list[Any] = []
+    with Registry(path, durability="normal", clock=clock) as registry, Registry(path, clock=clock) as other:
+        registry.scheduled("job", cron="0 * * * *")(lambda: None)
+        registry.run_due()
+        other.scheduled("job", cron="30 * * * *")(lambda: None)
+        other.run_due()
+        keep(registry, "job", told.append, lambda _: pytest.fail("it goes on"))
+    assert [one.code for one in told] == ["schedule"]
+
+
+def test_a_signal_ends_it(cli: Cli, jobs: str) -> None:
+    """SIGTERM: the threads end, and the exit code says so."""
+    source = """
+        from idemreg.cli import main
+        from idemreg.scheduler import Scheduler
+        run = Scheduler.run
+        def told(self):
+            say("runs")
+            run(self)
+        Scheduler.run = told
+        sys.path.insert(0, sys.argv[1])
+        main(["schedule", sys.argv[2]])
+    """
+    with Script(source, cli.path.parent, jobs) as script:
+        script.expect("runs")
+        script.signal(signal.SIGTERM)
+        assert script.end() == 128 + signal.SIGTERM
+
+
+def test_each_schedule_has_a_thread(path: Path) -> None:
+    """A long job of one delays no other; stopped, the loop ends behind what runs."""
+    clock, barrier = ManualClock(), threading.Barrier(2)
+    with Registry(path, durability="normal", clock=clock) as registry:
+        for name in ("one", "two"):
+            registry.scheduled(name, cron="0 * * * *")(lambda: barrier.wait(10))
+        registry.run_due()
+        clock.advance(HOUR)
+        told: list[SlotRun | IdemregError] = []
+        scheduler = Scheduler(registry, told.append)
+        scheduler.stop()
+        scheduler.run()
+    assert [one.error for one in told if isinstance(one, SlotRun)] == [None, None]

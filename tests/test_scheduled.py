@@ -1,0 +1,800 @@
+"""Slots: each is run once, or skipped for a reason, whoever looks and whatever the clock does."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from idemreg import (
+    AsyncRegistry,
+    Registry,
+    ScheduleError,
+    Status,
+    TaskDoneError,
+    TaskUnknownError,
+    aio,
+    current_claim,
+)
+from idemreg.clockcheck.verdict import Permit
+from idemreg.ledger import Ledger, Schedule, State
+from idemreg.model import Verdict
+from idemreg.planning import MOST_ROWS
+from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
+from idemreg.testing import ManualClock
+from tests.support.processes import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from idemreg.scheduled import SlotRun
+
+HOUR = 3_600
+DAY = 24 * HOUR
+# The manual clock begins at 2026-11-23 03:00 UTC, and with it each schedule.
+BEGAN = datetime(2026, 11, 23, 3, tzinfo=UTC)
+H = timedelta(hours=1)
+HOURLY = "0 * * * *"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def registry(open_registry: Callable[..., Registry], clock: ManualClock) -> Registry:
+    return open_registry(clock=clock)
+
+
+@pytest.fixture
+def trusted(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the clock does, somebody has confirmed it."""
+    monkeypatch.setattr(registry, "may_schedule", Permit)
+
+
+class Job:
+    """What was run, and when."""
+
+    def __init__(self, registry: Registry, name: str = "job", cron: str = HOURLY, **options: Any) -> None:
+        self.registry = registry
+        self.name = name
+        self.ran: list[str] = []
+        self.body: Callable[[datetime], object] = lambda slot: None
+        self._schedule(cron, options)
+        registry.run_due(name)  # it begins
+
+    def _schedule(self, cron: str, options: dict[str, Any]) -> None:
+        @self.registry.scheduled(self.name, cron=cron, **options)
+        def job(slot: datetime) -> object:
+            self.ran.append(hours(slot))
+            return self.body(slot)
+
+    def due(self) -> list[SlotRun]:
+        return self.registry.run_due(self.name)
+
+    def becomes(self, cron: str, **options: Any) -> None:
+        self._schedule(cron, options)
+        self.due()
+
+    def rows(self) -> dict[str, str]:
+        """Each slot that has a row, and what it is: its status, or why it was skipped."""
+        tasks = self.registry.tasks(prefix=f"{self.name}@")
+        return {
+            hours(datetime.fromisoformat(task.task_id.rpartition("@")[2])): task.evidence or task.status.word
+            if task.status is Status.SKIPPED
+            else task.status.word
+            for task in tasks
+        }
+
+    def schedule(self) -> Schedule:
+        return ledger(self.registry).schedules(self.name)[-1]
+
+
+def ledger(registry: Registry) -> Ledger:
+    return cast("Ledger", registry.store)
+
+
+def hours(slot: datetime) -> str:
+    """Since the schedule began: 1 is the first full hour."""
+    return f"{(slot - BEGAN).total_seconds() / HOUR:g}"
+
+
+# --- one slot ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_due_runs_once(registry: Registry, clock: ManualClock) -> None:
+    """A slot runs at the first call behind its instant, and no more."""
+    job = Job(registry)
+    assert job.due() == []
+    clock.advance(HOUR)
+    (run,) = job.due()
+    assert (run.task_id, run.slot) == ("job@2026-11-23T04:00:00Z", instant(int(BEGAN.timestamp()) + HOUR))
+    assert run.outcome.status is Status.SUCCEEDED
+    assert job.due() == []
+    assert job.ran == ["1"]
+
+
+def test_the_past_is_not_fired(registry: Registry, clock: ManualClock) -> None:
+    """A schedule that is seen for the first time begins now; its instant itself is past."""
+    job = Job(registry)
+    assert job.rows() == {}
+    assert (job.schedule().after_s, job.schedule().watermark_s) == (BEGAN.timestamp(), BEGAN.timestamp())
+
+
+def test_a_slot_is_a_task(registry: Registry, clock: ManualClock) -> None:
+    """Its row has its name, its result and its attempt, as any other."""
+    job = Job(registry, keep_for=DAY)
+    job.body = lambda slot: {"slot": slot}
+    clock.advance(HOUR)
+    job.due()
+    task = registry.get("job@2026-11-23T04:00:00Z")
+    assert task is not None
+    assert (task.name, task.attempt, task.keep_ms) == ("job", 1, DAY * 1_000)
+    assert registry.run("job@2026-11-23T04:00:00Z", lambda: None, name="job").result == {"slot": BEGAN + H}
+
+
+def test_the_job_learns_its_slot(registry: Registry, clock: ManualClock) -> None:
+    """As an argument, by name where it wants it so, or from its claim; a job that takes none is called without."""
+    seen: list[object] = []
+    registry.scheduled("plain", cron=HOURLY)(seen.append)
+    registry.scheduled("none", cron=HOURLY)(lambda: seen.append(current_claim().slot))
+
+    @registry.scheduled("named", cron=HOURLY)
+    def named(*, slot: datetime, tries: int = 3) -> None:
+        seen.append(slot)
+
+    registry.scheduled("partial", cron=HOURLY)(functools.partial(seen.append))
+    registry.run_due()
+    clock.advance(HOUR)
+    assert len(registry.run_due()) == 4
+    assert seen == [BEGAN + H] * 4
+    with registry.claim("other") as claim:
+        assert claim.slot is None
+
+
+def test_the_function_stays_as_it_is(registry: Registry) -> None:
+    """The decorator gives back the function itself."""
+
+    def job() -> int:
+        return 7
+
+    assert registry.scheduled("job", cron=HOURLY)(job) is job
+
+
+@pytest.mark.parametrize("name", ["", "a@b", "a\n", "x" * 500, " a", 7])
+def test_names_that_are_none(registry: Registry, name: Any) -> None:
+    """A name begins task_ids, and ends at the @."""
+    with pytest.raises(ScheduleError):
+        registry.scheduled(name, cron=HOURLY)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"coalesce": "newest"},
+        {"overlap": "run"},
+        {"limit": 0},
+        {"limit": True},
+        {"misfire_grace": -1},
+        {"wait": "x"},
+    ],
+)
+def test_options_that_are_none(registry: Registry, options: dict[str, Any]) -> None:
+    """Nonsense is refused at decoration."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        registry.scheduled("job", cron=HOURLY, **options)
+
+
+def test_functions_that_are_none(registry: Registry) -> None:
+    """One that takes more than a slot, or makes a generator, is refused at decoration; so is another under the name."""
+    with pytest.raises(TypeError):
+        registry.scheduled("job", cron=HOURLY)(lambda slot, other: None)
+    with pytest.raises(TypeError):
+        registry.scheduled("job", cron=HOURLY)(lambda: (yield))
+    registry.scheduled("job", cron=HOURLY)(test_the_past_is_not_fired_body)
+    registry.scheduled("job", cron=HOURLY)(test_the_past_is_not_fired_body)  # as a reload does
+    with pytest.raises(ValueError, match="already"):
+        registry.scheduled("job", cron=HOURLY)(lambda: None)
+
+
+def test_the_past_is_not_fired_body() -> None:
+    """Nothing: a function of this module."""
+
+
+def test_a_name_that_nobody_decorated(registry: Registry) -> None:
+    """`run_due` and `run_slot` name what they do not know."""
+    with pytest.raises(ScheduleError):
+        registry.run_due("job")
+    for task_id in ("job@2026-11-23T04:00:00Z", "order:42"):
+        with pytest.raises(ScheduleError):
+            registry.run_slot(task_id)
+
+
+# --- missed -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "ran", "rest"),
+    [
+        ({}, ["5"], "coalesced"),
+        ({"coalesce": "latest"}, ["5"], "coalesced"),
+        ({"coalesce": "earliest"}, ["1"], "coalesced"),
+        ({"coalesce": "all"}, ["1", "2", "3", "4", "5"], None),
+        ({"coalesce": "all", "limit": 2}, ["4", "5"], "over_limit"),
+    ],
+)
+def test_what_was_missed_is_caught_up(
+    registry: Registry, clock: ManualClock, options: dict[str, Any], ran: list[str], rest: str | None
+) -> None:
+    """After five missed slots: the newest, the oldest, all, or the last so many; the others say why not."""
+    job = Job(registry, **options)
+    clock.advance(5 * HOUR)
+    assert len(job.due()) == len(ran)
+    assert job.ran == ran
+    assert job.rows() == {hour: "succeeded" if hour in ran else rest for hour in "12345"}
+
+
+def test_what_was_skipped_is_settled(registry: Registry, clock: ManualClock) -> None:
+    """A skipped slot is a task that was settled by its schedule, with the reason as its evidence."""
+    job = Job(registry)
+    clock.advance(2 * HOUR)
+    job.due()
+    task = registry.get("job@2026-11-23T04:00:00Z")
+    assert task is not None
+    assert (task.status, task.verdict, task.settled_by) == (Status.SKIPPED, Verdict.SKIPPED, BY_SCHEDULE)
+    assert (task.evidence, task.attempt, task.token) == ("coalesced", 0, 0)
+
+
+def test_a_window_closes(registry: Registry, clock: ManualClock) -> None:
+    """A slot starts up to its grace after its instant, to the microsecond, and then never."""
+    job = Job(registry, misfire_grace=60)
+    clock.advance(HOUR + 60)
+    job.due()
+    clock.advance(HOUR)
+    clock.set(wall_us=clock.wall_us() + 1)
+    job.due()
+    assert job.rows() == {"1": "succeeded", "2": "too_late"}
+
+
+def test_only_those_in_their_window_are_coalesced(registry: Registry, clock: ManualClock) -> None:
+    """A slot that may not start any more stands for nobody."""
+    job = Job(registry, misfire_grace=2.5 * HOUR, coalesce="earliest")
+    clock.advance(5 * HOUR)
+    job.due()
+    assert job.rows() == {"1": "too_late", "2": "too_late", "3": "succeeded", "4": "coalesced", "5": "coalesced"}
+
+
+def test_who_waited_too_long_says_so(registry: Registry, clock: ManualClock) -> None:
+    """A slot that waited in its window behind others, and could not start in it, is `window_closed`."""
+    job = Job(registry, misfire_grace=90 * 60, coalesce="all")
+    job.body = lambda slot: clock.advance(HOUR)
+    clock.advance(2 * HOUR)  # the first hour's window is open for half an hour still
+    job.due()
+    assert job.ran == ["1", "2"]
+    job.body = lambda slot: clock.advance(2 * HOUR)
+    job.due()
+    assert job.rows()["3"] == "overlap"
+
+
+def test_five_years_of_minutes_are_no_explosion(registry: Registry, clock: ManualClock) -> None:
+    """Of 2.6 million missed slots the newest hundred thousand have a row each; all others are one row of a schedule."""
+    job = Job(registry, cron="* * * * *")
+    clock.advance(5 * 365 * DAY)
+    assert len(job.due()) == 1
+    assert sum(registry.count().values()) == MOST_ROWS
+    first, skipped, last = ledger(registry).schedules("job")
+    assert (first.until_s, skipped.until_s) == (skipped.after_s, last.after_s)
+    assert (skipped.skips, last.skips, first.skips) == (Reason.COALESCED, None, None)
+    assert last.watermark_s - last.after_s == (MOST_ROWS - 1) * 60 + 1
+    clock.advance(60)
+    assert len(job.due()) == 1
+
+
+# --- overlap ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("overlap", "ran", "third"), [("skip", ["1"], "overlap"), ("queue", ["1", "3"], "succeeded")])
+def test_one_at_a_time(
+    registry: Registry,
+    open_registry: Callable[..., Registry],
+    clock: ManualClock,
+    overlap: str,
+    ran: list[str],
+    third: str,
+) -> None:
+    """What comes due while a slot runs in another process or thread is skipped, or waits until it has ended."""
+    job, other = Job(registry, overlap=overlap), Job(open_registry(clock=clock), overlap=overlap)
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        assert other.due() == []
+        clock.advance(HOUR)
+        assert other.due() == []
+
+    job.body = body
+    clock.advance(HOUR)
+    job.due()
+    assert job.ran == ["1"]
+    job.body = lambda slot: None
+    assert [run.task_id for run in other.due()] == (["job@2026-11-23T06:00:00Z"] if overlap == "queue" else [])
+    assert job.ran + other.ran == ran
+    assert job.rows() == {"1": "succeeded", "2": "overlap" if overlap == "skip" else "coalesced", "3": third}
+
+
+@pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
+def test_what_comes_due_while_one_runs_here(registry: Registry, clock: ManualClock, overlap: str, second: str) -> None:
+    """Nobody else need look: who has run a slot knows what came due meanwhile; what waits is for the next call."""
+    job = Job(registry, overlap=overlap)
+    job.body = lambda slot: clock.advance(1.5 * HOUR)
+    clock.advance(HOUR)
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": second}
+
+
+def test_what_was_missed_before_is_not_skipped_for_an_overlap(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """While one process catches up slot after slot, another that looks leaves it the rest."""
+    job, other = Job(registry, coalesce="all"), Job(open_registry(clock=clock), coalesce="all")
+    job.body = lambda slot: other.due()
+    clock.advance(3 * HOUR)
+    job.due()
+    assert (job.ran, other.ran) == (["1", "2", "3"], [])
+
+
+def test_a_claim_that_finds_another_at_work_is_put_back(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """Two that look at one instant and claim different slots: the second notices behind its claim, and nothing ran."""
+    job, other = Job(registry, coalesce="all"), Job(open_registry(clock=clock), coalesce="all")
+    clock.advance(2 * HOUR)
+    waiting = other.registry.store.waiting  # type: ignore[attr-defined]
+    begun = registry.claim("job@2026-11-23T04:00:00Z", name="job")
+    seen: list[object] = []
+
+    def stale(name: str) -> Any:
+        found = waiting(name)
+        if not seen:  # the look of somebody who has not seen the claim
+            seen.append(found)
+            return found._replace(tasks=[task for task in found.tasks if task.status is not Status.RUNNING], owners={})
+        return found
+
+    other.registry.store.waiting = stale  # type: ignore[attr-defined]
+    assert other.due() == []
+    assert (other.ran, other.rows()["2"]) == ([], "pending")
+    task = registry.get("job@2026-11-23T05:00:00Z")
+    assert task is not None
+    assert task.attempt == 0
+    begun.succeed()
+    assert len(job.due()) == 1
+
+
+def test_an_unknown_slot_holds_nobody_up(registry: Registry, clock: ManualClock) -> None:
+    """It waits for an operator; the next slot runs. Resolved as not happened, it runs at the next call."""
+    job = Job(registry, unknown_on=TimeoutError)
+
+    def gone(_slot: datetime) -> None:
+        raise TimeoutError
+
+    job.body = gone
+    clock.advance(HOUR)
+    (run,) = job.due()
+    assert isinstance(run.error, TimeoutError)
+    job.body = lambda slot: None
+    clock.advance(HOUR)
+    job.due()
+    assert job.rows() == {"1": "unknown", "2": "succeeded"}
+    registry.resolve("job@2026-11-23T04:00:00Z", "did-not-happen")
+    job.due()
+    assert job.ran == ["1", "2", "1"]
+
+
+# --- failures ---------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_slot_is_retried_at_the_next_call(registry: Registry, clock: ManualClock) -> None:
+    """Until it succeeds or its attempts are used up; once a call."""
+    job = Job(registry, max_attempts=3)
+
+    def fails(_slot: datetime) -> None:
+        raise OSError
+
+    job.body = fails
+    clock.advance(HOUR)
+    assert [len(job.due()) for _ in range(5)] == [1, 1, 1, 0, 0]
+    registry.retry("job@2026-11-23T04:00:00Z")
+    assert [len(job.due()) for _ in range(2)] == [1, 0]
+
+
+def test_a_failed_slot_is_not_retried_when_its_window_has_closed(registry: Registry, clock: ManualClock) -> None:
+    """It stays failed; an operator's `retry` runs it all the same."""
+    job = Job(registry, misfire_grace=60)
+    job.body = lambda slot: 1 / 0
+    clock.advance(HOUR)
+    job.due()
+    clock.advance(61)
+    assert job.due() == []
+    registry.retry("job@2026-11-23T04:00:00Z")
+    assert len(job.due()) == 1
+
+
+def test_a_held_failure_is_not_retried(registry: Registry, clock: ManualClock) -> None:
+    """on_failure="hold" holds slots as it does any task."""
+    job = Job(registry, on_failure="hold")
+    job.body = lambda slot: 1 / 0
+    clock.advance(HOUR)
+    assert [len(job.due()) for _ in range(2)] == [1, 0]
+
+
+def test_one_failure_keeps_nothing_else_from_running(registry: Registry, clock: ManualClock) -> None:
+    """Each schedule, and each slot, has its own end."""
+    job, other = Job(registry, coalesce="all"), Job(registry, "other")
+    job.body = lambda slot: 1 / 0
+    clock.advance(2 * HOUR)
+    runs = registry.run_due()
+    assert [type(run.error) for run in runs] == [ZeroDivisionError, ZeroDivisionError, type(None)]
+    assert other.ran == ["2"]
+
+
+# --- the schedule changes ---------------------------------------------------------------------------------------
+
+
+def test_another_expression_begins_another_version(registry: Registry, clock: ManualClock) -> None:
+    """What the old one missed is `superseded`, the past is not fired, and the rows of both stay."""
+    job = Job(registry)
+    clock.advance(2.5 * HOUR)
+    job.becomes("*/15 * * * *", coalesce="all")
+    clock.advance(HOUR / 2)
+    job.due()
+    assert job.rows() == {"1": "superseded", "2": "superseded", "2.75": "succeeded", "3": "succeeded"}
+    old, new = ledger(registry).schedules("job")
+    assert (old.version, new.version, old.until_s) == (1, 2, new.after_s)
+
+
+def test_what_waits_is_superseded(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """A pending slot of the version before never runs; one that runs goes on, and overlaps with the new ones."""
+    job, other = Job(registry, overlap="queue"), Job(open_registry(clock=clock), overlap="queue")
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        other.due()
+        other.becomes("*/30 * * * *", overlap="queue")
+        clock.advance(HOUR / 2)
+        assert other.due() == []
+
+    job.body = body
+    clock.advance(HOUR)
+    job.due()
+    other.due()
+    assert other.rows() == {"1": "succeeded", "2": "superseded", "2.5": "succeeded"}
+    with pytest.raises(ScheduleError):
+        job.due()  # an old process does not take the schedule back
+    third = Job(registry, "third")
+    clock.advance(HOUR)
+    with pytest.raises(ScheduleError):
+        registry.run_due()
+    assert (job.schedule().version, third.ran) == (2, ["3"])
+
+
+def test_another_zone_is_another_schedule(registry: Registry, clock: ManualClock) -> None:
+    """03:00 in Shanghai is 19:00 UTC of the day before."""
+    job = Job(registry, cron="0 3 * * *")
+    job.becomes("0 3 * * *", tz="Asia/Shanghai")
+    clock.advance(DAY)
+    (run,) = job.due()
+    assert run.task_id == "job@2026-11-23T19:00:00Z"
+
+
+def test_another_spelling_is_no_other_schedule(registry: Registry) -> None:
+    """Spaces and capitals begin no version, and neither do options that are no part of the expression."""
+    job = Job(registry, cron="0 3 * * mon")
+    job.becomes(" 0  3 * * MON", misfire_grace=5)
+    assert job.schedule().version == 1
+
+
+# --- the clock --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_clock_set_back_repeats_nothing(registry: Registry, clock: ManualClock) -> None:
+    """Across midnight and back: each slot once, and those that come again are not new."""
+    job = Job(registry)
+    for _ in range(3):
+        clock.advance(HOUR)
+        job.due()
+    clock.set(wall_us=clock.wall_us() - 3 * HOUR * 1_000_000)
+    for _ in range(4):
+        job.due()
+        clock.advance(HOUR)
+    job.due()
+    assert job.ran == ["1", "2", "3", "4"]
+    assert job.schedule().watermark_s == BEGAN.timestamp() + 4 * HOUR
+
+
+def test_a_pending_slot_waits_for_its_instant(registry: Registry, clock: ManualClock) -> None:
+    """Where the clock goes back behind it, it is not run before its time; it is not lost either."""
+    job = Job(registry, overlap="queue")
+    job.body = lambda slot: clock.advance(HOUR)
+    clock.advance(HOUR)
+    job.due()
+    job.body = lambda slot: None
+    clock.set(wall_us=clock.wall_us() - 1)
+    assert job.due() == []
+    clock.set(wall_us=clock.wall_us() + 1)
+    assert len(job.due()) == 1
+
+
+def test_a_clock_that_is_not_trusted_suspends(registry: Registry, clock: ManualClock) -> None:
+    """Nothing is due meanwhile. What lost its window by that says so; a window is extended where it is told so."""
+    job, permit = Job(registry, misfire_grace=60), Permit(scheduling=False, catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    Job(registry, "fresh")
+    clock.advance(HOUR)
+    assert job.due() == []
+    assert (job.rows(), job.schedule().state) == ({}, State.HELD)
+    assert ledger(registry).schedules("fresh") == []  # it would begin by that clock
+    clock.advance(HOUR + 60)
+    permit = Permit(extension_ms=20)
+    clock.set(wall_us=clock.wall_us() + 20_000)
+    job.due()
+    assert job.rows() == {"1": "clock", "2": "succeeded"}
+    assert job.schedule().state is State.GOING
+
+
+def test_a_jump_suspends_until_it_is_confirmed(registry: Registry, clock: ManualClock) -> None:
+    """The clock check itself is asked: what came due by a jump waits for a person, and then runs once."""
+    job = Job(registry)
+    job.due()
+    clock.set(wall_us=clock.wall_us() + 3 * HOUR * 1_000_000)
+    assert job.due() == []
+    registry.confirm_clock(evidence="the jump was right")
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "coalesced", "2": "coalesced", "3": "succeeded"}
+
+
+def test_by_a_clock_that_serves_only_the_newest_starts(registry: Registry, clock: ManualClock) -> None:
+    """The hardware clock serves for what is due now, corrected; what was missed waits until the clock is confirmed."""
+    job, permit = Job(registry, coalesce="all"), Permit(catch_up=False, correction_us=HOUR * 1_000_000)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(2 * HOUR)
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "pending", "2": "pending", "3": "succeeded"}
+    permit = Permit()
+    clock.advance(HOUR)
+    assert len(job.due()) == 2
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------
+
+
+def test_a_skipped_slot_can_be_run_by_hand(registry: Registry, clock: ManualClock) -> None:
+    """Whatever its window; once, as any task. What somebody has skipped himself stays so."""
+    job = Job(registry, misfire_grace=60)
+    clock.advance(HOUR + 61)
+    job.due()
+    slot = "job@2026-11-23T04:00:00Z"
+    assert not registry.run_slot(slot).replayed
+    assert registry.run_slot(slot).replayed
+    assert job.ran == ["1"]
+    registry.add("job@2027-01-01T00:00:00Z", name="job")
+    registry.skip("job@2027-01-01T00:00:00Z", "holiday")
+    with pytest.raises(TaskDoneError):
+        registry.run_slot("job@2027-01-01T00:00:00Z")
+
+
+def test_what_runs_by_hand_is_seen_by_others(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """An old slot that is run by hand keeps the schedule's own from running beside it."""
+    job, other = Job(registry, misfire_grace=60), Job(open_registry(clock=clock), misfire_grace=60)
+    clock.advance(2 * HOUR + 61)
+    job.due()
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR - 61)
+        assert other.due() == []
+
+    job.body = body
+    registry.run_slot("job@2026-11-23T04:00:00Z")
+    assert other.rows() == {"1": "succeeded", "2": "too_late", "3": "overlap"}
+
+
+# --- coroutines -------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_are_awaited(
+    open_registry: Callable[..., Registry],
+    clock: ManualClock,
+    loop: Callable[..., Any],
+    nothing_on_the_event_loop: None,
+) -> None:
+    """`AsyncRegistry` runs coroutine functions and plain ones; no call of the store is made on the event loop."""
+    registry = AsyncRegistry.of(open_registry(clock=clock))
+    ran: list[object] = []
+
+    @registry.scheduled("job", cron=HOURLY, coalesce="all")
+    async def job(slot: datetime) -> datetime:
+        ran.append(aio.current_claim().slot)
+        return slot
+
+    registry.scheduled("plain", cron=HOURLY)(ran.append)
+
+    async def main() -> list[SlotRun]:
+        await registry.run_due()
+        clock.advance(2 * HOUR)
+        runs = await registry.run_due()
+        assert (await registry.run_slot("job@2026-11-23T04:00:00Z")).replayed
+        return runs
+
+    runs = loop(main)
+    assert [run.error for run in runs] == [None] * 3
+    assert ran == [BEGAN + H, BEGAN + 2 * H, BEGAN + 2 * H]
+    registry.registry.close()
+
+
+def test_a_registry_without_a_loop_runs_them_as_well(registry: Registry, clock: ManualClock) -> None:
+    """Each under an event loop of its own; inside of a running one it says what to use."""
+    ran = []
+
+    @registry.scheduled("job", cron=HOURLY)
+    async def job() -> None:
+        await asyncio.sleep(0)
+        ran.append(current_claim().slot)
+
+    async def inside() -> None:
+        registry.run_due()
+
+    registry.run_due()
+    clock.advance(HOUR)
+    with pytest.raises(RuntimeError):
+        asyncio.run(inside())
+    registry.run_due()
+    assert ran == [BEGAN + H]
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+SCHEDULER = """
+    from datetime import timedelta
+    from idemreg import Registry
+    from idemreg.testing import ManualClock
+    clock = ManualClock()
+    clock.advance(int(sys.argv[2]))
+    registry = Registry(sys.argv[1], durability="normal", clock=clock)
+    @registry.scheduled("job", cron="0 * * * *", coalesce=sys.argv[3], on_crash=sys.argv[4])
+    def job(slot):
+        say("ran", slot.hour)
+        if wait() == "hang": wait()
+    say("ready")
+    while wait() == "look":
+        runs = registry.run_due()
+        say("did", len(runs), *(type(run.error).__name__ for run in runs if run.error))
+"""
+
+# Two of them look as often as they can, until nothing is left.
+EAGER = """
+    from idemreg import Registry, Status
+    from idemreg.testing import ManualClock
+    clock = ManualClock()
+    clock.advance(int(sys.argv[2]))
+    registry = Registry(sys.argv[1], durability="normal", clock=clock)
+    @registry.scheduled("job", cron="0 * * * *", coalesce="all", limit=1_000)
+    def job(slot):
+        with open(sys.argv[3], "a") as file: file.write(f"{slot}\\n")
+    say("ready")
+    wait()
+    while registry.count().keys() != {Status.SUCCEEDED}: registry.run_due()
+"""
+
+
+def passed(at: datetime) -> int:
+    """Seconds since a `ManualClock` begins."""
+    return int((at - BEGAN).total_seconds())
+
+
+def test_two_processes_run_each_slot_once(registry: Registry, clock: ManualClock, path: Path) -> None:
+    """Both look at the same instant, again and again: each slot is run by one of them."""
+    Job(registry, coalesce="all", limit=1_000)
+    clock.advance(60 * HOUR)
+    now = passed(BEGAN + 60 * H)
+    witness = path.parent / "witness"
+    with Script(EAGER, path, now, witness) as one, Script(EAGER, path, now, witness) as two:
+        for script in (one, two):
+            script.expect("ready")
+        for script in (one, two):
+            script.go()
+        assert (one.end(), two.end()) == (0, 0)
+    lines = witness.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 60
+
+
+def test_a_scheduler_that_is_killed_over_three_slots_catches_up(
+    registry: Registry, clock: ManualClock, path: Path
+) -> None:
+    """Killed in the middle of a slot, under rerun: that one is run again, and then those that it missed."""
+    job = Job(registry, coalesce="all", on_crash="rerun")
+    with Script(SCHEDULER, path, passed(BEGAN + H), "all", "rerun") as script:
+        script.expect("ready")
+        script.go("look")
+        script.expect("ran 4")
+        script.kill()
+    clock.advance(4 * HOUR)
+    assert len(job.due()) == 4
+    assert job.ran == ["1", "2", "3", "4"]
+    assert set(job.rows().values()) == {"succeeded"}
+
+
+def test_under_hold_a_killed_slot_is_unknown_and_the_next_run(
+    registry: Registry, clock: ManualClock, path: Path
+) -> None:
+    """The default: nobody repeats what has begun; it is told, and nothing else waits for it."""
+    job = Job(registry, coalesce="all")
+    with Script(SCHEDULER, path, passed(BEGAN + H), "all", "hold") as script:
+        script.expect("ready")
+        script.go("look")
+        script.expect("ran 4")
+        script.kill()
+    clock.advance(2 * HOUR)
+    unknown, run = job.due()
+    assert (type(unknown.error), run.error) == (TaskUnknownError, None)
+    assert job.rows() == {"1": "unknown", "2": "succeeded"}
+
+
+def test_a_slot_that_was_dropped_is_told(registry: Registry, clock: ManualClock) -> None:
+    """A job that is interrupted ends as by a crash, and the interruption goes to the caller of `run_due`."""
+    job = Job(registry)
+
+    def stop(_slot: datetime) -> None:
+        raise KeyboardInterrupt
+
+    job.body = stop
+    clock.advance(HOUR)
+    with pytest.raises(KeyboardInterrupt):
+        job.due()
+    assert job.rows() == {"1": "unknown"}
+
+
+def test_threads_of_a_process_run_each_slot_once(registry: Registry, clock: ManualClock) -> None:
+    """As processes do."""
+    job = Job(registry, coalesce="all")
+    clock.advance(40 * HOUR)
+    barrier = threading.Barrier(4)
+
+    def look() -> None:
+        barrier.wait()
+        while registry.count().keys() != {Status.SUCCEEDED}:
+            job.due()
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(job.ran, key=int) == [str(hour) for hour in range(1, 41)]
+
+
+def test_a_slot_of_a_forgotten_schedule_keeps_its_row(registry: Registry, clock: ManualClock) -> None:
+    """Where the schedule's row is gone (an import does not bring it) and its slots are there, none is run again."""
+    job = Job(registry)
+    clock.advance(HOUR)
+    job.due()
+    lines = list(registry.export_lines())
+    clock.set(wall_us=clock.wall_us() - HOUR * 1_000_000)
+    with Registry(f"{registry.path}.other", durability="normal", clock=clock) as other:
+        other.import_lines(lines)
+        other.may_schedule = Permit  # type: ignore[method-assign] # that clock was set back on purpose
+        twin = Job(other)
+        clock.advance(2 * HOUR)
+        twin.due()
+        assert twin.rows() == {"1": "succeeded", "2": "succeeded"}
+        assert twin.ran == ["2"]
+    assert slot_id("job", 0) == "job@1970-01-01T00:00:00Z"
