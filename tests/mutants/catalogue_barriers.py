@@ -432,7 +432,7 @@ _OWNERS: Final = (
             (
                 Patch(
                     MODEL,
-                    "            if liveness is not Liveness.DEAD:\n",
+                    "            if not liveness.frees:\n",
                     "            if liveness is Liveness.ALIVE:\n",
                 ),
             ),
@@ -440,11 +440,7 @@ _OWNERS: Final = (
         Row(
             "cannot-tell-is-settled",
             "a task of whose owner nobody can tell may be settled",
-            (
-                Patch(
-                    MODEL, "(verifying or liveness is Liveness.DEAD)", "(verifying or liveness is not Liveness.ALIVE)"
-                ),
-            ),
+            (Patch(MODEL, "(verifying or liveness.frees)", "(verifying or liveness is not Liveness.ALIVE)"),),
         ),
         Row(
             "cannot-tell-is-forgotten",
@@ -452,7 +448,7 @@ _OWNERS: Final = (
             (
                 Patch(
                     MODEL,
-                    "return force and liveness is Liveness.DEAD",
+                    "return force and liveness.frees",
                     "return force and liveness is not Liveness.ALIVE",
                 ),
             ),
