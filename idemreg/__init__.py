@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         TaskFailedError,
         TaskIdError,
         TaskRunningError,
+        TaskTimeoutError,
         TaskUnknownError,
         TransitionError,
     )
@@ -82,6 +83,7 @@ __all__ = [
     "TaskFailedError",
     "TaskIdError",
     "TaskRunningError",
+    "TaskTimeoutError",
     "TaskUnknownError",
     "TransitionError",
     "Verdict",
@@ -126,6 +128,7 @@ _ROOMS = {
     "TaskFailedError": "errors",
     "TaskIdError": "errors",
     "TaskRunningError": "errors",
+    "TaskTimeoutError": "errors",
     "TaskUnknownError": "errors",
     "TransitionError": "errors",
     "Verdict": "model",

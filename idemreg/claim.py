@@ -128,6 +128,15 @@ class BaseClaim:
         """Whether the claim has not ended yet."""
         return self._is_open
 
+    def check(self) -> None:
+        """Raise `ClaimLostError` where the claim is not this process's any more: its job should stop.
+
+        Of a claim with limits also where its lease is over, and `TaskTimeoutError` where its time is. Reads nothing, so
+        that it never waits, and never takes a file that cannot be read for good news.
+        """
+        if not self._is_open or os.getpid() != self._pid:
+            raise lost_error(self.task_id)
+
     def entering(self) -> Walk[None]:
         """The walk that notes that the job begins; nothing but for a claim of a batch."""
         if not self._is_open:
@@ -206,7 +215,7 @@ class BaseClaim:
             raise
 
     def _finish_in(self, transaction: Transaction, end: End) -> None:
-        self._is_open = False
+        self.settled()
         try:
             answer = transaction.finish(end)
         except StoreError as error:

@@ -54,7 +54,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class Clock:
-    """The machine's clocks. Instances hold no state and may be shared by threads."""
+    """The machine's clocks. Instances hold no state and may be shared by threads.
+
+    ``is_real``: time passes by itself, so that a thread may wait for it.
+    """
+
+    is_real: bool = True
 
     def wall_us(self) -> int:
         """Microseconds since the epoch. It may jump; for people only."""

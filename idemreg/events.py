@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from idemreg import store
+from idemreg.leasing import LeaseLost
 from idemreg.model import Status
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Claimed",
     "Event",
     "Failed",
+    "LeaseLost",
     "Mismatched",
     "OnEvent",
     "Released",
@@ -55,7 +57,7 @@ class Claimed(NamedTuple):
 
 
 class TakenOver(NamedTuple):
-    """As `Claimed`, from an owner that is proven dead: ``owner`` is its number."""
+    """As `Claimed`, from an owner that is proven dead, or whose lease expired: ``owner`` is its number."""
 
     task_id: str
     name: str
@@ -124,7 +126,9 @@ class Checkpointed(NamedTuple):
     checkpoint: Checkpoint
 
 
-Event: TypeAlias = Claimed | TakenOver | Replayed | Mismatched | Succeeded | Failed | Unknown | Released | Checkpointed
+Event: TypeAlias = (
+    Claimed | TakenOver | Replayed | Mismatched | Succeeded | Failed | Unknown | Released | LeaseLost | Checkpointed
+)
 OnEvent: TypeAlias = Callable[[Event], object]
 
 _QUIET = (Claimed, Replayed, Succeeded, Released, Checkpointed)

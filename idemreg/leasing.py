@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from idemreg.store import Lost
 
-__all__ = ["Leasing", "Renewal", "Renewed"]
+__all__ = ["LeaseLost", "Leasing", "Renewal", "Renewed"]
 
 
 class Renewal(NamedTuple):
@@ -30,6 +30,16 @@ class Renewed(NamedTuple):
     """The lease is stored anew; ``until_ms``: milliseconds since this boot."""
 
     until_ms: int
+
+
+class LeaseLost(NamedTuple):
+    """A claim's lease was lost, or is over: its job should stop. ``reason``: how that is known. From the heartbeat."""
+
+    task_id: str
+    name: str
+    token: int
+    attempt: int
+    reason: str
 
 
 class Leasing(Protocol):

@@ -18,13 +18,14 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.clock import Clock, seconds
+from idemreg.heartbeat import heart
 from idemreg.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
-__all__ = ["ManualClock", "throw_away_registry"]
+__all__ = ["ManualClock", "beat", "throw_away_registry"]
 
 # 2026-11-23 03:00 UTC: the hour at which jobs get lost.
 _WALL_US: Final = 1_795_402_800_000_000
@@ -35,7 +36,10 @@ class ManualClock(Clock):
     """Time that passes only when a test says so, or when somebody sleeps: nobody sits out a wait.
 
     ``wall_us``, ``boot_ms`` and ``monotonic`` are what `Clock` calls so; ``boot_id`` is this machine's unless given.
+    Leases by it are renewed by `beat` alone.
     """
+
+    is_real = False
 
     def __init__(
         self, *, wall_us: int = _WALL_US, boot_ms: int = _BOOT_MS, monotonic: float = 0.0, boot_id: str | None = None
@@ -89,6 +93,11 @@ class ManualClock(Clock):
         """Pass ``pause`` seconds at once, and let other threads run."""
         self.advance(pause)
         super().sleep(0)
+
+
+def beat() -> None:
+    """Renew the leases that are due by now, and tell of those that are lost, as a thread does where time is real."""
+    heart.step()
 
 
 @contextlib.contextmanager
