@@ -40,8 +40,10 @@ if TYPE_CHECKING:
 
     from idemreg.child import Sink
     from idemreg.claim import Claim, Terms
+    from idemreg.errors import IdemregError
     from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
+    from idemreg.stopping import Limited, Stopping
     from idemreg.store import CommandOwner, Store
 
 __all__ = ["CommandEnd", "run_command"]
@@ -56,7 +58,8 @@ class CommandEnd(NamedTuple):
     """How a command's task ended.
 
     ``exit_code`` is the command's own, or 128+n where signal n killed it, or 76 where another part of this process took
-    it (a handler of SIGCHLD that waits for every child): the task is `unknown` then.
+    it (a handler of SIGCHLD that waits for every child): the task is `unknown` then. 124 where its time was over, 75
+    where its lease was: it was ended then, and its crash policy decided.
     """
 
     exit_code: int
@@ -152,11 +155,15 @@ class _InterruptibleClock(Clock):
     """A clock whose naps are where a signal ends the wait for a twin: nothing is claimed there, nothing half done."""
 
     def __init__(self, clock: Clock, inbox: Inbox) -> None:
+        self.is_real = clock.is_real
         self._clock = clock
         self._inbox = inbox
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
+
+    def boot_ms(self) -> int:
+        return self._clock.boot_ms()
 
     def sleep(self, pause: float) -> None:
         self._inbox.check()
@@ -196,21 +203,24 @@ def _run(
     codes: _Codes,
     streams: _Streams,
 ) -> CommandEnd:
-    output, problem = streams.output, None
+    output, problem, stopping = streams.output, None, None
     child = _spawn(claim, argv, owner, inbox, streams.stdin)
-    try:
-        inbox.pass_to(child)
-        faults.point("command.spawned")
-        pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
-    except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
-        problem = error
-        child.close_pipes()  # a command that fills them would never end
-    try:
-        code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
-    finally:
-        inbox.ended()
+    with contextlib.ExitStack() as stack:
+        try:
+            if claim.options.limits is not None:
+                stopping = stack.enter_context(_stopping(claim, child))
+            inbox.pass_to(child)
+            faults.point("command.spawned")
+            pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
+        except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
+            problem = error
+            child.close_pipes()  # a command that fills them would never end
+        try:
+            code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
+        finally:
+            inbox.ended()
     faults.point("command.ended")
-    end = _record(claim, code, output, codes)
+    end = _record(claim, code, output, codes, None if stopping is None else stopping.why)
     if problem is not None:
         raise problem
     return end
@@ -232,12 +242,26 @@ class _Noting:
         return None if self._due is None else max(self._due - self._clock.monotonic(), 0)
 
 
-def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> CommandEnd:
-    """Store what the command's return code makes of its task."""
+def _stopping(claim: Claim, child: Child) -> Stopping:
+    from idemreg.stopping import Stopping  # noqa: PLC0415 - for commands with limits
+
+    return Stopping(cast("Limited", claim), child)
+
+
+def _record(
+    claim: Claim, code: int | None, output: Output, codes: _Codes, stopped: IdemregError | None = None
+) -> CommandEnd:
+    """Store what the command's return code makes of its task. One that was ``stopped`` has that error's exit code."""
     exit_code = TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
+    exit_code = exit_code if stopped is None else stopped.exit_code
     result = {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
     status = Status.SUCCEEDED
-    if code == 0:
+    if stopped is not None:
+        end = crash_end(claim.grant, claim.options, f"{stopped.message}: the command was ended")
+        end = end._replace(result=store_result(result, None))
+        status = end.status
+        claim.end(end, result)
+    elif code == 0:
         claim.succeed(result)
     else:
         end = _bad_end(claim, code, codes, result)

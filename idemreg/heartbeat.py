@@ -146,7 +146,7 @@ class Heart:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, *, by_hand: bool = True) -> float:
-        """Renew what is due, tell of what is lost, and give the seconds until the next look. All that the thread does."""
+        """Renew what is due, tell of what is lost, and give the seconds until the next look. The thread does no more."""
         with self._stepping:
             for some in self._due(by_hand=by_hand):
                 self._renew(some)

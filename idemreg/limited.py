@@ -78,6 +78,12 @@ class _Limited(BaseClaim):
         if left is not None and left < 0:
             raise timeout_error(self)
 
+    def changes_in_s(self) -> float:
+        """Seconds until `check` may answer otherwise, should nothing be renewed meanwhile."""
+        ends = [] if self.lease is None else [self.lease.until_ms - self.terms.clock.boot_ms()]
+        left = left_s(self)
+        return max(min([*(end / 1_000 for end in ends), *([] if left is None else [left])]), 0.0)
+
     def settled(self) -> None:
         super().settled()
         if self.lease is not None:
