@@ -26,7 +26,10 @@ from idemreg.leasing import Renewed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from idemreg.leasing import Leasing, Renewal
+    from idemreg.leasing import Renewal
+    from idemreg.store import Lost
+
+    Renew = Callable[..., Sequence[Renewed | Lost]]  # `Leasing.renew` of a store
 
 __all__ = ["Heart", "Lease", "heart"]
 
@@ -49,13 +52,13 @@ STOP_S: Final = 10.0  # that the end of the process waits for a renewal on a slo
 class Lease:
     """The lease of one open claim, as its own process knows it. ``until_ms``: by the time since boot."""
 
-    __slots__ = ("_is_told", "_on_lost", "clock", "due_ms", "is_held", "reason", "renewal", "store", "until_ms")
+    __slots__ = ("_is_told", "_on_lost", "clock", "due_ms", "is_held", "reason", "renew", "renewal", "until_ms")
 
     def __init__(
-        self, store: Leasing, clock: Clock, renewal: Renewal, until_ms: int, on_lost: Callable[[str], object]
+        self, renew: Renew, clock: Clock, renewal: Renewal, until_ms: int, on_lost: Callable[[str], object]
     ) -> None:
-        """``on_lost`` is called once, with the reason, by the heartbeat."""
-        self.store = store
+        """``renew``: of the claim's store. ``on_lost`` is called once, with the reason, by the heartbeat."""
+        self.renew = renew
         self.clock = clock
         self.renewal = renewal
         self.reason = ""  # why it is lost; empty as long as it is not
@@ -146,7 +149,10 @@ class Heart:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, *, by_hand: bool = True) -> float:
-        """Renew what is due, tell of what is lost, and give the seconds until the next look. The thread does no more."""
+        """Renew what is due, tell of what is lost, and give the seconds until the next look.
+
+        The thread does no more.
+        """
         with self._stepping:
             for some in self._due(by_hand=by_hand):
                 self._renew(some)
@@ -162,10 +168,10 @@ class Heart:
 
     def _due(self, *, by_hand: bool) -> Iterator[Sequence[Lease]]:
         """What is to be renewed now, by commits."""
-        by_store: dict[int, list[Lease]] = {}
+        by_store: dict[Renew, list[Lease]] = {}  # a method of the very same store is the same key
         for lease in self._served(by_hand=by_hand):
             if not lease.is_held and not lease.reason and lease.due_ms <= lease.clock.boot_ms():
-                by_store.setdefault(id(lease.store), []).append(lease)
+                by_store.setdefault(lease.renew, []).append(lease)
         for leases in by_store.values():
             for begin in range(0, len(leases), RENEWED_AT_ONCE):
                 yield leases[begin : begin + RENEWED_AT_ONCE]
@@ -174,7 +180,7 @@ class Heart:
         shortest_s = min(lease.renewal.lease_ms for lease in leases) / 1_000
         try:
             wanted = [lease.renewal for lease in leases]
-            answers = leases[0].store.renew(wanted, busy_s=min(BUSY_S, shortest_s / BUSY_PART))
+            answers = leases[0].renew(wanted, busy_s=min(BUSY_S, shortest_s / BUSY_PART))
         except Exception as error:  # noqa: BLE001 - whatever the file has: the others have their own
             for lease in leases:
                 lease.postpone()

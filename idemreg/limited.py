@@ -155,7 +155,7 @@ def _begin(terms: Terms, grant: Granted, name: str) -> Lease | None:
             _call(terms.options.on_lost, lost)
 
     renewal = Renewal(grant.task_id, grant.token, grant.owner, limits.lease_ms)
-    lease = Lease(cast("Leasing", terms.store), terms.clock, renewal, deadlines.lease_ms, on_lost)
+    lease = Lease(cast("Leasing", terms.store).renew, terms.clock, renewal, deadlines.lease_ms, on_lost)
     heart.add(lease)
     return lease
 

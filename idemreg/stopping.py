@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["KILL_AFTER_S", "Stopping"]
 
 KILL_AFTER_S: Final = 10.0  # between the question and the kill, as service managers leave some time to clear up
+
+# Between two looks at the clock. Waiting does not count the time that the machine sleeps, which deadlines do.
+LOOK_S: Final = 5.0
 CLOCK_PART_S: Final = 0.001  # deadlines are in whole milliseconds: one more, and it is over
 
 
@@ -58,7 +61,7 @@ class Stopping:
 
     def _watch(self) -> None:
         while self._may_run():
-            if self._has_ended.wait(self._claim.changes_in_s() + CLOCK_PART_S):
+            if self._has_ended.wait(min(self._claim.changes_in_s() + CLOCK_PART_S, LOOK_S)):
                 return
         self._send(signal.SIGTERM)
         self._send(signal.SIGCONT)  # one that is stopped could not hear of it

@@ -68,6 +68,18 @@ def handle(message):
 for handled in registry.consume(["a", "b", "c"], handle, task_id=str, name="j"): pass
 """
 BATCH_CLAIM = "faults.arm(point, faults.kill)" + BATCH
+# Killed by the heartbeat in the middle of its job, at a renewal.
+LEASED = """
+from idemreg.testing import ManualClock, beat
+clock = ManualClock()
+def work():
+    job()
+    faults.arm(point, faults.kill)
+    clock.advance(30)
+    beat()
+Registry(path, clock=clock).run("t", work, name="j", lease=60{})
+"""
+LEASED_HOLD, LEASED_RERUN = LEASED.format(""), LEASED.format(', on_crash="rerun"')
 SECOND = "from tests.support.second_schema import open_second; faults.arm(point, faults.kill); open_second(path)"
 OTHER_BOOT = """
 from idemreg import Clock
@@ -305,6 +317,8 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
     "transaction.finished": [(EFFECT, has_no_effect_yet)],
+    "renew.in-transaction": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
+    "renew.committed": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "command.spawned": [(COMMAND, command_is_unknown)],
     "command.ended": [(COMMAND, command_is_unknown)],
 }
