@@ -306,9 +306,9 @@ def test_a_late_owner_learns_it_and_leaves_nothing(pair: tuple[Registry, Registr
         late.check()
     with pytest.raises(ClaimLostError), late.transaction() as tx:
         tx.execute("create table effects (n)")
-    taker.succeed("the taker's")
     with pytest.raises(ClaimLostError):
         late.succeed("the late one's")
+    taker.succeed("the taker's")
     assert pair[0].run("t", str, name="").result == "the taker's"
     with pair[1].claim("look", on_crash="rerun") as claim, claim.transaction() as tx:
         assert tx.execute("select count(*) from sqlite_schema where name = 'effects'") == [(0,)]
@@ -525,6 +525,42 @@ def test_a_dropped_claim_is_renewed_no_more(registry: Registry, clock: ManualClo
     with pytest.warns(ResourceWarning, match="dropped"):
         del claim
     assert not heart._leases
+
+
+def test_limits_go_with_their_claim(pair: tuple[Registry, Registry], clock: ManualClock) -> None:
+    """However it ends, or is ended by others, its row of them is gone in the same transaction."""
+    first, second = pair
+    late = []
+    for task_id in ("succeeded", "failed", "released", "dropped", "hold", "rerun", "forgotten", "transaction"):
+        on_crash = "hold" if task_id in ("hold", "forgotten") else "rerun"
+        late.append(first.claim(task_id, lease=60, timeout=60, on_crash=on_crash))  # type: ignore[arg-type]
+    assert limits_of(second) == 8
+    succeeded, failed, released, dropped, *late, transaction = late
+    succeeded.succeed()
+    failed.fail(ValueError())
+    released.release()
+    dropped.interrupted(KeyboardInterrupt())
+    with transaction.transaction():
+        pass
+    assert limits_of(second) == 3
+    clock.advance(61)
+    with pytest.raises(TaskUnknownError):
+        second.claim("hold")
+    with second.claim("rerun", on_crash="rerun"):
+        assert limits_of(second) == 1
+    second.forget("forgotten", force=True)
+    assert limits_of(second) == 0
+    for claim in late:
+        with pytest.raises(ClaimLostError):
+            claim.succeed()
+
+
+def limits_of(registry: Registry) -> int:
+    """How many rows of limits there are."""
+    connection = connect(registry.path)
+    ((count,),) = connection.execute("SELECT count(*) FROM idempotent_lease")
+    connection.close()
+    return int(count)
 
 
 # --- at the door ------------------------------------------------------------------------------------------------
