@@ -133,7 +133,7 @@ class Heart:
         """Renew it from now on. RuntimeError where there is no thread to do it, and can be none."""
         self._leases[lease] = None
         if lease.clock.is_real:
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._start()
             if self._clock.monotonic() + _pause_s(lease) < self._wake_at:
                 self._rung.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench.figures import barriers, batches, big, calls, disk, peers, processes, threads, together
+from bench.figures import barriers, batches, big, calls, disk, leases, peers, processes, threads, together
 
 if TYPE_CHECKING:
     from bench.model import Figure
@@ -22,6 +22,7 @@ FIGURES: Final[dict[str, Figure]] = {
         *together.FIGURES,
         *batches.FIGURES,
         *disk.FIGURES,
+        *leases.FIGURES,
         *big.FIGURES,
     )
 }

@@ -59,7 +59,7 @@ LEASES: Final = mutants(
                 "self._epoch_bits | min(self._clock.wall_us() // 1_000, leases",
             ),
         ),
-        NEVER_TAKEN,
+        "test_a_lease_is_renewed_at_a_third_of_it",
     ),
     Row(
         "lease-renewed-by-anybody",
