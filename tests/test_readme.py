@@ -33,7 +33,7 @@ COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
     *("purge", "backup", "export", "import", "checkpoint", "doctor"),
 )
-ARCHITECTURE_LINES = 200
+ARCHITECTURE_LINES = 210
 
 
 class Block(NamedTuple):
@@ -121,6 +121,7 @@ def test_every_python_block_has_a_test() -> None:
         "A queue consumer",
         "A webhook receiver",
         "A payment, and what to do about doubt",
+        "A job that may hang",
         "Effects in the same file",
     }
     assert {block.heading for block in blocks(README) if block.language == "python"} == tested
@@ -239,6 +240,23 @@ def test_a_payment_in_doubt_is_looked_up(execute: Callable[..., dict[str, Any]])
     assert pay("2026-1", 500) == "no. 0"
     assert len(bank.paid) == 1
     assert pay.task("2026-1", 500).evidence == "payment no. 0"
+
+
+def test_a_job_that_may_hang_has_a_lease(execute: Callable[..., dict[str, Any]]) -> None:
+    """While it runs its task has a lease and a time limit, and each page is stored with the token."""
+    stored: list[tuple[str, int]] = []
+
+    def store(page: str, fenced_by: int) -> None:
+        owner = names["registry"].owner(names["sync"].task("a"))
+        assert 0 < owner.lease_left_ms <= 60_000
+        assert not owner.is_overdue
+        stored.append((page, fenced_by))
+
+    names = execute("A job that may hang", pages_of=lambda shop: [f"{shop}1", f"{shop}2"], store=store)
+    names["sync"]("a")
+    names["sync"]("a")
+    token = names["sync"].task("a").token
+    assert stored == [("a1", token), ("a2", token)]
 
 
 def test_effects_in_the_same_file_happen_once(execute: Callable[..., dict[str, Any]]) -> None:

@@ -97,8 +97,8 @@ FIGURES: Final = (
         "lease",
         "What a lease adds to a job",
         "normal",
-        "One process, one thread, jobs that sleep 10 ms, with lease=60 and without, in turn; medians of each round. Commits are counted in the"
-        " -wal, of jobs that do nothing.",
+        "One process, one thread, jobs that sleep 10 ms, with lease=60 and without, in turn; the median of each round."
+        " Commits are counted in the -wal, of jobs that do nothing.",
         measure,
     ),
 )
