@@ -565,6 +565,24 @@ def test_batches_take_no_limits(registry: Registry) -> None:
     assert registry.get("t") is None
 
 
+def test_batches_of_coroutines_take_none_either(
+    registry: Registry, loop: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
+) -> None:
+    """As above."""
+
+    async def job(_: str) -> None:
+        """Never entered."""
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="single claims"):
+            await AsyncRegistry.of(registry).claim_many([("t", None)], lease=60)
+        with pytest.raises(ValueError, match="single claims"):
+            await anext(AsyncRegistry.of(registry).consume(["t"], job, task_id=str, timeout=60))
+
+    loop(main)
+    assert registry.count() == {}
+
+
 @pytest.mark.parametrize(
     "options",
     [{"lease": 0.9}, {"lease": -1}, {"lease": 10**9}, {"timeout": 0}, {"on_lost": print}, {"lease": 1, "on_lost": 7}],
@@ -583,6 +601,7 @@ def test_a_damaged_lease_is_an_error(pair: tuple[Registry, Registry], clock: Man
         connection.execute("UPDATE idempotent_lease SET until_stamp = 1")
         with pytest.raises(StoreError, match="the lease of task 't'"):
             pair[1].claim("t")
+        assert "seal-broken" in {finding.code for finding in pair[1].doctor(full=True)}
         connection.execute("DELETE FROM idempotent_lease")
         clock.advance(3_600)
         with pytest.raises(TaskRunningError):
