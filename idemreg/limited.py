@@ -67,6 +67,15 @@ class _Limited(BaseClaim):
 
     lease: Lease | None
 
+    def _renew(self) -> None:
+        """Have the lease renewed from now on. Where it cannot be, whoever makes the claim puts it back."""
+        try:
+            if self.lease is not None:
+                heart.add(self.lease)
+        except BaseException:
+            self.settled()
+            raise
+
     def check(self) -> None:
         """As of every claim, and raise where its lease is lost or over, or its time."""
         super().check()
@@ -109,8 +118,9 @@ class LimitedClaim(_Limited, Claim):
     __slots__ = ("lease",)
 
     def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
-        self.lease = _begin(terms, grant, name)
+        self.lease = _lease_of(terms, grant, name)
         super().__init__(terms, grant, name)
+        self._renew()
 
 
 class AsyncLimitedClaim(_Limited, AsyncClaim):
@@ -119,9 +129,10 @@ class AsyncLimitedClaim(_Limited, AsyncClaim):
     __slots__ = ("_time", "lease")
 
     def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
-        self.lease = _begin(terms, grant, name)
+        self.lease = _lease_of(terms, grant, name)
         self._time: contextlib.AbstractAsyncContextManager[None] | None = None
         super().__init__(terms, grant, name)
+        self._renew()
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -141,8 +152,8 @@ class AsyncLimitedClaim(_Limited, AsyncClaim):
         await super().__aexit__(kind, error, trace)
 
 
-def _begin(terms: Terms, grant: Granted, name: str) -> Lease | None:
-    """Have the lease of the claim renewed from now on."""
+def _lease_of(terms: Terms, grant: Granted, name: str) -> Lease | None:
+    """The lease of a claim; None where only its time is limited."""
     limits, deadlines = terms.options.limits, grant.deadlines
     if limits is None or limits.lease_ms is None or deadlines is None or deadlines.lease_ms is None:
         return None
@@ -155,9 +166,7 @@ def _begin(terms: Terms, grant: Granted, name: str) -> Lease | None:
             _call(terms.options.on_lost, lost)
 
     renewal = Renewal(grant.task_id, grant.token, grant.owner, limits.lease_ms)
-    lease = Lease(cast("Leasing", terms.store).renew, terms.clock, renewal, deadlines.lease_ms, on_lost)
-    heart.add(lease)
-    return lease
+    return Lease(cast("Leasing", terms.store).renew, terms.clock, renewal, deadlines.lease_ms, on_lost)
 
 
 def _call(on_lost: Any, lost: LeaseLost) -> None:  # noqa: ANN401 - a callback

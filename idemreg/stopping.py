@@ -45,17 +45,25 @@ class Stopping:
         self._claim = claim
         self._child = child
         self._has_ended = threading.Event()
-        # By a descriptor, since the number of a process that was waited for may be another's by now. It has not been.
-        self._fd = _descriptor(child.pid)
+        self._fd: int | None = None
         self._thread = threading.Thread(target=self._watch, name="idemreg-stopping", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        # By a descriptor, since the number of a process that was waited for may be another's by now. It has not been.
+        self._fd = _descriptor(self._child.pid)
+        try:
+            self._thread.start()
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._has_ended.set()
         self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
 

@@ -507,6 +507,35 @@ def test_a_forked_child_renews_its_own_leases_only(path: Path) -> None:
         assert script.end() == 0
 
 
+def test_a_claim_that_nobody_could_renew_is_put_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started: the job does not begin, and the task is as it was."""
+
+    def start(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(heart, "_thread", None)
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            registry.claim("t", lease=60)
+    row = row_of(registry)
+    assert (row.status, row.attempt) == (Status.PENDING, 0)
+    assert not heart._leases
+
+
+def test_a_closed_registry_renews_what_it_has_claimed(pair: tuple[Registry, Registry], clock: ManualClock) -> None:
+    """The claim goes on behind the close, and so does its lease, beside those of the registry that was opened anew."""
+    with pair[0].claim("t", lease=60) as old:
+        pair[0].close()
+        with pair[0].claim("u", lease=60) as new:
+            clock.advance(40)
+            beat()
+            assert [owner_of(pair[1], task_id).lease_left_ms for task_id in "tu"] == [60_000, 60_000]
+            old.check()
+            new.check()
+
+
 def test_a_dropped_claim_is_renewed_no_more(registry: Registry, clock: ManualClock) -> None:
     """Whatever becomes of a claim, its lease goes with it."""
     claim = registry.claim("t", lease=3_600)
