@@ -24,7 +24,8 @@
 -- second look at a process whose lock is free. idempotent_large: results and errors too long to live in the tree of
 -- tasks, where they would push the small rows apart. idempotent_serial: how far serial numbers are reserved.
 -- idempotent_step: the pieces of a job that are done, for a later attempt of its task. idempotent_clock: one row about the
--- wall clock, for schedules. idempotent_schedule: which slots there are.
+-- wall clock, for schedules. idempotent_schedule: which slots there are. idempotent_lease: the limits of
+-- the claims that asked for any.
 --
 -- A slot is a task whose task_id is NAME@INSTANT: coupons@2026-11-22T19:00:00Z. Its row is made once it is due, pending or
 -- skipped, in the transaction that moves its schedule's watermark past it, by whoever looks first. It leaves `pending`
@@ -55,7 +56,8 @@ CREATE TABLE idempotent_log (
     token      INTEGER NOT NULL,        -- fencing token: grows with every claim; 0 = never claimed
     attempt    INTEGER NOT NULL,        -- claims that entered, or may have entered, the job; 0 = none
     owner      INTEGER,                 -- who runs it; its byte of the lock file is held while it lives
-    policy     INTEGER NOT NULL,        -- max_attempts * 16 + (4 if failures are held) + on_crash (0 rerun, 1 verify, 2 hold)
+    policy     INTEGER NOT NULL,        -- max_attempts * 16 + (8 if the last claim had limits: idempotent_lease)
+                                        -- + (4 if failures are held) + on_crash (0 rerun, 1 verify, 2 hold)
     keep_ms    INTEGER,                 -- how long `purge` must leave the ended row alone; NULL = for ever
     result     TEXT,                    -- tagged JSON; NULL in a succeeded row = the result was lost (error says why)
     error      TEXT,                    -- of the last failure or loss: type and message, then the traceback, bounded
@@ -176,4 +178,21 @@ CREATE TABLE idempotent_schedule (
     CHECK (state BETWEEN 0 AND 2),
     CHECK (after_s <= watermark_s),
     CHECK (until_s IS NULL OR until_s = watermark_s)
+) STRICT, WITHOUT ROWID;
+
+-- The limits of one claim, in stamps as boot_stamp above: by the time since boot, which counts suspend and which no clock
+-- can set. Written by the claim in its own transaction, so that no claim with a lease is ever seen without it; renewed by
+-- its owner, from a thread beside the job; removed by whatever ends the claim, in the transaction of that end. Only the
+-- rows of policies that say so are looked for. One whose token is not the task's, or whose task is not running, is void.
+--
+-- Past until_stamp (and in any later boot) the task may be decided about as if its owner were dead. Until somebody has
+-- done so, under the write lock, the owner may still renew and finish: the task's token decides, never the time alone.
+-- Past overdue_stamp the job runs longer than it should. That is told, and ends nothing by itself.
+CREATE TABLE idempotent_lease (
+    task_id       TEXT    NOT NULL PRIMARY KEY,
+    token         INTEGER NOT NULL,     -- of the claim
+    until_stamp   INTEGER,              -- NULL = without a lease: only a death frees the task
+    overdue_stamp INTEGER,              -- NULL = without a time limit
+    seal          INTEGER NOT NULL,     -- over all of the above
+    CHECK (until_stamp IS NOT NULL OR overdue_stamp IS NOT NULL)
 ) STRICT, WITHOUT ROWID;

@@ -115,6 +115,7 @@ class Scale(NamedTuple):
     runs: int = 11  # of a whole process
     purged: int = 1_000_000
     writer_s: float = 20  # of a writer with nobody purging
+    lease_jobs: int = 100  # of 10 ms, a round
 
 
 SCALES: Final = {
@@ -156,6 +157,7 @@ SCALES: Final = {
             runs=2,
             purged=600,
             writer_s=0.2,
+            lease_jobs=5,
         ),
     )
 }

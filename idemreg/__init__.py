@@ -43,11 +43,13 @@ if TYPE_CHECKING:
         TaskFailedError,
         TaskIdError,
         TaskRunningError,
+        TaskTimeoutError,
         TaskUnknownError,
         TransitionError,
     )
-    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Step, Task, Verdict
+    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
     from idemreg.options import Verified
+    from idemreg.progress import Step
     from idemreg.registry import Registry
 
 __version__ = "0.1.0"
@@ -93,6 +95,7 @@ __all__ = [
     "TaskFailedError",
     "TaskIdError",
     "TaskRunningError",
+    "TaskTimeoutError",
     "TaskUnknownError",
     "TransitionError",
     "Verdict",
@@ -130,7 +133,7 @@ _ROOMS = {
     "ResultError": "errors",
     "ScheduleError": "errors",
     "Status": "model",
-    "Step": "model",
+    "Step": "progress",
     "StepError": "errors",
     "StoreBusyError": "errors",
     "StoreCorruptError": "errors",
@@ -144,6 +147,7 @@ _ROOMS = {
     "TaskFailedError": "errors",
     "TaskIdError": "errors",
     "TaskRunningError": "errors",
+    "TaskTimeoutError": "errors",
     "TaskUnknownError": "errors",
     "TransitionError": "errors",
     "Verdict": "model",

@@ -27,6 +27,7 @@ from idemreg.attempt import run_walk
 from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
+from idemreg.overtime import within_time
 from idemreg.registry import Registry
 from idemreg.request import check_job, job_name, wanted
 from idemreg.slotted import AsyncSlots
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import Outcome, OwnerInfo, Status, Step, Task, Verdict
+    from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict
     from idemreg.options import CallOptions, Durability
+    from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import AsyncSerials
     from idemreg.sqlite.upkeep import Checkpoint, Mode
@@ -168,7 +170,7 @@ class AsyncRegistry(AsyncClock, AsyncSlots):
         check_job(job, is_awaited=True)
         called = job_name(job) if name is None else name
         request = wanted(task_id, called, canonical(payload), terms.options)
-        walk = run_walk(terms, request, job, (), {})
+        walk = run_walk(terms, request, within_time(terms, job), (), {})
         return await adrive(walk, self._registry.offload.host())
 
     def claim(
@@ -182,7 +184,7 @@ class AsyncRegistry(AsyncClock, AsyncSlots):
         self, items: Iterable[tuple[str, object]], *, name: str = "", **options: Unpack[CallOptions]
     ) -> list[AsyncClaim | Outcome[Any] | IdemregError]:
         """Claim tasks, each (task_id, payload), by one commit; see `Registry.claim_many`."""
-        terms = self._terms(options)
+        terms = self._terms(options, for_batch=True)
         walk = hand_over(claim_many(terms, requests(items, name, terms.options)))
         return await adrive(walk, self._registry.offload.host())
 
@@ -206,7 +208,7 @@ class AsyncRegistry(AsyncClock, AsyncSlots):
         Who may leave it early uses `contextlib.aclosing`, which closes an asynchronous generator of messages as well.
         """
         check_job(job, is_awaited=True)
-        terms, called = self._terms(options), job_name(job) if name is None else name
+        terms, called = self._terms(options, for_batch=True), job_name(job) if name is None else name
         async with contextlib.aclosing(abatches(messages, batch)) as batches:
             async for some in batches:
                 walk = handle(terms, messages_of(some, task_id, payload, called, terms.options), job)
@@ -380,5 +382,6 @@ class AsyncRegistry(AsyncClock, AsyncSlots):
     def __repr__(self) -> str:
         return f"AsyncRegistry({str(self._registry.path)!r})"
 
-    def _terms(self, options: CallOptions) -> Terms:
-        return self._registry.async_terms(self._registry.checked(options))
+    def _terms(self, options: CallOptions, *, for_batch: bool = False) -> Terms:
+        checked = self._registry.checked(options)
+        return self._registry.async_terms(checked.for_batch() if for_batch else checked)

@@ -58,7 +58,7 @@ def claim_many(
     with importing():
         from idemreg.batch import claim_many, requests  # noqa: PLC0415 - few programs need it
 
-    checked = registry.checked(options)
+    checked = registry.checked(options).for_batch()
     return drive(claim_many(registry.terms(checked), requests(items, name, checked)))
 
 
@@ -84,7 +84,7 @@ def consume(
     with importing():
         from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
 
-    checked = registry.checked(options)
+    checked = registry.checked(options).for_batch()
     check_job(job)
     terms, called = registry.terms(checked), job_name(job) if name is None else name
     for some in batches(messages, batch):

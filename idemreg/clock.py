@@ -57,7 +57,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class Clock:
-    """The machine's clocks. Instances hold no state and may be shared by threads."""
+    """The machine's clocks. Instances hold no state and may be shared by threads.
+
+    ``is_real``: time passes by itself, so that a thread may wait for it.
+    """
+
+    is_real: bool = True
 
     # Who can say whether the wall clock is right, for `idemreg.clockcheck`. None: the machine, which knows nothing of a
     # clock that a test sets by hand; such a clock brings its own.

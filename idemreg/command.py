@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from idemreg.errors import IdemregError
     from idemreg.model import Task, Wanted
     from idemreg.registry import Registry
+    from idemreg.stopping import Limited, Stopping
     from idemreg.store import CommandOwner, Store
 
 __all__ = [
@@ -73,7 +74,8 @@ class CommandEnd(NamedTuple):
     """How a command's task ended.
 
     ``exit_code`` is the command's own, or 128+n where signal n killed it, or 76 where another part of this process took
-    it (a handler of SIGCHLD that waits for every child): the task is `unknown` then.
+    it (a handler of SIGCHLD that waits for every child): the task is `unknown` then. 124 where its time was over, 75
+    where its lease was: it was ended then, and its crash policy decided.
     """
 
     exit_code: int
@@ -90,7 +92,7 @@ class _Streams(NamedTuple):
     stdin: int | None
     sink: Sink
     output: Output
-    database: str
+    database: str | os.PathLike[str]
 
 
 class _Codes(NamedTuple):
@@ -128,8 +130,8 @@ def run_command(
     1 (did not happen) or any other (cannot tell); its output is the evidence. ``unknown_on``,
     ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
     descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
-    ``inbox``: where signals for the command come in, in place of handlers of our own. ``shows_replay``: whether a
-    duplicate writes the stored output. ``keeps_output``: whether any is stored. ``admit``: its error puts a claim back.
+    ``inbox``: where signals come in, in place of handlers of our own. ``shows_replay``: whether a duplicate writes the
+    stored output. ``keeps_output``: whether any is stored. ``admit``: its error puts a claim back.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
@@ -143,8 +145,7 @@ def run_command(
             claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
             if not isinstance(claim, Outcome):
                 _admit(claim, admit)
-                output = Output(KEPT_BYTES if keeps_output else 0)
-                streams = _Streams(stdin, target, output, os.path.abspath(registry.path))
+                streams = _Streams(stdin, target, Output(KEPT_BYTES if keeps_output else 0), registry.path)
                 return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
         finally:
             owner.close()
@@ -171,11 +172,15 @@ class _InterruptibleClock(Clock):
     """A clock whose naps are where a signal ends the wait for a twin: nothing is claimed there, nothing half done."""
 
     def __init__(self, clock: Clock, inbox: Inbox) -> None:
+        self.is_real = clock.is_real
         self._clock = clock
         self._inbox = inbox
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
+
+    def boot_ms(self) -> int:
+        return self._clock.boot_ms()
 
     def sleep(self, pause: float) -> None:
         self._inbox.check()
@@ -215,21 +220,24 @@ def _run(
     codes: _Codes,
     streams: _Streams,
 ) -> CommandEnd:
-    output, problem = streams.output, None
+    output, problem, stopping = streams.output, None, None
     child = _spawn(claim, argv, owner, inbox, streams)
-    try:
-        inbox.pass_to(child)
-        faults.point("command.spawned")
-        pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
-    except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
-        problem = error
-        child.close_pipes()  # a command that fills them would never end
-    try:
-        code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
-    finally:
-        inbox.ended()
+    with contextlib.ExitStack() as stack:
+        try:
+            if claim.options.limits is not None:
+                stopping = stack.enter_context(_stopping(claim, child))
+            inbox.pass_to(child)
+            faults.point("command.spawned")
+            pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
+        except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
+            problem = error
+            child.close_pipes()  # a command that fills them would never end
+        try:
+            code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
+        finally:
+            inbox.ended()
     faults.point("command.ended")
-    end = _record(claim, code, output, codes)
+    end = _record(claim, code, output, codes, None if stopping is None else stopping.why)
     if problem is not None:
         raise problem
     return end
@@ -251,12 +259,25 @@ class _Noting:
         return None if self._due is None else max(self._due - self._clock.monotonic(), 0)
 
 
-def _record(claim: Claim, code: int | None, output: Output, codes: _Codes) -> CommandEnd:
-    """Store what the command's return code makes of its task."""
-    exit_code = shown_code(code)
+def _stopping(claim: Claim, child: Child) -> Stopping:
+    from idemreg.stopping import Stopping  # noqa: PLC0415 - for commands with limits
+
+    return Stopping(cast("Limited", claim), child)
+
+
+def _record(
+    claim: Claim, code: int | None, output: Output, codes: _Codes, stopped: IdemregError | None = None
+) -> CommandEnd:
+    """Store what the command's return code makes of its task. One that was ``stopped`` has that error's exit code."""
+    exit_code = shown_code(code) if stopped is None else stopped.exit_code
     result = kept_result(exit_code, output)
     status = Status.SUCCEEDED
-    if code == 0:
+    if stopped is not None:
+        end = crash_end(claim.grant, claim.options, f"{stopped.message}: the command was ended")
+        end = end._replace(result=store_result(result, None))
+        status = end.status
+        claim.end(end, result)
+    elif code == 0:
         claim.succeed(result)
     else:
         end = _bad_end(claim, code, codes, result)
@@ -281,7 +302,7 @@ def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox,
     So it is where a signal asked to end before. One that comes from now on is the command's.
     """
     environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
-    environment |= {DATABASE_VARIABLE: streams.database}
+    environment |= {DATABASE_VARIABLE: os.path.abspath(streams.database)}
     if inbox.asked is not None:
         _put_back(claim)
         inbox.check()

@@ -40,6 +40,7 @@ __all__ = [
     "TaskFailedError",
     "TaskIdError",
     "TaskRunningError",
+    "TaskTimeoutError",
     "TaskUnknownError",
     "TransitionError",
 ]
@@ -177,6 +178,17 @@ class ClaimLostError(IdemregError):
     exit_code = 75
     retryable = True
     hint = "Another owner has the task now; `idemreg show TASK_ID` tells who."
+
+
+class TaskTimeoutError(IdemregError):
+    """The job ran longer than its ``timeout=`` and was ended; or, where it cannot be, was told so by `check`.
+
+    It was interrupted in its middle: ``on_crash`` decides what becomes of the task.
+    """
+
+    code = "timeout"
+    exit_code = 124
+    hint = "`idemreg show TASK_ID` tells what became of it. Raise timeout= where the job needs longer."
 
 
 class ResultError(IdemregError):

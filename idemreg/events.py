@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from idemreg import store
+from idemreg.leasing import LeaseLost
 from idemreg.model import Status
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "ClockSuspended",
     "Event",
     "Failed",
+    "LeaseLost",
     "Mismatched",
     "OnEvent",
     "Released",
@@ -57,7 +59,7 @@ class Claimed(NamedTuple):
 
 
 class TakenOver(NamedTuple):
-    """As `Claimed`, from an owner that is proven dead: ``owner`` is its number."""
+    """As `Claimed`, from an owner that is proven dead, or whose lease expired: ``owner`` is its number."""
 
     task_id: str
     name: str
@@ -151,6 +153,7 @@ Event: TypeAlias = (
     | Failed
     | Unknown
     | Released
+    | LeaseLost
     | Checkpointed
     | ClockSuspended
     | ClockConfirmed

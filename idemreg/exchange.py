@@ -14,8 +14,7 @@ from idemreg.sqlite.steps import MAX_STEPS, MAX_STEPS_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from idemreg.model import Step
-    from idemreg.progress import Progress
+    from idemreg.progress import Progress, Step
     from idemreg.store import Query, Store
 
 __all__ = ["LINE_CHARACTERS", "Imported", "export_lines", "import_lines"]

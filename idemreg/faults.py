@@ -59,6 +59,8 @@ POINTS = (
     "place.synced",
     "transaction.open",
     "transaction.finished",
+    "renew.in-transaction",
+    "renew.committed",
     "command.spawned",
     "command.ended",
 )

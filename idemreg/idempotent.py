@@ -21,6 +21,7 @@ from typing import (
 
 from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
+from idemreg.overtime import within_time
 from idemreg.request import add_task, wanted
 from idemreg.tagged import canonical
 from idemreg.template import Template, check_task_id
@@ -233,9 +234,10 @@ def _plain_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], functi
 def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], function: Callable[..., Any]) -> Any:  # noqa: ANN401
     offload = cast("Offload", terms.offload)
     get = functools.partial(terms.store.get, durable=terms.options.durable)
+    timed = within_time(terms, function)
 
     async def call(*args: Any, **kwargs: Any) -> Outcome[Any]:  # noqa: ANN401
-        walk = run_walk(terms, recipe.wanted(args, kwargs), function, args, kwargs)
+        walk = run_walk(terms, recipe.wanted(args, kwargs), timed, args, kwargs)
         return await adrive(walk, offload.host())
 
     @functools.wraps(function)

@@ -11,7 +11,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from idemreg.errors import TaskIdError
-from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Origin, Policy, Status, Step, Task, Verdict
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Origin, Policy, Status, Task, Verdict
+from idemreg.progress import Step
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:

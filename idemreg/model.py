@@ -17,7 +17,9 @@ __all__ = [
     "MAX_ATTEMPTS_LIMIT",
     "NO_CHECKSUM",
     "TRANSITIONS",
+    "Deadlines",
     "Decision",
+    "Limits",
     "Liveness",
     "OnCrash",
     "OnFailure",
@@ -26,7 +28,6 @@ __all__ = [
     "OwnerInfo",
     "Policy",
     "Status",
-    "Step",
     "Task",
     "Verdict",
     "Version",
@@ -131,30 +132,51 @@ class Verdict(enum.IntEnum):
 
 
 class Liveness(enum.Enum):
-    """Whether an owner lives. Only a proof of death permits a takeover."""
+    """Whether an owner lives. Only a proof permits a takeover: of its death, or that its lease has expired."""
 
     ALIVE = "alive"
     DEAD = "dead"
     CANNOT_TELL = "cannot tell"
+    EXPIRED = "lease expired"  # of an owner that may live, and whose task asked to be freed by time
+
+    @property
+    def frees(self) -> bool:
+        """Whether the owner's task may be decided about without it."""
+        return self is Liveness.DEAD or self is Liveness.EXPIRED
+
+
+class Limits(NamedTuple):
+    """How long a claim is good for without a renewal, and how long its job may take; None: as long as it likes."""
+
+    lease_ms: int | None = None
+    timeout_ms: int | None = None
+
+
+class Deadlines(NamedTuple):
+    """When a claim's lease expires, and when its job is overdue: milliseconds since this boot, or None."""
+
+    lease_ms: int | None
+    overdue_ms: int | None
 
 
 class Policy(NamedTuple):
-    """What the claim asked for, stored with it as one integer."""
+    """What the claim asked for, stored with it as one integer. ``is_limited``: its limits have a row of their own."""
 
     on_crash: OnCrash = OnCrash.HOLD
     on_failure: OnFailure = OnFailure.RETRY
     max_attempts: int = 10
+    is_limited: bool = False
 
     @functools.cache  # noqa: B019 - a process has few policies
     def pack(self) -> int:
         """As one integer; the layout is told in schema.sql."""
-        return self.max_attempts << 4 | self.on_failure << 2 | self.on_crash
+        return self.max_attempts << 4 | self.is_limited << 3 | self.on_failure << 2 | self.on_crash
 
 
 @functools.cache
 def unpack_policy(packed: int) -> Policy:
     """The policy of a stored integer; a file holds few different ones. ValueError where no policy packs so."""
-    return Policy(OnCrash(packed & 3), OnFailure(packed >> 2 & 3), packed >> 4)
+    return Policy(OnCrash(packed & 3), OnFailure(packed >> 2 & 1), packed >> 4, bool(packed & 8))
 
 
 class Version(NamedTuple):
@@ -200,19 +222,6 @@ class Task(NamedTuple):
         return self.status is Status.FAILED and not _attempts_left(self, self.policy)
 
 
-class Step(NamedTuple):
-    """A piece of a job that is done, as stored: ``number`` counts the task's, ``token`` is of the claim that saved it.
-
-    ``result`` is the stored tagged JSON, or None where it was lost; ``saved_at`` microseconds by the wall clock.
-    """
-
-    name: str
-    number: int
-    token: int
-    saved_at: int
-    result: str | None
-
-
 class OwnerInfo(NamedTuple):
     """Who holds a claim, for people: the ``pid`` is one of ``host`` (and of its own pid namespace)."""
 
@@ -223,6 +232,13 @@ class OwnerInfo(NamedTuple):
     command: str = ""
     reason: str = ""
     entered: bool = True  # False: dead, and the job of this task was not begun
+    lease_left_ms: int | None = None  # until its lease expires, negative once it has; None: it has none
+    overdue_ms: int | None = None  # how long its job has run beyond its time limit, negative before; None: it has none
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the job runs longer than its time limit allows."""
+        return self.overdue_ms is not None and self.overdue_ms > 0
 
     def describe(self) -> str:
         """The owner in words: who, then why it counts as alive or dead."""
@@ -263,6 +279,7 @@ class Wanted(NamedTuple):
     can_verify: bool = False
     durable: bool = True
     owner: int | None = None  # of a command; None = this process
+    limits: Limits | None = None  # of one that only `Store.claim` grants, and `Store.finish` ends
 
 
 class Decision(enum.Enum):
@@ -270,7 +287,7 @@ class Decision(enum.Enum):
 
     INSERT = "insert"  # no row: the first claim
     CLAIM = "claim"  # pending, or failed and claimable
-    TAKE_OVER = "take over"  # running, owner proven dead, rerun
+    TAKE_OVER = "take over"  # running, owner proven dead or its lease expired (so below), rerun
     PUT_BACK = "put back"  # running, owner proven dead before the job was entered: claimed as if released
     VERIFY = "verify"  # claim for the verify hook: the body is not entered
     DONE = "done"  # final: replay
@@ -283,7 +300,7 @@ class Decision(enum.Enum):
 
 
 def decide(row: Task | None, wanted: Wanted, liveness: Liveness, *, entered: bool = True) -> Decision:
-    """Decide a claim. Pure: the row, what is wanted, and of running rows, whether the owner lives.
+    """Decide a claim. Pure: the row, what is wanted, and of running rows, whether the owner has it.
 
     ``entered``: whether a dead owner had entered the job; only of a batch can that be known to be false.
 
@@ -305,12 +322,12 @@ def decide(row: Task | None, wanted: Wanted, liveness: Liveness, *, entered: boo
         case Status.UNKNOWN:
             return Decision.VERIFY if _verifies(row, wanted) else Decision.UNKNOWN
         case Status.RUNNING:
-            if liveness is not Liveness.DEAD:
+            if not liveness.frees:
                 return Decision.RUNNING
-            return _decide_dead(row, wanted) if entered else Decision.PUT_BACK
+            return _decide_freed(row, wanted) if entered else Decision.PUT_BACK
 
 
-def _decide_dead(row: Task, wanted: Wanted) -> Decision:
+def _decide_freed(row: Task, wanted: Wanted) -> Decision:
     if _verifies(row, wanted):
         return Decision.VERIFY
     if _stricter(row, wanted) is not OnCrash.RERUN:
@@ -339,7 +356,8 @@ def _attempts_left(row: Task, asked: Policy) -> bool:
     return row.verdict is Verdict.RETRY or row.attempt < asked.max_attempts
 
 
-# Which statuses a settlement may start from. A running row counts as unknown once its owner is proven dead.
+# Which statuses a settlement may start from. A running row counts as unknown once its owner is
+# proven dead, or its lease has expired.
 _SETTLED_FROM: Mapping[Verdict, frozenset[Status]] = {
     Verdict.HAPPENED: frozenset({Status.UNKNOWN}),
     Verdict.DID_NOT_HAPPEN: frozenset({Status.UNKNOWN}),
@@ -365,7 +383,7 @@ def settled_status(row: Task, verdict: Verdict, *, verifying: bool, liveness: Li
     ``verifying``: the caller holds the claim itself, to settle it by its verify hook.
     """
     status = row.status
-    if status is Status.RUNNING and (verifying or liveness is Liveness.DEAD):
+    if status is Status.RUNNING and (verifying or liveness.frees):
         status = Status.UNKNOWN
     return _SETTLED_TO[verdict] if status in _SETTLED_FROM[verdict] else None
 
@@ -373,5 +391,5 @@ def settled_status(row: Task, verdict: Verdict, *, verifying: bool, liveness: Li
 def may_forget(row: Task, liveness: Liveness, *, force: bool) -> bool:
     """Whether the row may go: a running one of a dead owner, and an unknown one, only by force."""
     if row.status is Status.RUNNING:
-        return force and liveness is Liveness.DEAD
+        return force and liveness.frees
     return force or row.status is not Status.UNKNOWN

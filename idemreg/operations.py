@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import OwnerInfo, Status, Step, Task
+    from idemreg.model import OwnerInfo, Status, Task
     from idemreg.options import Durability
+    from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import Serials
     from idemreg.sqlite.upkeep import Checkpoint, Mode

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
 from idemreg.keyed import OPEN, Secrecy
-from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
+from idemreg.model import MAX_ATTEMPTS_LIMIT, Limits, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from idemreg.codec import Codec
+    from idemreg.leasing import LeaseLost
 
 __all__ = [
     "CallOptions",
@@ -28,6 +29,12 @@ Durability = Literal["full", "normal"]
 
 # Stored in milliseconds; more than ten thousand years is a mistake in the unit.
 MAX_KEEP_S: Final = 10_000 * 365 * 86_400
+
+
+# Seconds. A renewal comes at a third of a lease, and must have some time to fail and be tried again.
+MIN_LEASE_S: Final = 1.0
+MIN_TIMEOUT_S: Final = 0.001
+MAX_LIMIT_S: Final = 365 * 86_400
 
 
 class Verified(NamedTuple):
@@ -70,6 +77,8 @@ class CommonOptions(TypedDict, total=False):
     on_crash: Literal["hold", "rerun", "verify"]
     keep_for: float | timedelta | None
     durability: Durability | None
+    lease: float | timedelta | None
+    timeout: float | timedelta | None
 
 
 class CallOptions(CommonOptions, total=False):
@@ -79,6 +88,7 @@ class CallOptions(CommonOptions, total=False):
     unknown_on: type[BaseException] | tuple[type[BaseException], ...]
     release_on: type[BaseException] | tuple[type[BaseException], ...]
     result: Any
+    on_lost: Callable[[LeaseLost], object] | None
 
 
 class Options(NamedTuple):
@@ -94,6 +104,8 @@ class Options(NamedTuple):
     keep_ms: int | None
     durable: bool
     secrecy: Secrecy = OPEN
+    limits: Limits | None = None
+    on_lost: Callable[[LeaseLost], object] | None = None
 
     @classmethod
     def of(cls, options: CallOptions, durability: Durability, secrecy: Secrecy = OPEN) -> Options:
@@ -121,7 +133,20 @@ class Options(NamedTuple):
             keep_ms=_keep_ms(options.get("keep_for")),
             durable=is_durable(options.get("durability") or durability),
             secrecy=secrecy,
+            limits=_limits(options),
+            on_lost=_on_lost(options),
         )
+
+    def for_batch(self) -> Options:
+        """Themselves; ValueError where they limit a claim.
+
+        The jobs of a batch begin one after the other. A lease would have to be renewed for those that wait, at which
+        nobody is at work, and a late owner could still enter one of them.
+        """
+        if self.limits is not None:
+            msg = "lease= and timeout= are for single claims: the jobs of a batch wait for one another"
+            raise ValueError(msg)
+        return self
 
 
 def _choice(options: Any, name: str, default: str, choices: dict[str, Any]) -> Any:  # noqa: ANN401 - any enum
@@ -147,6 +172,32 @@ def _errors(options: Any, name: str) -> tuple[type[BaseException], ...]:  # noqa
             msg = f"{name} takes exception classes, not {error!r}"
             raise TypeError(msg)
     return errors
+
+
+def _limits(options: CallOptions) -> Limits | None:
+    lease, timeout = options.get("lease"), options.get("timeout")
+    if lease is None and timeout is None:
+        return None
+    return Limits(
+        None if lease is None else _span_ms(lease, what="lease", least_s=MIN_LEASE_S),
+        None if timeout is None else _span_ms(timeout, what="timeout", least_s=MIN_TIMEOUT_S),
+    )
+
+
+def _span_ms(duration: float | timedelta, *, what: str, least_s: float) -> int:
+    span_s = seconds(duration, what=what)
+    if not least_s <= span_s <= MAX_LIMIT_S:
+        msg = f"{what} takes {least_s} seconds at least and a year at most, not {duration!r}"
+        raise ValueError(msg)
+    return int(span_s * 1_000)
+
+
+def _on_lost(options: CallOptions) -> Callable[[LeaseLost], object] | None:
+    on_lost: object = options.get("on_lost")
+    if on_lost is not None and (not callable(on_lost) or options.get("lease") is None):
+        msg = f"on_lost takes a callable, and goes with lease=, not {on_lost!r}"
+        raise ValueError(msg)
+    return options.get("on_lost")
 
 
 def _keep_ms(duration: float | timedelta | None) -> int | None:

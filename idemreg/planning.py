@@ -10,8 +10,8 @@ In the order in which it is decided:
   its window had closed before anybody looked, and as `window_closed` where it waited in it (behind another slot, or
   for whoever made its row and died). `clock` in place of `too_late`: nobody might look, since the clock was not to be
   trusted.
-- *Clock*: while it is suspended nothing is decided; where the hardware clock serves meanwhile, only the newest slot that
-  has come due since the last look starts, and all others wait until the clock is confirmed.
+- *Clock*: while it is suspended nothing is decided; where the hardware clock serves meanwhile, only the newest slot
+  that has come due since the last look starts, and all others wait until the clock is confirmed.
 - *Overlap*: one slot of a schedule at a time. What comes due while one runs is skipped as `overlap`, or waits (queue).
   One runs as long as its row says so and its owner is not proven dead. An unknown slot holds nobody up: it is for an
   operator.

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from idemreg.model import Step
     from idemreg.store import Lost
 
-__all__ = ["Progress", "Steps"]
+__all__ = ["Progress", "Step", "Steps"]
+
+
+class Step(NamedTuple):
+    """A piece of a job that is done, as stored: ``number`` counts the task's, ``token`` is of the claim that saved it.
+
+    ``result`` is the stored tagged JSON, or None where it was lost; ``saved_at`` microseconds by the wall clock.
+    """
+
+    name: str
+    number: int
+    token: int
+    saved_at: int
+    result: str | None
+
 
 # Those of several tasks, by task_id; None: there are none.
 Steps: TypeAlias = "Mapping[str, Sequence[Step]] | None"

@@ -109,7 +109,9 @@ class Registry(Operations):
         ``on_crash``: "hold" (the task becomes unknown), "rerun", or "verify" by the hook ``verify(task, *args,
         **kwargs)``. ``unknown_on``: errors that leave open whether the effect happened. ``release_on``: errors that
         put the task back. ``result``: a codec, or dataclasses to be stored. ``keep_for``: how long `purge` must leave
-        the row alone (for ever). ``durability``: another than the registry's.
+        the row alone (for ever). ``durability``: another than the registry's. ``lease``: another owner may take the
+        task over once this process has given no sign of life for so long (seconds or `timedelta`); ``on_lost`` is told
+        then. ``timeout``: how long the job may take; a coroutine is cancelled then, a thread goes on and is overdue.
         """
         import inspect  # noqa: PLC0415 - 5 ms that a command such as `idemreg show` need not pay
 
@@ -267,7 +269,14 @@ class Registry(Operations):
         """What an attempt on this registry stands on; for what is built on a registry."""
         from idemreg.claim import Terms  # noqa: PLC0415 - as above
 
-        return Terms(self._store, self.clock, options, self._teller)
+        terms = Terms(self._store, self.clock, options, self._teller)
+        return terms if options.limits is None else self._limited(terms)
+
+    @staticmethod
+    def _limited(terms: Terms) -> Terms:
+        from idemreg.limited import limited  # noqa: PLC0415 - for claims with a lease or a time limit only
+
+        return limited(terms)
 
     def async_terms(self, options: Options) -> Terms:
         """The same for asynchronous callers, whose calls of the store go to threads of the registry's own."""
@@ -275,7 +284,8 @@ class Registry(Operations):
         from idemreg.claim import Terms  # noqa: PLC0415 - as above
 
         offload = self.offload
-        return Terms(offload.store, self.clock, options, self._teller, AsyncClaim, offload)
+        terms = Terms(offload.store, self.clock, options, self._teller, AsyncClaim, offload)
+        return terms if options.limits is None else self._limited(terms)
 
     @property
     def offload(self) -> Offload:

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     from idemreg.async_claim import AsyncClaim
     from idemreg.claim import BaseClaim
-    from idemreg.model import Step
-    from idemreg.progress import Progress
+    from idemreg.progress import Progress, Step
     from idemreg.walk import Walk
 
 __all__ = ["AsyncStepBlock", "BaseStep", "StepBlock", "check_name"]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from idemreg.model import Origin, OwnerInfo, Policy, Task, Verdict, Version, Wanted
+    from idemreg.model import Deadlines, Origin, OwnerInfo, Policy, Task, Verdict, Version, Wanted
     from idemreg.progress import Steps
 
 __all__ = [
@@ -54,6 +54,7 @@ class Granted(NamedTuple):
     ``prior`` is the row as it was before (None: there was none), ``policy`` what is stored with the claim: of the
     stored and the asked the stricter. ``to_verify``: granted for the verify hook; the body must not be entered.
     ``note``: of a batch; `Store.enter` must be called before the job, for a task that was not entered is put back.
+    ``deadlines``: of a claim with limits; see `idemreg.leasing`.
     """
 
     task_id: str
@@ -64,6 +65,7 @@ class Granted(NamedTuple):
     policy: Policy
     to_verify: bool = False
     note: int | None = None
+    deadlines: Deadlines | None = None
 
 
 class Done(NamedTuple):
@@ -221,10 +223,7 @@ class Instant(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some tasks in the order of their task_id. ``after`` goes on from there, also where none was found so far.
-
-    None: there are no more.
-    """
+    """Some tasks in the order of their task_id. ``after`` goes on from there (None: no more), also where none came."""
 
     tasks: list[Task]
     after: str | None

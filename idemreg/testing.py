@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.clock import Clock, seconds
+from idemreg.heartbeat import heart
 from idemreg.registry import Registry
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from idemreg.clockcheck.readings import Source
 
-__all__ = ["ManualClock", "throw_away_registry"]
+__all__ = ["ManualClock", "beat", "throw_away_registry"]
 
 # 2026-11-23 03:00 UTC: the hour at which jobs get lost.
 _WALL_US: Final = 1_795_402_800_000_000
@@ -38,8 +39,10 @@ class ManualClock(Clock):
 
     ``wall_us``, ``boot_ms`` and ``monotonic`` are what `Clock` calls so; ``boot_id`` is this machine's unless given.
     `Registry.check_clock` asks none of the machine's sources about it.
+    Leases by it are renewed by `beat` alone.
     """
 
+    is_real = False
     sources: Sequence[Source] | None = ()
 
     def __init__(
@@ -94,6 +97,11 @@ class ManualClock(Clock):
         """Pass ``pause`` seconds at once, and let other threads run."""
         self.advance(pause)
         super().sleep(0)
+
+
+def beat() -> None:
+    """Renew the leases that are due by now, and tell of those that are lost, as a thread does where time is real."""
+    heart.step()
 
 
 @contextlib.contextmanager

@@ -1475,6 +1475,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "TaskFailedError": (1, False),
     "TaskIdError": (2, False),
     "TaskRunningError": (75, True),
+    "TaskTimeoutError": (124, False),
     "TaskUnknownError": (76, False),
     "TransitionError": (1, False),
 }

@@ -63,7 +63,7 @@ run_command(registry, "t", ["/bin/sh", "-c", f"echo entered >>{witness}"])
 """
 SLOTS = """
 from idemreg.testing import ManualClock
-clock = ManualClock()
+clock = ManualClock(wall_us=4_000_000_000_000_000)  # behind all times that are stored here
 registry = Registry(path, clock=clock)
 registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(lambda: job())
 registry.run_due()
@@ -98,6 +98,18 @@ class Later(type(registry.clock)):
 numbers = Registry(path, clock=Later()).serials("COUP")
 for _ in range(3): give()
 """
+# Killed by the heartbeat in the middle of its job, at a renewal.
+LEASED = """
+from idemreg.testing import ManualClock, beat
+clock = ManualClock()
+def work():
+    job()
+    faults.arm(point, faults.kill)
+    clock.advance(30)
+    beat()
+Registry(path, clock=clock).run("t", work, name="j", lease=60{})
+"""
+LEASED_HOLD, LEASED_RERUN = LEASED.format(""), LEASED.format(', on_crash="rerun"')
 SECOND = "from tests.support.second_schema import open_second; faults.arm(point, faults.kill); open_second(path)"
 OTHER_BOOT = """
 from idemreg import Clock
@@ -267,7 +279,7 @@ def slots_are(*rows: str) -> Callable[[World], None]:
     def check(world: World) -> None:
         found = [task.evidence or task.status.word for task in world.registry.tasks(prefix="slot@")]
         assert found == list(rows)
-        clock = ManualClock()
+        clock = ManualClock(wall_us=4_000_000_000_000_000)
         clock.advance(3 * 3_600)
         with Registry(world.path, clock=clock) as registry:
             registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(world.job)
@@ -382,6 +394,8 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
     "transaction.finished": [(EFFECT, has_no_effect_yet)],
+    "renew.in-transaction": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
+    "renew.committed": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "command.spawned": [(COMMAND, command_is_unknown)],
     "command.ended": [(COMMAND, command_is_unknown)],
 }

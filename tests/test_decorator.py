@@ -559,7 +559,7 @@ def test_a_bad_option_is_refused_by_name(registry: Registry, options: dict[str, 
     assert registry.count() == {}
 
 
-@pytest.mark.parametrize("options", [{"lease": 5}, {"retries": 3}, {"on_error": "hold"}])
+@pytest.mark.parametrize("options", [{"leases": 5}, {"retries": 3}, {"on_error": "hold"}])
 def test_an_option_that_there_is_not_is_refused(registry: Registry, options: dict[str, Any]) -> None:
     """A misspelt option must not be dropped silently: the job would run under another policy than its author thinks."""
     for act in (

@@ -62,7 +62,10 @@ TASKS = st.builds(
     name=TEXT,
     token=st.integers(0, 2**61),
     attempt=st.integers(0, 2**40),
-    policy=st.builds(Policy, st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, 1_000_000)),
+    # A claim's limits stay behind with it, and so does the note of them.
+    policy=st.builds(
+        Policy, st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, 1_000_000), st.just(value=False)
+    ),
     keep_ms=st.none() | st.integers(0, 2**60),
     result=st.none() | st.sampled_from(["null", '"é"', "[1, 2.5]", json.dumps("x" * 900)]),
     error=st.none() | TEXT,
@@ -86,6 +89,18 @@ def test_export_import_export_is_identical(tasks: list[Task]) -> None:
         assert (done.read, done.imported) == (len(tasks), len(tasks))
         assert list(second.export_lines()) == exported
         assert sorted(second.tasks()) == sorted(first.tasks()) == sorted(tasks)
+
+
+def test_limits_stay_behind(registry: Registry) -> None:
+    """A lease is of a claim, which does not move: one that ended leaves no trace, one that runs comes as unknown."""
+    registry.run("ended", lambda: 7, name="", lease=60)
+    with registry.claim("runs", lease=60, timeout=60), throw_away_registry() as other:
+        other.import_lines(registry.export_lines())
+        assert [(task.task_id, task.status, task.policy.is_limited) for task in other.tasks()] == [
+            ("ended", Status.SUCCEEDED, False),
+            ("runs", Status.UNKNOWN, False),
+        ]
+        assert other.run("ended", lambda: 8, name="").result == 7
 
 
 def test_real_rows_come_over_whole(registry: Registry, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALL_LIVENESS = tuple(Liveness)
+FREES = {Liveness.DEAD, Liveness.EXPIRED}
 ASKED_MAX = 3
 
 
@@ -95,6 +96,13 @@ RULES: list[tuple[str, str | None, str | None, bool | None, str | None, bool | N
     ("running", "dead", "rerun", None, "retry", None, None, "take over"),
     ("running", "dead", "rerun", None, None, None, True, "take over"),
     ("running", "dead", "rerun", None, None, None, False, "becomes failed"),
+    # An expired lease permits what a death permits.
+    ("running", "lease expired", "hold", None, None, None, None, "becomes unknown"),
+    ("running", "lease expired", "verify", True, None, None, None, "verify"),
+    ("running", "lease expired", "verify", False, None, None, None, "becomes unknown"),
+    ("running", "lease expired", "rerun", None, "retry", None, None, "take over"),
+    ("running", "lease expired", "rerun", None, None, None, True, "take over"),
+    ("running", "lease expired", "rerun", None, None, None, False, "becomes failed"),
     ("failed", None, None, None, "retry", None, None, "claim"),
     ("failed", None, None, None, "did-not-happen", None, True, "claim"),
     ("failed", None, None, None, "did-not-happen", None, False, "refused"),
@@ -192,20 +200,20 @@ SETTLED = {
 
 
 def test_settled_status_agrees_with_the_table() -> None:
-    """A verdict is taken from the listed statuses only; a running row of a dead owner, or one's own, is unknown."""
+    """A verdict is taken from the listed statuses only; a running row that is free, or one's own, is unknown."""
     for status, verdict, verifying, alive in itertools.product(Status, Verdict, (False, True), ALL_LIVENESS):
         counts_as = status
-        if status is Status.RUNNING and (verifying or alive is Liveness.DEAD):
+        if status is Status.RUNNING and (verifying or alive in FREES):
             counts_as = Status.UNKNOWN
         got = settled_status(a_row(status), verdict, verifying=verifying, liveness=alive)
         assert got is SETTLED.get((counts_as, verdict)), (status, verdict, verifying, alive)
 
 
 def test_may_forget_agrees_with_the_table() -> None:
-    """What is over may go; unknown, and running with a dead owner, only by force; what may still run, never."""
+    """What is over may go; unknown, and running that is free, only by force; what may still run, never."""
     for status, alive, force in itertools.product(Status, ALL_LIVENESS, (False, True)):
         if status is Status.RUNNING:
-            expected = force and alive is Liveness.DEAD
+            expected = force and alive in FREES
         elif status is Status.UNKNOWN:
             expected = force
         else:
@@ -216,17 +224,17 @@ def test_may_forget_agrees_with_the_table() -> None:
 # --- words ------------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, MAX_ATTEMPTS_LIMIT))
-def test_a_policy_survives_its_integer(on_crash: OnCrash, on_failure: OnFailure, most: int) -> None:
+@given(st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, MAX_ATTEMPTS_LIMIT), st.booleans())
+def test_a_policy_survives_its_integer(on_crash: OnCrash, on_failure: OnFailure, most: int, is_limited: bool) -> None:  # noqa: FBT001
     """Packed and unpacked again every policy is the same, by the layout that schema.sql tells."""
-    policy = Policy(on_crash, on_failure, most)
+    policy = Policy(on_crash, on_failure, most, is_limited)
     crash = {"rerun": 0, "verify": 1, "hold": 2}[on_crash.name.lower()]
-    assert policy.pack() == most * 16 + (4 if on_failure is OnFailure.HOLD else 0) + crash
+    assert policy.pack() == most * 16 + 8 * is_limited + (4 if on_failure is OnFailure.HOLD else 0) + crash
     assert unpack_policy(policy.pack()) == policy
     assert type(unpack_policy(policy.pack()).on_crash) is OnCrash
 
 
-@pytest.mark.parametrize("packed", [163, 160 + 8, 160 + 12])
+@pytest.mark.parametrize("packed", [160 + 3, 160 + 4 + 3, 160 + 8 + 3])
 def test_a_policy_that_nobody_packs_is_refused(packed: int) -> None:
     """Bits that no policy has are an error, never the nearest policy."""
     with pytest.raises(ValueError, match=r"."):

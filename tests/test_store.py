@@ -11,7 +11,8 @@ import pytest
 
 from idemreg import ClaimLostError, Clock, Liveness, Status, Step, StepError, StoreError, Task, Verdict, faults
 from idemreg.blocks import Blocks
-from idemreg.model import OnCrash, OnFailure, Origin, Policy, Wanted
+from idemreg.leasing import Leasing, Renewal, Renewed
+from idemreg.model import Deadlines, Limits, OnCrash, OnFailure, Origin, Policy, Wanted
 from idemreg.progress import Progress
 from idemreg.sqlite import steps
 from idemreg.sqlite.backend import SqliteStore
@@ -33,6 +34,7 @@ from idemreg.store import (
     Stored,
     Unknown,
 )
+from idemreg.testing import ManualClock
 from tests.support.descriptors import left_open
 from tests.support.names import shown
 from tests.support.processes import PATIENCE_S
@@ -43,9 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from idemreg.testing import ManualClock
 
 SUM = "a" * 64
+LIMITS = Limits(lease_ms=60_000)
 LARGE = '"' + "x" * 5_000 + '"'
 
 
@@ -63,13 +65,17 @@ def granted(store: Store, wanted: Wanted | None = None) -> Granted:
     return answer
 
 
+def renewal(grant: Granted) -> Renewal:
+    return Renewal(grant.task_id, grant.token, grant.owner, 60_000)
+
+
 def row_of(store: Store, task_id: str = "t") -> Task:
     (row,) = store.get([task_id])
     assert row is not None
     return row
 
 
-class Whole(Store, Blocks, Progress, Protocol):
+class Whole(Store, Blocks, Progress, Leasing, Protocol):
     """All that a Store does, also what is kept apart so that few programs load it."""
 
 
@@ -260,6 +266,116 @@ class StoreContract:
         store.finish([End.release(granted(store))])
         after = row_of(store)
         assert after == before._replace(token=after.token, updated_at=after.updated_at, boot_stamp=after.boot_stamp)
+
+    # --- limits -------------------------------------------------------------------------------------------------
+
+    def test_a_claim_with_limits_tells_its_deadlines(self, open_store: Callable[..., Store]) -> None:
+        """Counted from the claim's own moment, by the time since boot; whoever asks is told how much is left."""
+        clock = ManualClock(boot_ms=1_000)
+        store = open_store(clock)
+        grant = granted(store, want(limits=Limits(60_000, 90_000)))
+        assert grant.deadlines == Deadlines(61_000, 91_000)
+        assert granted(store, want("half", limits=Limits(None, 5))).deadlines == Deadlines(None, 1_005)
+        assert granted(store, want("none")).deadlines is None
+        clock.set(boot_ms=31_000, wall_us=0)
+        owner = store.owner(row_of(store))
+        assert owner is not None
+        assert (owner.liveness, owner.lease_left_ms, owner.overdue_ms) == (Liveness.ALIVE, 30_000, -60_000)
+        half, none = (store.owner(row_of(store, name)) for name in ("half", "none"))
+        assert half is not None
+        assert (half.lease_left_ms, half.overdue_ms, half.is_overdue) == (None, 29_995, True)
+        assert none is not None
+        assert (none.lease_left_ms, none.overdue_ms, none.is_overdue) == (None, None, False)
+
+    @pytest.mark.parametrize("on_crash", OnCrash)
+    def test_an_expired_lease_frees_as_a_death_does(self, open_store: Callable[..., Whole], on_crash: OnCrash) -> None:
+        """Not before: then, under the stored policy, taken over by a larger token, or unknown, and told why."""
+        clock = ManualClock()
+        store, other = open_store(clock), open_store(clock)
+        policy = Policy(on_crash)
+        late = granted(store, want(policy=policy, limits=LIMITS))
+        clock.advance(60)  # the last moment at which it is good
+        assert [type(answer) for answer in other.claim([want(policy=policy)])] == [Running]
+        clock.advance(0.001)
+        assert other.look(want(policy=policy)) is None
+        (answer,) = other.claim([want(policy=policy, can_verify=on_crash is OnCrash.VERIFY)])
+        if on_crash is OnCrash.HOLD:
+            assert isinstance(answer, Unknown)
+            assert (answer.is_new, answer.task.status) == (True, Status.UNKNOWN)
+            assert "LeaseExpired" in (answer.task.error or "")
+            assert "its lease expired 0.0 s ago" in (answer.task.evidence or "")
+        else:
+            assert isinstance(answer, Granted)
+            assert (answer.to_verify, answer.deadlines) == (on_crash is OnCrash.VERIFY, None)
+            assert (answer.token > late.token, answer.prior is not None) == (True, True)
+        (lost,) = store.finish([end_of(late, result="1")])
+        assert isinstance(lost, Lost)
+        assert store.renew([renewal(late)], busy_s=1) == [lost]
+
+    def test_a_lease_without_a_taker_is_its_owners(self, open_store: Callable[..., Whole]) -> None:
+        """Expired, it can still be renewed, which holds from then on, and finished, by its owner and nobody else."""
+        clock = ManualClock(boot_ms=0)
+        store, other = open_store(clock), open_store(clock)
+        grant = granted(store, want(limits=LIMITS))
+        clock.advance(3_600)
+        assert store.renew([renewal(grant)], busy_s=1) == [Renewed(3_660_000)]
+        clock.advance(60)
+        assert [type(answer) for answer in other.claim([want()])] == [Running]
+        clock.advance(3_600)
+        assert store.finish([end_of(grant, result="1")]) == [Recorded("t")]
+        assert row_of(store).status is Status.SUCCEEDED
+
+    @pytest.mark.parametrize("wrong", ["token", "owner", "task", "status", "no lease"])
+    def test_a_renewal_compares_token_owner_and_running(self, open_store: Callable[..., Whole], wrong: str) -> None:
+        """Whoever does not hold the claim, or has no lease, is `Lost`; the others of the same call are renewed."""
+        store = open_store(ManualClock(boot_ms=0))
+        grant, good = granted(store, want(limits=LIMITS)), granted(store, want("good", limits=LIMITS))
+        asked = renewal(grant)
+        if wrong == "token":
+            asked = asked._replace(token=asked.token + 1)
+        elif wrong == "owner":
+            asked = asked._replace(owner=asked.owner + 1)
+        elif wrong == "task":
+            asked = asked._replace(task_id="none")
+        elif wrong == "status":
+            store.finish([end_of(grant)])
+        else:
+            asked = renewal(granted(store, want("bare", limits=Limits(None, 5))))
+        answers = store.renew([asked, renewal(good)], busy_s=1)
+        assert [type(answer) for answer in answers] == [Lost, Renewed]
+
+    def test_no_lease_outlives_its_claim(self, open_store: Callable[..., Store]) -> None:
+        """A claim that follows has its own limits, or none; however the one before it ended, or was ended."""
+        clock = ManualClock()
+        store, other = open_store(clock), open_store(clock)
+        policy = Policy(OnCrash.RERUN)
+
+        def expire(then: Callable[[], object] = lambda: None) -> None:
+            clock.advance(61)
+            then()
+
+        ends: list[Callable[[Granted], object]] = [
+            lambda grant: store.finish([end_of(grant, Status.FAILED)]),
+            lambda grant: store.finish([End.release(grant)]),
+            lambda grant: store.abandon(end_of(grant, Status.FAILED)),
+            lambda _: expire(lambda: other.settle("t", Settlement(Verdict.CANCELLED, "me"))),
+            lambda _: expire(lambda: other.forget("t", force=True)),
+            lambda _: expire(),
+        ]
+        for end in ends:
+            store.forget("t", force=True)
+            limited = granted(store, want(policy=policy, limits=LIMITS))
+            end(limited)
+            row = store.get(["t"])[0]
+            if row is None or not row.is_final:
+                grant = granted(store, want(policy=policy))
+                owner = store.owner(row_of(store))
+                assert owner is not None
+                assert (owner.lease_left_ms, owner.overdue_ms) == (None, None)
+                clock.advance(3_600)
+                assert [type(answer) for answer in other.claim([want(policy=policy)])] == [Running]
+                store.finish([end_of(grant, Status.FAILED)])
+            assert isinstance(store.finish([end_of(limited)])[0], Lost)
 
     # --- dropped ------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from tests.torture.io_errors import TRIAL
 
 # What does nothing with the file, or stands beneath the public calls: how it is said in the classes themselves.
 INSIDE = {
-    "Registry": {"checked", "store", "teller", "terms", "async_terms", "offload"},
+    "Registry": {"checked", "store", "teller", "terms", "async_terms", "offload", "may_schedule", "schedules"},
     "Claim": {
         *(
             "attempt",
@@ -32,6 +32,7 @@ INSIDE = {
             "hold",
             "interrupted",
         ),
+        *("check", "check_step", "slot"),
         *("is_entered", "is_open", "name", "not_begun", "options", "result", "settled", "task_id", "terms", "token"),
     },
     "Checkpointer": {"forget", "is_running", "step_safely"},

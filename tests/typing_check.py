@@ -119,7 +119,8 @@ registry.idempotent(7)  # type: ignore[arg-type]
 registry.run("t", lambda: 1, on_crash="retry")  # type: ignore[arg-type]
 registry.run("t", lambda: 1, retries=3)  # type: ignore[call-arg]
 registry.claim("t", on_crash="retry")  # type: ignore[arg-type]
-registry.claim("t", lease=5)  # type: ignore[call-arg]
+registry.claim("t", leases=5)  # type: ignore[call-arg]
+registry.claim("t", lease="5")  # type: ignore[arg-type]
 Registry("jobs.db", durability="safe")  # type: ignore[arg-type]
 Registry("jobs.db", False)  # type: ignore[call-arg] # noqa: FBT003 - the misuse
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from bench.figures import barriers, batches, big, calls, disk, peers, processes, serials, slots, threads, together
+from bench.figures import (
+    barriers,
+    batches,
+    big,
+    calls,
+    disk,
+    leases,
+    peers,
+    processes,
+    serials,
+    slots,
+    threads,
+    together,
+)
 
 if TYPE_CHECKING:
     from bench.model import Figure
@@ -24,6 +37,7 @@ FIGURES: Final[dict[str, Figure]] = {
         *serials.FIGURES,
         *slots.FIGURES,
         *disk.FIGURES,
+        *leases.FIGURES,
         *big.FIGURES,
     )
 }

@@ -45,6 +45,7 @@ _HINTS: Final = {
     "running": "Call again later, or wait for it with --wait SECONDS; `idemreg show TASK_ID` tells who runs it.",
     "result": "`idemreg show TASK_ID` tells what is stored. The task counts as succeeded.",
     "store-busy": "Another process holds the write lock; call again.",
+    "timeout": "`idemreg show TASK_ID` tells what became of it. Raise --timeout where it needs longer.",
 }
 
 _OS_HINTS: Final = {

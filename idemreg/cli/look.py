@@ -108,7 +108,8 @@ def list_tasks(
     """List tasks in the order of their task_id, as they are read: a long list begins at once.
 
     One line a task, as wide as the terminal (or COLUMNS): what does not fit is shortened, and `--json` gives it whole.
-    `running (dead)` is a task whose owner is proven dead; the next call decides by its policy.
+    `running (dead)` is a task whose owner is proven dead, `running (lease expired)` one whose owner was not renewed in
+    time; the next call decides by its policy. `running (overdue)` runs longer than its --timeout.
     """
     chosen: dict[str, Any] = {
         "status": statuses(status),

@@ -9,6 +9,7 @@ import click
 from idemreg.cli.context import HintedUsageError
 from idemreg.cli.values import DURATION, EXIT_CODES
 from idemreg.model import MAX_ATTEMPTS_LIMIT
+from idemreg.options import MAX_LIMIT_S, MIN_LEASE_S, MIN_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 __all__ = ["check_policy", "policy_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def _within(least_s: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    def check(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not least_s <= value <= MAX_LIMIT_S:
+            msg = f"{least_s:g} seconds at least, and a year at most."
+            raise click.BadParameter(msg)
+        return value
+
+    return check
+
 
 _OPTIONS: Final = (
     click.option(
@@ -64,6 +76,20 @@ _OPTIONS: Final = (
     ),
     click.option(
         "--keep-for", type=DURATION, default=None, help="From when `purge` may take the ended row. Default: never."
+    ),
+    click.option(
+        "--lease",
+        type=DURATION,
+        callback=_within(MIN_LEASE_S),
+        default=None,
+        help="Another may take the task over once this process has given no sign of life for so long.",
+    ),
+    click.option(
+        "--timeout",
+        type=DURATION,
+        callback=_within(MIN_TIMEOUT_S),
+        default=None,
+        help="End it by SIGTERM after so long, by SIGKILL 10 s later: exit 124, and --on-crash decides.",
     ),
     click.option(
         "--durability",

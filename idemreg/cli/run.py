@@ -36,7 +36,7 @@ FORM: Final = "idemreg run [OPTIONS] TASK_ID -- COMMAND [ARGS]..."
 RUN_FIELDS: Final = {
     "task_id": "the task's name",
     "status": "the task's status now, or null where it was forgotten meanwhile",
-    "exit_code": "the command's own, or 128+n where signal n killed it; also of this call",
+    "exit_code": "the command's own, 128+n where signal n killed it, 124 after --timeout; also of this call",
     "replayed": "true where the command did not run now",
     "attempt": "which attempt this was",
     "token": "the fencing token of that attempt",
@@ -89,6 +89,7 @@ def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
     examples=[
         "idemreg run backup:2026-11-23 -- pg_dump -f /backup/shop.sql shop",
         "idemreg run --on-crash verify --verify 'test -f /backup/ok' backup -- backup.sh",
+        "idemreg run --on-crash rerun --lease 60 --timeout 1h sync:shop -- rsync -a shop/ backup:",
         "idemreg run --unknown-on 75,111 --wait 30 order:42 -- charge --order 42",
         "idemreg run -- -odd-id -- true",
         "idemreg run --every '0 3 * * *' --tz Asia/Shanghai coupons -- ./coupons",
@@ -111,6 +112,10 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     standard input and signals; pieces of it may be steps, see `idemreg step`. Killed by a signal, it was interrupted,
     and --on-crash decides. In the foreground of a terminal SIGINT, SIGQUIT and SIGWINCH are not passed on, since the
     terminal sends them to the command itself: end it by SIGTERM from elsewhere.
+
+    --lease is for jobs that must be replaced when this process hangs: it renews the lease at a third of that time, and
+    where it cannot, the command is ended as by --timeout, with exit code 75. A command that outlives this process keeps
+    its task until the lease is over, and not longer.
 
     Options go before `--`. A DURATION is a number of seconds, or has a unit: 90s, 15m, 12h, 30d, 2w. CODES are
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since

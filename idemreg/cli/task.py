@@ -13,8 +13,9 @@ from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from idemreg.model import OwnerInfo, Step, Task
+    from idemreg.model import OwnerInfo, Task
     from idemreg.output import StoredOutput
+    from idemreg.progress import Step
 
 __all__ = [
     "COLOURS",
@@ -47,8 +48,10 @@ FIELDS: Final = {
     "token": "fencing token of the last claim, 0 before the first",
     "attempt": "claims so far",
     "owner": "number of the owner that runs it (up to 62 bits), or null",
-    "owner_liveness": "alive, dead or cannot tell; null where nobody runs it",
+    "owner_liveness": "alive, dead, cannot tell or lease expired; null where nobody runs it",
     "owner_reason": "who that is, and how it is known; or null",
+    "lease_left_ms": "milliseconds until its lease expires, negative once it has; null without one",
+    "overdue_ms": "how long it runs beyond its --timeout, in milliseconds, negative before; null without one",
     "policy": "on_crash, on_failure and max_attempts of the last claim",
     "keep_ms": "how long `purge` leaves the ended row alone, in milliseconds; null: for ever",
     "result": "what the job returned, as tagged JSON; of a command exit_code, output and truncated",
@@ -96,9 +99,9 @@ _MEANINGS: Final = {
     Status.CANCELLED: "it was cancelled, and will not run",
 }
 _DEAD_MEANINGS: Final = {
-    Decision.TAKE_OVER: "its owner is dead; the next call runs it again",
-    Decision.BECOMES_FAILED: "its owner is dead, and its attempts are used up",
-    Decision.BECOMES_UNKNOWN: "its owner is dead; nobody knows whether it happened",
+    Decision.TAKE_OVER: "; the next call runs it again",
+    Decision.BECOMES_FAILED: ", and its attempts are used up",
+    Decision.BECOMES_UNKNOWN: "; nobody knows whether it happened",
 }
 
 
@@ -113,6 +116,8 @@ def task_fields(task: Task, owner: OwnerInfo | None) -> dict[str, Any]:
         "updated_at_utc": utc_time(task.updated_at),
         "owner_liveness": None if owner is None else owner.liveness.value,
         "owner_reason": None if owner is None else owner.describe(),
+        "lease_left_ms": None if owner is None else owner.lease_left_ms,
+        "overdue_ms": None if owner is None else owner.overdue_ms,
         "policy": {
             "on_crash": policy.on_crash.name.lower(),
             "on_failure": policy.on_failure.name.lower(),
@@ -144,9 +149,11 @@ def _result_json(stored: str | None) -> Any:  # noqa: ANN401 - any JSON
 
 
 def state(task: Task, owner: OwnerInfo | None) -> Cell:
-    """The status for a table. A dead owner is told: the row alone would go on saying `running`."""
-    is_dead = owner is not None and owner.liveness is Liveness.DEAD
-    return Cell(f"{task.status.word} (dead)" if is_dead else task.status.word, COLOURS[task.status])
+    """The status for a table. What time or death has made of a task is told: the row alone goes on saying `running`."""
+    mark = ""
+    if owner is not None and (owner.liveness.frees or owner.is_overdue):
+        mark = f" ({owner.liveness.value})" if owner.liveness.frees else " (overdue)"
+    return Cell(f"{task.status.word}{mark}", COLOURS[task.status])
 
 
 def pairs(task: Task, owner: OwnerInfo | None, now_us: int) -> Iterator[tuple[str, Cell | list[str]]]:
@@ -157,6 +164,8 @@ def pairs(task: Task, owner: OwnerInfo | None, now_us: int) -> Iterator[tuple[st
     yield "attempt", Cell(f"{task.attempt} of {task.policy.max_attempts}" if task.attempt else "none yet")
     if owner is not None:
         yield "owner", Cell(escape(f"{owner.liveness.value}; {owner.describe()}"))
+        if (limits := _limits(owner)) is not None:
+            yield "limits", Cell(limits)
     yield "updated", Cell(f"{local_time(task.updated_at)}, {_ago(task.updated_at, now_us)}")
     yield "policy", Cell(_policy(task))
     if task.verdict is not None or task.settled_by is not None:
@@ -182,6 +191,19 @@ def step_pairs(steps: Sequence[Step], now_us: int) -> Iterator[tuple[str, list[s
     ]
     if lines:
         yield "steps", lines
+
+
+def _limits(owner: OwnerInfo) -> str | None:
+    """When its lease and its time are over, or since when."""
+    said = []
+    if owner.lease_left_ms is not None and owner.lease_left_ms >= 0:
+        said.append(f"its lease is good for another {span(owner.lease_left_ms // MS_A_SECOND)}")
+    elif owner.lease_left_ms is not None:
+        said.append("its lease has expired")
+    if owner.overdue_ms is not None:
+        word = "overdue for" if owner.is_overdue else "overdue in"
+        said.append(f"{word} {span(abs(owner.overdue_ms) // MS_A_SECOND)}")
+    return "; ".join(said) or None
 
 
 def next_step(task: Task, owner: OwnerInfo | None) -> str | None:
@@ -211,7 +233,11 @@ def meaning(task: Task, owner: OwnerInfo | None) -> str:
         return "nobody can tell whether its owner lives"
     if task.status is Status.SUCCEEDED and task.result is None:
         return "it ran, and will not run again; its result is lost"
-    return _DEAD_MEANINGS.get(decision) or _MEANINGS[task.status]
+    if decision in _DEAD_MEANINGS:
+        is_expired = owner is not None and owner.liveness is Liveness.EXPIRED
+        why = "its lease has expired" if is_expired else "its owner is dead"
+        return f"{why}{_DEAD_MEANINGS[decision]}"
+    return _MEANINGS[task.status]
 
 
 def _ago(time_us: int, now_us: int) -> str:

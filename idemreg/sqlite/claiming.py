@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
-from idemreg.sqlite import records, tasks
+from idemreg.sqlite import leases, records, tasks
 from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import OwnerInfo, Policy, Task, Wanted
+    from idemreg.model import Deadlines, OwnerInfo, Policy, Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.owners import Batch, Owners
@@ -37,6 +37,8 @@ class Claiming(NamedTuple):
 
     def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None = None) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
+        if wanted.limits is not None and not wanted.policy.is_limited:
+            wanted = wanted._replace(policy=wanted.policy._replace(is_limited=True))
         answer = self._claim(wanted, floor, stamp, note)
         if not isinstance(answer, Granted):
             return answer
@@ -50,7 +52,8 @@ class Claiming(NamedTuple):
     def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:
         owner = self._owner(wanted)
         if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
-            return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy)
+            deadlines = self._limit(wanted, floor + 1, stamp)
+            return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy, deadlines=deadlines)
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
         if row is None:
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
@@ -84,10 +87,18 @@ class Claiming(NamedTuple):
         attempt = row.attempt if to_verify or decision is Decision.PUT_BACK else row.attempt + 1
         token = max(row.token, floor) + 1
         policy = _policy(row, wanted)
+        if to_verify:  # a hook has the task for as long as it takes: it is short, and nothing of it would be fenced
+            policy = policy._replace(is_limited=False)
         if not tasks.claim(self.connection, row, wanted, policy, token, attempt, owner, stamp, note):
             raise changed_under_lock(row.task_id)
         self._leave_owner(row)
-        return Granted(row.task_id, token, attempt, owner, row, policy, to_verify)
+        deadlines = None if to_verify else self._limit(wanted, token, stamp)
+        return Granted(row.task_id, token, attempt, owner, row, policy, to_verify, deadlines=deadlines)
+
+    def _limit(self, wanted: Wanted, token: int, stamp: tasks.Stamp) -> Deadlines | None:
+        if wanted.limits is None:
+            return None
+        return leases.grant(self.connection, wanted.task_id, token, wanted.limits, stamp[1])
 
     def _leave_owner(self, row: Task) -> None:
         """A dead owner has one claim less, which counts where it is a batch."""
@@ -95,14 +106,16 @@ class Claiming(NamedTuple):
             records.leave_batch(self.connection, row.owner)
 
     def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
-        """The owner is proven dead, and nobody may run the task by himself."""
+        """The owner is proven dead, or its lease expired, and nobody may run the task by himself."""
         reason = "" if owner is None else owner.describe()
+        is_expired = owner is not None and owner.liveness is Liveness.EXPIRED
+        what = "LeaseExpired" if is_expired else "OwnerDied"
         failed = decision is Decision.BECOMES_FAILED
         settlement = Settlement(
             Verdict.CANNOT_TELL,
             BY_FINDER,
             evidence=reason,
-            error=f"OwnerDied: attempt {row.attempt} ended without a finish ({reason})",
+            error=f"{what}: attempt {row.attempt} ended without a finish ({reason})",
         )
         status = Status.FAILED if failed else Status.UNKNOWN
         if not tasks.settle(self.connection, row, status, settlement, stamp):

@@ -14,8 +14,8 @@ from idemreg.store import Present
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Origin, Step, Task
-    from idemreg.progress import Steps
+    from idemreg.model import Origin, Task
+    from idemreg.progress import Step, Steps
     from idemreg.sqlite.connection import Connection
 
 __all__ = ["put"]

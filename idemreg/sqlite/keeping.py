@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from idemreg.blocks import Block
     from idemreg.clockcheck.readings import Watch
     from idemreg.ledger import NewSlot, Schedule, Waiting
-    from idemreg.model import Origin, Step, Task, Wanted
-    from idemreg.progress import Steps
+    from idemreg.model import Origin, Task, Wanted
+    from idemreg.progress import Step, Steps
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.sqlite import clocks, pages, queries, records, serial_marks, upkeep
+from idemreg.sqlite import clocks, leases, pages, queries, records, serial_marks, slots, upkeep
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
@@ -55,7 +55,7 @@ BROKEN: Final = {
     "its token or its attempt is negative": "token < 0 OR attempt < 0",
     "it ran and was never claimed": "status IN (1, 2, 3, 4) AND token = 0",
     "its token is of a boot that has not been": "token >> 40 > (SELECT floor >> 40 FROM idempotent_registry)",
-    "its policy is none": "policy & 3 = 3 OR policy >> 2 & 3 > 1 OR policy >> 4 NOT BETWEEN 1 AND 1000000",
+    "its policy is none": "policy & 3 = 3 OR policy >> 4 NOT BETWEEN 1 AND 1000000",
     "its verdict is none": "verdict NOT BETWEEN 1 AND 6",
     "its large values are stored twice": "is_large AND (result IS NOT NULL OR error IS NOT NULL)",
     "it succeeded, and neither a result nor the reason of its loss is stored": (
@@ -72,7 +72,7 @@ WAITING: Final = {
     "unknown": f"{_ATTENTION} AND status = 4",
     "dead-letter": f"{_ATTENTION} AND status = 2 AND verdict IS NOT 4 AND attempt >= policy >> 4",
     "failed-held": (
-        f"{_ATTENTION} AND status = 2 AND (verdict IS NULL OR verdict NOT IN (2, 4)) AND policy >> 2 & 3 = 1"
+        f"{_ATTENTION} AND status = 2 AND (verdict IS NULL OR verdict NOT IN (2, 4)) AND policy >> 2 & 1 = 1"
         " AND attempt < policy >> 4"
     ),
 }
@@ -284,6 +284,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
     queries.check_steps,
     clocks.watch,
+    leases.check_seals,
     lambda connection: slots.schedules(connection, upkeep.SCHEMA.version),
 )
 

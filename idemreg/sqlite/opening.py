@@ -26,6 +26,7 @@ from idemreg.sqlite import files, records, tasks, upkeep
 from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import is_left, no_fork_meanwhile
+from idemreg.sqlite.leases import LATEST_MS
 from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.owners import Owners
 from idemreg.sqlite.trust import check_trust
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Opened", "Opening"]
-
-# The time since boot that a stamp has room for: 34 years. A broken hardware clock can make a sleep of the machine as
-# long; from then on rows of this boot grow no older, and stay.
-LATEST_MS: Final = 2**upkeep.EPOCH_BITS - 1
 
 # At the end of a process there is no time to wait for the write lock; an owner's record left behind does no harm.
 FAREWELL_S: Final = 0.05
@@ -81,7 +78,7 @@ class Opened:
             checks_pages=file.checks_pages,
         )
         try:
-            self.owners = Owners(lock_file, clock)
+            self.owners = Owners(lock_file, clock, self._epoch_bits)
             self._clock = clock
             self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
         except BaseException:

@@ -14,7 +14,7 @@ from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness, OwnerInfo
-from idemreg.sqlite import records, tasks
+from idemreg.sqlite import leases, records, tasks
 from idemreg.store import Granted
 
 if TYPE_CHECKING:
@@ -124,9 +124,10 @@ class Batch:
 class Owners:
     """Who owns claims in this process, and whether strangers live."""
 
-    def __init__(self, lock_file: LockFile, clock: Clock) -> None:
+    def __init__(self, lock_file: LockFile, clock: Clock, epoch_bits: int) -> None:
         self._lock_file = lock_file
         self._clock = clock
+        self._epoch_bits = epoch_bits
         self._examiner = Examiner(lock_file, clock)
         self._own: OwnerRecord | None = None
         # The number of this process as an owner, once its record is stored.
@@ -254,7 +255,16 @@ class Owners:
             command.close()
 
     def of(self, connection: Connection, task: Task) -> OwnerInfo:
-        """Who owns a running task, and whether it lives."""
+        """Who owns a running task, and whether it lives; of one with a lease, whether that has expired."""
+        info = self._of(connection, task)
+        lease = leases.read(connection, task)
+        return info if lease is None else _with_lease(info, lease, self.now())
+
+    def now(self) -> int:
+        """This moment as a stamp of this boot."""
+        return self._epoch_bits | min(self._clock.boot_ms(), leases.LATEST_MS)
+
+    def _of(self, connection: Connection, task: Task) -> OwnerInfo:
         owner = task.owner or 0
         if self._is_here(owner):
             if self._holds(task.task_id, task.token):
@@ -273,6 +283,24 @@ def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: st
     if record is None:
         return OwnerInfo(owner, liveness, reason=reason)
     return OwnerInfo(owner, liveness, record.pid, record.host, record.command, reason)
+
+
+def _with_lease(info: OwnerInfo, lease: leases.LeaseRow, now: int) -> OwnerInfo:
+    """An expired lease frees its task as a death does. What is proven stays proven: the dead need no deadline.
+
+    A lease of another boot says nothing against a lock that is held: this kernel is then still the one that gave it.
+    That is a process which cannot read the boot's id, and takes every opening for a boot.
+    """
+    left_ms = lease.left_ms(now)
+    info = info._replace(lease_left_ms=left_ms, overdue_ms=lease.overdue_ms(now))
+    if left_ms is None or left_ms >= 0 or info.liveness is Liveness.DEAD:
+        return info
+    if left_ms == -leases.LATEST_MS:
+        if info.liveness is Liveness.ALIVE:
+            return info
+        return info._replace(liveness=Liveness.EXPIRED, reason=f"its lease is of another boot; {info.reason}")
+    reason = f"its lease expired {-left_ms / 1_000:.1f} s ago; {info.reason}"
+    return info._replace(liveness=Liveness.EXPIRED, reason=reason)
 
 
 def _hold(fd: int, owner: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import FINAL, Status
+from idemreg.sqlite import leases
 from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
 from idemreg.sqlite.records import floor, raise_floor
 from idemreg.sqlite.tasks import COLUMNS, is_large, to_task
@@ -103,6 +104,8 @@ def remove(connection: Connection, schema_version: int, tasks: list[Task]) -> in
             continue
         if is_large(task.result, task.error):
             connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (task.task_id,))
+        if task.policy.is_limited:
+            leases.remove(connection, task.task_id)
         count, highest = count + 1, max(highest, task.token)
     _remove_steps(connection, tasks)
     raise_floor(connection, highest)

@@ -6,7 +6,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import StoreCorruptError
-from idemreg.model import Origin, Status, Step, Verdict
+from idemreg.model import Origin, Status, Verdict
+from idemreg.progress import Step
 from idemreg.sqlite.records import floor, newer_schema, registry_row
 from idemreg.sqlite.seals import broken, values_seal
 from idemreg.sqlite.tasks import COLUMNS, to_task

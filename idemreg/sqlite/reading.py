@@ -12,7 +12,8 @@ from idemreg.store import Running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, OwnerInfo, Step, Task, Wanted
+    from idemreg.model import Origin, OwnerInfo, Task, Wanted
+    from idemreg.progress import Step
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
     from idemreg.store import Answer, Instant, Page, Query

@@ -21,7 +21,7 @@ import apsw
 
 from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.lockfile import LockFile, digest
-from idemreg.model import FINAL, Origin, Status, Step, Task, Verdict
+from idemreg.model import FINAL, Origin, Status, Task, Verdict
 from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg.clock import Clock
+    from idemreg.progress import Step
 
 __all__ = ["EVERYWHERE", "Gaps", "Range", "Salvage"]
 

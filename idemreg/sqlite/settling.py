@@ -17,15 +17,17 @@ from idemreg.errors import (
     StoreVersionError,
 )
 from idemreg.model import Liveness, Status, may_forget, settled_status
-from idemreg.sqlite import records, tasks
+from idemreg.sqlite import leases, records, tasks
 from idemreg.sqlite.claiming import changed_under_lock
 from idemreg.sqlite.keeping import Keeper
+from idemreg.sqlite.renewing import renew
 from idemreg.store import End, Granted, Lost, Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.keyed import KeyNote
+    from idemreg.leasing import Renewal, Renewed
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
@@ -108,6 +110,10 @@ class Settler(Keeper):
             if not isinstance(answer, Lost):
                 self._opening.let_go(answer.task_id, answer.token)
             return answer
+
+    def renew(self, renewals: Sequence[Renewal], *, busy_s: float) -> list[Renewed | Lost]:
+        """Renew leases, in order; see `Leasing.renew`."""
+        return renew(self._opening, self._schema_version, renewals, busy_s)
 
     # --- what was dropped -----------------------------------------------------------------------------------------
 
@@ -196,6 +202,9 @@ class Settler(Keeper):
 
     def _finish_in(self, connection: Connection, opened: Opened, end: End) -> Recorded | Lost:
         if tasks.finish(connection, self._schema_version, end, opened.stamp()):
+            held = opened.owners.live.get((end.task_id, end.token))
+            if held is None or held.policy.is_limited:
+                leases.remove(connection, end.task_id)
             return Recorded(end.task_id)
         return Lost(tasks.read(connection, self._schema_version, end.task_id))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import faults
 from idemreg.errors import StepError
-from idemreg.model import Status, Step, Task
+from idemreg.model import Status, Task
+from idemreg.progress import Step
 from idemreg.sqlite import tasks
 from idemreg.sqlite.queries import STEP_COLUMNS, to_step
 from idemreg.sqlite.seals import values_seal

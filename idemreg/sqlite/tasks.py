@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import StoreCorruptError
 from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
+from idemreg.sqlite import leases
 from idemreg.sqlite.records import newer_schema, raise_floor
 from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, running_seal, state_seal, success_seal, task_holds
 from idemreg.store import Absent, Stored
@@ -113,9 +114,10 @@ _ABSENT: Final = Absent()
 
 
 def check_seals(connection: Connection) -> None:
-    """`StoreCorruptError` where a task is not as it was written. Reads all of them."""
+    """`StoreCorruptError` where a task, or its lease, is not as it was written. Reads all of them."""
     for row in connection.execute(f"SELECT {COLUMNS} FROM idempotent_log"):  # noqa: S608 - constants
         to_task(row)
+    leases.check_seals(connection)
 
 
 def to_task(row: tuple[Any, ...]) -> Task:
@@ -235,7 +237,15 @@ def claim(
             row.token,
         ),
     )
-    return connection.changes() == 1
+    is_claimed = connection.changes() == 1
+    _drop_limits(connection, row)
+    return is_claimed
+
+
+def _drop_limits(connection: Connection, row: Task) -> None:
+    """What follows the claim that the row tells of has limits of its own, or none."""
+    if row.policy.is_limited:
+        leases.remove(connection, row.task_id)
 
 
 # --- finish and settle ------------------------------------------------------------------------------------------
@@ -343,6 +353,7 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     if connection.changes() != 1:
         return False
     _write_large(connection, row.task_id, result, error, is_large=is_far)
+    _drop_limits(connection, row)
     return True
 
 
@@ -377,5 +388,6 @@ def forget(connection: Connection, row: Task) -> bool:
         return False
     connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (row.task_id,))
     connection.execute("DELETE FROM idempotent_step WHERE task_id = ?", (row.task_id,))
+    _drop_limits(connection, row)
     raise_floor(connection, row.token)
     return True

@@ -17,6 +17,7 @@ from idemreg.lockfile import digest
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, rest
 from idemreg.sqlite.form import check_form
+from idemreg.sqlite.leases import EPOCH_BITS
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
 from idemreg.sqlite.tasks import check_seals
@@ -32,9 +33,18 @@ if TYPE_CHECKING:
     from idemreg.sqlite.files import Location
     from idemreg.sqlite.readers import WalReader
 
-__all__ = ["MODES", "SCHEMA", "Checkpoint", "Mode", "Schema", "WalState", "bring_up", "checkpoint", "wal_state"]
-
-EPOCH_BITS: Final = 40  # of a token, for the counter; the boot epoch is above
+__all__ = [
+    "EPOCH_BITS",
+    "MODES",
+    "SCHEMA",
+    "Checkpoint",
+    "Mode",
+    "Schema",
+    "WalState",
+    "bring_up",
+    "checkpoint",
+    "wal_state",
+]
 
 LAST_EPOCH: Final = 2 ** (63 - EPOCH_BITS) - 1  # boots of one file; a token of a later one would overflow
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from idemreg import Registry
 
 # A codec is Python; the others are flags.
-ONLY_IN_PYTHON = frozenset({"result"})
+ONLY_IN_PYTHON = frozenset({"result", "on_lost"})
 
 
 def command(name: str) -> Command:

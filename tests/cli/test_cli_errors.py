@@ -45,6 +45,7 @@ EXIT_CODES = {
     "TaskFailedError": 1,
     "TaskIdError": 2,
     "TaskRunningError": 75,
+    "TaskTimeoutError": 124,
     "TaskUnknownError": 76,
     "TransitionError": 1,
 }

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from idemreg import Registry
 from idemreg.cli import task as rows
 from idemreg.cli.look import STATS_FIELDS
 from idemreg.cli.text import width
 from idemreg.model import Status
+from idemreg.testing import ManualClock
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from idemreg import Registry
     from tests.cli.driver import Cli
 
 COLOUR = re.compile(r"\x1b\[\d+m")
@@ -153,6 +154,41 @@ def test_a_missing_task_is_an_error(many: Registry, cli: Cli, path: Path) -> Non
     result = cli("show", "nope")
     assert result.exit_code == 1
     assert result.stderr.startswith(f"idemreg: there is no task 'nope' in {path}\n  hint: ")
+
+
+def test_what_is_left_of_a_claims_limits_is_told(cli: Cli, registry: Registry) -> None:
+    """Of a lease and of a time limit: in words, and in milliseconds; of a claim without either, null."""
+    with registry.claim("t", lease=3_600, timeout=86_400):
+        assert re.search(
+            r"^limits +its lease is good for another \d+m; overdue in 23h$", cli("show", "t").stdout, re.MULTILINE
+        )
+        told = cli.json("show", "t")
+        assert 0 < told["lease_left_ms"] <= 3_600_000
+        assert -86_400_000 <= told["overdue_ms"] < 0
+        assert "running (" not in cli("list").stdout
+    told = cli.json("show", "t")
+    assert (told["lease_left_ms"], told["overdue_ms"]) == (None, None)
+
+
+def test_an_expired_lease_and_an_overdue_job_are_seen_at_once(cli: Cli, path: Path) -> None:
+    """show and list tell them from a task whose owner is at work, and what the next call would do."""
+    clock = ManualClock(boot_ms=0)  # this machine has been up for longer than the limits
+    with (
+        Registry(path, clock=clock) as owner,
+        owner.claim("hold", lease=1),
+        owner.claim("again", lease=1, on_crash="rerun"),
+        owner.claim("o", timeout=1),
+    ):
+        listed = cli("list", COLUMNS="60").stdout
+        assert re.findall(r"running \(.*?\)", listed) == ["running (lease expired)"] * 2 + ["running (overdue)"]
+        assert "running: its lease has expired; nobody knows whether it happened" in cli("show", "hold").stdout
+        assert "running: its lease has expired; the next call runs it again" in cli("show", "again").stdout
+        assert "limits    its lease has expired" in cli("show", "again").stdout
+        assert "running: its owner is at work" in cli("show", "o").stdout
+        assert "limits    overdue for " in cli("show", "o").stdout
+        assert cli.json("show", "hold")["owner_liveness"] == "lease expired"
+        assert cli.json("show", "hold")["lease_left_ms"] < 0
+        assert cli.json("show", "o")["overdue_ms"] > 0
 
 
 def test_a_dead_owner_is_seen_at_once(cli: Cli, registry: Registry, path: Path) -> None:

@@ -264,3 +264,21 @@ def test_a_named_folder_is_not_made(cli: Cli, tmp_path: Path) -> None:
     done = cli.process("--db", str(tmp_path / "typo" / "jobs.db"), "run", "t", "--", "true")
     assert done.returncode == 74
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_command_that_takes_too_long_is_ended(cli: Cli) -> None:
+    """Exit code 124, told with what the task has become; attempts used up are a dead letter."""
+    words = ("--timeout", "0.01", "--on-crash", "rerun", "--max-attempts", "1", "t", "--", "sleep", "1000")
+    done = cli.process("run", *words)
+    assert done.returncode == 124
+    assert "t is failed: task 't' ran longer than 0.01 s: the command was ended" in done.stderr
+    assert cli.json("list", "--dead")["task_id"] == "t"
+    assert cli("retry", "t").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("--lease", "0.5"), ("--timeout", "0"), ("--lease", "2000d")])
+def test_limits_that_are_none_are_usage_errors(cli: Cli, words: tuple[str, str]) -> None:
+    """Before a file comes into being."""
+    result = cli("run", *words, "t", "--", "true")
+    assert (result.exit_code, "seconds at least, and a year at most" in result.stderr) == (2, True)
+    assert not cli.path.exists()

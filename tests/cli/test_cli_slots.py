@@ -335,9 +335,7 @@ class Pauses:
         self.left -= 1
         self.clock.advance(pause)
         if jump := self.suspends.get(self.left):
-            boot_ms = self.clock.boot_ms() + round(
-                max(jump, 0) * 1_000
-            )  # the monotonic clock stands still in a suspend
+            boot_ms = self.clock.boot_ms() + round(max(jump, 0) * 1_000)  # suspend counts for it
             self.clock.set(wall_us=self.clock.wall_us() + round(jump * 1_000_000), boot_ms=boot_ms)
         return self.left < 0
 

@@ -415,7 +415,7 @@ _OWNERS: Final = (
         Row(
             "command-without-byte",
             "a command does not inherit its owner's lock: killing the wrapper frees the task of an orphan",
-            (Patch("idemreg/child.py", "            pass_fds=(lock_fd,),\n", ""),),
+            (Patch("idemreg/child.py", "            pass_fds=() if lock_fd is None else (lock_fd,),\n", ""),),
         ),
     ),
     *mutants(
@@ -429,7 +429,7 @@ _OWNERS: Final = (
             (
                 Patch(
                     MODEL,
-                    "            if liveness is not Liveness.DEAD:\n",
+                    "            if not liveness.frees:\n",
                     "            if liveness is Liveness.ALIVE:\n",
                 ),
             ),
@@ -437,11 +437,7 @@ _OWNERS: Final = (
         Row(
             "cannot-tell-is-settled",
             "a task of whose owner nobody can tell may be settled",
-            (
-                Patch(
-                    MODEL, "(verifying or liveness is Liveness.DEAD)", "(verifying or liveness is not Liveness.ALIVE)"
-                ),
-            ),
+            (Patch(MODEL, "(verifying or liveness.frees)", "(verifying or liveness is not Liveness.ALIVE)"),),
         ),
         Row(
             "cannot-tell-is-forgotten",
@@ -449,7 +445,7 @@ _OWNERS: Final = (
             (
                 Patch(
                     MODEL,
-                    "return force and liveness is Liveness.DEAD",
+                    "return force and liveness.frees",
                     "return force and liveness is not Liveness.ALIVE",
                 ),
             ),

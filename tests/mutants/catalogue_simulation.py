@@ -26,7 +26,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 MODEL,
-                "            if liveness is not Liveness.DEAD:\n                return Decision.RUNNING",
+                "            if not liveness.frees:\n                return Decision.RUNNING",
                 "            if liveness is Liveness.ALIVE:\n                return Decision.RUNNING",
             ),
         ),
@@ -71,12 +71,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "live-is-settled",
         "an operator's verdict settles the task of a live owner",
-        (Patch(MODEL, "(verifying or liveness is Liveness.DEAD)", "(verifying or liveness is not None)"),),
+        (Patch(MODEL, "(verifying or liveness.frees)", "(verifying or liveness is not None)"),),
     ),
     Mutant(
         "live-is-forgotten",
         "the row of a live owner is forgotten by force",
-        (Patch(MODEL, "        return force and liveness is Liveness.DEAD", "        return force"),),
+        (Patch(MODEL, "        return force and liveness.frees", "        return force"),),
     ),
     # --- whether an owner lives -------------------------------------------------------------------------------------
     Mutant(

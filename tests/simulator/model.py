@@ -209,7 +209,7 @@ class Observer:
         if old is None or old.status == PENDING:
             return "" if begins else "wrong attempt"
         if old.status == FAILED:
-            is_allowed = old.verdict in {DID_NOT_HAPPEN, RETRY} or not (old.policy >> 2 & 3 or new.policy >> 2 & 3)
+            is_allowed = old.verdict in {DID_NOT_HAPPEN, RETRY} or not (old.policy >> 2 & 1 or new.policy >> 2 & 1)
             is_left = old.verdict == RETRY or old.attempt < new.policy >> 4
             return "" if begins and is_allowed and is_left else "it may not be tried again"
         if old.status == RUNNING:

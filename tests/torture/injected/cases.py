@@ -204,6 +204,46 @@ def in_transaction(scene: Scene) -> None:
     scene.tells("new", SUCCEEDED)
 
 
+@case("steps", "Claim.step", "Claim.run_step", "Registry.steps")
+def stepped(scene: Scene) -> None:
+    scene.is_block = True
+    scene.tries("new", RUNNING, PENDING, UNKNOWN)
+    with scene.registry.claim("new", name=NAME) as claim:
+        scene.has_begun = True
+        claim.run_step("first", lambda: 1)
+        with claim.step("second") as step:
+            step.result = 2
+        claim.result = scene.job("new")()
+    scene.tells("new", SUCCEEDED)
+    scene.check(len(scene.registry.steps("new")) == 2, "a step that was saved is not told")
+
+
+@case("serials", "Registry.serials")
+def numbered(scene: Scene) -> None:
+    numbers = scene.registry.serials("T")
+    scene.check(numbers.next() < numbers.next(), "serials go back")
+
+
+@case("schedule", "Registry.scheduled", "Registry.run_due", "Registry.pause", "Registry.resume", "Registry.audit",
+      "Registry.run_slot", mixed=True)  # fmt: skip
+def scheduled(scene: Scene) -> None:
+    registry, slot = scene.registry, "leap@2024-02-29T00:00:00Z"
+    registry.scheduled("leap", cron="0 0 29 2 *")(lambda: None)
+    registry.run_due()
+    registry.pause("leap")
+    registry.resume("leap")
+    scene.check(all(one.is_sound for one in registry.audit("leap")), "the audit of nothing is not clean")
+    scene.tries(slot, RUNNING, PENDING, UNKNOWN, SUCCEEDED)
+    registry.run_slot(slot)
+    scene.tells(slot, SUCCEEDED)
+
+
+@case("clock", "Registry.check_clock", "Registry.confirm_clock", mixed=True)
+def clock_checked(scene: Scene) -> None:
+    scene.check(scene.registry.check_clock().permit.scheduling, "a clock is in doubt that nobody has set")
+    scene.registry.confirm_clock(evidence="looked at it")
+
+
 @case("claim_many", "Registry.claim_many", "Registry.finish_many", "Claim.enter", weight=2)
 def many(scene: Scene) -> None:
     # Not raised where the claims are: a traceback that leads to its own error keeps them until garbage is collected.
