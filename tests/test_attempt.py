@@ -1463,6 +1463,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "FinishNotRecordedError": (74, False),
     "PrefixError": (2, False),
     "ResultError": (1, False),
+    "ScheduleError": (2, False),
     "StepError": (2, False),
     "StoreBusyError": (74, True),
     "StoreCorruptError": (74, False),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.upkeep import Checkpoint, WalState
 
-SMALL = 20  # pages; a few commits
+SMALL = 40  # pages; the schema of a new file, and a few commits
 RESTART_BYTES = 100_000  # about 48 pages
 NEVER = 2**40
 

@@ -134,7 +134,7 @@ def test_every_option_reaches_the_library(cli: Cli, monkeypatch: pytest.MonkeyPa
     flags = {
         "--name": "n", "--payload": "p", "--on-duplicate": "raise", "--wait": "2m", "--on-failure": "hold",
         "--max-attempts": "3", "--on-crash": "verify", "--verify": "v", "--unknown-on": "4,5", "--release-on": "6",
-        "--keep-for": "1h", "--durability": "normal",
+        "--keep-for": "1h", "--durability": "normal", "--lease": "30s", "--timeout": "5m",
     }  # fmt: skip
     words = [word for flag in flags.items() for word in flag]
     words.append("--no-output")
@@ -143,7 +143,7 @@ def test_every_option_reaches_the_library(cli: Cli, monkeypatch: pytest.MonkeyPa
         "task_id": "t", "argv": ["true", "x"], "name": "n", "payload": "p", "on_duplicate": "raise", "wait": 120.0,
         "on_failure": "hold", "max_attempts": 3, "on_crash": "verify", "verify": "v", "unknown_on": {4, 5},
         "release_on": {6}, "keep_for": 3_600.0, "durability": "normal",
-        "keeps_output": False,
+        "keeps_output": False, "lease": 30.0, "timeout": 300.0,
     }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ EXIT_CODES = {
     "ImportLineError": 65,
     "PrefixError": 2,
     "ResultError": 1,
+    "ScheduleError": 2,
     "StepError": 2,
     "StoreBusyError": 74,
     "StoreCorruptError": 74,
