@@ -303,7 +303,7 @@ def test_the_net_bounds_the_wal_without_a_thread(slow: Registry, monkeypatch: py
     assert state is not None
     assert state.pages < 5 * SMALL
     bell = Bell(SMALL, 3 * SMALL)
-    assert [bell.grown(pages) for pages in (59, 60, 61, 79, 80)] == [False, True, False, False, True]
+    assert [bell.grown(pages) for pages in (119, 120, 121, 159, 160)] == [False, True, False, False, True]
 
 
 # --- the thread -------------------------------------------------------------------------------------------------
