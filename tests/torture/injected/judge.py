@@ -220,6 +220,17 @@ def _again(scene: Scene, registry: Registry, who: str, *, must_go_on: bool) -> I
 
 
 def _nothing_open(scene: Scene) -> Iterator[str]:
+    if _left_open(scene):  # by a registry of the case's own, which an error's traceback may keep in a cycle
+        gc.collect()
+    if left := _left_open(scene):
+        yield f"behind the close there is open: {' '.join(left)}"
+    if there := apsw.connections():
+        yield f"connections are left open: {len(there)}"
+        for connection in there:
+            connection.close()
+
+
+def _left_open(scene: Scene) -> list[str]:
     folder = os.path.dirname(scene.path)
     left = []
     for fd in os.listdir("/proc/self/fd"):
@@ -227,13 +238,7 @@ def _nothing_open(scene: Scene) -> Iterator[str]:
             link = os.readlink(f"/proc/self/fd/{fd}")
             if link.startswith(folder) and not link.endswith(" (deleted)"):  # of an earlier call, which told of it
                 left.append(link[len(folder) :])
-    if left:
-        gc.collect()
-        yield f"behind the close there is open: {' '.join(left)}"
-    if there := apsw.connections():
-        yield f"connections are left open: {len(there)}"
-        for connection in there:
-            connection.close()
+    return left
 
 
 def _next_process(scene: Scene, end: End) -> Iterator[str]:
