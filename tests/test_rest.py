@@ -197,6 +197,10 @@ def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
         assert rest._ring(lock_file) == {first, third}  # it goes on, since nothing was written behind it
         rest.bury(lock_file, header(fourth, 3), header(second, 1))
         assert rest._ring(lock_file) == {first, third, fourth}
+        rest.bury(lock_file, header(second, 1), header(first, 0))
+        for number in range(6):  # whichever a cut of the power may have left of it
+            os.pwrite(lock_file.fd, number.to_bytes(8, "little"), rest._RING_AT)
+            assert second not in rest._ring(lock_file)
     finally:
         lock_file.close()
 

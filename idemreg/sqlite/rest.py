@@ -20,7 +20,8 @@ here, when nobody's frames are left to be moved (behind a checkpoint, and at the
     offset 256  lock    uint64    the inode of this lock file
     offset 264  boot    16 bytes  the boot in which it was noted
     offset 504  dead    uint64    how many salts of -wals that are over were noted, in a ring of 64
-    offset 512  the ring, 8 bytes each; the entry of that number is the next, and does not count
+    offset 512  the ring, 8 bytes each
+    offset 1024 waits   8 bytes   the salts of a -wal that is over once the next has a frame
 
 The first to open the files holds a byte of the lock file alone for a moment; all who have them open share it. He lets
 SQLite recover the -wal, compares, and only then writes anything. He refuses where he knows that something is lost:
@@ -101,6 +102,7 @@ _NOTE_AT: Final = 192
 _BOOT_AT: Final = 144
 _RING_AT: Final = 504
 _RING_SALTS: Final = 64
+_WAITING_AT: Final = _RING_AT + 8 + 8 * _RING_SALTS
 _NUMBER: Final = struct.Struct("<Q")
 _EPOCH: Final = struct.Struct("<QQ")
 _ALL_ONES: Final = 2**64 - 1
@@ -342,23 +344,22 @@ def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
     """Note that the -wal of one header is over, since frames of another were synced. With the sync turn held.
 
     SQLite tells of new salts before it writes the first frame under them: until then the old -wal lies there, and its
-    salts wait at the place of the next entry, which does not count yet. If nothing ever is written under the new ones
-    (the disk was full, and everybody killed then), SQLite goes on with the old -wal, and it is not over.
+    salts wait. If nothing ever is written under the new ones (the disk was full, and everybody killed then), SQLite
+    goes on with the old -wal, and it is not over. They wait in a place of their own: of two writes to the lock file a
+    cut of the power may keep either, so no number beside the ring could say which of its entries does not count yet.
     """
     over, now = Wal.of(before), Wal.of(header)
-    (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
-    place = _RING_AT + 8 + 8 * (number % _RING_SALTS)
     if over.frames and over.salts != now.salts:
-        os.pwrite(lock_file.fd, over.salts, place)
-    if now.frames and lock_file.read(place, 8) == now.salts:
-        os.pwrite(lock_file.fd, _NO_SALTS, place)
-    elif now.frames:
+        os.pwrite(lock_file.fd, over.salts, _WAITING_AT)
+    if not now.frames or (waiting := lock_file.read(_WAITING_AT, 8)) == _NO_SALTS:
+        return
+    if waiting != now.salts:
+        (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
+        os.pwrite(lock_file.fd, waiting, _RING_AT + 8 + 8 * (number % _RING_SALTS))
         os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
+    os.pwrite(lock_file.fd, _NO_SALTS, _WAITING_AT)
 
 
 def _ring(lock_file: LockFile) -> frozenset[bytes]:
-    (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
     ring = lock_file.read(_RING_AT + 8, 8 * _RING_SALTS)
-    entries = [ring[at : at + 8] for at in range(0, len(ring), 8)]
-    del entries[number % _RING_SALTS]
-    return frozenset(entries) - {_NO_SALTS}
+    return frozenset(ring[at : at + 8] for at in range(0, len(ring), 8)) - {_NO_SALTS}
