@@ -296,14 +296,18 @@ class Scheduled(NamedTuple):
 def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
     """Run one slot by hand, whatever its window; one that its schedule has skipped is taken back for it.
 
-    A slot that somebody else has skipped stays so. It is run beside others: nobody asks whether one is at work.
+    `ScheduleError` where it has no row, and is none by the present expression: the audit would call it a double. One
+    that somebody else has skipped stays so. It is run beside others: nobody asks whether one is at work.
     """
     store: Store = terms.store
     rows: list[Task | None] = yield store.get, ([task_id],), None
-    row = rows[0]
+    row, at_s = rows[0], _at(task_id)
+    if row is None and scheduled.table.cron.following(at_s - 1, at_s) is None:
+        msg = f"{task_id} is no slot of the schedule: {scheduled.table.cron.expression!r}"
+        raise ScheduleError(msg, hint="See its slots with: idemreg audit NAME")
     if row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE:
         yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
-    yield from _keep_in_sight(store, scheduled.table.name, _at(task_id), scheduled.wanted)
+    yield from _keep_in_sight(store, scheduled.table.name, at_s, scheduled.wanted)
     return (yield from scheduled.by_hand(terms, task_id))
 
 

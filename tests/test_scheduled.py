@@ -576,6 +576,14 @@ def test_by_a_clock_that_serves_only_the_newest_starts(registry: Registry, clock
 # --- by hand ----------------------------------------------------------------------------------------------------
 
 
+def test_what_is_no_slot_is_not_run_by_hand(registry: Registry) -> None:
+    """An instant that the expression does not name would be a double to the audit."""
+    job = Job(registry)
+    with pytest.raises(ScheduleError, match="no slot"):
+        registry.run_slot("job@2026-11-23T04:30:00Z")
+    assert (job.rows(), job.ran) == ({}, [])
+
+
 def test_a_skipped_slot_can_be_run_by_hand(registry: Registry, clock: ManualClock) -> None:
     """Whatever its window; once, as any task. What somebody has skipped himself stays so."""
     job = Job(registry, misfire_grace=60)

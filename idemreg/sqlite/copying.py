@@ -43,8 +43,7 @@ def copy(connection: Connection, schema_version: int, path: str, progress: Calla
         with new_file(path) as part:
             count = _copy(connection, part, progress)
             faults.point("backup.copied")
-            size = os.path.getsize(part)
-        return Backup(path, count, size)
+        return Backup(path, count, count * connection.pragma("page_size"))
     finally:
         connection.execute("ROLLBACK")
 
