@@ -283,7 +283,7 @@ class Operations:
         older_than: float | timedelta | None = None,
         newer_than: float | timedelta | None = None,
     ) -> Iterator[str]:
-        """All tasks as lines of JSON, for `import_lines`: a header, one line a task, an end.
+        """All tasks as lines of JSON, for `import_lines`: a header, one line a task and each of its steps, an end.
 
         Read in pages, so a task that changes meanwhile is exported as it was before or after; `backup` is one instant.
         """

@@ -52,7 +52,7 @@ def check_name(name: object) -> str:
         return check_task_id(name)
     except TaskIdError as error:
         msg = f"a step is named as a task is, and {error.message}"
-        raise StepError(msg) from None
+        raise StepError(msg, hint=error.hint) from None
 
 
 class BaseStep:

@@ -159,6 +159,6 @@ def main() -> None:
     """Run any job once: never twice, and never silently lost.
 
     Exit codes: 0 success or a replayed one, 1 failed, 2 usage, 65 other arguments, 73 ended otherwise, 74 the file,
-    75 running elsewhere, 76 unknown, 78 the clock, 126 not executable, 127 not found, 128+n killed by
+    75 running elsewhere, 76 unknown, 78 the clock, 124 ran too long, 126 not executable, 127 not found, 128+n killed by
     signal n, else the command's own.
     """

@@ -72,7 +72,8 @@ def audit(name: str, since: str | None, until: str | None) -> int:
         versions = cast("Ledger", registry.store).schedules(name)
         first, last = (_when(text, versions, registry) for text in (since, until))
         found = registry.audit(name, since=first, until=last)
-        return _write_json(found) if settings().json else _calendar(name, found)
+        is_cut = since is not None or until is not None
+        return _write_json(found) if settings().json else _calendar(name, found, is_cut=is_cut)
 
 
 def _when(text: str | None, versions: Sequence[Schedule], registry: Operations) -> datetime | None:
@@ -81,7 +82,7 @@ def _when(text: str | None, versions: Sequence[Schedule], registry: Operations) 
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        age = timedelta(seconds=DURATION.convert(text, None, click.get_current_context()))
+        age = timedelta(seconds=_age_s(text))
         try:
             return instant(registry.clock.wall_us() // 1_000_000) - age
         except OverflowError:
@@ -91,6 +92,14 @@ def _when(text: str | None, versions: Sequence[Schedule], registry: Operations) 
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - for a time without a zone
 
     return at.replace(tzinfo=ZoneInfo(versions[-1].zone))
+
+
+def _age_s(text: str) -> float:
+    try:
+        return DURATION.convert(text, None, None)
+    except click.BadParameter:
+        msg = f"{text!r} is no date such as 2026-11-22, no time such as 2026-11-22T19:00Z, and no age such as 7d"
+        raise click.BadParameter(msg, click.get_current_context(), param_hint="WHEN") from None
 
 
 def _write_json(found: Iterable[Audited]) -> int:
@@ -107,7 +116,7 @@ def _write_json(found: Iterable[Audited]) -> int:
 # --- for people -------------------------------------------------------------------------------------------------
 
 
-def _calendar(name: str, found: Iterable[Audited]) -> int:
+def _calendar(name: str, found: Iterable[Audited], *, is_cut: bool) -> int:
     """A line a day with a mark a slot, what is wrong one by one, and the sum of it."""
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -120,7 +129,7 @@ def _calendar(name: str, found: Iterable[Audited]) -> int:
         write(f"{day}  {_marks(of_day)}")
     for one in wrong:
         write_folded(f"{escape(one.task_id)} is {one.state}: {one.reason}")
-    _sum_up(name, states, reasons)
+    _sum_up(name, states, reasons, is_cut=is_cut)
     return UNSOUND if wrong else 0
 
 
@@ -138,9 +147,9 @@ def _counts(states: Counter[str]) -> str:
     return ", ".join(f"{states[state]:,} {state}" for state in MARKS if states[state])
 
 
-def _sum_up(name: str, states: Counter[str], reasons: Counter[str]) -> None:
+def _sum_up(name: str, states: Counter[str], reasons: Counter[str], *, is_cut: bool) -> None:
     if not states:
-        write_folded(f"{escape(name)} has had no slot yet")
+        write_folded(f"{escape(name)} has had no slot {'in that time' if is_cut else 'yet'}")
         return
     legend = ", ".join(f"{mark} {state}" for state, (mark, _) in MARKS.items() if states[state])
     skipped = f" (skipped: {', '.join(f'{count:,} {escape(why)}' for why, count in sorted(reasons.items()))})"

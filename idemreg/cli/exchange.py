@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import stat
 import sys
@@ -66,7 +67,8 @@ def export(
 ) -> None:
     """Write tasks as lines of JSON, for `idemreg import` and for whatever else reads JSON.
 
-    Between a header and an end stands one line a task, in the order of their task_id. To stdout (also `-`), or to the
+    Between a header and an end stands one line a task, in the order of their task_id, and behind it one for each of its
+    steps. To stdout (also `-`), or to the
     new file OUT, which appears complete or not at all. With --json a line about OUT follows: path, lines, bytes.
     """
     with settings().existing() as registry:
@@ -77,7 +79,7 @@ def export(
             sys.stdout.writelines(lines)
             return
         path = os.path.abspath(out or "")
-        lines_written = 0
+        lines_written, line = 0, ""
         with new_file(path) as part:
             with open(part, "w", encoding="ascii") as file:
                 for line in lines:
@@ -87,7 +89,7 @@ def export(
     if settings().json:
         write_json({"path": path, "lines": lines_written, "bytes": size})
     else:
-        count = lines_written - 2  # a header and an end
+        count = json.loads(line)["end"]  # steps have lines as well
         write(f"exported {count:,} task{'' if count == 1 else 's'} to")
         write(escape(path))
 

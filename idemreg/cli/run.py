@@ -19,7 +19,7 @@ from idemreg.cli.render import local_time, write_json
 from idemreg.cli.task import next_step
 from idemreg.cli.text import escape
 from idemreg.cli.values import LINE
-from idemreg.errors import StoreError
+from idemreg.errors import ClaimLostError, StoreError, TaskTimeoutError
 from idemreg.model import Status
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from idemreg.registry import Registry
 
 __all__ = ["RUN_FIELDS", "behind_dashes", "run"]
+
+# What a limit of ours ended exits with; its own command may as well, but leaves no pending task with an error.
+LIMITS: Final = {TaskTimeoutError.exit_code, ClaimLostError.exit_code}
 
 FORM: Final = "idemreg run [OPTIONS] TASK_ID -- COMMAND [ARGS]..."
 
@@ -171,12 +174,19 @@ def _tell(registry: Registry, end: CommandEnd) -> None:
     elif task is not None and end.replayed:
         _say(f"{escape(end.task_id)} {_before(task, end)}")
         _hint(task)
-    elif task is not None and task.token == end.token and next_step(task, None) is not None:
-        what = (
-            "nobody knows whether it happened" if task.status is Status.UNKNOWN else "it will not run again by itself"
-        )
+    elif task is not None and task.token == end.token and (what := _doubt(task, end)) is not None:
         _say(f"{escape(end.task_id)} is {task.status.word}: {escape(task.error or '')}; {what}")
         _hint(task)
+
+
+def _doubt(task: Task, end: CommandEnd) -> str | None:
+    """What the exit code does not tell: that somebody must look, or that it was a limit of ours which ended it."""
+    if next_step(task, None) is not None:
+        return (
+            "nobody knows whether it happened" if task.status is Status.UNKNOWN else "it will not run again by itself"
+        )
+    is_ended = task.status is Status.PENDING and task.error and end.exit_code in LIMITS
+    return "the next call runs it again" if is_ended else None
 
 
 def _facts(end: CommandEnd) -> dict[str, Any]:

@@ -228,6 +228,16 @@ def test_new_files_can_be_interrupted(ended: Registry, cli: Cli, tmp_path: Path,
 # --- export and import ------------------------------------------------------------------------------------------
 
 
+def test_an_export_counts_tasks_and_not_their_steps(registry: Registry, cli: Cli, tmp_path: Path) -> None:
+    """What is told of an export is what an import of it tells."""
+    with registry.claim("t") as claim:
+        claim.run_step("a", lambda: None)
+        claim.run_step("b", lambda: None)
+    out = tmp_path / "tasks.jsonl"
+    assert cli("export", str(out)).stdout == f"exported 1 task to\n{out}\n"
+    assert cli("--db", str(tmp_path / "other.db"), "import", str(out)).stdout.startswith("1  imported\n")
+
+
 def test_export_to_a_pipe_and_to_a_file(ended: Registry, cli: Cli, tmp_path: Path) -> None:
     """The lines of the library, and the same in a file that is not overwritten."""
     out = tmp_path / "tasks.jsonl"

@@ -272,8 +272,13 @@ def test_a_command_that_takes_too_long_is_ended(cli: Cli) -> None:
     done = cli.process("run", *words)
     assert done.returncode == 124
     assert "t is failed: task 't' ran longer than 0.01 s: the command was ended" in done.stderr
+    again = cli.process("run", "--timeout", "0.01", "--on-crash", "rerun", "u", "--", "sleep", "1000")
+    told = "u is pending: task 'u' ran longer than 0.01 s: the command was ended; the next call runs it again"
+    assert (again.returncode, told in again.stderr) == (124, True)
     assert cli.json("list", "--dead")["task_id"] == "t"
     assert cli("retry", "t").exit_code == 0
+    own = cli.process("run", "--release-on", "124", "v", "--", "sh", "-c", "exit 124")
+    assert (own.returncode, own.stderr) == (124, "")
 
 
 @pytest.mark.parametrize("words", [("--lease", "0.5"), ("--timeout", "0"), ("--lease", "2000d")])

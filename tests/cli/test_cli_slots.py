@@ -208,6 +208,15 @@ def test_an_audit_of_what_nobody_knows(cli: Cli) -> None:
     assert cli("audit", "job", "--since", "yesterday").exit_code == 2
 
 
+def test_an_audit_says_what_a_time_may_be_and_that_none_had_a_slot(cli: Cli, time: Time) -> None:
+    """WHEN is a date, a time or an age; a time without slots is not the life of the schedule."""
+    cli(*EVERY, "job", "--", "true")
+    assert "2026-11-22T19:00Z, and no age such as 7d" in cli("audit", "job", "--since", "yesterday").stderr
+    time.pass_hours(2)
+    cli(*EVERY, "job", "--", "true")
+    assert "no slot in that time" in cli("audit", "job", "--since", "2026-12-01").stdout
+
+
 def test_a_day_of_many_slots_is_counted(cli: Cli, time: Time) -> None:
     """Where the marks do not fit into a line there are numbers."""
     words = ("run", "--every", "* * * * *", "job", "--", "true")
