@@ -11,17 +11,19 @@ In the order in which it is decided:
   for whoever made its row and died). `clock` in place of `too_late`: nobody might look, since the clock was not to be
   trusted.
 - *Clock*: while it is suspended nothing is decided; where the hardware clock serves meanwhile, only the newest slot
-  that has come due since the last look starts, and all others wait until the clock is confirmed.
+  that has come due since the last look starts. What comes due while one runs is treated as below, and all others wait
+  until the clock is confirmed.
 - *Overlap*: one slot of a schedule at a time. What comes due while one runs is skipped as `overlap`, or waits (queue).
-  One runs as long as its row says so and its owner is not proven dead. An unknown slot holds nobody up: it is for an
+  One runs as long as its row says so and its owner is not proven dead. Where its lease has expired it is decided about
+  before another starts, since until then its owner may come back. An unknown slot holds nobody up: it is for an
   operator.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
   others are `coalesced`. ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are
   `over_limit`.
 
-What has started before goes on under its own policy: a slot whose owner died is claimed again by ``on_crash``, in its
-window or not; a failed one is retried in its window while attempts are left, or whenever an operator said so (`retry`,
-or `resolve` with did-not-happen).
+What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
+by ``on_crash``, in its window or not; a failed one is retried in its window while attempts are left, or whenever an
+operator said so (`retry`, or `resolve` with did-not-happen).
 
 A clock that goes back makes nothing due anew: the watermark never decreases, a slot with a row has it, and a pending
 one waits until its instant comes again. `MOST_ROWS` bounds a look: of more missed slots only the newest get a row
@@ -194,38 +196,42 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     pending = {_at(task): task.task_id for task in found.tasks if task.status is Status.PENDING}
     due = sorted({*(at_s for at_s in pending if at_s <= look.now_s), *new})
     fresh = frozenset(new).difference(pending)
-    alive, dead = _running(found)
+    alive, expired, dead = _running(found)
     if not look.permit.catch_up:
-        return _serving(table, found, look, new, fresh, is_free=not alive)
+        return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], table, reasons)
     again = [*dead, *_retried(found, seen, wanted, table, look)]
     over = Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
     becomes = _advanced(seen, table.cron, new, over, look.now_s)
     if becomes:
-        going_s = [_at(task) for task in (*alive, *again)]
+        going_s = [_at(task) for task in (*alive, *expired, *again)]
         open_s = min([*kept, *pending, *going_s], default=look.now_s)
         becomes[-1] = becomes[-1]._replace(open_s=open_s, grace_ms=table.grace_ms, state=State.GOING)
     return Plan(
         becomes=becomes,
         slots=[NewSlot(at_s, reasons.get(at_s)) for at_s in due if at_s in fresh],
         skips=[(pending[at_s], reason) for at_s, reason in sorted(reasons.items()) if at_s in pending],
-        runs=[]
-        if alive
-        else sorted([*(slot_id(table.name, at_s) for at_s in kept), *(task.task_id for task in again)]),
+        runs=[] if alive else [*(task.task_id for task in expired), *_in_order(table, kept, again)],
     )
 
 
+def _in_order(table: Timetable, kept: Iterable[int], again: Iterable[Task]) -> list[str]:
+    return sorted([*(slot_id(table.name, at_s) for at_s in kept), *(task.task_id for task in again)])
+
+
 def _serving(
-    table: Timetable, found: Waiting, look: Look, new: list[int], fresh: frozenset[int], *, is_free: bool
+    table: Timetable, found: Waiting, look: Look, new: list[int], fresh: frozenset[int], at_work: list[Task]
 ) -> Plan:
     """By a clock that serves in another's place: rows for what has come due, of which the newest may start."""
     seen = found.schedule
     assert seen is not None  # noqa: S101
-    starts = [at_s for at_s in new[-1:] if is_free and at_s in fresh and _is_open(at_s, table, look)]
+    reasons = _overlaps(new, at_work, table, look)
+    may_start = fresh.difference(reasons) if not at_work else frozenset[int]()
+    starts = [at_s for at_s in new[-1:] if at_s in may_start and _is_open(at_s, table, look)]
     return Plan(
         becomes=_advanced(seen, table.cron, new, Reason.CLOCK, look.now_s),
-        slots=[NewSlot(at_s, None) for at_s in new if at_s in fresh],
+        slots=[NewSlot(at_s, reasons.get(at_s)) for at_s in new if at_s in fresh],
         skips=[],
         runs=[slot_id(table.name, at_s) for at_s in starts],
     )
@@ -235,11 +241,14 @@ def _at(task: Task) -> int:
     return slot_of(task.task_id) or 0
 
 
-def _running(found: Waiting) -> tuple[list[Task], list[Task]]:
-    """The running slots: those that may be at work, and those whose owner is proven dead."""
-    running = [task for task in found.tasks if task.status is Status.RUNNING]
-    is_dead = {task_id for task_id, owner in found.owners.items() if owner.liveness is Liveness.DEAD}
-    return [task for task in running if task.task_id not in is_dead], [t for t in running if t.task_id in is_dead]
+def _running(found: Waiting) -> tuple[list[Task], list[Task], list[Task]]:
+    """The running slots: those at work for all that is known, those whose lease is over, and those of dead owners."""
+    alive: list[Task] = []
+    freed: dict[Liveness, list[Task]] = {Liveness.EXPIRED: [], Liveness.DEAD: []}
+    for task in found.tasks:
+        if task.status is Status.RUNNING:
+            freed.get(found.owners[task.task_id].liveness, alive).append(task)
+    return alive, freed[Liveness.EXPIRED], freed[Liveness.DEAD]
 
 
 def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, look: Look) -> Iterable[Task]:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, get_args
 from idemreg.attempt import run_walk
 from idemreg.clock import seconds
 from idemreg.cron import Cron
-from idemreg.errors import ScheduleError, TaskDoneError, TaskIdError, TaskRunningError
+from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError
 from idemreg.model import Liveness, Status, Verdict
+from idemreg.overtime import within_time
 from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, reckon
 from idemreg.request import check_job, job_name, wanted
 from idemreg.slots import BY_SCHEDULE, instant, slot_id, slot_of
@@ -144,22 +145,23 @@ def due(
 ) -> Walk[list[SlotRun]]:
     """Run each slot that is due now, once, and say what became of it. An error of a job is told, not raised.
 
-    A slot that fails is not tried again before the next call. What comes due meanwhile is the next call's.
+    A slot that fails is not tried again before the next call. What comes due meanwhile is the next call's. Where a look
+    fails behind slots that have run, these are told, and the next call meets the error.
     """
     began_s: int | None = None
     tried: set[str] = set()
     runs: list[SlotRun] = []
     ran: tuple[int, int] | None = None
     while True:
-        permit = yield may_schedule, (), None
-        seen = Look(clock.wall_us() + permit.correction_us, permit, ran)
-        began_s = seen.now_s if began_s is None else began_s
         try:
+            permit = yield may_schedule, (), None
+            seen = Look(clock.wall_us() + permit.correction_us, permit, ran)
             plan = yield from look(store, table, wanted, seen, memory)
-        except ScheduleError:
+        except IdemregError:
             if runs:
-                return runs  # the next call tells
+                return runs
             raise
+        began_s = seen.now_s if began_s is None else began_s
         following = (one for one in plan.runs if one not in tried and _at(one) <= began_s)
         if (task_id := next(following, None)) is None:
             return runs
@@ -211,7 +213,10 @@ def _keep_in_sight(store: Store, name: str, at_s: int, wanted: Wanted) -> Walk[N
 
 
 def check_alone(ledger: Ledger, name: str, task_id: str) -> None:
-    """`OverlapError` where another slot of the schedule is at work than this one, which the caller has claimed."""
+    """`OverlapError` where another slot of the schedule is at work than this one, which the caller has claimed.
+
+    Also where the other's lease has expired: its owner may come back until somebody has decided about it.
+    """
     found = ledger.waiting(name)
     others = [owner for one, owner in found.owners.items() if one != task_id]
     if any(owner.liveness is not Liveness.DEAD for owner in others):
@@ -269,11 +274,14 @@ class Scheduled(NamedTuple):
     def _callable(self, terms: Terms) -> Callable[..., Any]:
         """What a step can call: of a coroutine function without an event loop, all of it under one of its own."""
         function = self.function
-        if terms.offload is not None or not inspect.iscoroutinefunction(function):
+        if terms.offload is None and not inspect.iscoroutinefunction(function):
             return function
+        timed = within_time(terms, function)
+        if terms.offload is not None:
+            return timed
         import asyncio  # noqa: PLC0415 - for coroutines only
 
-        return functools.wraps(function)(lambda *args, **kwargs: asyncio.run(function(*args, **kwargs)))
+        return functools.wraps(function)(lambda *args, **kwargs: asyncio.run(timed(*args, **kwargs)))
 
     def _alone(self, terms: Terms, task_id: str) -> Callable[..., Any]:
         """The function behind a look whether another slot is at work."""

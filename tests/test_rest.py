@@ -494,6 +494,42 @@ def test_a_file_that_somebody_changed_is_looked_at_as_a_whole(path: Path) -> Non
         registry.open()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "idempotent_serial SET mark_us = mark_us - 1",
+        "idempotent_step SET result = '7'",
+        "idempotent_clock SET accepted_us = 1",
+        "idempotent_schedule SET watermark_s = watermark_s + 1",
+        "idempotent_lease SET until_stamp = until_stamp + 1",
+        "idempotent_owner SET pid = pid + 1",
+    ],
+)
+def test_so_are_the_rows_that_are_no_tasks(path: Path, change: str) -> None:
+    """A row of any table that changed at rest is found by its seal, before somebody decides by it."""
+    with Script(OF_EVERY_TABLE, path) as worker:
+        worker.expect("done")
+        worker.kill()
+    with contextlib.closing(raw.connect(path)) as connection:
+        connection.execute(f"UPDATE {change}")
+        assert connection.changes() == 1
+    with Registry(path) as registry, pytest.raises(StoreCorruptError, match=change.split(maxsplit=1)[0]):
+        registry.open()
+
+
+OF_EVERY_TABLE = """
+from idemreg import Registry
+registry = Registry(sys.argv[1])
+registry.scheduled("job", cron="* * * * *")(print)
+registry.run_due()
+next(registry.serials("a"))
+claim = registry.claim("t", lease=3_600)
+claim.run_step("s", lambda: 1)
+say("done")
+wait()
+"""
+
+
 def test_a_large_file_is_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check takes time by the size of the file, and is left out above a bound."""
     work(path, name="t", then="close", tasks=300)

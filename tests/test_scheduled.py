@@ -12,10 +12,13 @@ import pytest
 
 from idemreg import (
     AsyncRegistry,
+    ClaimLostError,
     Registry,
     ScheduleError,
     Status,
+    StoreBusyError,
     TaskDoneError,
+    TaskTimeoutError,
     TaskUnknownError,
     aio,
     current_claim,
@@ -26,7 +29,7 @@ from idemreg.model import Verdict
 from idemreg.planning import MOST_ROWS
 from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
 from idemreg.testing import ManualClock
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -395,6 +398,87 @@ def test_an_unknown_slot_holds_nobody_up(registry: Registry, clock: ManualClock)
     assert job.ran == ["1", "2", "1"]
 
 
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_whose_lease_is_over_is_taken_over(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """By the next look, although its owner lives; what the late owner gives is refused, and what waited runs."""
+    limits: dict[str, Any] = {"on_crash": "rerun", "lease": 60, "coalesce": "all", "overlap": "queue"}
+    job, other = Job(registry, **limits), Job(open_registry(clock=clock), **limits)
+
+    def hangs(_slot: datetime) -> None:
+        clock.advance(HOUR + 61)
+        assert [run.error for run in other.due()] == [None, None]
+
+    job.body = hangs
+    clock.advance(HOUR)
+    (late,) = job.due()
+    assert isinstance(late.error, ClaimLostError)
+    assert (job.ran, other.ran) == (["1"], ["1", "2"])
+    assert job.rows() == {"1": "succeeded", "2": "succeeded"}
+
+
+def test_a_slot_whose_lease_is_over_is_decided_about_before_another_starts(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """Also one that is later, as it runs by hand: until then its owner may come back, and both would be at work."""
+    job, other = Job(registry, coalesce="all", lease=60), Job(open_registry(clock=clock), coalesce="all")
+    statuses: list[dict[str, str]] = []
+    other.body = lambda slot: statuses.append(other.rows())
+
+    def hangs(_slot: datetime) -> None:
+        clock.advance(61)
+        told, ran = other.due()
+        assert isinstance(told.error, TaskUnknownError)
+        assert ran.error is None
+
+    job.body = hangs
+    clock.advance(2 * HOUR)
+    with pytest.raises(ClaimLostError):
+        registry.run_slot("job@2026-11-23T05:00:00Z")
+    assert statuses == [{"1": "running", "2": "unknown"}]
+
+
+def test_a_look_that_fails_behind_a_slot_hides_it_not(registry: Registry, clock: ManualClock) -> None:
+    """A busy file behind the first slot: the caller hears of what has run, and of the error at the next call."""
+    job = Job(registry, coalesce="all")
+    permits: list[Permit] = [Permit()]
+
+    def may_schedule() -> Permit:
+        if not permits:
+            msg = "the file is busy"
+            raise StoreBusyError(msg)
+        return permits.pop()
+
+    registry.may_schedule = may_schedule  # type: ignore[method-assign]
+    clock.advance(2 * HOUR)
+    assert [run.task_id for run in job.due()] == ["job@2026-11-23T04:00:00Z"]
+    with pytest.raises(StoreBusyError):
+        job.due()
+
+
+@pytest.mark.parametrize("kind", ["awaited", "called"])
+def test_a_coroutine_on_a_schedule_is_cancelled_when_its_time_is_over(
+    registry: Registry, clock: ManualClock, kind: str
+) -> None:
+    """As one that is decorated, also where the registry has no event loop of its own."""
+    async_registry = AsyncRegistry.of(registry)
+
+    @registry.scheduled("job", cron=HOURLY, timeout=0.01)
+    async def job() -> None:
+        await asyncio.wait_for(asyncio.Event().wait(), PATIENCE_S)
+
+    def due() -> list[SlotRun]:
+        return asyncio.run(async_registry.run_due()) if kind == "awaited" else registry.run_due()
+
+    due()
+    clock.advance(HOUR)
+    (run,) = due()
+    assert isinstance(run.error, TaskTimeoutError)
+
+
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
@@ -571,6 +655,19 @@ def test_by_a_clock_that_serves_only_the_newest_starts(registry: Registry, clock
     clock.advance(HOUR)
     assert len(job.due()) == 2
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
+
+
+@pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
+def test_by_a_clock_that_serves_slots_overlap_as_ever(
+    registry: Registry, clock: ManualClock, overlap: str, second: str
+) -> None:
+    """What comes due while a slot runs is skipped where it is to be, and does not run once the clock is confirmed."""
+    job = Job(registry, coalesce="all", overlap=overlap)
+    registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
+    job.body = lambda slot: clock.advance(1.5 * HOUR)
+    clock.advance(HOUR)
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": second}
 
 
 # --- by hand ----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from idemreg import (
 )
 from idemreg.doctor.salvage import salvage
 from idemreg.store import End
+from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect
 
@@ -57,6 +58,55 @@ def end_behind_its_back(claim: Claim) -> None:
     """The row is claimed anew by somebody who proved this owner dead, say; the claim knows nothing of it."""
     grant = claim.grant
     claim.terms.store.finish([End(grant.task_id, grant.token, grant.owner, Status.FAILED, grant.attempt, error="x")])
+
+
+# --- under a lease ----------------------------------------------------------------------------------------------
+
+
+def test_a_step_of_a_claim_whose_lease_was_lost_is_not_saved(open_registry: Callable[..., Registry]) -> None:
+    """Its body hears of it by `check`, and its end by the save; the taker goes on behind what was saved before."""
+    clock = ManualClock()
+    registry, other = open_registry(clock=clock), open_registry(clock=clock)
+    late = registry.claim("t", on_crash="rerun", lease=60)
+    late.run_step("a", lambda: 1)
+    takers: list[Claim] = []
+
+    def hangs() -> None:
+        clock.advance(61)
+        takers.append(other.claim("t", on_crash="rerun", lease=60))
+        with pytest.raises(ClaimLostError):
+            late.check()
+
+    with pytest.raises(ClaimLostError):
+        late.run_step("b", hangs)
+    (taker,) = takers
+    assert [step.name for step in other.steps("t")] == ["a"]
+    assert taker.run_step("a", lambda: 2) == 1
+    taker.run_step("b", lambda: 2)
+    with pytest.raises(ClaimLostError):
+        late.run_step("c", lambda: 3)
+    with pytest.raises(ClaimLostError):
+        late.succeed()
+    taker.succeed()
+    assert [step.name for step in other.steps("t")] == ["a", "b"]
+
+
+def test_coroutines_save_steps_under_a_lease(registry: Registry) -> None:
+    """A claim with limits that is awaited has the same steps."""
+    async_registry = AsyncRegistry.of(registry)
+
+    async def piece() -> int:
+        return 1
+
+    async def main() -> None:
+        async with async_registry.claim("t", lease=3_600, timeout=3_600) as claim:
+            assert await claim.run_step("a", piece) == 1
+            async with claim.step("b") as step:
+                claim.check()
+                step.result = 2
+
+    asyncio.run(main())
+    assert [step.result for step in registry.steps("t")] == ["1", "2"]
 
 
 # --- what is done -----------------------------------------------------------------------------------------------

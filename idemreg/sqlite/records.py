@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RegistryRow",
     "all_owners",
+    "check_seals",
     "floor",
     "forget_owner",
     "insert_registry",
@@ -189,6 +190,26 @@ def place_notes(connection: Connection, first: int, size: int) -> int:
 def forget_owner(connection: Connection, owner: int) -> None:
     """Remove the record of an owner that has no claim left, or was proven dead."""
     connection.execute("DELETE FROM idempotent_owner WHERE id = ?", (owner,))
+
+
+# --- all of them ------------------------------------------------------------------------------------------------
+
+# In each of these tables a row ends with its seal, over all before it but the id that the only row about the clock has.
+_CLOCK: Final = "idempotent_clock"
+_SEALED: Final = (
+    "idempotent_owner", "idempotent_serial", "idempotent_step", _CLOCK, "idempotent_schedule", "idempotent_lease"
+)  # fmt: skip
+
+
+def check_seals(connection: Connection) -> None:
+    """`StoreCorruptError` where a row that is no task is not as it was written. Reads all of them."""
+    registry_row(connection)
+    for table in _SEALED:
+        for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - a constant
+            *values, seal = row[table == _CLOCK :]
+            if not _holds(values, seal):
+                what = f"a row of {table}, {row[0]!r},"
+                raise broken(what)
 
 
 def _holds(values: Sequence[Any], seal: object) -> bool:

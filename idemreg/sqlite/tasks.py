@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import StoreCorruptError
 from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
-from idemreg.sqlite import leases
+from idemreg.sqlite import leases, records
 from idemreg.sqlite.records import newer_schema, raise_floor
 from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, running_seal, state_seal, success_seal, task_holds
 from idemreg.store import Absent, Stored
@@ -114,10 +114,10 @@ _ABSENT: Final = Absent()
 
 
 def check_seals(connection: Connection) -> None:
-    """`StoreCorruptError` where a task, or its lease, is not as it was written. Reads all of them."""
+    """`StoreCorruptError` where a row of any table is not as it was written. Reads all of them."""
     for row in connection.execute(f"SELECT {COLUMNS} FROM idempotent_log"):  # noqa: S608 - constants
         to_task(row)
-    leases.check_seals(connection)
+    records.check_seals(connection)
 
 
 def to_task(row: tuple[Any, ...]) -> Task:

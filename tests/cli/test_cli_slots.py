@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import threading
@@ -97,6 +98,16 @@ def test_the_command_may_be_edited(cli: Cli, tmp_path: Path, time: Time) -> None
     cron.script = good
     assert cron().exit_code == 0
     assert rows(cli) == {"04:00": "succeeded"}
+
+
+def test_a_slot_may_have_limits_and_steps(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """--lease and --timeout go with --every, and `idemreg step` saves pieces of the slot under them."""
+    cron = Cron(cli, tmp_path, "--lease", "3600", "--timeout", "3600", "--on-crash", "rerun")
+    cron.script += f"; {shlex.quote(sys.executable)} -m idemreg step one -- true"
+    cron()
+    time.pass_hours(1)
+    assert cron().exit_code == 0
+    assert [step["name"] for step in cli.json("show", "job@2026-11-23T04:00:00Z")["steps"]] == ["one"]
 
 
 def test_the_exit_code_is_that_of_the_first_that_failed(cli: Cli, tmp_path: Path, time: Time) -> None:

@@ -45,6 +45,12 @@ def reseal(connection: apsw.Connection) -> None:
         connection.execute("UPDATE idempotent_clock SET seal = ?", (values_seal(row[1:-1]),))
     for row in connection.execute("SELECT * FROM idempotent_lease").fetchall():
         connection.execute("UPDATE idempotent_lease SET seal = ? WHERE task_id = ?", (values_seal(row[:-1]), row[0]))
+    for row in connection.execute("SELECT * FROM idempotent_serial").fetchall():
+        connection.execute("UPDATE idempotent_serial SET seal = ? WHERE prefix = ?", (values_seal(row[:-1]), row[0]))
+    for row in connection.execute("SELECT * FROM idempotent_step").fetchall():
+        connection.execute(
+            "UPDATE idempotent_step SET seal = ? WHERE task_id = ? AND name = ?", (values_seal(row[:-1]), *row[:2])
+        )
     for row in connection.execute(FILE).fetchall():
         seal = values_seal((*row, connection.reserve_bytes()))
         connection.execute("UPDATE idempotent_registry SET seal = ?", (seal,))
