@@ -27,7 +27,7 @@ from idemreg.store import Absent, Done, End, Granted, Lost, Recorded, Running, S
 from idemreg.walk import PAUSE, NotStartedError, Walk, drive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from idemreg.events import Teller
     from idemreg.model import Task, Wanted
@@ -42,6 +42,7 @@ __all__ = [
     "ended_in_job",
     "make_claim",
     "make_claims",
+    "never_made",
     "outcome_of",
     "run",
     "run_walk",
@@ -76,8 +77,7 @@ def run(
     try:
         walk = attempt(terms, wanted, seen, job, args, kwargs)
     except BaseException:
-        if type(seen) is Granted:
-            _never_made(terms, seen)
+        never_made(terms, [seen])
         raise
     return drive(walk)
 
@@ -177,30 +177,26 @@ def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 
     """The claim of what the store granted."""
     try:
         claim = Claim(terms, grant, name) if terms.claim is None else terms.claim(terms, grant, name)
-    except BaseException:  # no memory, or an interruption: nobody else can end it
-        _never_made(terms, grant)
+    except BaseException:  # no memory, or an interruption
+        never_made(terms, [grant])
         raise
     if terms.teller is not None:
         _tell(terms.teller, [claim])
     return claim
 
 
-def _never_made(terms: Terms, grant: Granted) -> None:
-    """There was no memory to make a claim of what was granted, and nobody else can end it."""
-    terms.store.abandon(End.release(grant, nothing_ran=True))
+def never_made(terms: Terms, answers: Iterable[object]) -> None:
+    """Put back what was granted and has no claim, which nobody else can end. One that was made and ended stays so."""
+    for answer in answers:
+        if type(answer) is Granted:
+            terms.store.abandon(End.release(answer, nothing_ran=True))
 
 
 def make_claims(terms: Terms, answers: Sequence[Any], wanted: Sequence[Wanted]) -> list[Any]:
     """The claims of a batch. All are there before one is told of: from then on each is settled when it is dropped."""
     kind = Claim if terms.claim is None else terms.claim
-    try:
-        pairs = zip(answers, wanted, strict=True)
-        claims = [kind(terms, answer, one.name) for answer, one in pairs if type(answer) is Granted]
-    except BaseException:
-        for answer in answers:
-            if type(answer) is Granted:
-                _never_made(terms, answer)
-        raise
+    pairs = zip(answers, wanted, strict=True)
+    claims = [kind(terms, answer, one.name) for answer, one in pairs if type(answer) is Granted]
     if terms.teller is not None:
         _tell(terms.teller, claims)
     return claims

@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.attempt import acquire, ended_in_job, make_claims, outcome_of
+from idemreg.attempt import acquire, ended_in_job, make_claims, never_made, outcome_of
 from idemreg.claim import BaseClaim, current, leave
 from idemreg.ends import (
     abandon,
@@ -133,13 +133,15 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: b
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
         raise ValueError(msg)
     granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
-    claims = make_claims(terms, granted, wanted)
+    claims: list[Any] = []
     try:
+        claims = make_claims(terms, granted, wanted)
         pairs = list(zip(granted, wanted, strict=True))
         rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
     except BaseException:  # while one was waited for, say: nobody gets the claims of the others
         for claim in claims:
             claim.not_begun()
+        never_made(terms, () if claims else granted)
         raise
     return [request if isinstance(request, Exception) else next(rest) for request in requests]
 
