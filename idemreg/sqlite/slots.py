@@ -39,7 +39,7 @@ def schedules(connection: Connection, schema_version: int, name: str | None = No
     floor(connection, schema_version)
     rows = connection.execute(
         f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ?1 OR ?1 IS NULL ORDER BY name, version",  # noqa: S608
-        (name,),
+        (name if name is None else _text(name),),
     ).fetchall()
     return [_to_schedule(row) for row in rows]
 
@@ -47,9 +47,14 @@ def schedules(connection: Connection, schema_version: int, name: str | None = No
 def _newest(connection: Connection, name: str) -> Schedule | None:
     row = connection.execute(
         f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ? ORDER BY version DESC LIMIT 1",  # noqa: S608
-        (name,),
+        (_text(name),),
     ).fetchone()
     return None if row is None else _to_schedule(row)
+
+
+def _text(name: str) -> str:
+    """What SQLite can compare with: words of a command line may be no UTF-8, and then no schedule's name."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _to_schedule(row: Sequence[Any]) -> Schedule:

@@ -340,6 +340,14 @@ def test_no_schedule_yet(cli: Cli) -> None:
     assert "no schedule yet" in cli("schedule").stdout
 
 
+def test_a_name_that_is_no_text_is_no_schedule(cli: Cli) -> None:
+    """Bytes of a command line that are no UTF-8 name none, whatever asks."""
+    cli("init")
+    for words in (["audit", "--", "\udcff"], ["schedule", "--pause", "\udcff"]):
+        asked = cli(*words)
+        assert (asked.exit_code, "knows no schedule" in asked.stderr) == (2, True)
+
+
 # --- the loop ---------------------------------------------------------------------------------------------------
 
 
