@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import apsw
 import pytest
 
-from idemreg import ChecksumMismatchError, Clock
+from idemreg import ChecksumMismatchError, Clock, oslock
 from idemreg.sqlite import hot
-from idemreg.turn import Turns
+from idemreg.sqlite.connection import NORMAL
+from idemreg.turn import Turn, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import apsw
 
     from idemreg import Registry
     from idemreg.sqlite.backend import SqliteStore
@@ -83,3 +83,40 @@ def test_a_guess_waits_for_nobody(who: str, many_new: Registry, path: Path, look
     let_go()
     assert looks == ["new:1"]
     assert many_new.run("t", lambda: 7).result == 7
+
+
+def test_a_look_that_breaks_off_leaves_no_read_open(registry: Registry) -> None:
+    """Memory may go between two rows of it; an open read would keep the -wal from beginning anew."""
+    registry.run("t", lambda: 7, name="job")
+
+    def breaks(_cursor: object, _row: object) -> None:
+        raise MemoryError
+
+    pool = database(registry)
+    connection = pool.take(NORMAL)
+    connection.hot.row_trace = breaks
+    pool.give_back(connection, NORMAL)
+    with pytest.raises(MemoryError):
+        registry.run("t", lambda: pytest.fail("it ran twice"), name="job")
+    assert connection.txn_state("main") == apsw.SQLITE_TXN_NONE
+    assert registry.run("t", lambda: pytest.fail("it ran twice"), name="job").result == 7
+
+
+def test_a_turn_whose_taking_breaks_off_is_given_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may go, or an interrupt come, behind the lock: the next checkpoint of anybody has the turn."""
+    registry.run("t", lambda: 7, name="job")
+    turn = database(registry).turns.checkpoint
+
+    def breaks(_turn: Turn) -> bool:
+        assert oslock.obey(turn.fd, turn.lock)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Turn, "try_take", breaks)
+        with pytest.raises(MemoryError), cast("Any", database(registry).after_commit)._turn():
+            pytest.fail("nobody knows whose the turn is")
+    others = Turns(database(registry).lock_file.path, Clock())
+    try:
+        assert others.checkpoint.try_take()
+    finally:
+        others.close()

@@ -97,6 +97,11 @@ class Connection(apsw.Connection):
     hot: apsw.Cursor
     patience: Patience
 
+    def renew_hot(self) -> None:
+        """End what the cursor has left in the middle."""
+        left, self.hot = self.hot, self.cursor()
+        left.close(True)  # noqa: FBT003 - whatever it was at
+
 
 def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_pages: bool = False) -> Connection:
     """Open a connection with our settings, each of them read back.

@@ -94,9 +94,13 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
     answers need. Of the seals that of the state is verified here: name and checksum equal what is wanted.
     """
     task_id = wanted.task_id
-    rows: list[Any] = connection.hot.execute(
-        _GLANCE, (wanted.name, wanted.checksum, schema_version, task_id)
-    ).fetchall()
+    try:
+        rows: list[Any] = connection.hot.execute(
+            _GLANCE, (wanted.name, wanted.checksum, schema_version, task_id)
+        ).fetchall()
+    except BaseException:  # memory may go between two rows, and a read that stays open keeps the -wal from its restart
+        connection.renew_hot()
+        raise
     if not rows:
         return _ABSENT
     token, attempt, updated_at, boot_stamp, result, seal, is_it = rows[0]

@@ -238,11 +238,11 @@ class _AfterCommit:
             yield False
             return
         turn = self._database.turns.checkpoint
-        is_ours = False
+        is_ours: bool | None = None  # until it is known: memory may go behind the lock, or an interrupt come
         try:
             is_ours = turn.try_take()
             yield is_ours
         finally:
-            if is_ours:
+            if is_ours is not False:
                 turn.drop()
             self._working.release()
