@@ -37,6 +37,7 @@ _BOOT_MS: Final = 3_600_000
 class ManualClock(Clock):
     """Time that passes only when a test says so, or when somebody sleeps: nobody sits out a wait.
 
+    Each process has its own: what one of them sleeps through, another's clock is behind, and the clock check says so.
     ``wall_us``, ``boot_ms`` and ``monotonic`` are what `Clock` calls so; ``boot_id`` is this machine's unless given.
     `Registry.check_clock` asks none of the machine's sources about it.
     Leases by it are renewed by `beat` alone.

@@ -551,6 +551,16 @@ def test_whoever_dies_raising_an_alarm_leaves_it_suspended(path: Path, point: st
         goes_on(registry)
 
 
+def test_whoever_raises_another_s_alarm_says_that_it_was_another_s(path: Path) -> None:
+    """It may find nothing wrong itself: a clock that is a little behind the one that died was ahead of."""
+    with Script(f'{JUMPS}\nfaults.arm("claim.in-transaction", faults.kill)\nregistry.check_clock()', path) as dies:
+        assert dies.end() == -9
+    with Registry(path, clock=ManualClock(boot_id="b")) as registry:
+        alarm = registry.get(alarm_of(registry.check_clock()))
+        assert alarm is not None
+        assert "an earlier look found it so" in (alarm.error or "")
+
+
 @pytest.mark.parametrize("point", ["settle.in-transaction", "settle.committed"])
 def test_whoever_dies_confirming_leaves_no_doubt(path: Path, point: str) -> None:
     """Before the commit nothing is confirmed; behind it the next look finds that it is."""

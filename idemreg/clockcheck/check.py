@@ -262,7 +262,7 @@ def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -
     answer = store.claim([Wanted(alarm, JOB, checksum, policy)])[0]
     if isinstance(answer, Unsure):
         raise answer.cause
-    reason = _told(look.readings)
+    reason = _doubt(look)
     if isinstance(answer, Unknown) and answer.is_new:  # of a process that died between its claim and its end
         _tell(teller, ClockSuspended(alarm, JOB, reason))
     if not isinstance(answer, Granted):
@@ -283,6 +283,14 @@ def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -
 def _told(readings: tuple[Reading, ...]) -> str:
     """What each source says that says anything."""
     return "; ".join(f"{one.source}: {one.describe()}" for one in readings if one.deviation_us is not None)
+
+
+def _doubt(look: _Look) -> str:
+    """Why the clock is in doubt. Whoever raises another's alarm may find nothing that is wrong with it."""
+    found = _told(look.readings)
+    if look.judged.suspends:
+        return found
+    return f"an earlier look found it so and has not said why; now {found or 'no source says anything'}"
 
 
 def _settle(store: Store, row: Task, evidence: str, by: str) -> bool:
