@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from idemreg.claim import BaseClaim, current
+from idemreg.claim import BaseClaim, go_in
 from idemreg.ends import put_back, success_end
 from idemreg.errors import ClaimLostError, FinishNotRecordedError
 from idemreg.lockfile import importing
@@ -121,7 +121,7 @@ class AsyncClaim(BaseClaim):
 
     async def __aenter__(self) -> Self:
         await self.enter()
-        self._before = current.set(self)
+        self._before = go_in(self)
         return self
 
     async def __aexit__(

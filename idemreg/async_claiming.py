@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from idemreg.acquiring import claim_walk
 from idemreg.async_claim import AsyncClaim, hand_over
-from idemreg.attempt import claim
 from idemreg.walk import adrive
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Claiming:
     async def _take(self) -> AsyncClaim:
         offload = self._terms.offload
         assert offload is not None  # noqa: S101 - asynchronous terms have one
-        return cast("AsyncClaim", await adrive(hand_over(claim(self._terms, self._request)), offload.host()))
+        return cast("AsyncClaim", await adrive(hand_over(claim_walk(self._terms, self._request)), offload.host()))
 
     async def __aenter__(self) -> AsyncClaim:
         self._claim = await self._take()

@@ -10,7 +10,8 @@ import contextlib
 import os
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
+from weakref import ref
 
 from idemreg.ends import (
     abandon,
@@ -38,26 +39,41 @@ if TYPE_CHECKING:
     from idemreg.store import Granted, Store, Transaction
     from idemreg.walk import Walk
 
-__all__ = ["BaseClaim", "Terms", "current", "current_claim", "leave"]
+__all__ = ["BaseClaim", "Terms", "current", "current_claim", "go_in", "leave"]
+
+Before: TypeAlias = "Token[ref[BaseClaim] | None]"  # the context as it was
 
 R = TypeVar("R")
 
-current: ContextVar[BaseClaim | None] = ContextVar("idemreg_claim", default=None)
+# Weak: whoever runs the job has the claim. Where he is interrupted, or has no memory, before he can end it, it is
+# dropped and so settled, also where that kept the context from being put back.
+_current: ContextVar[ref[BaseClaim] | None] = ContextVar("idemreg_claim", default=None)
 
 
 def current_claim() -> Claim:
     """The claim under which the calling job runs. RuntimeError outside of any job."""
-    claim = current.get()
+    claim = current()
     if claim is None:
         msg = "no job of idemreg is running here; current_claim() is for the body of a job"
         raise RuntimeError(msg)
     return cast("Claim", claim)  # in a coroutine an AsyncClaim; `idemreg.aio.current_claim` says so to type checkers
 
 
-def leave(before: Token[BaseClaim | None]) -> None:
+def current() -> BaseClaim | None:
+    """The claim under which the calling job runs, if any."""
+    claim = _current.get()
+    return None if claim is None else claim()
+
+
+def go_in(claim: BaseClaim) -> Before:
+    """From now on `current_claim()` is this one."""
+    return _current.set(ref(claim))
+
+
+def leave(before: Before) -> None:
     """`current_claim()` is again what it was. In another context than that it never changed."""
     try:
-        current.reset(before)
+        _current.reset(before)
     except ValueError:  # of a host that uses copies of a context, or of a coroutine that is closed from outside
         return
 
@@ -101,7 +117,7 @@ class BaseClaim:
         self.grant = grant
         self.name = name
         self._pid = os.getpid()
-        self._before: Token[BaseClaim | None] | None = None
+        self._before: Before | None = None
         self._store_error: StoreError | None = None
         self.is_entered = grant.note is None
         self._is_open = True  # last: until it is whole there is nothing to be dropped

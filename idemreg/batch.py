@@ -11,8 +11,9 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.attempt import acquire, ended_in_job, make_claims, never_made, outcome_of
-from idemreg.claim import BaseClaim, current, leave
+from idemreg.acquiring import acquire, make_claims, never_made
+from idemreg.attempt import ended_in_job, outcome_of
+from idemreg.claim import BaseClaim, go_in, leave
 from idemreg.ends import (
     abandon,
     crash_end,
@@ -273,7 +274,7 @@ def _run(claim: BaseClaim, job: Callable[[Any], Any], content: object) -> Walk[A
         yield from claim.entering()
     except StoreError as error:  # it cannot be noted, so it must not begin
         return _Ended(claim, _release(claim), None, error)
-    before = current.set(claim)
+    before = go_in(claim)
     try:
         result = yield job, (content,), {}
     except Exception as error:  # noqa: BLE001 - any failure of a job

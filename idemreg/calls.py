@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from idemreg import attempt
+from idemreg import acquiring, attempt
 from idemreg.claim import Claim
 from idemreg.lockfile import importing
 from idemreg.request import add_task, check_job, job_name, wanted
@@ -45,7 +45,7 @@ def claim(registry: Registry, task_id: str, payload: object, name: str, options:
     """See `Registry.claim`."""
     checked = registry.checked({**options, "on_duplicate": "raise"})
     request = wanted(task_id, name, canonical(payload), checked)
-    taken = drive(attempt.claim(registry.terms(checked), request))
+    taken = acquiring.claim(registry.terms(checked), request)
     assert isinstance(taken, Claim)  # noqa: S101 - with on_duplicate="raise" an outcome is an error
     taken.hold()
     return taken

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from idemreg.base_claim import BaseClaim, Terms, current, current_claim, leave
+from idemreg.base_claim import BaseClaim, Terms, current, current_claim, go_in, leave
 from idemreg.ends import success_end
 from idemreg.errors import ClaimLostError, FinishNotRecordedError
 from idemreg.lockfile import importing
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from idemreg.steps import StepBlock
     from idemreg.store import Granted, Transaction
 
-__all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim", "leave"]
+__all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim", "go_in", "leave"]
 
 R = TypeVar("R")
 
@@ -103,7 +103,7 @@ class Claim(BaseClaim):
     def __enter__(self) -> Self:
         self.enter()
         try:
-            self._before = current.set(self)
+            self._before = go_in(self)
             self.hold()
         except BaseException:  # the block is not entered, and will not be left
             self._leave_block()

@@ -19,7 +19,7 @@ import subprocess
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
-from idemreg.attempt import acquire
+from idemreg.acquiring import acquire
 from idemreg.child import Child, Descriptors, pump, replay_output, spawn
 from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result

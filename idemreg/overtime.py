@@ -73,7 +73,7 @@ def within_time(terms: Terms, job: Callable[..., Any]) -> Callable[..., Any]:
         return job
 
     async def timed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - whatever the job returns
-        async with time_limit(cast("BaseClaim", current.get())):
+        async with time_limit(cast("BaseClaim", current())):
             result = job(*args, **kwargs)
             return await result if isinstance(result, Awaitable) else result
 

@@ -37,19 +37,20 @@ from idemreg import (
     TransitionError,
     Verdict,
     Verified,
+    acquiring,
     current_claim,
     ends,
     errors,
     faults,
 )
 from idemreg import attempt as attempts
-from idemreg.attempt import make_claim
 from idemreg.clock import Clock
 from idemreg.ends import ERROR_CHARACTERS
 from idemreg.options import Options
 from idemreg.request import wanted
-from idemreg.store import Granted
+from idemreg.tagged import canonical
 from idemreg.testing import ManualClock
+from idemreg.walk import drive
 from tests.support.descriptors import left_open
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.names import shown
@@ -59,6 +60,9 @@ from tests.support.raw import connect, reseal
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg.claim import Terms
+    from idemreg.model import Wanted
 
 
 class BoomError(Exception):
@@ -1553,39 +1557,59 @@ def test_a_verdict_over_a_claim_that_is_anothers_changes_nothing(registry: Regis
     assert (row.status, row.result) == (Status.RUNNING, None)
 
 
-def test_a_claim_that_cannot_be_made_is_put_back(registry: Registry) -> None:
+WAYS_TO_A_CLAIM: dict[str, Callable[[Terms, Wanted], object]] = {
+    "run": lambda terms, request: attempts.run(terms, request, never, (), {}),
+    "run-walk": lambda terms, request: drive(attempts.run_walk(terms, request, never, (), {})),
+    "claim": acquiring.claim,
+    "claim-walk": lambda terms, request: drive(acquiring.claim_walk(terms, request)),
+}
+
+
+@pytest.mark.parametrize("known", ["new", "pending"])
+@pytest.mark.parametrize("way", WAYS_TO_A_CLAIM)
+def test_a_claim_that_cannot_be_made_is_put_back(registry: Registry, way: str, known: str) -> None:
     """No memory for it, say: nobody else could end it, so the task is as it was."""
 
     def refuses(*_: object) -> None:
         raise MemoryError
 
-    request = wanted("t", "", b"{}", Options.of({}, "normal"))
-    (grant,) = registry.store.claim([request])
-    assert isinstance(grant, Granted)
+    if known == "pending":
+        registry.add("t")
+    request = wanted("t", "", canonical(None), Options.of({}, "normal"))
     terms = registry.terms(registry.checked({}))._replace(claim=refuses)
     with pytest.raises(MemoryError):
-        make_claim(terms, grant, "")
+        WAYS_TO_A_CLAIM[way](terms, request)
     assert row_of(registry).status is Status.PENDING
 
 
-@pytest.mark.parametrize(("where", "status"), [("set", Status.PENDING), ("leave", Status.UNKNOWN)])
+def test_a_claim_that_cannot_be_made_for_a_hook_stays_unknown(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not put back as if nothing had run: nobody has asked the hook yet."""
+
+    def refuses(*_: object) -> None:
+        raise MemoryError
+
+    unknown_once(registry, on_crash="verify", verify=lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(acquiring, "_verify", refuses)
+        with pytest.raises(MemoryError):
+            registry.run("t", never, name="", on_crash="verify", verify=lambda _: True)
+    assert row_of(registry).status is Status.UNKNOWN
+    assert registry.run("t", never, name="", on_crash="verify", verify=lambda _: True).replayed
+
+
+@pytest.mark.parametrize(("where", "status"), [("go_in", Status.PENDING), ("leave", Status.UNKNOWN)])
 def test_a_context_that_cannot_be_changed_leaves_no_claim(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, where: str, status: Status
 ) -> None:
     """Without memory in front of the job it is put back, and behind it nobody knows."""
 
-    class Refuses:
-        def set(self, _claim: object) -> None:
-            raise MemoryError
-
-    def refuses(_before: object) -> None:
+    def refuses(_: object) -> None:
         raise MemoryError
 
     entered = []
-    if where == "set":
-        monkeypatch.setattr(attempts, "current", Refuses())
-    else:
-        monkeypatch.setattr(attempts, "leave", refuses)
+    monkeypatch.setattr(attempts, where, refuses)
     with pytest.raises(MemoryError):
         registry.run("t", lambda: entered.append(1), name="")
     assert len(entered) == (where == "leave")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from idemreg import Clock, Liveness, Registry, Status, turn
+from idemreg import Clock, Liveness, Registry, Status, acquiring, attempt, base_claim, claim, ends, turn, walk
+from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.request import wanted
 from idemreg.sqlite import backend, claiming, forking, hot, opening, pool, settling, writing
@@ -128,6 +130,38 @@ def test_an_interrupted_claim_is_nobodys(open_registry: Callable[..., Registry])
         assert task is not None
         if task.owner is not None:
             store.abandon(End(task_id, task.token, task.owner, Status.PENDING, 0, durable=False))
+
+
+def run_new(registry: Registry, task_id: str) -> None:
+    registry.run(task_id, int, on_crash="rerun")
+
+
+def run_known(registry: Registry, task_id: str) -> None:
+    registry.add(task_id, name="int")
+    registry.run(task_id, int, on_crash="rerun")
+
+
+def claim_new(registry: Registry, task_id: str) -> None:
+    with contextlib.suppress(TaskDoneError), registry.claim(task_id, on_crash="rerun"):
+        pass
+
+
+# A claim that is dropped says so. One that is interrupted while it is dropped is heard by nobody.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("interrupted", [run_new, run_known, claim_new])
+def test_an_interrupted_walk_leaves_no_task_running(
+    interrupted: Callable[[Registry, str], None], registry: Registry
+) -> None:
+    """Wherever it is interrupted, from the claim to the end: it is stored as done, or the next call runs it."""
+    interrupted(registry, "warm")
+    for number, interrupter in enumerate(each_interrupt(acquiring, attempt, walk, base_claim, claim, ends)):
+        task_id = f"task:{number}"
+        interrupter.carry_out(interrupted, registry, task_id)
+        interrupted(registry, task_id)
+        task = registry.get(task_id)
+        assert task is not None
+        assert task.status is Status.SUCCEEDED
 
 
 def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Registry) -> None:

@@ -34,7 +34,7 @@ COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
     *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step", "clock", "schedule", "audit"),
 )
-ARCHITECTURE_LINES = 225
+ARCHITECTURE_LINES = 230
 
 
 class Block(NamedTuple):

@@ -17,7 +17,7 @@ CLOCKS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "clock-deadline-by-date",
         "whoever waits for a running twin waits by the wall clock",
-        (Patch("idemreg/attempt.py", "now = clock.monotonic()", "now = clock.wall_us() / 1e6"),),
+        (Patch("idemreg/acquiring.py", "now = clock.monotonic()", "now = clock.wall_us() / 1e6"),),
     ),
     Mutant(
         "clock-namespace-ignored",

@@ -185,7 +185,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "        result = load_result(found.result, terms.options.codec)\n"
                 "        result = REPLAYED.setdefault(wanted.task_id, result)\n",
             ),
-            Patch("idemreg/attempt.py", "EVIDENCE_CHARACTERS = ", "REPLAYED = {}\nEVIDENCE_CHARACTERS = "),
+            Patch("idemreg/attempt.py", "_NOTHING: Final = ", "REPLAYED = {}\n_NOTHING: Final = "),
         ),
     ),
     Mutant(

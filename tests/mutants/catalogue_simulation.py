@@ -266,6 +266,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "wait-without-end",
         "who waits for a running twin does not look at his deadline",
-        (Patch("idemreg/attempt.py", "                if now >= deadline:", "                if False:"),),
+        (Patch("idemreg/acquiring.py", "                if now >= deadline:", "                if False:"),),
     ),
 )
