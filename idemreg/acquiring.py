@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
-    from idemreg.store import Answer, Store
+    from idemreg.store import Answer
 
 __all__ = [
     "Terms",
     "acquire",
     "claim",
+    "claim_into",
     "claim_walk",
     "make_claim",
     "make_claims",
@@ -145,7 +146,7 @@ def _claim(terms: Terms, wanted: Wanted, args: Sequence[Any], kwargs: Mapping[st
     """The claim, or the store's answer; None where a verify hook was asked, so that it is to be claimed anew."""
     answers: list[Answer] = []
     try:
-        yield _claim_into, (terms.store, wanted, answers), None
+        yield claim_into, (terms.store.claim, [wanted], answers), None
         (answer,) = answers
         if type(answer) is not Granted:
             return answer
@@ -158,9 +159,11 @@ def _claim(terms: Terms, wanted: Wanted, args: Sequence[Any], kwargs: Mapping[st
     return None
 
 
-def _claim_into(store: Store, wanted: Wanted, answers: list[Answer]) -> list[Answer]:
-    """Claim; the answer is there at once, also where whoever waits for it is interrupted before it reaches him."""
-    answers += store.claim([wanted])
+def claim_into(
+    claim: Callable[[Sequence[Wanted]], list[Answer]], wanted: Sequence[Wanted], answers: list[Answer]
+) -> list[Answer]:
+    """Claim; the answers are there at once, also where whoever waits for them is interrupted before they reach him."""
+    answers += claim(wanted)
     return answers
 
 

@@ -24,7 +24,8 @@ from idemreg.async_claim import AsyncClaim, AsyncTransaction, hand_over
 from idemreg.async_claiming import Claiming
 from idemreg.async_clock import AsyncClock
 from idemreg.attempt import run_walk
-from idemreg.batch import abatches, claim_many, finish_many, handle, messages_of, requests
+from idemreg.batch import claim_many, finish_many, handle, messages_of, requests
+from idemreg.batching import abatches
 from idemreg.claim import current_claim as _current_claim
 from idemreg.listing import PAGE_TASKS
 from idemreg.overtime import within_time

@@ -72,7 +72,7 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
     return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
 
 
-def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it costs every new task
+def attempt(  # noqa: C901 - the walk itself: each call that parts it costs every new task
     terms: Terms,
     wanted: Wanted,
     claim: Any,  # noqa: ANN401 - `Claim`, or the class of the terms
@@ -89,11 +89,7 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
             return got
         claim = got
     result: Any = _NOTHING
-    try:
-        before = go_in(claim)
-    except BaseException:
-        claim.not_begun()
-        raise
+    before = _go_in(claim)
     try:
         faults.point("claim.granted")
         result = yield (job, args, kwargs)
@@ -109,11 +105,7 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
             raise
         raise
     finally:
-        try:
-            leave(before)
-        except BaseException as error:
-            claim.interrupted(error)
-            raise
+        _go_out(claim, before)
     try:  # as `record` does, whose walk within the walk costs a microsecond
         claim.settled()
         recorded = yield terms.store.finish_one, (end,), None
@@ -129,6 +121,25 @@ def attempt(  # noqa: C901, PLR0912 - the walk itself: each call that parts it c
     if problem is not None:
         raise problem
     return outcome_of(claim, result)
+
+
+# Without memory for it the claim would be dropped anyway, but only once nobody has the error any more.
+
+
+def _go_in(claim: Any) -> Any:  # noqa: ANN401 - a token of the context variable
+    try:
+        return go_in(claim)
+    except BaseException:
+        claim.not_begun()
+        raise
+
+
+def _go_out(claim: Any, before: Any) -> None:  # noqa: ANN401 - as above
+    try:
+        leave(before)
+    except BaseException as error:
+        claim.interrupted(error)
+        raise
 
 
 # --- the end ----------------------------------------------------------------------------------------------------

@@ -230,8 +230,7 @@ class BaseClaim:
         end: End | None = None
         try:
             self._is_transacting = True
-            with contextlib.ExitStack() as stack:
-                transaction = self._open_in(stack)
+            with self._opened() as transaction:
                 yield transaction
                 end, problem = success_end(self.grant, self.options, self.result)
                 self._finish_in(transaction, end)
@@ -250,12 +249,16 @@ class BaseClaim:
         if problem is not None:
             raise problem
 
-    def _open_in(self, stack: contextlib.ExitStack) -> Transaction:
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Transaction]:
+        is_open = False
         try:
-            opening = self.terms.store.transaction(self.grant, durable=self.options.durable)
-            return stack.enter_context(opening)
+            with self.terms.store.transaction(self.grant, durable=self.options.durable) as transaction:
+                is_open = True
+                yield transaction
         except StoreError as error:
-            self._store_error = error
+            if not is_open:
+                self._store_error = error
             raise
 
     def _finish_in(self, transaction: Transaction, end: End) -> None:

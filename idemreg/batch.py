@@ -7,12 +7,12 @@ after any crash; one that was not is put back.
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.acquiring import acquire, make_claims, never_made
+from idemreg.acquiring import acquire, claim_into, make_claims, never_made
 from idemreg.attempt import ended_in_job, outcome_of
+from idemreg.batching import BATCH_LIMIT
 from idemreg.claim import BaseClaim, go_in, leave
 from idemreg.ends import (
     abandon,
@@ -34,7 +34,7 @@ from idemreg.tagged import canonical
 from idemreg.walk import NotStartedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from idemreg.claim import Terms
     from idemreg.model import Wanted
@@ -42,24 +42,10 @@ if TYPE_CHECKING:
     from idemreg.store import Answer
     from idemreg.walk import Walk
 
-__all__ = [
-    "BATCH_LIMIT",
-    "Handled",
-    "Message",
-    "abatches",
-    "batches",
-    "claim_many",
-    "finish_many",
-    "handle",
-    "messages_of",
-    "requests",
-]
+__all__ = ["Handled", "Message", "claim_many", "finish_many", "handle", "messages_of", "requests"]
 
 M = TypeVar("M")
 R = TypeVar("R")
-
-# Tasks of one batch. A commit of more holds the write lock for a tenth of a second and longer.
-BATCH_LIMIT: Final = 10_000
 
 
 class Handled(NamedTuple, Generic[M, R]):
@@ -133,9 +119,11 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: b
     if len(wanted) > BATCH_LIMIT:
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
         raise ValueError(msg)
-    granted: list[Any] = (yield terms.store.claim_batch, (wanted,), None) if wanted else []
+    granted: list[Any] = []
     claims: list[Any] = []
     try:
+        if wanted:
+            yield claim_into, (terms.store.claim_batch, wanted, granted), None
         claims = make_claims(terms, granted, wanted)
         pairs = list(zip(granted, wanted, strict=True))
         rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
@@ -347,55 +335,3 @@ def _handled(content: object, answer: Any) -> Handled[Any, Any]:  # noqa: ANN401
     if isinstance(answer, Outcome):
         return Handled(content, answer, None)
     return Handled(content, None, answer)
-
-
-class _Batching(Generic[M]):
-    """Messages into lists of at most ``size``; a None ends a list early."""
-
-    def __init__(self, size: int) -> None:
-        if type(size) is not int or not 1 <= size <= BATCH_LIMIT:
-            msg = f"batch is a whole number from 1 to {BATCH_LIMIT:,}, not {size!r}"
-            raise ValueError(msg)
-        self._size = size
-        self._batch: list[M] = []
-
-    def add(self, message: M | None) -> list[M]:
-        """The list that is full now; empty as long as none is."""
-        if message is not None:
-            self._batch.append(message)
-        return self.take() if message is None or len(self._batch) == self._size else []
-
-    def take(self) -> list[M]:
-        """What is there."""
-        batch, self._batch = self._batch, []
-        return batch
-
-
-def batches(messages: Iterable[M | None], size: int) -> Iterator[list[M]]:
-    """The messages in lists of at most ``size``; a None ends a list early, for a source that has none at the moment."""
-    batching = _Batching[M](size)
-    for message in messages:
-        if batch := batching.add(message):
-            yield batch
-    if batch := batching.take():
-        yield batch
-
-
-async def abatches(messages: AsyncIterable[M | None] | Iterable[M | None], size: int) -> AsyncGenerator[list[M], None]:
-    """The same of an asynchronous source, or of a plain one. An asynchronous generator is closed at the end of it.
-
-    Nobody else would, before the garbage collector comes: ``async for`` leaves it open where it is left early.
-    """
-    if not hasattr(messages, "__aiter__"):
-        for batch in batches(messages, size):
-            yield batch
-        return
-    batching = _Batching[M](size)
-    async with contextlib.AsyncExitStack() as stack:
-        if hasattr(messages, "aclose"):
-            stack.push_async_callback(messages.aclose)
-        async for message in cast("AsyncIterable[M | None]", messages):
-            if batch := batching.add(message):
-                yield batch
-        if batch := batching.take():
-            yield batch

@@ -82,7 +82,8 @@ def consume(
 ) -> Iterator[Handled[M, R]]:
     """See `Registry.consume`."""
     with importing():
-        from idemreg.batch import batches, handle, messages_of  # noqa: PLC0415 - as above
+        from idemreg.batch import handle, messages_of  # noqa: PLC0415 - as above
+        from idemreg.batching import batches  # noqa: PLC0415
 
     checked = registry.checked(options).for_batch()
     check_job(job)

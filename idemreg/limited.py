@@ -6,6 +6,7 @@ and takes the short ways of the store (`Store.begin`, `Store.finish_one`), which
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,8 +19,7 @@ from idemreg.leasing import LeaseLost, Renewal
 from idemreg.overtime import left_s, time_limit, timeout_error
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -105,11 +105,10 @@ class _Limited(BaseClaim):
             return crash_end(self.grant, self.options, told(error, self.options))
         return super().end_for(error)
 
-    def _open_in(self, stack: contextlib.ExitStack) -> Transaction:
-        transaction = super()._open_in(stack)
-        if self.lease is not None:
-            stack.enter_context(self.lease.held())
-        return transaction
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Transaction]:
+        with super()._opened() as transaction, contextlib.nullcontext() if self.lease is None else self.lease.held():
+            yield transaction
 
 
 class LimitedClaim(_Limited, Claim):

@@ -32,7 +32,7 @@ from idemreg import (
     current_claim,
     faults,
 )
-from idemreg.batch import BATCH_LIMIT
+from idemreg.batching import BATCH_LIMIT
 from idemreg.errors import ArgumentError, StoreError
 from idemreg.lockfile import FIRST_NOTE, LockFile
 from idemreg.testing import ManualClock

@@ -46,3 +46,28 @@ def test_a_batch_whose_memory_goes_behind_its_last_job_is_settled(
     assert failed > 5
     registry.close()
     assert left_open(path) == []
+
+
+# A generator that is closed without memory tells so past everybody, as does a claim that is dropped.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_transaction_whose_memory_goes_as_it_opens_is_closed(
+    path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """Whichever allocation fails on the way in, no lock is kept, and the next write waits for nobody."""
+    registry = open_registry(durability="normal")
+    failed = 0
+    for number in range(1, 300):
+        try:
+            with registry.claim(f"t:{number}", on_crash="rerun") as claim:
+                testcapi.set_nomemory(number, number + 1)
+                with claim.transaction():
+                    testcapi.remove_mem_hooks()
+        except (MemoryError, RuntimeError, IdemregError):
+            failed += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        registry.run(f"next:{number}", int)
+    assert failed > 20
+    registry.close()
+    assert left_open(path) == []
