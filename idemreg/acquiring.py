@@ -144,27 +144,30 @@ def acquire(
 
 def _claim(terms: Terms, wanted: Wanted, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[Any]:
     """The claim, or the store's answer; None where a verify hook was asked, so that it is to be claimed anew."""
-    answers: list[Answer] = []
+    answers: list[list[Answer]] = [[]]
     try:
         yield claim_into, (terms.store.claim, [wanted], answers), None
-        (answer,) = answers
+        ((answer,),) = answers
         if type(answer) is not Granted:
             return answer
         if not answer.to_verify:
             return make_claim(terms, answer, wanted.name)
         yield from _verify(terms, answer, wanted.name, args, kwargs)
     except BaseException:
-        never_made(terms, answers)
+        never_made(terms, answers[0])
         raise
     return None
 
 
 def claim_into(
-    claim: Callable[[Sequence[Wanted]], list[Answer]], wanted: Sequence[Wanted], answers: list[Answer]
+    claim: Callable[[Sequence[Wanted]], list[Answer]], wanted: Sequence[Wanted], answers: list[list[Answer]]
 ) -> list[Answer]:
-    """Claim; the answers are there at once, also where whoever waits for them is interrupted before they reach him."""
-    answers += claim(wanted)
-    return answers
+    """Claim. The answers stand in ``answers[0]`` at once, which neither takes memory nor can be interrupted.
+
+    So they are there also where whoever waits for them is interrupted before they reach him.
+    """
+    answers[0] = claim(wanted)
+    return answers[0]
 
 
 def claim(terms: Terms, wanted: Wanted) -> Any:  # noqa: ANN401 - as `make_claim`

@@ -119,18 +119,19 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: b
     if len(wanted) > BATCH_LIMIT:
         msg = f"a batch has {len(wanted):,} tasks; at most {BATCH_LIMIT:,} are claimed at once"
         raise ValueError(msg)
-    granted: list[Any] = []
+    answers: list[list[Any]] = [[]]
     claims: list[Any] = []
     try:
         if wanted:
-            yield claim_into, (terms.store.claim_batch, wanted, granted), None
+            yield claim_into, (terms.store.claim_batch, wanted, answers), None
+        (granted,) = answers
         claims = make_claims(terms, granted, wanted)
         pairs = list(zip(granted, wanted, strict=True))
         rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
     except BaseException:  # while one was waited for, say: nobody gets the claims of the others
         for claim in claims:
             claim.not_begun()
-        never_made(terms, () if claims else granted)
+        never_made(terms, () if claims else answers[0])
         raise
     return [request if isinstance(request, Exception) else next(rest) for request in requests]
 
