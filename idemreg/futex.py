@@ -18,6 +18,7 @@ import errno
 import mmap
 import os
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -65,28 +66,16 @@ class Futex:
                 os.close(fd)
 
     def _prepare(self, number: int, fd: int, offset: int) -> None:
-        import ctypes  # noqa: PLC0415 - not before a file is opened
-
-        class Time(ctypes.Structure):
-            _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-        c = ctypes.CDLL(None, use_errno=True)
-        pointer, uint32 = ctypes.c_void_p, ctypes.c_uint32
-        # By the C library's own: Python tells the address of a mapping only where it can be written.
-        c.mmap.argtypes = (pointer, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-        c.mmap.restype = pointer
-        c.munmap.argtypes = (pointer, ctypes.c_size_t)
-        c.syscall.argtypes = (ctypes.c_long, pointer, ctypes.c_int, uint32, ctypes.POINTER(Time), pointer, uint32)
-        c.syscall.restype = ctypes.c_long
+        c, time_of, last_error = _library()
         page = c.mmap(None, PAGE_BYTES, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
         if page in _NO_MAPPING:
             return
         self.close = lambda: c.munmap(page, PAGE_BYTES)
 
         def call(order: int, value: int, until: float | None, channel: int) -> int:
-            time = None if until is None else Time(*divmod(round(until * NS), NS))
+            time = None if until is None else time_of(*divmod(round(until * NS), NS))
             answer = c.syscall(number, page + offset, order, value, time, None, 1 << channel % CHANNELS)
-            return ctypes.get_errno() if answer < 0 else 0
+            return last_error() if answer < 0 else 0
 
         if call(WAKE, ALL, None, 0) == 0:
             self._call = call
@@ -104,3 +93,22 @@ class Futex:
         """Wake all that listen on the channel, behind a change of the word; or so many of them."""
         if self._call is not None:
             self._call(WAKE, most, None, channel)
+
+
+@cache
+def _library() -> tuple[Any, Callable[[int, int], Any], Callable[[], int]]:
+    """The C library, a time as it takes it, and what its last error was. Once: that takes as long as a connection."""
+    import ctypes  # noqa: PLC0415 - not before a file is opened
+
+    class Time(ctypes.Structure):
+        _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+    c = ctypes.CDLL(None, use_errno=True)
+    pointer, uint32 = ctypes.c_void_p, ctypes.c_uint32
+    # By the C library's own: Python tells the address of a mapping only where it can be written.
+    c.mmap.argtypes = (pointer, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    c.mmap.restype = pointer
+    c.munmap.argtypes = (pointer, ctypes.c_size_t)
+    c.syscall.argtypes = (ctypes.c_long, pointer, ctypes.c_int, uint32, ctypes.POINTER(Time), pointer, uint32)
+    c.syscall.restype = ctypes.c_long
+    return c, Time, ctypes.get_errno

@@ -151,7 +151,7 @@ def test_a_registry_that_another_process_makes_meanwhile_is_no_foreign_file(path
     connection.exec_trace = make_it_now
     is_empty = check_identity(connection, str(path))
     connection.close()
-    assert len(seen) >= 4
+    assert len(seen) > statement
     assert is_empty == (statement > 1)  # a transaction begins with its first read
 
 

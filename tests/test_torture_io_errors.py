@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import inspect
 import json
+import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ from idemreg import AsyncRegistry, Checkpointer, Claim, Registry
 from tests.mutants import CATALOGUE, mutated
 from tests.torture.injected import shim
 from tests.torture.injected.cases import CASES
+from tests.torture.injected.judge import LOCKS, End, judge
 from tests.torture.injected.parts import part
+from tests.torture.injected.scene import Scene
 from tests.torture.io_errors import TRIAL
 
 # What does nothing with the file, or stands beneath the public calls: how it is said in the classes themselves.
@@ -109,3 +114,19 @@ def test_what_is_broken_is_found(mutant: str, item: list[object]) -> None:
     """Some of its mutants, by the faults that they concern; `make torture ARGS=--power` tries all of them by chance."""
     with mutated(CATALOGUE[mutant]) as folder:
         assert part("io", 1, 0, json.dumps(item), Path(folder)).violations
+
+
+@pytest.mark.parametrize("suffix", ["", "-shm", "-lock"])
+def test_a_lock_that_stays_is_seen(tmp_path: Path, suffix: str) -> None:
+    """The judge names a byte that somebody in his own process has left locked, and leaves nothing open himself."""
+    scene = Scene(str(tmp_path / "jobs.db"), shim.Fault(), None, {}, [])
+    scene.registry.open()
+    end = End(None, "no error", None, is_fault_met=False, wal_hit=False, is_whole=True)
+    held = LOCKS[suffix].start
+    with open(scene.path + suffix, "rb+") as file:
+        lock = struct.pack("hhqqi0q", fcntl.F_WRLCK, os.SEEK_SET, held, 1, 0)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        found = next(judge(scene, end, is_memory=False))
+    scene.close_looks()
+    scene.registry.close()
+    assert found == f"byte {held} of jobs.db{suffix} stays locked"

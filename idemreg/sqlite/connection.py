@@ -103,9 +103,12 @@ class Connection(apsw.Connection):
         left.close(True)  # noqa: FBT003 - whatever it was at
 
 
-def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_pages: bool = False) -> Connection:
+def connect(
+    path: str, *, synchronous: int | None, busy_s: float, clock: Clock, checks_pages: bool = False
+) -> Connection:
     """Open a connection with our settings, each of them read back.
 
+    ``synchronous``: None for one that writes nothing; to be set it takes the whole schema, which need not be read then.
     ``checks_pages``: the file has page checksums, or is to have them: see `pages`. SQLite does not checkpoint inside
     our commits: it swallows what the disk reports then, and it is reported once.
     """
@@ -115,7 +118,8 @@ def connect(path: str, *, synchronous: int, busy_s: float, clock: Clock, checks_
         _check_writable(connection, path)
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
-        _set(connection, "synchronous", synchronous)
+        if synchronous is not None:
+            _set(connection, "synchronous", synchronous)
         _set(connection, "wal_autocheckpoint", 0)
         harden(connection)
         connection.hot = connection.cursor()

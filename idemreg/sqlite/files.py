@@ -54,10 +54,11 @@ def locate(path: str, *, mounts_path: str = MOUNTS_PATH) -> Location:
     database = os.path.realpath(path)
     has_content = _check_file(database)
     _check_folder(os.path.dirname(database))
-    if is_mounted_alone(database, mounts_path=mounts_path):
+    mounts = _mounts_on_the_way(database, mounts_path)
+    if _is_alone(database, mounts):
         msg = f"{database} is mounted by itself, so the -wal and the lock file are not those beside the file that it is"
         raise StorePathError(msg, hint="Mount the folder that holds it (docker run -v FOLDER:FOLDER), not the file.")
-    kind = filesystem_type(database, mounts_path=mounts_path)
+    kind = _type(mounts)
     if kind in NETWORK_FILESYSTEMS:
         msg = f"{database} is on a network file system ({kind}), where locks and shared memory cannot be relied on"
         raise StorePathError(msg, hint="Choose a path on a local disk of the machine that runs the jobs.")
@@ -100,11 +101,7 @@ def filesystem_type(path: str, *, mounts_path: str = MOUNTS_PATH) -> str | None:
 
     By the longest mount point that leads to the path, since device numbers do not match on btrfs and overlays.
     """
-    best, found = "", None
-    for point, kind in _mounts_on_the_way(path, mounts_path):
-        if len(point) >= len(best):
-            best, found = point, kind  # at equal length the later mount covers the earlier
-    return found
+    return _type(_mounts_on_the_way(path, mounts_path))
 
 
 def is_mounted_alone(path: str, *, mounts_path: str = MOUNTS_PATH) -> bool:
@@ -112,26 +109,41 @@ def is_mounted_alone(path: str, *, mounts_path: str = MOUNTS_PATH) -> bool:
 
     It would have a -wal and a lock file of its own then, and run the others' tasks.
     """
-    points = [point for point, _ in _mounts_on_the_way(path, mounts_path)]
-    return bool(points) and points[-1] == path  # a later mount of a folder covers an earlier one of the file
+    return _is_alone(path, _mounts_on_the_way(path, mounts_path))
+
+
+def _type(mounts: list[tuple[str, str]]) -> str | None:
+    best, found = "", None
+    for point, kind in mounts:
+        if len(point) >= len(best):
+            best, found = point, kind  # at equal length the later mount covers the earlier
+    return found
+
+
+def _is_alone(path: str, mounts: list[tuple[str, str]]) -> bool:
+    return bool(mounts) and mounts[-1][0] == path  # a later mount of a folder covers an earlier one of the file
 
 
 def _mounts_on_the_way(path: str, mounts_path: str) -> list[tuple[str, str]]:
+    """Mount point and type of each line of mountinfo (proc_pid_mountinfo(5)) that the path leads through."""
+    mounts = []
     try:
         with open(mounts_path, encoding="utf-8", errors="surrogateescape") as file:
-            mounts = [_mount(line) for line in file]
+            for line in file:
+                point = _plain(line.split(" ", 5)[4])
+                if path == point or path.startswith(point.rstrip("/") + "/"):
+                    mounts.append((point, line.partition(" - ")[2].split(" ", 1)[0]))
     except OSError:
         return []
-    return [one for one in mounts if path == one[0] or path.startswith(one[0].rstrip("/") + "/")]
+    return mounts
 
 
-def _mount(line: str) -> tuple[str, str]:
-    """Mount point and type of one line of mountinfo (proc_pid_mountinfo(5)); space and others come as octal."""
-    left, _, right = line.partition(" - ")
-    point = left.split(" ")[4]
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(octal, character)
-    return point, right.split(" ")[0]
+def _plain(point: str) -> str:
+    """Space and others come as octal."""
+    if "\\" in point:
+        for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+            point = point.replace(octal, character)
+    return point
 
 
 def check_sqlite_version(version: str) -> None:

@@ -52,13 +52,13 @@ def check_identity(connection: Connection, path: str) -> bool:
     connection.execute("BEGIN")
     try:
         application_id = connection.pragma("application_id")
+        if application_id == APPLICATION_ID:
+            return False
         version = connection.pragma("user_version")
         is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchall() == []
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-    if application_id == APPLICATION_ID:
-        return False
     if not is_empty or application_id or version:
         msg = f"{path} is a database of another program"
         raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.")

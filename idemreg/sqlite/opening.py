@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from idemreg import oslock
-from idemreg.errors import StoreCorruptError, StoreError, StorePathError
+from idemreg.errors import StoreError, StorePathError
 from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.placing import refuse_companion
 from idemreg.sqlite import files, records, tasks, upkeep
-from idemreg.sqlite.connection import FULL, connect, leave_wal, translate
+from idemreg.sqlite.connection import connect, leave_wal, translate
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.forking import is_left, no_fork_meanwhile
 from idemreg.sqlite.leases import LATEST_MS
-from idemreg.sqlite.making import check_identity
+from idemreg.sqlite.making import check_identity, has_content
 from idemreg.sqlite.owners import Owners
 from idemreg.sqlite.trust import check_trust
 from idemreg.store import Instant
@@ -308,9 +308,10 @@ class Opening:
             raise
 
     def _check_present(self, location: files.Location) -> None:
-        """Refuse what is no registry before a lock file is put beside it."""
+        """Refuse what is no registry before a lock file is put beside it. Where there is one, `bring_up` refuses it."""
         if location.has_content:
-            self._check_foreign(location)
+            if not _is_written(location.lock):
+                self._check_foreign(location)
         elif not self._create:
             import shlex  # noqa: PLC0415 - errors only
 
@@ -321,16 +322,13 @@ class Opening:
 
     def _check_foreign(self, location: files.Location) -> None:
         try:
-            connection = connect(location.database, synchronous=FULL, busy_s=self._making.busy_s, clock=self._clock)
+            connection = connect(location.database, synchronous=None, busy_s=self._making.busy_s, clock=self._clock)
             try:
                 leave_wal(connection)
                 check_identity(connection, location.database)
             finally:
                 connection.close()
         except apsw.NotADBError as error:
-            if os.path.exists(location.lock):
-                msg = f"{location.database} is damaged: its header is not a database's"
-                raise StoreCorruptError(msg) from error
             msg = f"{location.database} is not a SQLite database"
             raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.") from error
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -360,6 +358,14 @@ def _open_error(path: str, error: OSError) -> StoreError:
     if error.errno in TOO_MANY_OPEN:
         return open_error(path, error)
     return StoreError(f"cannot open {path}: {error.strerror}")
+
+
+def _is_written(path: str) -> bool:
+    """Whether there is a file with anything in it. No where the disk cannot tell: whoever opens it then says why."""
+    try:
+        return has_content(path)
+    except OSError:
+        return False
 
 
 def _nobody() -> None:

@@ -7,6 +7,7 @@ later finds them done. Each is one transaction, so a process killed in its middl
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import apsw
@@ -64,6 +65,7 @@ class Schema(NamedTuple):
     migrations: Mapping[int, Callable[[Connection], None]]
 
 
+@cache  # a process opens files again and again, and what is read is as much as the rest of what the check takes
 def _read_schema() -> str:
     # By the path of the package, not by importlib.resources: that import costs 15 ms.
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -113,6 +115,9 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
         except (apsw.Error, UnicodeDecodeError) as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
+            if isinstance(error, apsw.NotADBError):
+                msg = f"{location.database} is damaged: its header is not a database's"
+                raise StoreCorruptError(msg) from error
             raise connections.translate(error) from error
         lock_file.note_database()
         lock_file.share()

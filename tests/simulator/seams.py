@@ -72,7 +72,7 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
             (liveness, "random_owner", machine.new_owner),
             (syncing, "os", _System(fdatasync=lambda _fd: synced())),
             (opening, "LockFile", NotedLockFile),
-            (files, "filesystem_type", lambda _path, **_where: "tmpfs"),
+            (files, "_mounts_on_the_way", lambda _path, _mounts: [("/", "tmpfs")]),
             (futex, "NUMBERS", {}),
             (sys, "unraisablehook", _unraisable),
         ):

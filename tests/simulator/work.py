@@ -152,7 +152,13 @@ class Work:
             machine.start(len(self._orders), self._audit)
 
     def _open(self, process: Process) -> Registry:
-        process.registry = Registry(self._path, create=False, busy_timeout=BUSY_S, clock=process.clock)
+        process.registry = Registry(
+            self._path,
+            create=False,
+            busy_timeout=BUSY_S,
+            error_detail="message",  # nobody reads the tracebacks of the jobs, and to make one takes as long as a claim
+            clock=process.clock,
+        )
         return process.registry
 
     def _main(self, process: Process) -> None:

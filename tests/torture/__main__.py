@@ -25,6 +25,7 @@ from tests.torture.trials import TRIALS
 
 SHOWN: Final = 10  # violations of one trial
 SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
+SPARE_PARTS: Final = 8  # beyond that, for what is missing in the end: each is smaller than the one before
 
 
 def _options() -> argparse.Namespace:
@@ -85,21 +86,23 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
 def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
     """Part after part, several at once, until so many distinct things were tried."""
     total = Tally()
-    part = min(trial.part, count)
-    seeds = iter(range(seed, seed + SPARE * -(-count // part)))
+    seeds = iter(range(seed, seed + SPARE * -(-count // trial.part) + SPARE_PARTS))
     # Spawned, so that no part inherits locks or connections of another.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
-        running: set[Future[Tally]] = set()
+        running: dict[Future[Tally], int] = {}  # and how many each is to try
         while True:
-            while len(running) < jobs and len(total.distinct) + part * len(running) < count:
+            # The last parts are as small as what is missing: a whole one for a few would take a minute.
+            while len(running) < jobs and (missing := count - len(total.distinct) - sum(running.values())) > 0:
                 if (next_seed := next(seeds, None)) is None:
                     break
-                running.add(pool.submit(trial.run, next_seed, part))
+                part = min(trial.part, missing)
+                running[pool.submit(trial.run, next_seed, part)] = part
             if not running:
                 return total
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for one in done:
+                del running[one]
                 total.add(one.result())
 
 

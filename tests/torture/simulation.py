@@ -35,4 +35,4 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-TRIAL: Final = Trial("simulation", "schedules", 200_000, 250, run, FOUND)
+TRIAL: Final = Trial("simulation", "schedules", 200_000, 1_000, run, FOUND)

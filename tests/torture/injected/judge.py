@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import os
-import sys
+import struct
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -23,7 +24,7 @@ from idemreg import (
     TaskFailedError,
     TaskUnknownError,
 )
-from idemreg.lockfile import CHECKPOINT_TURN, CREATION_BYTE, SYNC_TURN, WRITE_TURN
+from idemreg.lockfile import CHECKPOINT_TURN, WRITE_TURN
 from tests.torture.injected.cases import CommandError
 from tests.torture.injected.scene import JOBS, NAME, Row, Scene, rows
 from tests.torture.injected.states import BUSY_S, NAMES_BEFORE, RESULT, Boot
@@ -36,9 +37,15 @@ if TYPE_CHECKING:
 __all__ = ["End", "judge"]
 
 LATE_S: Final = 1.0  # by which the thread of a coroutine may still be at work
-SHM_LOCKS: Final = range(120, 128)  # of SQLite: writing, checkpoint, recovery and the marks of readers
 NEW: Final = ("new", "new-2", "new-3")
-RESERVED: Final = range(0x4000_0000, 0x4000_0002)  # of the database: somebody writes
+# By file, what nobody may have locked: SQLite's RESERVED and PENDING; its locks in WAL mode for writing, checkpoint and
+# recovery, and the marks of readers; the turns, and the creation.
+LOCKS: Final = {
+    "": range(0x4000_0000, 0x4000_0002),
+    "-shm": range(120, 128),
+    "-lock": range(WRITE_TURN, CHECKPOINT_TURN + 1),
+}
+_FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock: type, whence, start, length, pid
 
 # Of what is stored behind a body that was entered once, and whose caller was not told that it succeeded.
 LEFT: Final = (Status.RUNNING, Status.UNKNOWN, Status.SUCCEEDED)
@@ -55,11 +62,11 @@ class End(NamedTuple):
     is_whole: bool  # whatever failed has left no half of anything behind
 
 
-def judge(scene: Scene, end: End, *, is_memory: bool, looks_at_locks: bool) -> Iterator[str]:
+def judge(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
     """Every rule that is broken."""
     yield from scene.problems
     yield from _error(end, is_memory=is_memory)
-    yield from _nothing_held(scene, looks_at_locks=looks_at_locks)
+    yield from _nothing_held(scene)
     try:
         stored = rows(scene.path) if os.path.exists(scene.path) and os.path.getsize(scene.path) else {}
     except (AssertionError, apsw.Error) as error:
@@ -70,6 +77,7 @@ def judge(scene: Scene, end: End, *, is_memory: bool, looks_at_locks: bool) -> I
     yield from _goes_on(scene, end, is_memory=is_memory)
     with contextlib.suppress(StoreError):
         scene.registry.close()
+    scene.close_looks()
     yield from _nothing_open(scene)
     yield from _next_process(scene, end)
 
@@ -101,7 +109,7 @@ def _is_memory(kind: type[BaseException], text: str) -> bool:
     return issubclass(kind, MemoryError) or any(kind is one and words in text for one, words in _NO_MEMORY)
 
 
-def _nothing_held(scene: Scene, *, looks_at_locks: bool) -> Iterator[str]:
+def _nothing_held(scene: Scene) -> Iterator[str]:
     """Neither the gate nor a turn nor one of SQLite's locks: another process can write at once."""
     opened = cast("SqliteStore", scene.registry.store)._opening.current
     until = time.monotonic() + LATE_S
@@ -110,26 +118,26 @@ def _nothing_held(scene: Scene, *, looks_at_locks: bool) -> Iterator[str]:
             yield "the gate is taken"
             break
         os.sched_yield()
-    inodes = {}
-    for suffix in ("", "-shm", "-lock"):
-        with contextlib.suppress(FileNotFoundError):
-            inodes[os.stat(scene.path + suffix).st_ino] = suffix
-    if not looks_at_locks:
-        return
-    with open("/proc/locks", encoding="ascii") as file:
-        lines = file.read().splitlines()
-    for line in lines:
-        words = line.split()
-        inode = int(words[5].rpartition(":")[2]) if words[1] != "->" else 0
-        if inode not in inodes:
-            continue
-        suffix, first = inodes[inode], int(words[6])
-        last = sys.maxsize if words[7] == "EOF" else int(words[7])
-        for byte in {"": RESERVED, "-shm": SHM_LOCKS}.get(
-            suffix, (WRITE_TURN, SYNC_TURN, CREATION_BYTE, CHECKPOINT_TURN)
-        ):
-            if first <= byte <= last:
-                yield f"byte {byte} of jobs.db{suffix} stays locked"
+    for suffix, locks in LOCKS.items():
+        if (byte := _held(scene, suffix, locks)) is not None:
+            yield f"byte {byte} of jobs.db{suffix} stays locked"
+
+
+def _held(scene: Scene, suffix: str, some: range) -> int | None:
+    """One of these bytes that anybody has locked, this process included.
+
+    By a descriptor of its own, through which the kernel shows the locks of its process as well; it stays open until the
+    registry is closed, since the close of any descriptor drops all POSIX locks of its process on the file. (/proc/locks
+    tells the same, and takes ten milliseconds, in which the kernel waits for each processor.)
+    """
+    try:
+        fd = os.open(scene.path + suffix, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    scene.looks.append(fd)
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, some.start, len(some), 0)
+    kind, _, first, _, _ = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else max(first, some.start)
 
 
 def _rows(scene: Scene, end: End, stored: dict[str, Row], *, is_memory: bool) -> Iterator[str]:

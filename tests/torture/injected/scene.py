@@ -7,6 +7,7 @@ are read by SQLite alone.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
@@ -94,10 +95,16 @@ class Scene:
         self.may_rerun = False
         self.has_begun = False  # the block of a claim, before its body: a release that is not stored is no proof there
         self.is_block = False  # the body is a block of the case itself
+        self.looks: list[int] = []  # descriptors of the judge's
         self.registry = self.opened()
 
     def opened(self, **options: Any) -> Registry:
         return Registry(self.path, busy_timeout=BUSY_S, clock=self.clock, **options)
+
+    def close_looks(self) -> None:
+        """Close what the judge has looked through."""
+        while self.looks:
+            os.close(self.looks.pop())
 
     # --- what a case notes --------------------------------------------------------------------------------------------
 
