@@ -855,3 +855,20 @@ def test_a_rollback_of_sqlite_itself_is_told_to_all_who_wrote_together(registry:
     assert writes[0].error is not writes[1].error
     after = database.read(lambda connection: connection.execute("SELECT floor FROM idempotent_registry").fetchall())
     assert after == before
+
+
+def test_an_error_of_ones_own_is_not_replaced_by_that_of_all(registry: Registry) -> None:
+    """Of several who write together the one whose body failed is told so, also where nothing was stored in the end."""
+    registry.add("there")
+
+    def fail(_connection: Connection) -> None:
+        msg = "its own"
+        raise ValueError(msg)
+
+    def undo(connection: Connection) -> None:
+        connection.execute("INSERT OR ROLLBACK INTO idempotent_log SELECT * FROM idempotent_log")
+
+    writes = [Write(fail, durable=False), Write(undo, durable=False)]
+    database_of(registry).write_all(writes)
+    assert isinstance(writes[0].error, ValueError)
+    assert isinstance(writes[1].error, StoreError)
