@@ -634,7 +634,7 @@ MISTYPED: dict[str, Callable[[Registry], object]] = {
 
 @pytest.mark.parametrize("change", MISTYPED)
 def test_a_value_of_another_type_is_an_error(path: Path, change: str) -> None:
-    """A number with a fraction where a text or a whole number was: nothing can be reckoned from it, and nothing runs."""
+    """A number with a fraction where a text or a whole number was: nothing is reckoned from it, and nothing runs."""
     script = """
         from idemreg import Registry
         registry = Registry(sys.argv[1], durability="normal")
