@@ -257,7 +257,7 @@ def test_a_folder_of_another_user(path: Path) -> None:
         say("may not be written" in told[0], "belongs to user 1000" in told[1])
     """
     os.chown(path.parent, 1_000, -1)
-    os.chmod(path.parent, 0o755)
+    path.parent.chmod(0o755)
     with Script(source, path) as script:
         script.expect("True True")
         assert script.end() == 0
