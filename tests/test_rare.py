@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import resource
@@ -22,39 +23,54 @@ from idemreg import (
     Checkpointer,
     ClaimLostError,
     Clock,
+    IdemregError,
     Registry,
     ResultError,
     ScheduleError,
     Status,
     StoreBusyError,
+    StoreFullError,
     StorePathError,
+    TransitionError,
     demo,
     faults,
     signals,
 )
 from idemreg import attempt as attempts
 from idemreg import checkpointer as checkpointers
+from idemreg import command as commands
 from idemreg import (
     purge as purges,
 )
-from idemreg.child import Descriptors, spawn
+from idemreg.child import Descriptors, _Stream, spawn
 from idemreg.claim import Claim, current
+from idemreg.clockcheck import check as checks
 from idemreg.clockcheck.check import _too_many
+from idemreg.clockcheck.verdict import ClockBands
 from idemreg.demo.witness import Witness
 from idemreg.doctor import salvage as salvages
+from idemreg.each import Each, Kind
+from idemreg.each import End as LineEnd
+from idemreg.ext.http import problem_of
+from idemreg.feed import Line
 from idemreg.heartbeat import Heart, Lease
 from idemreg.lane import Item, _arrive
 from idemreg.ledger import Schedule, State
 from idemreg.offload import Offload
+from idemreg.output import Output
 from idemreg.pausing import TRIES, pause
 from idemreg.progress import Step
+from idemreg.scheduler import keep
 from idemreg.step_command import _replay
 from idemreg.stopping import Stopping
-from idemreg.store import End, Lost
+from idemreg.store import End, Lost, Unsure
+from idemreg.testing import ManualClock
 from idemreg.turn import Turns
 from tests.support.processes import PATIENCE_S, ROOT, Script
+from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -459,3 +475,207 @@ def test_where_there_is_no_terminal_nothing_is_in_front() -> None:
         script.expect("False True")
         assert script.end() == 0
     assert signals._is_told(signal.SIGTERM) is False
+
+
+# --- the clock --------------------------------------------------------------------------------------------------
+
+
+class Contended:
+    """A store to which another process is always faster, or that gives what it is told to give."""
+
+    def __init__(self, store: Any, **answers: Any) -> None:
+        self._store, self._answers = store, answers
+
+    def __getattr__(self, name: str) -> Any:
+        return self._answers.get(name) or getattr(self._store, name)
+
+
+@pytest.fixture
+def watched(open_registry: Callable[..., Registry]) -> Registry:
+    registry = open_registry(clock=ManualClock())
+    registry.check_clock()
+    return registry
+
+
+def test_a_clock_that_others_look_at_all_the_time(watched: Registry) -> None:
+    """There is a bound; whoever confirms it, too."""
+    store: Any = Contended(watched.store, note_watch=lambda *_: False)
+    cast("ManualClock", watched.clock).set(wall_us=watched.clock.wall_us() + 10**13)
+    with pytest.raises(StoreBusyError):
+        checks.check(store, watched.clock, None, None)
+    with pytest.raises(StoreBusyError):
+        checks.confirm(store, watched.clock, None, None, "", "me")
+
+
+def test_an_alarm_that_was_forgotten_is_confirmed_all_the_same(watched: Registry) -> None:
+    """There is no row to be settled."""
+    store: Any = watched.store
+    seen = checks._look(store, watched.clock, ClockBands()).watch
+    assert store.note_watch(seen, seen._replace(alarm="clock@gone"))
+    assert not watched.confirm_clock(evidence="the operator").is_suspended
+
+
+def test_an_alarm_that_cannot_be_stored_is_told(watched: Registry) -> None:
+    """Unsure at its claim or at its end; an interrupt between the two leaves it to the next look."""
+    look = checks._look(cast("Any", watched.store), watched.clock, ClockBands())
+    unsure = StoreFullError("the disk is full")
+    ended: list[End] = []
+
+    def raise_alarm(name: str, **answers: Any) -> None:
+        checks._raise_alarm(cast("Any", Contended(watched.store, **answers)), look, name, None)
+
+    with pytest.raises(StoreFullError):
+        raise_alarm("clock@1", claim=lambda _: [Unsure(unsure)])
+    assert watched.get("clock@1") is None
+
+    def finish(some: list[End]) -> list[Unsure]:
+        ended.extend(some)
+        return [Unsure(unsure)]
+
+    with pytest.raises(StoreFullError):
+        raise_alarm("clock@2", finish=finish)
+    watched.store.abandon(ended[0])
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        raise_alarm("clock@3", finish=interrupt)
+    task = watched.get("clock@3")
+    assert task is not None
+    assert task.status is Status.UNKNOWN
+    running: Any = Contended(watched.store, settle=lambda *_: Lost(task))
+    with pytest.raises(TransitionError):
+        checks._settle_or_raise(running, task, "", "me")
+
+
+def test_the_newest_time_is_looked_for_piece_by_piece(watched: Registry) -> None:
+    """Of many tasks."""
+    pieces = iter([SimpleNamespace(newest=None, after="a"), SimpleNamespace(newest=5, after=None)])
+    store: Any = Contended(watched.store, survey=lambda *_: next(pieces))
+    assert checks._newest(store) == 5
+
+
+# --- commands, lines, steps -------------------------------------------------------------------------------------
+
+
+def test_a_command_that_is_not_admitted_is_put_back(registry: Registry) -> None:
+    """Nothing ran."""
+
+    def refuse() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commands._admit(registry.claim("t"), refuse)
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.attempt) == (Status.PENDING, 0)
+
+
+def test_lines_that_cannot_be_read_end_it() -> None:
+    """The error is the reader's, in the caller's thread."""
+
+    def lines() -> Iterator[Line]:
+        yield Line(1, b"{}", 3)
+        raise OSError(errno.EIO, "the pipe")
+
+    with pytest.raises(OSError, match="the pipe"):
+        list(Each(lines(), lambda line: LineEnd(line, Kind.DONE), jobs=1))
+
+
+def test_what_is_read_by_another_is_not_waited_for() -> None:
+    """Another process may have the same pipe: what is not there any more is nobody's here."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with open(reading, "rb") as pipe:
+        stream = _Stream(1, pipe, cast("Any", None), Output())
+        assert not stream.pass_on()
+        os.write(writing, b"x")
+        stream.pass_on = lambda _left=0: False  # type: ignore[method-assign,assignment]
+        stream.pass_rest_on()
+        assert stream.passed == 0
+    os.close(writing)
+
+
+def test_readers_that_cannot_be_told_have_no_ages(registry: Registry) -> None:
+    """Nobody knows who they are."""
+    assert Checkpointer(registry)._with_ages(None, 0.0) is None
+
+
+def test_a_claim_that_has_ended_is_not_put_back(registry: Registry) -> None:
+    """Nor is a block left that was never entered."""
+    claim = registry.claim("t")
+    claim._leave_block()
+    claim.succeed(7)
+    claim.not_begun()
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.result) == (Status.SUCCEEDED, "7")
+
+
+def test_a_step_of_a_coroutine_that_fails_is_not_saved(registry: Registry) -> None:
+    """The next attempt runs it again."""
+
+    async def main() -> None:
+        async with AsyncRegistry.of(registry).claim("t", on_crash="rerun") as claim:
+            with contextlib.suppress(LookupError):
+                async with claim.step("s"):
+                    raise LookupError
+
+    asyncio.run(main())
+    assert registry.steps("t") == []
+
+
+def test_a_step_of_a_type_that_nobody_knows_any_more(path: Path, registry: Registry) -> None:
+    """It is done, and its result is lost to whoever asks."""
+    claim = registry.claim("t")
+    claim.run_step("s", lambda: 1)
+    claim.fail(LookupError())
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE idempotent_step SET result = 'no JSON'")
+        reseal(connection)
+    with registry.claim("t") as claim, claim.step("s") as step:
+        assert step.done
+        with pytest.raises(ResultError):
+            _ = step.result
+
+
+def test_a_scheduler_goes_on_behind_an_error_of_the_store(registry: Registry) -> None:
+    """It is told, and the next look tries again."""
+    registry.scheduled("s", cron="* * * * *")(lambda: None)
+    told: list[object] = []
+
+    def busy(*_: str) -> list[Any]:
+        msg = "others write"
+        raise StoreBusyError(msg)
+
+    patched = cast("Any", SimpleNamespace(clock=registry.clock, schedules=registry.schedules, run_due=busy))
+    keep(patched, "s", told.append, lambda _: True)
+    assert [type(one) for one in told] == [StoreBusyError]
+
+
+def test_a_version_that_another_process_has_begun(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """Of coroutines as well: whoever has the older one is told, behind the others that are due."""
+    clock = ManualClock()
+    older, newer = open_registry(clock=clock), open_registry(clock=clock)
+
+    async def job() -> None:
+        """There is nothing to do."""
+
+    AsyncRegistry.of(older).scheduled("s", cron="* * * * *")(job)
+    AsyncRegistry.of(newer).scheduled("s", cron="*/2 * * * *")(job)
+    for registry in (older, newer):
+        clock.advance(60)
+        asyncio.run(AsyncRegistry.of(registry).run_due())
+    clock.advance(60)
+    with pytest.raises(ScheduleError):
+        asyncio.run(AsyncRegistry.of(older).run_due())
+    assert path.exists()
+
+
+def test_what_is_no_problem_of_a_client_is_raised() -> None:
+    """An error that no request can come to."""
+    error = IdemregError("none")
+    with pytest.raises(IdemregError) as caught:
+        problem_of(error)
+    assert caught.value is error
