@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 
-from idemreg import Liveness, OwnerInfo, Registry, Status
+from idemreg import Liveness, OwnerInfo, Registry, Status, StoreBusyError
 from idemreg.cli import main
 from idemreg.cli.account import _size_of_input
 from idemreg.cli.checkpoint import _fields, _tell
 from idemreg.cli.context import Settings
 from idemreg.cli.doctor import _gap_lines
 from idemreg.cli.failures import describe, guarded
+from idemreg.cli.keep import _tell_plan
 from idemreg.cli.printing import _Printed
+from idemreg.cli.progress import bar
 from idemreg.cli.render import local_time
+from idemreg.cli.schedule import _Teller
+from idemreg.cli.step import step
 from idemreg.cli.task import _result_lines, meaning, next_step, show_fields
 from idemreg.cli.text import _head, _tail
 from idemreg.cli.values import EXIT_CODES
+from idemreg.doctor import examine, inside
 from idemreg.model import NO_CHECKSUM, Policy, Task
+from idemreg.purge import Purge
 from idemreg.sqlite.salvaging import EVERYWHERE, Gaps, Range
 from idemreg.sqlite.upkeep import Checkpoint
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,3 +258,58 @@ def test_exit_codes_that_are_a_set_already() -> None:
     """As click gives a default twice."""
     codes = frozenset({75})
     assert EXIT_CODES.convert(codes, None, None) is codes
+
+
+def test_an_error_of_the_store_is_a_line_of_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told as any other, and is the exit code; the next slot goes on."""
+    with click.Context(main, obj=Settings()):
+        teller = _Teller(sys.stdout)
+        teller(StoreBusyError("others write"))
+    assert teller.exit_code == 74
+    assert "others write" in capsys.readouterr().err
+
+
+def test_a_bar_is_one_however_often_it_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal; elsewhere there is none."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with bar("copying") as show:
+        for done in (1, 2, 3):
+            show(done, 3)
+    assert "copying" in terminal.getvalue()
+
+
+def test_a_plan_of_nothing_has_no_span(capsys: pytest.CaptureFixture[str]) -> None:
+    """No task, and so no oldest one."""
+    _tell_plan(Purge([]), "would be removed")
+    assert "would be" not in capsys.readouterr().out
+
+
+def test_a_step_that_is_being_typed_is_not_refused() -> None:
+    """A shell that completes a line asks for what is there so far."""
+    assert step.make_context("step", [], resilient_parsing=True).command is step
+
+
+def test_what_the_doctor_says_of_a_long_wal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in its way, or that nobody can be seen."""
+    monkeypatch.setattr(inside, "WAL_LARGE_BYTES", 0)
+    with Registry(path, durability="normal") as registry:
+        registry.run("t", lambda: 1)
+        for readers, told in (((), "nobody that /proc shows"), (None, "/proc does not tell")):
+            monkeypatch.setattr(inside, "wal_readers", lambda *_, found=readers: found)
+            (long,) = [one for one in examine(path) if one.code == "wal-large"]
+            assert told in long.text
+
+
+def test_what_the_doctor_says_of_a_file_that_is_hardly_one(path: Path, tmp_path: Path) -> None:
+    """A database without a table, and a lock file that is a link."""
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x); DROP TABLE t")
+    assert "empty" in {one.code for one in examine(path)}
+    (tmp_path / "jobs.db-lock").symlink_to("elsewhere")
+    assert "planted" in {one.code for one in examine(path)}
