@@ -266,7 +266,9 @@ def _adopt(
     connection.execute("BEGIN IMMEDIATE")
     try:
         registered = _registered(connection, schema)
-        floor = (max(registered.floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS
+        floor = registered.floor
+        if is_changed or registered.boot_id != boot_id:
+            floor = (max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS
         write_registry(connection, registered._replace(lock_id=lock_file.lock_id, boot_id=boot_id, floor=floor))
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
