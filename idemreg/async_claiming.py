@@ -41,5 +41,5 @@ class Claiming:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._claim is not None:
-            await self._claim.__aexit__(kind, error, trace)
+        assert self._claim is not None  # noqa: S101 - it was entered
+        await self._claim.__aexit__(kind, error, trace)

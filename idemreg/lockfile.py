@@ -223,8 +223,7 @@ class LockFile:
 
     def write_note(self, at: int) -> None:
         """Note that a job is about to be entered. In the page cache at once, where every process sees it."""
-        if os.pwrite(self.fd, b"\x01", at) != 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
+        os.pwrite(self.fd, b"\x01", at)  # of one byte nothing can be left out
 
     def read(self, at: int, size: int) -> bytes:
         """What stands there; `StoreCorruptError` where the file was cut short, by whomever."""

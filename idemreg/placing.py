@@ -31,7 +31,8 @@ def new_file(path: str) -> Iterator[str]:
     `StorePathError` where it would be taken for a part of a database that is there, and where ``path`` exists, before
     and after; whatever the block raises removes what it wrote.
     """
-    _refuse_existing(path)
+    if os.path.lexists(path):
+        raise _exists(path)
     refuse_companion(path)
     part = f"{path}{PART}{os.urandom(8).hex()}"
     try:
@@ -55,10 +56,8 @@ def make_file(path: str) -> None:
         os.close(fd)
 
 
-def _refuse_existing(path: str) -> None:
-    if os.path.lexists(path):
-        msg = f"{path} exists already"
-        raise StorePathError(msg, hint="Name a file that does not exist yet; nothing is overwritten.")
+def _exists(path: str) -> StorePathError:
+    return StorePathError(f"{path} exists already", hint="Name a file that does not exist yet; nothing is overwritten.")
 
 
 def refuse_companion(path: str) -> None:
@@ -93,16 +92,14 @@ def _take_name(part: str, path: str) -> None:
     """Give the file its name, which must be free. A rename would replace, so it is a link, which fails."""
     try:
         os.link(part, path)
-    except FileExistsError:
-        _refuse_existing(path)
-        raise
+    except FileExistsError as error:
+        raise _exists(path) from error
     except OSError:
         # A file system without links (exFAT, say): take the name first, so that nobody else can, then rename over it.
         try:
             _take_over(part, path)
-        except FileExistsError:
-            _refuse_existing(path)
-            raise
+        except FileExistsError as error:
+            raise _exists(path) from error
         except OSError as error:
             msg = f"cannot write {path}: {error.strerror}"
             raise StoreError(msg) from error

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,15 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage of each test is collected without looking at all of it again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def measured_to_the_end() -> Iterator[None]:
+    """A test in which memory goes, or the stack, takes the measuring of coverage with it: the next has it again."""
+    tracer = sys.gettrace()
+    yield
+    if sys.gettrace() is not tracer:
+        sys.settrace(tracer)
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,17 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from idemreg import Registry, Status, demo
+from idemreg.demo import crew as crews
 from idemreg.demo.account import disagreements
+from idemreg.demo.crew import Crew, CrewError, Delivery
 from idemreg.demo.witness import Witness
 from tests.support.processes import PATIENCE_S, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def test_every_effect_happens_once_although_workers_are_killed(
@@ -124,6 +126,80 @@ def test_a_worker_that_ends_by_itself_fails_loudly(
     monkeypatch.setattr("idemreg.demo.crew.PROGRAM", "raise SystemExit(3)")
     assert demo.main(str(tmp_path), workers=2, tasks=3) == 1
     assert "ended by itself, with exit code 3" in capsys.readouterr().err
+
+
+def test_workers_that_fall_silent_fail_loudly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all of them hang, the demonstration ends instead of waiting for ever, and ends them."""
+    monkeypatch.setattr("idemreg.demo.crew.PROGRAM", "import sys; sys.stdin.read()")
+    monkeypatch.setattr("idemreg.demo.crew.SILENCE_S", 0)
+    before = children_of(os.getpid())
+    assert demo.main(str(tmp_path), workers=2, tasks=3) == 1
+    assert "no worker said anything" in capsys.readouterr().err
+    assert children_of(os.getpid()) == before
+
+
+def test_a_worker_that_cannot_be_started_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three the second cannot be: the first is ended, and the error is the system's."""
+    before = children_of(os.getpid())
+    crew = Crew("jobs.db", "witness.log", 3, {})
+    hire = crew._hire
+    hired: list[int] = []
+
+    def then_lose_the_program() -> None:
+        hire()
+        hired.extend(set(children_of(os.getpid())) - set(before))
+        crew._argv[0] = "/nonexistent/python"
+
+    monkeypatch.setattr(crew, "_hire", then_lose_the_program)
+    with pytest.raises(FileNotFoundError), crew:
+        pytest.fail("the block was entered")
+    assert len(hired) == 1
+    assert children_of(os.getpid()) == before
+
+
+# Speaks as a worker does, and takes the deliveries of two tasks apart.
+SPEAKER = """
+import sys
+print("ready", flush=True)
+has_come = set()
+for line in iter(sys.stdin.readline, ""):
+    kind, number, moment = line.split()
+    if kind == "coupon":
+        print("at", "before", flush=True)
+        assert sys.stdin.readline().strip() == "go"
+        print("ran", flush=True)
+    else:
+        print("ran" if line in has_come else "again running", flush=True)
+        has_come.add(line)
+"""
+
+
+def test_what_a_crew_does_with_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is not to die is let go on; a delivery to be repeated comes again; three are made of two."""
+    monkeypatch.setattr(crews, "PROGRAM", SPEAKER)
+    with Crew("jobs.db", "witness.log", 1, {}) as crew:
+        crew.deliver([Delivery("coupon", 1), Delivery("letter", 2)], lambda _: None)
+        crew.dismiss()
+        assert crew.answers == {"ran": 2, "again": 1}
+        assert crew.delivered == 3
+        assert not crew.killed
+
+
+def test_a_worker_that_went_is_told_by_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended before it was told something: that cannot be written, and the error is that it ended."""
+    monkeypatch.setattr(crews, "PROGRAM", "print('ready', flush=True)")
+    with Crew("jobs.db", "witness.log", 1, {}) as crew, pytest.raises(CrewError, match="exit code 0"):
+        crew.deliver([Delivery("coupon", number) for number in range(2)], lambda _: None)
+
+
+def test_workers_run_the_code_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This very package comes first on their import path, and what the parent was given behind it."""
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    assert Crew("", "", 1, {})._environment["PYTHONPATH"] == f"{ROOT}{os.pathsep}/elsewhere"
+    monkeypatch.delenv("PYTHONPATH")
+    assert Crew("", "", 1, {})._environment["PYTHONPATH"] == str(ROOT)
 
 
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:

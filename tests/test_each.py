@@ -466,6 +466,24 @@ def test_a_command_whose_output_cannot_be_read_ends(registry: Registry, no_descr
     assert registry.count() == {Status.UNKNOWN: 1}
 
 
+def test_a_command_whose_end_is_not_told_is_looked_for(registry: Registry, no_descriptors: Callable[[], None]) -> None:
+    """With a descriptor for what it writes and none for its end, it is asked after again and again."""
+
+    def leave_one() -> None:
+        lowest, following = os.dup(0), os.dup(0)
+        os.close(lowest)
+        os.close(following)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (following, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+    faults.arm("command.spawned", leave_one)
+    with open(os.devnull, "wb") as null:
+        end = run_command(registry, "1", [SH, "-c", "head -c 300000 /dev/zero; exit 3"], stdout=null.fileno())
+    assert end.exit_code == 3
+    task = registry.get("1")
+    assert task is not None
+    assert (task.status, json.loads(task.result or "")["exit_code"]) == (Status.FAILED, 3)
+
+
 def test_a_missing_command_stops_at_once(path: Path, registry: Registry) -> None:
     """It is no failure of the lines: nothing ran, and their tasks are put back."""
     code, _, err = feed(path, orders(1, 2, 3), "--task-id", "{id}", "--", "/no/such/command")

@@ -335,3 +335,19 @@ def test_the_format_is_what_it_says(registry: Registry) -> None:
         ),
     ]
     assert list(json.loads(task_line(a_task()))) == list(FIELDS)
+
+
+def test_steps_beyond_their_bound_are_no_line_of_an_export(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No registry keeps as much for one task: what came before is imported, and no more."""
+    with Registry(path, durability="normal") as registry:
+        with registry.claim("t") as claim:
+            for name in ("first", "second", "third"):
+                claim.run_step(name, lambda: "x" * 100)
+        lines = list(registry.export_lines())
+    monkeypatch.setattr("idemreg.exchange.MAX_STEPS_BYTES", 50)
+    with Registry(tmp_path / "other.db", durability="normal") as other:
+        with pytest.raises(ImportLineError, match="steps of more than"):
+            other.import_lines(lines)
+        assert [step.name for step in other.steps("t")] == ["first"]

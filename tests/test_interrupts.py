@@ -15,7 +15,7 @@ from idemreg.options import Options
 from idemreg.request import wanted
 from idemreg.sqlite import backend, claiming, forking, hot, opening, pool, settling, writing
 from idemreg.sqlite import database as databases
-from idemreg.sqlite.writing import State, Ticket, Write
+from idemreg.sqlite.writing import Gate, State, Ticket, Write
 from idemreg.store import End, Granted
 from idemreg.turn import Turns
 from tests.support.interrupts import each_interrupt
@@ -287,3 +287,113 @@ def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> Non
         assert len(leader.taken) == 1
         gate.leave(leader)
         assert added.result(PATIENCE_S).status is Status.PENDING
+
+
+# --- the gate by itself, as an interrupt has left it ----------------------------------------------------------------
+
+
+def come(gate: Gate) -> Write:
+    """What a thread leaves at the gate that wants to write, and is about to sleep."""
+    write = Write(lambda _: None, durable=False)
+    write.state = State.WAITING
+    gate.waiting.append(write)
+    return write
+
+
+@pytest.fixture
+def gate(registry: Registry) -> Gate:
+    registry.run("warm", lambda: 1)
+    return database(registry).gate
+
+
+def test_who_finds_the_turn_taken_lets_in_who_came_meanwhile(gate: Gate, path: Path) -> None:
+    """He who leaves at once since another process writes may have been waited for, be it for a moment."""
+    turns = Turns(f"{path}-lock", Clock())
+    assert turns.write.try_take()
+    other = come(gate)
+    assert not gate.enter_at_once(Ticket())
+    assert other.state is State.LEADS
+    assert other.sleep(0)
+    turns.close()
+    gate.done(other)
+    assert not gate.is_taken
+
+
+def test_who_comes_as_the_last_one_leaves_comes_through(gate: Gate) -> None:
+    """He saw the gate taken, and it was free before he could be seen: nobody else would wake him."""
+    late = Write(lambda _: None, durable=False)
+    assert gate._wait(late, Clock().monotonic() + PATIENCE_S)
+    assert late.state is State.LEADS
+    gate.done(late)
+    assert not gate.is_taken
+
+
+def test_what_fell_out_of_the_queue_is_put_into_it_again(registry: Registry, gate: Gate) -> None:
+    """Whoever took it out was interrupted: the thread that waits for it sees so by itself."""
+    ticket = Ticket()
+    assert gate.try_enter(ticket)
+    with ThreadPoolExecutor(1) as threads:
+        added = threads.submit(registry.add, "task")
+        until(lambda: gate.waiting)
+        gate.waiting.clear()
+        until(lambda: gate.waiting)
+        gate.leave(ticket)
+        assert added.result(PATIENCE_S).status is Status.PENDING
+
+
+def test_who_is_interrupted_while_another_writes_for_him_sees_it_through(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He leaves no earlier than the leader has told what became of it, however often he looks."""
+    monkeypatch.setattr(writing, "LOOK_AGAIN_S", 0.002)
+    leader = Write(lambda _: None, durable=False)
+    assert gate.enter(leader, Clock().monotonic() + PATIENCE_S)
+    mine = come(gate)
+    gate._collect(leader)
+    assert mine.state is State.TAKEN
+    looks: list[Write] = []
+
+    def look_after(write: Write, look: Callable[[Write], None] = gate._look_after) -> None:
+        looks.append(write)
+        look(write)
+
+    monkeypatch.setattr(gate, "_look_after", look_after)
+    with ThreadPoolExecutor(1) as threads:
+        leaving = threads.submit(gate.done, mine)
+        until(lambda: len(looks) > 1)
+        assert not leaving.done()
+        leader.round.is_told = True
+        mine.wake()
+        assert leaving.result(PATIENCE_S) is None
+    assert mine.is_carried_out
+    gate.done(leader)
+    assert not gate.is_taken
+
+
+def test_what_an_interrupted_leader_took_along_waits_again_before_all_others(gate: Gate) -> None:
+    """He has carried out nothing of it; what has come back to the queue by itself stays where it is."""
+    leader = Write(lambda _: None, durable=False)
+    assert gate.enter(leader, Clock().monotonic() + PATIENCE_S)
+    taken = [come(gate), come(gate)]
+    gate._collect(leader)
+    assert leader.taken == taken
+    gate._back_to_front(taken[1])
+    last = come(gate)
+    gate.done(leader)
+    for write in (*taken, last):
+        assert write.state is State.LEADS
+        assert write.sleep(0)
+        gate.done(write)
+    assert not gate.is_taken
+
+
+def test_who_leaves_a_file_that_was_closed_meanwhile_leaves(path: Path, registry: Registry) -> None:
+    """There is no turn to be given back any more: the kernel has taken it."""
+    registry.open()
+    turns, ticket = Turns(f"{path}-lock", Clock()), Ticket()
+    alone = Gate(turns.write, Clock(), 1.0)
+    assert alone.try_enter(ticket)
+    turns.close()
+    alone.leave(ticket)
+    assert not alone.is_taken
+    assert is_free(path)

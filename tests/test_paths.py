@@ -25,6 +25,7 @@ from idemreg.sqlite import files
 from idemreg.sqlite.connection import FULL, connect
 from idemreg.sqlite.making import check_identity
 from tests.support import raw
+from tests.support.faulted import FaultedScript
 from tests.support.processes import Script
 from tests.support.second_schema import open_second
 
@@ -439,3 +440,72 @@ def test_too_many_open_files_is_no_fault_of_the_path(path: Path, limit: int) -> 
     """Wherever in the opening a process runs out of descriptors, the hint says so, and none of them is lost."""
     with Script(MANY_OPEN, path, limit) as script:
         script.expect("store True True 0")
+
+
+READ_ONLY_FOR_A_MOMENT = """
+import contextlib
+from idemreg import IdemregError, Registry
+from idemreg.sqlite import hot
+registry = Registry(sys.argv[1], durability="normal")
+registry.run("warm", lambda: 1)
+opened = registry.store._opening.opened()
+database = opened.database
+refused = 0
+
+@contextlib.contextmanager
+def refusing(number):
+    global refused
+    taken = [database.take(1) for _ in range(len(database._idle[1]))]
+    fail("open", errno.EROFS, number=number)
+    try: yield
+    finally:
+        refused = hits()
+        for connection in taken: database.give_back(connection, 1)
+
+def add(task_id, number):
+    with refusing(number): registry.add(task_id)
+def run(task_id, number):
+    with refusing(number): registry.run(task_id, lambda: 7)
+def run_at_once(task_id, number):
+    opened.new_in_a_row = hot.SURELY_NEW
+    run(task_id, number)
+def finish(task_id, number):
+    claim = registry.claim(task_id)
+    with refusing(number): claim.succeed(7)
+def effects(task_id, number):
+    with registry.claim(task_id) as claim, refusing(number), claim.transaction() as effects:
+        effects.execute("SELECT 1")
+
+for number in range(1, 20):
+    task_id = f"task:{number}"
+    try: globals()[sys.argv[2]](task_id, number)
+    except IdemregError as error: told = error.code
+    else: told = "done"
+    if not refused: break
+    registry.run(f"after:{number}", lambda: 1)
+    task = registry.get(task_id)
+    say(told, task and task.status.word)
+say("end")
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    ("call", "without_database", "without_wal"),
+    [
+        ("add", "store-path None", "done pending"),
+        ("run", "store-path None", "done succeeded"),
+        ("run_at_once", "store-path None", "done succeeded"),
+        ("finish", "finish-not-recorded unknown", "done succeeded"),
+        ("effects", "store-path pending", "done succeeded"),
+    ],
+)
+def test_files_that_may_not_be_written_for_a_moment(
+    path: Path, call: str, without_database: str, without_wal: str
+) -> None:
+    """A new connection that may only read is told, or another is taken for it; and none is used again."""
+    with FaultedScript(READ_ONLY_FOR_A_MOMENT, path, call) as script:
+        script.expect(without_database)
+        script.expect(without_wal)
+        script.expect("end")
+        assert script.end() == 0

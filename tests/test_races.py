@@ -35,6 +35,7 @@ from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, ROOT, Script
 from tests.support.raw import connect
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -413,6 +414,48 @@ def test_a_fork_waits_for_a_file_that_is_being_made(open_registry: Callable[...,
     assert in_child(lambda: str(registry.run("of the child", lambda: 7).result)) == "7"
     opener.join(PATIENCE_S)
     assert registry.run("of the parent", lambda: 8).result == 8
+
+
+def test_whoever_comes_while_another_is_about_to_fork_stays_out(
+    open_registry: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is inside SQLite, a second waits for it to fork; whoever wants to read or to open then waits for both."""
+    monkeypatch.setattr(forking, "FORK_PATIENCE_S", PATIENCE_S)
+    naps, leave = [threading.Event(), threading.Event()], threading.Event()
+
+    class Napping(Clock):
+        def __init__(self, napped: threading.Event) -> None:
+            self.napped = napped
+
+        def sleep(self, pause: float) -> None:
+            self.napped.set()
+            if all(nap.is_set() for nap in naps):
+                leave.set()
+            super().sleep(pause)
+
+    busy, reading, opening = open_registry(), *(open_registry(clock=Napping(nap)) for nap in naps)
+    busy.run("t", lambda: 7, name="job")
+    reading.open()
+
+    def stay(_connection: Connection) -> bool:
+        return leave.wait(PATIENCE_S)
+
+    said: dict[object, object] = {}
+
+    def note(what: object, call: Callable[..., object], *words: object) -> threading.Thread:
+        thread = threading.Thread(target=lambda: said.update({what: call(*words)}))
+        thread.start()
+        return thread
+
+    threads = [note("inside", database_of(busy).read, stay)]
+    until(lambda: forking.inside)
+    threads.append(note("forked", in_child, lambda: "in a child"))
+    until(lambda: forking.fork.thread)
+    threads += [note(one, one.get, "t") for one in (reading, opening)]
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    task = busy.get("t")
+    assert said == {"inside": True, "forked": "in a child", reading: task, opening: task}
 
 
 AMID_AN_IMPORT = """
@@ -812,3 +855,20 @@ def test_a_rollback_of_sqlite_itself_is_told_to_all_who_wrote_together(registry:
     assert writes[0].error is not writes[1].error
     after = database.read(lambda connection: connection.execute("SELECT floor FROM idempotent_registry").fetchall())
     assert after == before
+
+
+def test_an_error_of_ones_own_is_not_replaced_by_that_of_all(registry: Registry) -> None:
+    """Of several who write together the one whose body failed is told so, also where nothing was stored in the end."""
+    registry.add("there")
+
+    def fail(_connection: Connection) -> None:
+        msg = "its own"
+        raise ValueError(msg)
+
+    def undo(connection: Connection) -> None:
+        connection.execute("INSERT OR ROLLBACK INTO idempotent_log SELECT * FROM idempotent_log")
+
+    writes = [Write(fail, durable=False), Write(undo, durable=False)]
+    database_of(registry).write_all(writes)
+    assert isinstance(writes[0].error, ValueError)
+    assert isinstance(writes[1].error, StoreError)

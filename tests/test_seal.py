@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import apsw
 import pytest
@@ -21,7 +23,7 @@ from idemreg import (
     StoreVersionError,
     SyncFailedError,
 )
-from idemreg.sqlite import pages, seals
+from idemreg.sqlite import pages, seals, tasks
 from idemreg.sqlite.seals import TASK_COLUMNS, claim_seal, running_seal, state_seal, success_seal, values_seal
 from idemreg.store import End
 from tests.support.processes import Script
@@ -29,9 +31,11 @@ from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+    from idemreg.sqlite.backend import SqliteStore
 
 NORMAL: dict[str, Any] = {"durability": "normal"}
+MEMORY = "/dev/shm"  # noqa: S108 - not a temporary file: a file system in memory
 
 
 def never() -> int:
@@ -338,14 +342,25 @@ def closed_file(path: Path, *, page_checksums: bool = True) -> bytes:
 WHERE = pytest.mark.parametrize("page_checksums", [False, True], ids=["at rest", "page checksums, at work"])
 
 
+@pytest.fixture
+def quick_path(tmp_path: Path) -> Iterator[Path]:
+    """On a file system in memory, where there is one: of what is at rest nothing has to be on a disk."""
+    if not os.access(MEMORY, os.W_OK):
+        yield tmp_path / "jobs.db"
+        return
+    with tempfile.TemporaryDirectory(prefix="idemreg-seal-", dir=MEMORY) as folder:
+        yield Path(folder) / "jobs.db"
+
+
 # Every byte would take minutes. All those of the header with one bit, and of the rest others with each.
 @WHERE
 @pytest.mark.parametrize("bit", [0, 3, 6])
-def test_a_flipped_bit_of_a_page_hides_nothing(path: Path, bit: int, *, page_checksums: bool) -> None:
+def test_a_flipped_bit_of_a_page_hides_nothing(quick_path: Path, bit: int, *, page_checksums: bool) -> None:
     """Wherever it is: the same answer, or a typed error. Never an execution.
 
     At rest the first to open the file finds it; where others have it open, the checksum of the page tells.
     """
+    path = quick_path
     whole = closed_file(path, page_checksums=page_checksums)
     lock = (path.parent / f"{path.name}-lock").read_bytes()
     errors = 0
@@ -585,3 +600,108 @@ def test_a_connection_that_does_not_verify_is_refused(path: Path) -> None:
     with pytest.raises(StoreError, match="does not verify"):
         pages.check(connection)
     connection.close()
+
+
+# --- values of other types --------------------------------------------------------------------------------------
+
+
+def mistype(path: Path, change: str) -> None:
+    """Store values of types that the tables do not take, as a flipped bit in a row's header makes them."""
+
+    def define(old: str, new: str) -> None:
+        with contextlib.closing(connect(path)) as connection:
+            connection.pragma("writable_schema", 1)
+            connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE type = 'table'", (old, new))
+            assert connection.changes() > 0
+
+    define(" STRICT", " /*RICT*/")
+    define(" TEXT ", " BLOB ")
+    tamper(path, f"UPDATE {change}")
+    define(" BLOB ", " TEXT ")
+    define(" /*RICT*/", " STRICT")
+
+
+def fill_every_table(path: Path) -> Registry:
+    registry = Registry(path, **NORMAL)
+    registry.run("t", lambda: 7, name="job")
+    registry.scheduled("every", cron="* * * * *")(never)
+    registry.may_schedule()
+    registry.run_due()
+    registry.check_clock()
+    next(registry.serials("a"))
+    return registry
+
+
+MISTYPED: dict[str, Callable[[Registry], object]] = {
+    "idempotent_log SET result = 1.5": lambda registry: registry.run("t", never, name="job"),
+    "idempotent_log SET name = 1.5": lambda registry: registry.get("t"),
+    "idempotent_serial SET mark_us = mark_us + 0.5": lambda registry: next(registry.serials("a")),
+    "idempotent_clock SET accepted_us = 0.5": lambda registry: registry.check_clock(),
+    "idempotent_schedule SET watermark_s = watermark_s + 0.5": lambda registry: registry.audit("every"),
+    "idempotent_owner SET pid = pid + 0.5": lambda registry: registry.claim("new"),
+    "idempotent_lease SET until_stamp = until_stamp + 0.5": lambda registry: registry.run("leased", never, name=""),
+    "idempotent_step SET number = 1.5": lambda registry: registry.steps("leased"),
+    "idempotent_registry SET floor = floor + 0.5": lambda registry: registry.add("new"),
+}
+
+
+@pytest.mark.parametrize("change", MISTYPED)
+def test_a_value_of_another_type_is_an_error(path: Path, change: str) -> None:
+    """A number with a fraction where a text or a whole number was: nothing is reckoned from it, and nothing runs."""
+    script = """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1], durability="normal")
+        claim = registry.claim("leased", lease=3_600)
+        claim.run_step("s", lambda: 1)
+        say("open")
+        wait()
+    """
+    with fill_every_table(path), Script(script, path) as other:
+        other.expect("open")
+    with kept_open(path):
+        mistype(path, change)
+        with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError):
+            MISTYPED[change](registry)
+
+
+def test_a_claim_of_other_types_is_an_error(path: Path) -> None:
+    """Where only what it belongs to is read; and where there is no row, nothing is."""
+    with fill_every_table(path) as registry:
+        registry.close()
+        with kept_open(path):
+            mistype(path, "idempotent_log SET name = 1.5 WHERE task_id = 't'")
+            database = cast("SqliteStore", registry.store)._opening.opened().database
+            assert database.read(tasks.note_of, "no such task") is None
+            with pytest.raises(StoreCorruptError) as caught:
+                database.read(tasks.note_of, "t")
+            assert caught.value.task_id == "t"
+
+
+@pytest.mark.parametrize(
+    ("change", "call"),
+    [
+        ("UPDATE idempotent_log SET status = 52", lambda registry: registry.get("t")),
+        ("UPDATE idempotent_schedule SET state = 7", lambda registry: registry.audit("every")),
+        ("UPDATE idempotent_schedule SET skips = 'for fun'", lambda registry: registry.audit("every")),
+    ],
+)
+def test_a_value_that_never_was_is_an_error_under_a_whole_seal(
+    path: Path, change: str, call: Callable[[Registry], object]
+) -> None:
+    """As another version, or whoever writes the file by hand, may store it."""
+    fill_every_table(path).close()
+    with kept_open(path):
+        tamper(path, change, seal=True)
+        with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError, match="no idemreg writes"):
+            call(registry)
+
+
+def test_a_large_value_that_is_missing_is_an_error(path: Path) -> None:
+    """It is no result that was lost in order, which its row would say."""
+    with Registry(path, **NORMAL) as registry:
+        registry.run("t", lambda: "x" * 1_000, name="job")
+    with kept_open(path):
+        tamper(path, "DELETE FROM idempotent_large")
+        for call in ("run", "get", "list"):
+            with Registry(path, **NORMAL) as registry, pytest.raises(StoreCorruptError, match="missing"):
+                CALLS[call](registry, "t", path)

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 def test_hostile_input_is_refused_in_order() -> None:
     """A tiny count of it: nothing is wrong, nearly all of it is distinct, and every kind of it was tried."""
-    before = sorted(os.listdir())
+    before = set(os.listdir())
     tally = run(4, 150)
-    assert sorted(os.listdir()) == before
+    left = set(os.listdir()) - before
+    assert not {name for name in left if not name.startswith(".coverage")}  # what another process has measured
     assert tally.violations == []
     assert len(tally.distinct) > 120
     assert tally.events.keys() == {"command", "call", "planted", "tampered", "process"}

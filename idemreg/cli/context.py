@@ -275,21 +275,19 @@ class Command(click.Command):
     def __init__(
         self,
         *args: Any,  # noqa: ANN401 - click's own
-        examples: Sequence[str] = (),
-        fields: Mapping[str, str] | None = None,
+        examples: Sequence[str],
+        fields: Mapping[str, str],
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*args, **kwargs)
         self.examples: Final = examples
-        self.fields: Final = fields or {}
+        self.fields: Final = fields
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples as they are typed, one a line, and the fields."""
-        if self.examples:
-            with formatter.section("Examples"):
-                for example in self.examples:
-                    formatter.write(f"  {example}\n")
-        if self.fields:
-            with formatter.section("Fields of --json"):
-                formatter.write_dl(list(self.fields.items()))
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"  {example}\n")
+        with formatter.section("Fields of --json"):
+            formatter.write_dl(list(self.fields.items()))
         super().format_epilog(ctx, formatter)

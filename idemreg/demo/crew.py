@@ -90,9 +90,9 @@ class _Worker:
             self.process.wait(SILENCE_S)
 
     def _close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        assert self.process.stdin is not None  # noqa: S101 - made with a pipe
+        self.process.stdin.close()
+        self.output.close()
 
 
 class Crew:
@@ -181,7 +181,8 @@ class Crew:
     def _is_condemned(self, worker: _Worker, moment: str) -> bool:
         """Whether this is the kill that was planned; each happens once."""
         assert moment in (BEFORE, BEHIND, RUNNING)  # noqa: S101 - our own protocol
-        return worker.in_hand is not None and self._kills.pop(worker.in_hand.task_id, None) is not None
+        assert worker.in_hand is not None  # noqa: S101 - it is in the middle of it
+        return self._kills.pop(worker.in_hand.task_id, None) is not None
 
     def _kill(self, worker: _Worker, moment: str) -> None:
         """Kill it in mid-job, put what it had in hand back into the queue, and hire another in its place."""
@@ -189,8 +190,8 @@ class Crew:
         self._selector.unregister(worker.output)
         self._workers.remove(worker)
         worker.kill()
-        if worker.in_hand is not None:
-            self._queue.append(worker.in_hand)
+        assert worker.in_hand is not None  # noqa: S101 - see `_is_condemned`
+        self._queue.append(worker.in_hand)
         self._hire()
         for other in self._workers:  # idle ones, should the queue have run dry
             self._hand_out(other)

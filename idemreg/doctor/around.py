@@ -110,9 +110,6 @@ def lock_file(case: Case) -> Iterator[Finding]:
         if os.path.getsize(case.path):
             yield finding("lock-file-missing", f"There is no lock file {place}.")
         return
-    if os.path.islink(place) or not os.path.isfile(place):
-        yield finding("lock-file-foreign", f"{place} is no regular file.")
-        return
     try:
         lock = Lock(place, case.clock)
     except StoreError as error:

@@ -92,7 +92,7 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
         )
         try:
             origin = source.origin or store.origin()
-            while chunk or not copied:
+            while True:
                 store.put(chunk, source.floor, origin, {task.task_id: source.steps(task.task_id) for task in chunk})
                 copied += len(chunk)
                 unknown += sum(task.status is Status.UNKNOWN and task.settled_by == BY_SALVAGE for task in chunk)

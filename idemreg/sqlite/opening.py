@@ -193,7 +193,7 @@ class Opening:
         # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
         # dropped open until the garbage is collected.
         self.when_opened: Callable[[], Callable[[Opened], None] | None] = _nobody
-        self.after_write: Callable[[], None] | None = None  # called behind each write, outside the gate
+        self.after_write: Callable[[], None] = _nobody  # called behind each write, outside the gate
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -207,8 +207,7 @@ class Opening:
                 opened = self.current
                 if opened is None:
                     opened = self._open()
-                    if self.after_write is not None:
-                        opened.database.after_write = self.after_write
+                    opened.database.after_write = self.after_write
                     if (when_opened := self.when_opened()) is not None:
                         when_opened(opened)
                     self.current = opened

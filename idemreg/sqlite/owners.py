@@ -140,11 +140,6 @@ class Owners:
         self.live: dict[tuple[str, int], Granted] = {}
 
     @property
-    def locks_work(self) -> bool:
-        """Whether the file system passed the self-test; where not, nobody is ever proven dead."""
-        return self._examiner.locks_work
-
-    @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
         return not self.live and not self._commands

@@ -36,10 +36,14 @@ class Script:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=self.environment() | {"PYTHONPATH": str(ROOT)},
         )
         assert self.process.stdout is not None
         self._buffer = b""
+
+    def environment(self) -> dict[str, str]:
+        """What the program finds in its environment."""
+        return dict(os.environ)
 
     def line(self) -> str:
         """The next line that the program says; fails where it ends or stays silent instead."""

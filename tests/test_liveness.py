@@ -1,0 +1,122 @@
+"""Whether an owner lives, where /proc does not tell: what little the system says is taken for life, never for death."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idemreg import Clock, Liveness, Registry, TaskRunningError
+from idemreg.liveness import OwnerRecord, _namespace
+from tests.support.faulted import FaultedScript
+from tests.support.processes import Script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Claims "task", and loses its lock when it is told to.
+OWNER = """
+from idemreg import Registry
+registry = Registry(sys.argv[1], durability="normal")
+claim = registry.claim("task", name="job", on_crash="rerun")
+say(os.getpid())
+wait()
+os.close(registry.store._opening.opened().lock_file.fd)
+say("dropped")
+wait()
+"""
+
+# Asks for "task" as soon as nothing under /proc can be read any more.
+WITHOUT_PROC = """
+from idemreg import Registry, TaskRunningError
+from tests.torture.injected.shim import LASTING
+registry = Registry(sys.argv[1], durability="normal").open()
+say("open")
+while wait():
+    fail("proc", errno.EIO, lasting=LASTING)
+    try: told = registry.run("task", lambda: "other", name="job", on_crash="rerun").attempt
+    except TaskRunningError as error: told = error.owner.liveness.value
+    say(told, hits() > 0)
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_without_proc_the_number_alone_speaks(path: Path) -> None:
+    """An owner whose lock is lost counts as there for as long as its number is in use, and no longer."""
+    with Script(OWNER, path) as owner, FaultedScript(WITHOUT_PROC, path) as other:
+        owner.line()
+        other.expect("open")
+        owner.go()
+        owner.expect("dropped")
+        other.go()
+        other.expect("cannot tell True")
+        owner.kill()
+        other.go()
+        other.expect("2 True")
+    with Registry(path) as registry:
+        task = registry.get("task")
+        assert task is not None
+        assert (task.status.word, task.result) == ("succeeded", '"other"')
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_command_that_proc_does_not_show_is_recorded_without_its_name(path: Path) -> None:
+    """Its number is enough; its start is unknown, and its name empty, wherever /proc begins to fail."""
+    source = """
+        from idemreg.clock import Clock
+        from idemreg.liveness import OwnerRecord, _proc_is_ours
+        from tests.torture.injected.shim import LASTING
+        child = os.spawnv(os.P_NOWAIT, "/bin/cat", ["cat", "/dev/stdin"])
+        own = OwnerRecord.of_this_process("lock", Clock())
+        for is_known in (True, False):
+            fail("proc", errno.EIO, lasting=LASTING)
+            if not is_known: _proc_is_ours.cache_clear()
+            record = own.of_child(child)
+            say(hits() > 0, record.pid == child, record.started, [record.command])
+        os.kill(child, signal.SIGKILL)
+    """
+    with FaultedScript(source, path) as script:
+        script.expect("True True 0 ['']")
+        script.expect("True True 0 ['']")
+        assert script.end() == 0
+
+
+def test_a_process_of_another_user_is_there(path: Path) -> None:
+    """The system refuses to signal it, which proves that it exists."""
+    source = """
+        from idemreg.liveness import _probe_by_signal
+        is_root = not os.getuid()
+        if is_root: os.setresuid(65_534, 65_534, 0)
+        found = _probe_by_signal(1)
+        if is_root: os.setresuid(0, 0, 0)
+        say(found)
+    """
+    with Script(source, path) as script:
+        script.expect("_ProcessState(is_dead=False, started=0)")
+        assert script.end() == 0
+
+
+def test_a_kernel_without_the_namespaces_has_one(path: Path) -> None:
+    """What cannot be told of a namespace is 0, and two owners of which neither can be told share nothing."""
+    assert _namespace("of-no-kind") == 0
+    assert _namespace("pid") > 0
+    with Script(OWNER, path) as owner, Registry(path, durability="normal") as registry:
+        owner.line()
+        owner.go()
+        owner.expect("dropped")
+        with pytest.raises(TaskRunningError) as running:
+            registry.run("task", lambda: "other", name="job", on_crash="rerun")
+        assert running.value.owner is not None
+        assert running.value.owner.liveness is Liveness.CANNOT_TELL
+        owner.signal(signal.SIGKILL)
+
+
+def test_this_process_is_recorded_by_its_program(path: Path) -> None:
+    """The name of its file, or of the module that runs, and never an argument."""
+    assert path.suffix == ".db"
+    record = OwnerRecord.of_this_process("lock", Clock())
+    assert record.pid == os.getpid()
+    assert record.started > 0
+    assert "/" not in record.command
