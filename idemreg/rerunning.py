@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSweep", "sweep"]
 
 
-def sweep(registry: Registry, teller: Teller | None = None) -> list[Swept]:
-    """See `Registry.sweep`. ``teller``: in place of the registry's own."""
+def sweep(
+    registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] = lambda: False
+) -> list[Swept]:
+    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``is_ended``: no more is to be run again."""
     _refuse_running_loop(registry)
     told = registry.teller if teller is None else teller
 
     def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
         return _rerun(_job(registry, task, kept), registry.terms, told, task, kept)
 
-    return drive(sweeping.sweep(registry.store, told, rerun))
+    return drive(sweeping.sweep(registry.store, told, rerun, is_ended))
 
 
 class AsyncSweep:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from idemreg.store import Store
     from idemreg.walk import Walk
 
-__all__ = ["Swept", "again", "sweep"]
+__all__ = ["LEFT", "RERUN", "SETTLED", "Swept", "again", "sweep"]
 
 KEPT_AT_ONCE: Final = 20  # a page of them is in memory, each with arguments of up to 1 MiB
 
@@ -75,8 +75,17 @@ class Swept(NamedTuple):
         return self.error is not None or self.status in {Status.UNKNOWN, Status.FAILED}
 
 
-def sweep(store: Store, teller: Teller | None, rerun: Callable[[Task, Kept], Walk[Any]]) -> Walk[list[Swept]]:
-    """Settle what is to be settled, then run what is to be run again, one task after the other.
+def _never() -> bool:
+    return False
+
+
+def sweep(
+    store: Store,
+    teller: Teller | None,
+    rerun: Callable[[Task, Kept], Walk[Any]],
+    is_ended: Callable[[], bool] = _never,
+) -> Walk[list[Swept]]:
+    """Settle what is to be settled, then run what is to be run again, one task after the other, until ``is_ended``.
 
     An error of a job is told in its `Swept`, not raised; so is one of the store where something was swept before.
     ``rerun`` gives what became of a command or a function: an `Outcome`, or None where somebody else has the task.
@@ -92,6 +101,8 @@ def sweep(store: Store, teller: Teller | None, rerun: Callable[[Task, Kept], Wal
         while True:
             waiting, after = yield _waiting_page, (store, after), None
             for task, kept in waiting:
+                if is_ended():
+                    return swept
                 if (one := (yield from _rerun(store, task, kept, rerun))) is not None:
                     swept.append(one)
             if after is None:
