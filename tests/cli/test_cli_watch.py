@@ -251,6 +251,18 @@ def test_show_and_list_tell_what_is_kept(cli: Cli, command: Command) -> None:
     assert cli.json("show", "t")["kept_bytes"] is None
 
 
+def test_only_a_backup_brings_them_along(cli: Cli, command: Command, tmp_path: Path) -> None:
+    """It is the file. An export, and what is salvaged, hold no arguments: nothing there reruns the task."""
+    command.killed()
+    export, salvaged, backup = (tmp_path / name for name in ("export", "salvaged.db", "backup.db"))
+    assert cli("export", str(export)).exit_code == 0
+    assert SECRET not in export.read_text()
+    cli("doctor", "--salvage", str(salvaged))
+    assert (row(salvaged).status, row(salvaged).policy.keeps_arguments, kept(salvaged)) == (Status.UNKNOWN, False, [])
+    assert cli("backup", str(backup)).exit_code == 0
+    assert len(kept(backup)) == 1
+
+
 # --- functions --------------------------------------------------------------------------------------------------
 
 
