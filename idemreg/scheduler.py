@@ -25,6 +25,7 @@ __all__ = ["LOOK_S", "NAP_S", "Loops", "Scheduler", "keep"]
 
 NAP_S: Final = 5.0
 LOOK_S: Final = 60
+WAKE_S: Final = 0.5
 
 
 class Loops:
@@ -45,7 +46,9 @@ class Loops:
         for thread in self._threads:
             thread.start()
         for thread in self._threads:
-            thread.join()
+            # Not for ever: the kernel may hand a signal to another thread, and its handler runs once this one wakes.
+            while thread.is_alive():
+                thread.join(WAKE_S)
 
     def stop(self) -> None:
         """Once what is due now has run, look no more. Safe in a handler of a signal, while `run` waits."""
