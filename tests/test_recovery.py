@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,26 @@ def test_an_attempt_too_many_is_a_dead_letter(registry: Registry, path: Path) ->
     registry.retry("t:7")
     assert only(registry.sweep()).status is Status.SUCCEEDED
     assert job.calls == [ARGUMENTS]
+
+
+def test_kept_arguments_are_on_the_disk_before_the_job(path: Path) -> None:
+    """A lost claim under rerun is run again by a caller who comes again; here there is none, so it is synced."""
+    counts = []
+    with Registry(path) as registry:
+        registry.run("first", lambda: 1)
+        store: Any = registry.store
+        sync = store._opening.current.database.sync
+        for recover in (True, False):
+
+            @registry.idempotent(f"t:{recover}:{{user}}", name=f"{recover}", on_crash="rerun", recover=recover)
+            def job(user: int) -> int:
+                counts.append(sync.syncs)
+                return user
+
+            counts.append(sync.syncs)
+            job(7)
+            counts.append(sync.syncs)
+    assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 0, 0, 1]
 
 
 # --- settle -----------------------------------------------------------------------------------------------------
