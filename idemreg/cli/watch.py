@@ -91,7 +91,12 @@ def _at_least(_ctx: click.Context, _param: click.Parameter, value: float) -> flo
     "--interval", type=DURATION, default=5.0, callback=_at_least, help="How long to wait between sweeps. Default: 5."
 )
 @click.option(
-    "--on", "events", type=click.Choice(NAMES), multiple=True, help="Hand these events to the command; repeat it."
+    "--on",
+    "events",
+    type=click.Choice(NAMES),
+    metavar="EVENT",
+    multiple=True,
+    help=f"Hand these to the command, repeat it: {', '.join(NAMES)}.",
 )
 @common_options()
 @click.pass_context
