@@ -13,7 +13,8 @@
 -- What never happens. A final row (succeeded, skipped, cancelled) never changes; it only goes by `forget` or `purge`.
 -- A token never decreases, and none is ever given twice: the row that goes raises the floor of idempotent_registry in
 -- the same transaction. Whether a task may run never depends on updated_at: it is for people, and for `purge` where a
--- row is of an earlier boot. Arguments are not stored, only their checksum.
+-- row is of an earlier boot. Arguments are not stored, only their checksum: but for a job that asked to be rerun without
+-- a caller, until its task is final (idempotent_argument).
 --
 -- Seals. Each row carries a CRC-32 of what it says (sqlite/seals.py tells of what text), written with it and verified
 -- before anything is decided by the row or replayed from it: a damaged row is an error, never an answer. A task has two,
@@ -25,7 +26,7 @@
 -- tasks, where they would push the small rows apart. idempotent_serial: how far serial numbers are reserved.
 -- idempotent_step: the pieces of a job that are done, for a later attempt of its task. idempotent_clock: one row about the
 -- wall clock, for schedules. idempotent_schedule: which slots there are. idempotent_lease: the limits of
--- the claims that asked for any.
+-- the claims that asked for any. idempotent_argument: the arguments of the tasks that asked to be rerun.
 --
 -- A slot is a task whose task_id is NAME@INSTANT: coupons@2026-11-22T19:00:00Z. Its row is made once it is due, pending or
 -- skipped, in the transaction that moves its schedule's watermark past it, by whoever looks first. It leaves `pending`
@@ -56,7 +57,8 @@ CREATE TABLE idempotent_log (
     token      INTEGER NOT NULL,        -- fencing token: grows with every claim; 0 = never claimed
     attempt    INTEGER NOT NULL,        -- claims that entered, or may have entered, the job; 0 = none
     owner      INTEGER,                 -- who runs it; its byte of the lock file is held while it lives
-    policy     INTEGER NOT NULL,        -- max_attempts * 16 + (8 if the last claim had limits: idempotent_lease)
+    policy     INTEGER NOT NULL,        -- max_attempts * 32 + (16 if the last claim's arguments are kept:
+                                        -- idempotent_argument) + (8 if it had limits: idempotent_lease)
                                         -- + (4 if failures are held) + on_crash (0 rerun, 1 verify, 2 hold)
     keep_ms    INTEGER,                 -- how long `purge` must leave the ended row alone; NULL = for ever
     result     TEXT,                    -- tagged JSON; NULL in a succeeded row = the result was lost (error says why)
@@ -195,4 +197,18 @@ CREATE TABLE idempotent_lease (
     overdue_stamp INTEGER,              -- NULL = without a time limit
     seal          INTEGER NOT NULL,     -- over all of the above
     CHECK (until_stamp IS NOT NULL OR overdue_stamp IS NOT NULL)
+) STRICT, WITHOUT ROWID;
+
+-- The arguments of a task that asked to be rerun by whoever finds its owner dead (`recover=True`, `--recover`). Written
+-- by the claim in its own transaction, which is on the disk before the job begins; kept over failures, deaths and
+-- releases; removed in the transaction that makes the task final, removes it, or claims it without such a wish. Only the
+-- rows of policies that say so are looked for. No statement decides by what is in here, and it is never code: a value
+-- for the function that the program itself has under the task's name, or the words of a command that was run before.
+CREATE TABLE idempotent_argument (
+    task_id    TEXT    NOT NULL PRIMARY KEY,
+    is_command INTEGER NOT NULL,        -- 0 = of a function, 1 = of a command
+    arguments  TEXT    NOT NULL,        -- tagged JSON. Of a function: its arguments by name, but those that are excluded,
+                                        -- or left to their default; of a command: its words, folder and options
+    seal       INTEGER NOT NULL,        -- over all of the above
+    CHECK (is_command IN (0, 1))
 ) STRICT, WITHOUT ROWID;

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         IdemregError,
         ImportLineError,
         PrefixError,
+        RecoveryError,
         ResultError,
         ScheduleError,
         StepError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from idemreg.options import Verified
     from idemreg.progress import Step
     from idemreg.registry import Registry
+    from idemreg.sweeping import Swept
 
 __version__ = "0.1.0"
 
@@ -77,6 +79,7 @@ __all__ = [
     "Outcome",
     "OwnerInfo",
     "PrefixError",
+    "RecoveryError",
     "Registry",
     "ResultError",
     "ScheduleError",
@@ -89,6 +92,7 @@ __all__ = [
     "StoreFullError",
     "StorePathError",
     "StoreVersionError",
+    "Swept",
     "SyncFailedError",
     "Task",
     "TaskDoneError",
@@ -129,6 +133,7 @@ _ROOMS = {
     "Outcome": "model",
     "OwnerInfo": "model",
     "PrefixError": "errors",
+    "RecoveryError": "errors",
     "Registry": "registry",
     "ResultError": "errors",
     "ScheduleError": "errors",
@@ -141,6 +146,7 @@ _ROOMS = {
     "StoreFullError": "errors",
     "StorePathError": "errors",
     "StoreVersionError": "errors",
+    "Swept": "sweeping",
     "SyncFailedError": "errors",
     "Task": "model",
     "TaskDoneError": "errors",

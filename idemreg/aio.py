@@ -31,6 +31,7 @@ from idemreg.listing import PAGE_TASKS
 from idemreg.overtime import within_time
 from idemreg.registry import Registry
 from idemreg.request import check_job, job_name, wanted
+from idemreg.rerunning import AsyncSweep
 from idemreg.slotted import AsyncSlots
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
@@ -71,7 +72,7 @@ def current_claim() -> AsyncClaim:
     return cast("AsyncClaim", _current_claim())
 
 
-class AsyncRegistry(AsyncClock, AsyncSlots):
+class AsyncRegistry(AsyncClock, AsyncSlots, AsyncSweep):
     """A registry of tasks in one SQLite file, for coroutines; the options are those of `Registry`.
 
     A ``job``, a verify hook or a checksum that is a plain function is called on the event loop's thread.
@@ -130,10 +131,12 @@ class AsyncRegistry(AsyncClock, AsyncSlots):
         name: str | None = None,
         exclude: Iterable[str] = ("self", "cls"),
         checksum: Checksum | None = None,
+        recover: bool = False,
         **options: Unpack[CallOptions],
     ) -> Decorator:
         """Decorate a coroutine function (or a plain one, whose calls then block); see `Registry.idempotent`."""
-        return self._registry.idempotent(task_id, name=name, exclude=exclude, checksum=checksum, **options)
+        decorate = self._registry.idempotent
+        return decorate(task_id, name=name, exclude=exclude, checksum=checksum, recover=recover, **options)
 
     @overload
     async def run(

@@ -22,6 +22,8 @@ _VAR_POSITIONAL: Final = _Parameter.VAR_POSITIONAL
 _KEYWORD_ONLY: Final = _Parameter.KEYWORD_ONLY
 _VAR_KEYWORD: Final = _Parameter.VAR_KEYWORD
 
+_STARS: Final = (_VAR_POSITIONAL, _VAR_KEYWORD)
+
 _LEFT_OUT: Final = object()
 _SCALARS: Final = frozenset({str, int, bool, float, type(None)})
 
@@ -36,6 +38,7 @@ class Binder:
         parameters = _parameters(function)
         self._exclude: Final = frozenset([exclude] if isinstance(exclude, str) else exclude)
         self.parameters: Final = tuple(parameters)
+        self._function: Final = function
         self._rest: Final = next((name for name, one in parameters.items() if one.kind is _VAR_KEYWORD), None)
         unknown = self._exclude - parameters.keys() - _ALWAYS_EXCLUDABLE
         if unknown and self._rest is None:
@@ -46,7 +49,7 @@ class Binder:
             for name, one in parameters.items()
             if one.default is not _Parameter.empty and name not in self._exclude
         }
-        stars = {name for name, one in parameters.items() if one.kind in (_VAR_POSITIONAL, _VAR_KEYWORD)}
+        stars = {name for name, one in parameters.items() if one.kind in _STARS}
         self._special: Final = self._exclude | self._defaults.keys() | stars
         # The arguments by parameter name; TypeError, as Python raises it, where they do not fit.
         self.bind: Final = _compile(function, parameters)
@@ -67,6 +70,36 @@ class Binder:
                 counted[name] = left
                 is_scalar = False
         return canonical(counted, is_plain=is_scalar)
+
+    def check_keepable(self) -> None:
+        """ValueError where a rerun could not give an argument, since it is excluded and has no default."""
+        for name, one in inspect.signature(self._function).parameters.items():
+            if name in self._exclude and one.default is _Parameter.empty and one.kind not in _STARS:
+                msg = f"recover=True: {self._function.__qualname__} needs {name!r}, which is excluded, and so not kept"
+                raise ValueError(msg)
+
+    def to_keep(self, bound: dict[str, object]) -> dict[str, object]:
+        """The arguments that must be kept for a rerun: all but those that are excluded, or left to their default."""
+        kept: dict[str, Any] = {
+            name: value
+            for name, value in bound.items()
+            if name not in self._exclude and not (name in self._defaults and value is self._defaults[name][0])
+        }
+        if self._rest in kept:
+            kept[self._rest] = {name: value for name, value in kept[self._rest].items() if name not in self._exclude}
+        return kept
+
+    def call_of(self, kept: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and the keyword arguments of a call with what was kept; TypeError where they do not fit."""
+        signature = inspect.signature(self._function)
+        empty: dict[Any, Any] = {_VAR_POSITIONAL: (), _VAR_KEYWORD: {}}
+        left = {name: empty.get(one.kind, one.default) for name, one in signature.parameters.items()}
+        lacking = [name for name, value in left.items() if value is _Parameter.empty and name not in kept]
+        if lacking or (unknown := kept.keys() - left.keys()):
+            msg = f"its parameters are others now: {', '.join(lacking or sorted(unknown))}"
+            raise TypeError(msg)
+        call = inspect.BoundArguments(signature, {**left, **kept})
+        return call.args, call.kwargs
 
     def _counted(self, name: str, value: Any) -> object:  # noqa: ANN401 - any argument
         """What counts of an argument that may be left out; `_LEFT_OUT` where nothing does."""

@@ -146,8 +146,14 @@ class Child:
             os.kill(self.pid, number)
 
 
-def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int | None, stdin: int | None) -> Child:
-    """Start the command with that standard input (None: ours), two pipes, and its owner's lock.
+def spawn(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    lock_fd: int | None,
+    stdin: int | None,
+    folder: str | None = None,
+) -> Child:
+    """Start the command with that standard input (None: ours), two pipes, and its owner's lock; in that folder.
 
     Without a lock of its own it inherits what we did, so also the lock of the command that it is a part of.
     """
@@ -158,6 +164,7 @@ def spawn(argv: Sequence[str], environment: Mapping[str, str], lock_fd: int | No
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(environment),
+            cwd=folder,
             close_fds=lock_fd is not None,
             pass_fds=() if lock_fd is None else (lock_fd,),
         )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_namespace.read)
 
 
+@cache  # what was raised is no answer, and is not kept
+def _boot_id() -> str:
+    try:
+        with open(BOOT_ID_PATH, encoding="ascii") as file:
+            return file.read().strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return _PROCESS_BOOT_ID
+
+
 class Clock:
     """The machine's clocks. Instances hold no state and may be shared by threads.
 
@@ -85,12 +95,12 @@ class Clock:
         time.sleep(pause)
 
     def boot_id(self) -> str:
-        """The identity of this boot of the kernel, the same in every container."""
-        try:
-            with open(BOOT_ID_PATH, encoding="utf-8") as file:
-                return file.read().strip()
-        except OSError:
-            return _PROCESS_BOOT_ID
+        """The identity of this boot of the kernel, the same in every container.
+
+        OSError where it cannot be read just now (no descriptor is left, say): another one in its place would make the
+        dead of those that live.
+        """
+        return _boot_id()
 
 
 def seconds(duration: float | timedelta, *, what: str) -> float:

@@ -12,25 +12,32 @@ is a failure.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
-import subprocess
-from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
 from idemreg.acquiring import acquire
+from idemreg.beside import beside
 from idemreg.child import Child, Descriptors, pump, replay_output, spawn
 from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result
+from idemreg.command_parts import (
+    DATABASE_VARIABLE,
+    LOST,
+    kept_command,
+    kept_result,
+    refused,
+    shown_code,
+    storable,
+    variables,
+    verifier,
+)
 from idemreg.ends import crash_end
-from idemreg.errors import CommandNotExecutableError, CommandNotFoundError, TaskFailedError, TaskUnknownError
-from idemreg.model import Outcome, Status, Verdict
-from idemreg.options import CallOptions, CommonOptions, Verified
+from idemreg.errors import TaskFailedError, TaskUnknownError
+from idemreg.model import Outcome, Status
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
-from idemreg.signals import SIGNAL_EXIT, Inbox, Signals
-from idemreg.slots import slot_of
+from idemreg.signals import Inbox, Signals
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -42,32 +49,15 @@ if TYPE_CHECKING:
     from idemreg.child import Sink
     from idemreg.claim import Claim, Terms
     from idemreg.errors import IdemregError
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Wanted
+    from idemreg.options import CallOptions, CommonOptions
     from idemreg.registry import Registry
     from idemreg.stopping import Limited, Stopping
-    from idemreg.store import CommandOwner, Store
+    from idemreg.store import CommandOwner
 
-__all__ = [
-    "DATABASE_VARIABLE",
-    "TASK_ID_VARIABLE",
-    "TOKEN_VARIABLE",
-    "CommandEnd",
-    "kept_result",
-    "refused",
-    "run_command",
-    "shown_code",
-]
+__all__ = ["Codes", "CommandEnd", "Job", "Streams", "claim_and_run", "run_command"]
 
-EVIDENCE_CHARACTERS: Final = 4_096
-LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
-BY_SHELL: Final = "/bin/sh"
 NOTE_AGAIN_S: Final = 0.1
-
-# By these a step of the command finds its claim. The file has a name of its own: what the command runs beside by
-# IDEMREG_DB, or by its default, stays where it is.
-TASK_ID_VARIABLE: Final = "IDEMREG_TASK_ID"
-TOKEN_VARIABLE: Final = "IDEMREG_TOKEN"  # noqa: S105 - a fencing token is no secret
-DATABASE_VARIABLE: Final = "IDEMREG_CLAIM_DB"
 
 
 class CommandEnd(NamedTuple):
@@ -86,7 +76,7 @@ class CommandEnd(NamedTuple):
     status: Status
 
 
-class _Streams(NamedTuple):
+class Streams(NamedTuple):
     """Where a command reads from (None: where we do), writes to, and is kept; the registry's file, for its steps."""
 
     stdin: int | None
@@ -95,11 +85,20 @@ class _Streams(NamedTuple):
     database: str | os.PathLike[str]
 
 
-class _Codes(NamedTuple):
+class Codes(NamedTuple):
     """Exit codes with a meaning of their own."""
 
     unknown_on: Collection[int]
     release_on: Collection[int]
+
+
+class Job(NamedTuple):
+    """A command, and how it is run; ``folder``: in place of ours."""
+
+    argv: Sequence[str]
+    codes: Codes
+    streams: Streams
+    folder: str | None = None
 
 
 def run_command(
@@ -121,6 +120,7 @@ def run_command(
     shows_replay: bool = True,
     keeps_output: bool = True,
     admit: Callable[[], None] | None = None,
+    recover: bool = False,
     **options: Unpack[CommonOptions],
 ) -> CommandEnd:
     """Run the command once for the task; a duplicate gets the stored output again, and the stored exit code.
@@ -131,41 +131,46 @@ def run_command(
     ``release_on``: exit codes that leave open whether the effect happened, or put the task back. ``stdin``: a
     descriptor, in place of our own standard input. ``stdout``, ``stderr``: descriptors to write to; or ``sink``.
     ``inbox``: where signals come in, in place of handlers of our own. ``shows_replay``: whether a duplicate writes the
-    stored output. ``keeps_output``: whether any is stored. ``admit``: its error puts a claim back.
+    stored output. ``keeps_output``: whether any is. ``admit``: its error puts a claim back. ``recover``: keep ``argv``.
     """
     signals: contextlib.AbstractContextManager[Inbox] = Signals() if inbox is None else contextlib.nullcontext(inbox)
     target = sink or Descriptors(stdout, stderr)
     with contextlib.closing(target), signals as letters:
-        hook = None if verify is None else _verifier(registry.store, verify, letters)
+        hook = None if verify is None else verifier(registry.store, verify, letters)
         checked = registry.checked(cast("CallOptions", {**options, "verify": hook}))
-        counts = {"argv": [_storable(word) for word in argv], "payload": payload} if counts_argv else payload
+        counts = {"argv": [storable(word) for word in argv], "payload": payload} if counts_argv else payload
         request = wanted(task_id, _name(argv[0]) if name is None else name, canonical(counts), checked)
-        owner = registry.store.own_byte()
-        try:
-            claim = _acquire(registry.terms(checked), request._replace(owner=owner.id), letters)
-            if not isinstance(claim, Outcome):
-                _admit(claim, admit)
-                streams = _Streams(stdin, target, Output(KEPT_BYTES if keeps_output else 0), registry.path)
-                return _run(claim, argv, owner, letters, _Codes(unknown_on, release_on), streams)
-        finally:
-            owner.close()
+        terms = registry.terms(checked)
+        if recover:
+            kept = kept_command(argv, verify, unknown_on, release_on, options, keeps_output=keeps_output)
+            request, terms = request._replace(kept=kept), beside(terms)
+        streams = Streams(stdin, target, Output(KEPT_BYTES if keeps_output else 0), registry.path)
+        end = claim_and_run(terms, request, Job(argv, Codes(unknown_on, release_on), streams), letters, admit)
+        if isinstance(end, CommandEnd):
+            return end
         letters.check()
     with contextlib.closing(target):  # out of the signals' hands: one ends a write that nobody reads
-        return _replay(claim, target if shows_replay else None)
+        return _replay(end, target if shows_replay else None)
+
+
+def claim_and_run(
+    terms: Terms, request: Wanted, job: Job, inbox: Inbox, admit: Callable[[], None] | None = None
+) -> CommandEnd | Outcome[Any]:
+    """Run the command under a claim of its own owner; the outcome that is stored where the task is done."""
+    owner = terms.store.own_byte()
+    try:
+        claim = _acquire(terms, request._replace(owner=owner.id), inbox)
+        if isinstance(claim, Outcome):
+            return claim
+        _admit(claim, admit)
+        return _run(claim, job, owner, inbox)
+    finally:
+        owner.close()
 
 
 def _name(command: str) -> str:
     """The command's base name as text, whatever bytes it has."""
     return os.fsencode(os.path.basename(command)).decode("utf-8", "backslashreplace")
-
-
-def _storable(word: str) -> str | bytes:
-    """A word of the command line; one that is no UTF-8 counts by its bytes."""
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(word)
-    return word
 
 
 class _InterruptibleClock(Clock):
@@ -212,23 +217,16 @@ def _replay(outcome: Outcome[Any], sink: Sink | None) -> CommandEnd:
     return CommandEnd(exit_code, True, outcome.task_id, outcome.attempt, outcome.token, outcome.status)  # noqa: FBT003
 
 
-def _run(
-    claim: Claim,
-    argv: Sequence[str],
-    owner: CommandOwner,
-    inbox: Inbox,
-    codes: _Codes,
-    streams: _Streams,
-) -> CommandEnd:
-    output, problem, stopping = streams.output, None, None
-    child = _spawn(claim, argv, owner, inbox, streams)
+def _run(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> CommandEnd:
+    output, problem, stopping = job.streams.output, None, None
+    child = _spawn(claim, job, owner, inbox)
     with contextlib.ExitStack() as stack:
         try:
             if claim.options.limits is not None:
                 stopping = stack.enter_context(_stopping(claim, child))
             inbox.pass_to(child)
             faults.point("command.spawned")
-            pump(child, output, streams.sink, _Noting(owner, child.pid, claim.terms.clock))
+            pump(child, output, job.streams.sink, _Noting(owner, child.pid, claim.terms.clock))
         except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
             problem = error
             child.close_pipes()  # a command that fills them would never end
@@ -237,7 +235,7 @@ def _run(
         finally:
             inbox.ended()
     faults.point("command.ended")
-    end = _record(claim, code, output, codes, None if stopping is None else stopping.why)
+    end = _record(claim, code, output, job.codes, None if stopping is None else stopping.why)
     if problem is not None:
         raise problem
     return end
@@ -266,7 +264,7 @@ def _stopping(claim: Claim, child: Child) -> Stopping:
 
 
 def _record(
-    claim: Claim, code: int | None, output: Output, codes: _Codes, stopped: IdemregError | None = None
+    claim: Claim, code: int | None, output: Output, codes: Codes, stopped: IdemregError | None = None
 ) -> CommandEnd:
     """Store what the command's return code makes of its task. One that was ``stopped`` has that error's exit code."""
     exit_code = shown_code(code) if stopped is None else stopped.exit_code
@@ -286,40 +284,21 @@ def _record(
     return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
 
 
-def shown_code(code: int | None) -> int:
-    """The exit code to tell of: 128+n for signal n, and 76 where it is lost."""
-    return TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
-
-
-def kept_result(exit_code: int, output: Output) -> dict[str, Any]:
-    """What is stored of a command."""
-    return {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
-
-
-def _spawn(claim: Claim, argv: Sequence[str], owner: CommandOwner, inbox: Inbox, streams: _Streams) -> Child:
+def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> Child:
     """Start the command; where its execution was refused, nothing ran, and the task is put back.
 
     So it is where a signal asked to end before. One that comes from now on is the command's.
     """
-    environment = os.environ | _variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
-    environment |= {DATABASE_VARIABLE: os.path.abspath(streams.database)}
+    environment = os.environ | variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
+    environment |= {DATABASE_VARIABLE: os.path.abspath(job.streams.database)}
     if inbox.asked is not None:
         _put_back(claim)
         inbox.check()
     try:
-        return spawn(argv, environment, owner.fd, streams.stdin)
+        return spawn(job.argv, environment, owner.fd, job.streams.stdin, job.folder)
     except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
         _put_back(claim)
-        raise refused(argv[0], error, claim.task_id) from error
-
-
-def refused(command: str, error: OSError | ValueError, task_id: str) -> IdemregError:
-    """The error of a command whose execution was refused: nothing ran."""
-    if isinstance(error, FileNotFoundError) and not _exists(command):
-        return CommandNotFoundError(f"no such command: {command}", task_id=task_id)
-    reason = getattr(error, "strerror", None) or error
-    hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
-    return CommandNotExecutableError(f"cannot execute {command}: {reason}", task_id=task_id, hint=hint)
+        raise refused(job.argv[0], error, claim.task_id) from error
 
 
 def _admit(claim: Claim, admit: Callable[[], None] | None) -> None:
@@ -335,24 +314,7 @@ def _put_back(claim: Claim) -> None:
     claim.end(End.release(claim.grant, durable=claim.options.durable, nothing_ran=True))
 
 
-def _exists(command: str) -> bool:
-    """Whether the file is there: then what was not found is the interpreter that its first line names."""
-    return os.path.lexists(command) if os.sep in command else shutil.which(command) is not None
-
-
-def _variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
-    variables = {
-        TASK_ID_VARIABLE: task_id,
-        "IDEMREG_ATTEMPT": str(attempt),
-        TOKEN_VARIABLE: str(token),
-        "IDEMREG_DOWNSTREAM_KEY": downstream_key,
-    }
-    if slot_of(task_id) is not None:
-        variables["IDEMREG_SLOT"] = task_id.rpartition("@")[2]
-    return variables
-
-
-def _bad_end(claim: Claim, code: int | None, codes: _Codes, result: dict[str, Any]) -> End:
+def _bad_end(claim: Claim, code: int | None, codes: Codes, result: dict[str, Any]) -> End:
     """The end of a command that did not succeed, or of which nobody knows; its output is kept for people."""
     if code in codes.release_on:
         return End.release(claim.grant, durable=claim.options.durable)
@@ -366,32 +328,3 @@ def _bad_end(claim: Claim, code: int | None, codes: _Codes, result: dict[str, An
             grant.task_id, grant.token, grant.owner, status, grant.attempt, error=error, durable=claim.options.durable
         )
     return end._replace(result=store_result(result, None))  # `Output` bounds it
-
-
-def _verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Verified]:
-    def verify(task: Task) -> Verified:
-        variables = _variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
-        process = subprocess.Popen(  # noqa: S603 - the caller's own command
-            [BY_SHELL, "-c", command],
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        child = Child(process)
-        inbox.pass_to(child)
-        try:
-            with cast("IO[bytes]", process.stdout) as stdout:
-                written = stdout.read()
-        finally:
-            code = child.wait()
-            inbox.ended()
-        verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
-        evidence = written[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
-        if code is None:
-            evidence = f"the verify command ended; {LOST}\n{evidence}".strip()
-        return Verified(
-            Verdict.CANNOT_TELL if code is None else verdicts.get(code, Verdict.CANNOT_TELL),
-            evidence=evidence or f"verify command exited with {code}",
-        )
-
-    return verify

@@ -26,6 +26,7 @@ __all__ = [
     "IdemregError",
     "ImportLineError",
     "PrefixError",
+    "RecoveryError",
     "ResultError",
     "ScheduleError",
     "StepError",
@@ -92,7 +93,10 @@ class PrefixError(IdemregError):
 
 
 class ArgumentError(IdemregError):
-    """The arguments have no canonical bytes, so no checksum can tell two calls apart. The job did not start."""
+    """The arguments have no canonical bytes, so no checksum can tell two calls apart; or recover= cannot keep them.
+
+    The job did not start, and nothing was stored.
+    """
 
     code = "argument"
     exit_code = 2
@@ -205,6 +209,14 @@ class StepError(IdemregError):
     code = "step"
     exit_code = 2
     hint = "A step begins and ends inside of its claim, once, and outside of claim.transaction()."
+
+
+class RecoveryError(IdemregError):
+    """The task of a dead owner cannot be rerun here from what is kept of it. It is as it was; a caller may run it."""
+
+    code = "recovery"
+    exit_code = 1
+    hint = "Call it with its arguments, or settle it; `idemreg show TASK_ID` tells what it belongs to."
 
 
 # --- upkeep -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from idemreg import store
 from idemreg.leasing import LeaseLost
@@ -24,12 +24,14 @@ from idemreg.model import Status
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Mapping
 
     from idemreg.model import Task, Wanted
     from idemreg.sqlite.upkeep import Checkpoint
     from idemreg.store import Answer, End, Granted
 
 __all__ = [
+    "EVENTS",
     "Checkpointed",
     "Claimed",
     "ClockConfirmed",
@@ -45,6 +47,7 @@ __all__ = [
     "TakenOver",
     "Teller",
     "Unknown",
+    "event_fields",
     "log_events",
 ]
 
@@ -159,6 +162,30 @@ Event: TypeAlias = (
     | ClockConfirmed
 )
 OnEvent: TypeAlias = Callable[[Event], object]
+
+# By the names under which the command line speaks of them.
+EVENTS: Final[Mapping[str, type[Event]]] = {
+    "claimed": Claimed,
+    "taken-over": TakenOver,
+    "replayed": Replayed,
+    "mismatched": Mismatched,
+    "succeeded": Succeeded,
+    "failed": Failed,
+    "unknown": Unknown,
+    "released": Released,
+    "lease-lost": LeaseLost,
+    "checkpointed": Checkpointed,
+    "clock-suspended": ClockSuspended,
+    "clock-confirmed": ClockConfirmed,
+}
+_NAMES: Final = {kind: name for name, kind in EVENTS.items()}
+
+
+def event_fields(event: Event) -> dict[str, Any]:
+    """The event as fields for JSON: its name as ``event``, and what it tells."""
+    told = event.checkpoint._asdict() if isinstance(event, Checkpointed) else event._asdict()
+    return {"event": _NAMES[type(event)]} | told
+
 
 _QUIET = (Claimed, Replayed, Succeeded, Released, Checkpointed, ClockConfirmed)
 

@@ -59,6 +59,8 @@ POINTS = (
     "place.synced",
     "transaction.open",
     "transaction.finished",
+    "sweep.in-transaction",
+    "sweep.committed",
     "renew.in-transaction",
     "renew.committed",
     "command.spawned",

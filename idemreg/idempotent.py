@@ -21,9 +21,12 @@ from typing import (
 
 from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
+from idemreg.errors import ArgumentError, RecoveryError
+from idemreg.model import NO_CHECKSUM
 from idemreg.overtime import within_time
+from idemreg.recovery import Kept
 from idemreg.request import add_task, wanted
-from idemreg.tagged import canonical
+from idemreg.tagged import canonical, decode_arguments, encode_arguments
 from idemreg.template import Template, check_task_id
 from idemreg.walk import adrive
 
@@ -40,9 +43,13 @@ __all__ = [
     "Checksum",
     "Decorator",
     "IdempotentFunction",
+    "Recipe",
+    "Recoverable",
     "TaskIdSource",
     "claim_template",
     "idempotent",
+    "note_recoverable",
+    "recipe_of",
 ]
 
 P = ParamSpec("P")
@@ -144,31 +151,65 @@ class Recipe(NamedTuple):
     task_id: Callable[[tuple[Any, ...], dict[str, Any], dict[str, object]], str]
     checksum: Checksum | None
     options: Options
+    recover: bool = False
 
     def wanted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
         """The claim that a call with these arguments asks for. Raises before anything is stored."""
         bound = self.binder.bind(*args, **kwargs)
-        task_id = self.task_id(args, kwargs, bound)
+        request = self._wanted(self.task_id(args, kwargs, bound), bound, args, kwargs)
+        if not self.recover:
+            return request
+        return request._replace(kept=Kept(is_command=False, arguments=encode_arguments(self.binder.to_keep(bound))))
+
+    def _wanted(self, task_id: str, bound: dict[str, object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
         if self.checksum is not None:
             return wanted(task_id, self.name, canonical(self.checksum(*args, **kwargs)), self.options)
         return wanted(task_id, self.name, self.binder.canonical(bound), self.options)
 
+    def again(self, task: Task, kept: Kept) -> tuple[Wanted, tuple[Any, ...], dict[str, Any]]:
+        """The claim and the arguments of a rerun. `RecoveryError` where the function makes another task of them now.
 
-def idempotent(
-    function: Callable[P, R],
+        The task_id is the stored one: what makes one may look at more than the arguments, at the date say.
+        """
+        try:
+            args, kwargs = self.binder.call_of(decode_arguments(kept.arguments))
+            request = self._wanted(task.task_id, self.binder.bind(*args, **kwargs), args, kwargs)
+        except (TypeError, ArgumentError) as error:
+            msg = f"{self.name} cannot be called with what is kept of its arguments: {error}"
+            raise RecoveryError(msg, task_id=task.task_id) from error
+        if task.checksum not in (request.checksum, NO_CHECKSUM):
+            msg = f"{self.name} has changed: what is kept of its arguments has another checksum now"
+            raise RecoveryError(msg, task_id=task.task_id)
+        return request._replace(kept=kept), args, kwargs
+
+
+class Recoverable(NamedTuple):
+    """A function whose tasks can be run again without a caller."""
+
+    recipe: Recipe
+    function: Callable[..., Any]
+
+
+def recipe_of(
+    function: Callable[..., Any],
     source: TaskIdSource,
-    terms: Terms,
+    options: Options,
     *,
     name: str | None,
     exclude: Iterable[str],
     checksum: Checksum | None,
-) -> Any:  # noqa: ANN401 - what `Decorator` says
-    """Make the function a job. Everything that can be wrong with it is refused here, not at the first call.
-
-    Of a coroutine function the ``terms`` are those of an asynchronous caller.
-    """
+    recover: bool,
+) -> Recipe:
+    """How calls of the function become claims. Everything that can be wrong with it is refused here, not at a call."""
     binder = Binder(function, exclude)
-    recipe = Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, terms.options)
+    if recover:
+        binder.check_keepable()
+    return Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, options, recover)
+
+
+def idempotent(function: Callable[P, R], recipe: Recipe, terms: Terms) -> Any:  # noqa: ANN401 - what `Decorator` says
+    """Make the function a job. Of a coroutine function the ``terms`` are those of an asynchronous caller."""
+    binder = recipe.binder
 
     def task_id(*args: P.args, **kwargs: P.kwargs) -> str:
         return check_task_id(recipe.task_id(args, kwargs, binder.bind(*args, **kwargs)))
@@ -281,3 +322,14 @@ def claim_template(templates: dict[str, str], source: object, function: Callable
     if other != job:
         msg = f"the template {source!r} is {other}'s already; {job} would replay its results: give it its own prefix"
         raise ValueError(msg)
+
+
+def note_recoverable(known: dict[str, Recoverable], recipe: Recipe, function: Callable[..., Any]) -> None:
+    """Note whose tasks can be run again, by the job's name; ValueError where it is another function's."""
+    other = known.get(recipe.name, Recoverable(recipe, function)).function
+    if (other.__module__, other.__qualname__) != (function.__module__, function.__qualname__):
+        msg = (
+            f"the name {recipe.name!r} is {other.__qualname__}'s already, so no rerun could tell them apart: give name="
+        )
+        raise ValueError(msg)
+    known[recipe.name] = Recoverable(recipe, function)

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from idemreg.async_claim import AsyncClaim
+from idemreg.beside import BesideStore
 from idemreg.claim import BaseClaim, Claim
 from idemreg.ends import crash_end, lost_error, told
 from idemreg.errors import ClaimLostError, TaskTimeoutError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from idemreg.claim import Terms
     from idemreg.leasing import Leasing
     from idemreg.model import Limits, Wanted
-    from idemreg.store import Answer, End, Granted, Lost, Recorded, Store, Transaction, Unsure
+    from idemreg.store import Answer, End, Granted, Store, Transaction
 
 __all__ = ["AsyncLimitedClaim", "LimitedClaim", "limited"]
 
@@ -38,26 +39,16 @@ def limited(terms: Terms) -> Terms:
     return terms._replace(store=store, claim=kind)
 
 
-class _LimitedStore:
+class _LimitedStore(BesideStore):
     """The store, as such claims use it."""
 
     def __init__(self, store: Store, limits: Limits) -> None:
-        self._store = store
+        super().__init__(store)
         self._limits = limits
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any method of the store
-        return getattr(self._store, name)
-
-    def begin(self, _wanted: Wanted) -> None:
-        """Nothing is answered in few steps: it takes a look."""
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own, with the limits."""
         return self._store.claim([one._replace(limits=self._limits) for one in wanted])
-
-    def finish_one(self, end: End) -> Recorded | Lost | Unsure:
-        """As the store's `finish`, which removes the limits."""
-        return self._store.finish([end])[0]
 
 
 class _Limited(BaseClaim):

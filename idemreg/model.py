@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from idemreg.recovery import Kept
+
 __all__ = [
     "FINAL",
     "MAX_ATTEMPTS_LIMIT",
@@ -41,7 +43,7 @@ __all__ = [
 
 R = TypeVar("R")
 
-# The stored policy keeps max_attempts in the bits above the fourth; a million tries of one task is a bound, not a plan.
+# The stored policy keeps max_attempts in the bits above the fifth; a million tries of one task is a bound, not a plan.
 MAX_ATTEMPTS_LIMIT = 1_000_000
 
 
@@ -160,23 +162,25 @@ class Deadlines(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """What the claim asked for, stored with it as one integer. ``is_limited``: its limits have a row of their own."""
+    """What the claim asked for, stored with it as one integer. The last two: limits, arguments have a row beside it."""
 
     on_crash: OnCrash = OnCrash.HOLD
     on_failure: OnFailure = OnFailure.RETRY
     max_attempts: int = 10
     is_limited: bool = False
+    keeps_arguments: bool = False
 
     @functools.cache  # noqa: B019 - a process has few policies
     def pack(self) -> int:
         """As one integer; the layout is told in schema.sql."""
-        return self.max_attempts << 4 | self.is_limited << 3 | self.on_failure << 2 | self.on_crash
+        besides = self.keeps_arguments << 4 | self.is_limited << 3
+        return self.max_attempts << 5 | besides | self.on_failure << 2 | self.on_crash
 
 
 @functools.cache
 def unpack_policy(packed: int) -> Policy:
     """The policy of a stored integer; a file holds few different ones. ValueError where no policy packs so."""
-    return Policy(OnCrash(packed & 3), OnFailure(packed >> 2 & 1), packed >> 4, bool(packed & 8))
+    return Policy(OnCrash(packed & 3), OnFailure(packed >> 2 & 1), packed >> 5, bool(packed & 8), bool(packed & 16))
 
 
 class Version(NamedTuple):
@@ -267,8 +271,8 @@ class Origin(NamedTuple):
 class Wanted(NamedTuple):
     """A request to claim: the identity of the work, and what the caller asks for.
 
-    ``durable``: what is answered outlives a power cut. So does the claim, unless the policy that is stored with it is
-    rerun: a lost claim is only run again then, which is what was asked for. So it is one sync a job, at its finish.
+    ``durable``: what is answered outlives a power cut. So does the claim, unless the policy stored with it is rerun and
+    no arguments are kept: a lost claim is only run again then, as was asked for. So it is one sync a job, at its end.
     """
 
     task_id: str
@@ -280,6 +284,7 @@ class Wanted(NamedTuple):
     durable: bool = True
     owner: int | None = None  # of a command; None = this process
     limits: Limits | None = None  # of one that only `Store.claim` grants, and `Store.finish` ends
+    kept: Kept | None = None  # likewise
 
 
 class Decision(enum.Enum):

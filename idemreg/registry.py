@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from idemreg.clockcheck.verdict import Permit
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
-    from idemreg.idempotent import Checksum, Decorator, TaskIdSource
+    from idemreg.idempotent import Checksum, Decorator, Recoverable, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.model import Outcome, Task
     from idemreg.offload import Offload
     from idemreg.options import CallOptions, Durability, Options
     from idemreg.planning import Coalesce, Overlap
     from idemreg.scheduled import Scheduled, SlotRun
+    from idemreg.sweeping import Swept
 
 __all__ = ["Registry"]
 
@@ -82,6 +83,7 @@ class Registry(Operations):
             page_checksums=page_checksums,
         )
         self._scheduled: dict[str, Scheduled] = {}  # by the schedule's name
+        self._recoverable: dict[str, Recoverable] = {}  # by the job's name
         self._templates: dict[str, str] = {}  # each literal one, and whose it is
         self._teller = None if on_event is None else self._tell(on_event)
         self._offload: Offload | None = None
@@ -96,13 +98,16 @@ class Registry(Operations):
         name: str | None = None,
         exclude: Iterable[str] = ("self", "cls"),
         checksum: Checksum | None = None,
+        recover: bool = False,
         **options: Unpack[CallOptions],
     ) -> Decorator:
         """Decorate a function: it runs once for each task, and later calls return what it returned then.
 
         ``task_id``: a template over the arguments (``"coupon:{user_id}:{day}"``), or a callable that is called with
         them. ``name``: of the job, stored in its rows (the function's qualified name). ``exclude``: parameters that
-        do not count for the checksum. ``checksum``: a callable that gives what counts instead. The other options:
+        do not count for the checksum. ``checksum``: a callable that gives what counts instead. ``recover``: keep the
+        arguments in the file until the task is final, so that `sweep` can run it again once its owner is dead.
+        Plain data of at most 1 MiB (`ArgumentError`), what is excluded has a default. The other options:
 
         ``on_duplicate``: "return" what is stored, or "raise" `TaskDoneError`. ``wait``: seconds to wait for a running
         twin. ``on_failure``: "retry" at the next call, up to ``max_attempts`` claims, or "hold" for an operator.
@@ -115,21 +120,20 @@ class Registry(Operations):
         """
         import inspect  # noqa: PLC0415 - 5 ms that a command such as `idemreg show` need not pay
 
-        from idemreg.idempotent import claim_template, idempotent  # noqa: PLC0415
+        from idemreg.beside import beside  # noqa: PLC0415 - as above
+        from idemreg.idempotent import claim_template, idempotent, note_recoverable, recipe_of  # noqa: PLC0415
 
         checked = self.checked(options)
 
         def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
-            is_async = inspect.iscoroutinefunction(function)
-            job = idempotent(
-                function,
-                task_id,
-                self.async_terms(checked) if is_async else self.terms(checked),
-                name=name,
-                exclude=exclude,
-                checksum=checksum,
+            recipe = recipe_of(
+                function, task_id, checked, name=name, exclude=exclude, checksum=checksum, recover=recover
             )
+            terms = self.async_terms(checked) if inspect.iscoroutinefunction(function) else self.terms(checked)
+            job = idempotent(function, recipe, beside(terms) if recover else terms)
             claim_template(self._templates, task_id, function)  # last: a function that was refused keeps none
+            if recover:
+                note_recoverable(self._recoverable, recipe, function)
             return job
 
         return cast("Decorator", decorate)
@@ -251,6 +255,25 @@ class Registry(Operations):
     def schedules(self) -> dict[str, Scheduled]:
         """The functions on a schedule, by its name; for what is built on a registry."""
         return self._scheduled
+
+    # --- recovery -----------------------------------------------------------------------------------------------
+
+    def sweep(self) -> list[Swept]:
+        """Rerun or settle every task whose owner is dead, at once, and say what became of each.
+
+        Those of functions of this registry that were decorated with ``recover=True`` are run again with the arguments
+        of then, one after the other, under their ``on_crash``; of several sweeps at once one gets each. All others
+        become unknown, but for those that their next call runs again by itself. An error of a job is in its `Swept`,
+        not raised. Killed at any instruction it leaves what the next sweep finds. See `idemreg.sweeping`.
+        """
+        from idemreg.rerunning import sweep  # noqa: PLC0415 - few programs need it
+
+        return sweep(self)
+
+    @property
+    def recoverable(self) -> dict[str, Recoverable]:
+        """The functions that can be rerun without a caller, by their jobs' names; for what is built on a registry."""
+        return self._recoverable
 
     # --- close --------------------------------------------------------------------------------------------------
 

@@ -8,48 +8,58 @@ it looks, for slots that failed, or wait behind others.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import IdemregError, ScheduleError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from idemreg.cron import Cron
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
 
-__all__ = ["LOOK_S", "NAP_S", "Scheduler", "keep"]
+__all__ = ["LOOK_S", "NAP_S", "Loops", "Scheduler", "keep"]
 
 NAP_S: Final = 5.0
 LOOK_S: Final = 60
+WAKE_S: Final = 0.5
 
 
-class Scheduler:
-    """Runs what comes due on a registry until it is told to stop. ``tell``: of each slot, and of each error."""
+class Loops:
+    """Loops in threads of their own, until they are told to stop.
 
-    def __init__(self, registry: Registry, tell: Callable[[SlotRun | IdemregError], None]) -> None:
-        self._registry = registry
-        self._tell = tell
+    Each is given a ``pause``: it lets seconds pass, and says whether to stop.
+    """
+
+    def __init__(self, loops: Mapping[str, Callable[[Callable[[float], bool]], None]]) -> None:
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._keep, args=(name,), name=f"idemreg {name}") for name in registry.schedules
+            threading.Thread(target=loop, args=(self._stop.wait,), name=f"idemreg {name}")
+            for name, loop in loops.items()
         ]
 
     def run(self) -> None:
-        """Return once it was stopped, and the jobs that ran have ended."""
+        """Return once they were stopped, and the jobs that ran have ended."""
         for thread in self._threads:
             thread.start()
         for thread in self._threads:
-            thread.join()
+            # Not for ever: the kernel may hand a signal to another thread, and its handler runs once this one wakes.
+            while thread.is_alive():
+                thread.join(WAKE_S)
 
     def stop(self) -> None:
-        """Once what is due now has run, look no more. Safe in a handler of a signal."""
+        """Once what is due now has run, look no more. Safe in a handler of a signal, while `run` waits."""
         self._stop.set()
 
-    def _keep(self, name: str) -> None:
-        keep(self._registry, name, self._tell, self._stop.wait)
+
+class Scheduler(Loops):
+    """Runs what comes due on a registry until it is told to stop. ``tell``: of each slot, and of each error."""
+
+    def __init__(self, registry: Registry, tell: Callable[[SlotRun | IdemregError], None]) -> None:
+        super().__init__({name: functools.partial(keep, registry, name, tell) for name in registry.schedules})
 
 
 def keep(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from idemreg.child import Descriptors, pump, replay_output, spawn
 from idemreg.codec import load_result, store_result
-from idemreg.command import (
+from idemreg.command_parts import (
     DATABASE_VARIABLE,
     TASK_ID_VARIABLE,
     TOKEN_VARIABLE,

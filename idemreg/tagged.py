@@ -38,19 +38,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "MAX_ARGUMENTS_BYTES",
     "MAX_CANONICAL_BYTES",
     "MAX_RESULT_BYTES",
     "PLAIN_SCALARS",
     "canonical",
+    "decode_arguments",
     "decode_result",
     "digest",
     "downstream_key",
+    "encode_arguments",
     "encode_result",
     "is_plain_dataclass",
 ]
 
 MAX_CANONICAL_BYTES: Final = 64 * 1_024 * 1_024
 MAX_RESULT_BYTES: Final = 1_024 * 1_024
+MAX_ARGUMENTS_BYTES: Final = 1_024 * 1_024  # where they are kept for a rerun
 
 # Deeper than any payload of people. Reading takes up to four frames a level, and a caller deep inside a framework must
 # be able to read what one at the top stored.
@@ -249,18 +253,31 @@ def _base64(value: bytes | bytearray) -> str:
 
 def encode_result(value: object) -> str:
     """The stored text of a result; `ResultError` where it cannot be stored and come back, or is too large."""
+    return _stored(value, "the result", MAX_RESULT_BYTES, ResultError)
+
+
+def encode_arguments(value: object) -> str:
+    """The text of arguments that are kept for a rerun, as of results; `ArgumentError` where there is none."""
+    try:
+        return _stored(value, "what is kept of the arguments", MAX_ARGUMENTS_BYTES, ArgumentError)
+    except ArgumentError as error:
+        error.hint = "To be rerun it takes plain data. Give an excluded argument a default, or do without recover=."
+        raise
+
+
+def _stored(value: object, what: str, most_bytes: int, refusal: type[ResultError | ArgumentError]) -> str:
     try:
         text = _result_json(value if _is_plain(value) else _FOR_RESULTS.tag(value, 0))
         size = len(text) if text.isascii() else len(text.encode())
     except RefusedError as refused:
-        msg = f"the result cannot be stored: {refused.tell()}"
-        raise ResultError(msg) from None
+        msg = f"{what} cannot be stored: {refused.tell()}"
+        raise refusal(msg) from None
     except (ValueError, RecursionError) as error:
-        msg = f"the result cannot be stored: {error}"
-        raise ResultError(msg) from error
-    if size > MAX_RESULT_BYTES:
-        msg = f"the result has {size:,} bytes; at most {MAX_RESULT_BYTES:,} are stored"
-        raise ResultError(msg)
+        msg = f"{what} cannot be stored: {error}"
+        raise refusal(msg) from error
+    if size > most_bytes:
+        msg = f"{what} has {size:,} bytes; at most {most_bytes:,} are stored"
+        raise refusal(msg)
     return text
 
 
@@ -273,6 +290,16 @@ def decode_result(text: str) -> Any:  # noqa: ANN401 - whatever was stored
         # OSError: zoneinfo reads a file; RuntimeError: too deep, or a WindowsPath where there are none.
         msg = "the stored result cannot be read back"
         raise ResultError(msg, hint="The row is damaged, or was written with another codec.") from error
+
+
+def decode_arguments(text: str) -> Any:  # noqa: ANN401 - whatever was kept
+    """What `encode_arguments` took; `ArgumentError` where the text is none of its."""
+    try:
+        return decode_result(text)
+    except ResultError as error:
+        msg = "what is kept of the arguments cannot be read back"
+        hint = "It was written by another version, or names a time zone that is missing here."
+        raise ArgumentError(msg, hint=hint) from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

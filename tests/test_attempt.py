@@ -1466,6 +1466,7 @@ ERRORS: dict[str, tuple[int, bool]] = {
     "CommandNotFoundError": (127, False),
     "FinishNotRecordedError": (74, False),
     "PrefixError": (2, False),
+    "RecoveryError": (1, False),
     "ResultError": (1, False),
     "ScheduleError": (2, False),
     "StepError": (2, False),

@@ -98,6 +98,15 @@ class Later(type(registry.clock)):
 numbers = Registry(path, clock=Later()).serials("COUP")
 for _ in range(3): give()
 """
+SWEEP = """
+import os
+if not os.fork():
+    claim = Registry(path).claim("t", name="j")
+    os._exit(0)
+os.wait()
+faults.arm(point, faults.kill)
+registry.sweep()
+"""
 # Killed by the heartbeat in the middle of its job, at a renewal.
 LEASED = """
 from idemreg.testing import ManualClock, beat
@@ -394,6 +403,8 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],
     "transaction.finished": [(EFFECT, has_no_effect_yet)],
+    "sweep.in-transaction": [(SWEEP, is_unknown(0))],
+    "sweep.committed": [(SWEEP, is_unknown(0))],
     "renew.in-transaction": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "renew.committed": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "command.spawned": [(COMMAND, command_is_unknown)],

@@ -434,6 +434,20 @@ def _(scene: Scene) -> None:
     scene.tamper("delete from idempotent_log")
 
 
+@plants("arguments-orphaned")
+def _(scene: Scene) -> None:
+    def work(registry: Registry) -> None:
+        @registry.idempotent("t", name="job", recover=True)
+        def job() -> None:
+            raise LookupError
+
+        with contextlib.suppress(LookupError):
+            job()
+
+    scene.closed(work)
+    scene.tamper("delete from idempotent_log")
+
+
 @plants("owner")
 def _(scene: Scene) -> Script:
     scene.closed()

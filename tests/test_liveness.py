@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,6 @@ from idemreg import Clock, Liveness, Registry, TaskRunningError
 from idemreg.liveness import OwnerRecord, _namespace
 from tests.support.faulted import FaultedScript
 from tests.support.processes import Script
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # Claims "task", and loses its lock when it is told to.
 OWNER = """
@@ -54,7 +52,7 @@ def test_without_proc_the_number_alone_speaks(path: Path) -> None:
         other.expect("cannot tell True")
         owner.kill()
         other.go()
-        other.expect("2 True")
+        other.expect("2 False")  # nobody has the number, so nothing else is asked for
     with Registry(path) as registry:
         task = registry.get("task")
         assert task is not None
@@ -120,3 +118,36 @@ def test_this_process_is_recorded_by_its_program(path: Path) -> None:
     assert record.pid == os.getpid()
     assert record.started > 0
     assert "/" not in record.command
+
+
+NO_DESCRIPTOR = """
+import resource
+from idemreg import Clock, Registry, StoreError
+Registry(sys.argv[1] + "2").run("t", int)  # what is imported late is there
+sys.modules["idemreg.clock"]._boot_id.cache_clear()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+try:
+    Clock().boot_id()
+except OSError as error:
+    say(type(error).__name__, error.errno)
+try:
+    Registry(sys.argv[1]).run("t", int)
+except StoreError as error:
+    say(type(error).__name__)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+say(Clock().boot_id())
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+say(Clock().boot_id())
+"""
+
+
+def test_the_boot_is_no_other_for_want_of_a_descriptor(path: Path) -> None:
+    """Whoever took it for another would count those that live as dead; and it is read once in a process."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    with Script(NO_DESCRIPTOR, path) as script:
+        script.expect(f"OSError {errno.EMFILE}")
+        script.expect("StoreError")
+        script.expect(boot_id)
+        script.expect(boot_id)
+        assert script.end() == 0

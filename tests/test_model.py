@@ -224,12 +224,25 @@ def test_may_forget_agrees_with_the_table() -> None:
 # --- words ------------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, MAX_ATTEMPTS_LIMIT), st.booleans())
-def test_a_policy_survives_its_integer(on_crash: OnCrash, on_failure: OnFailure, most: int, is_limited: bool) -> None:  # noqa: FBT001
+@given(
+    st.sampled_from(OnCrash),
+    st.sampled_from(OnFailure),
+    st.integers(1, MAX_ATTEMPTS_LIMIT),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_policy_survives_its_integer(
+    on_crash: OnCrash,
+    on_failure: OnFailure,
+    most: int,
+    is_limited: bool,  # noqa: FBT001
+    keeps_arguments: bool,  # noqa: FBT001
+) -> None:
     """Packed and unpacked again every policy is the same, by the layout that schema.sql tells."""
-    policy = Policy(on_crash, on_failure, most, is_limited)
+    policy = Policy(on_crash, on_failure, most, is_limited, keeps_arguments)
     crash = {"rerun": 0, "verify": 1, "hold": 2}[on_crash.name.lower()]
-    assert policy.pack() == most * 16 + 8 * is_limited + (4 if on_failure is OnFailure.HOLD else 0) + crash
+    flags = 16 * keeps_arguments + 8 * is_limited + (4 if on_failure is OnFailure.HOLD else 0)
+    assert policy.pack() == most * 32 + flags + crash
     assert unpack_policy(policy.pack()) == policy
     assert type(unpack_policy(policy.pack()).on_crash) is OnCrash
 

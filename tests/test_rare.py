@@ -327,7 +327,7 @@ def test_a_claim_that_cannot_be_entered_is_put_back(registry: Registry, monkeypa
         patch.setattr(Claim, "hold", fail)
         with pytest.raises(MemoryError), claim:
             pytest.fail("the block was entered")
-    assert current.get() is None
+    assert current() is None
     task = registry.get("t")
     assert task is not None
     assert (task.status, task.attempt) == (Status.PENDING, 0)

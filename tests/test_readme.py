@@ -32,9 +32,22 @@ BIN = os.path.dirname(sys.executable)
 
 COMMANDS = (
     *("run", "each", "init", "show", "list", "stats", "resolve", "retry", "forget", "demo"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor", "serial", "step", "clock", "schedule", "audit"),
+    *(
+        "purge",
+        "backup",
+        "export",
+        "import",
+        "checkpoint",
+        "doctor",
+        "serial",
+        "step",
+        "clock",
+        "schedule",
+        "audit",
+        "watch",
+    ),
 )
-ARCHITECTURE_LINES = 230
+ARCHITECTURE_LINES = 240
 
 
 class Block(NamedTuple):
@@ -126,6 +139,7 @@ def test_every_python_block_has_a_test() -> None:
         "A webhook receiver",
         "A payment, and what to do about doubt",
         "A job that may hang",
+        "A job that nobody calls again",
         "Effects in the same file",
     }
     assert {block.heading for block in blocks(README) if block.language == "python"} == tested
@@ -291,6 +305,27 @@ def test_a_job_that_may_hang_has_a_lease(execute: Callable[..., dict[str, Any]])
     names["sync"]("a")
     token = names["sync"].task("a").token
     assert stored == [("a1", token), ("a2", token)]
+
+
+def test_a_job_that_nobody_calls_again_is_swept(
+    execute: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Interrupted in its middle it is rerun by a sweep, with its arguments and without what is excluded."""
+    loaded: list[Any] = []
+
+    def load(customer: int, since: str) -> int:
+        loaded.append((customer, since))
+        if len(loaded) == 1:
+            raise KeyboardInterrupt
+        return 1
+
+    names = execute("A job that nobody calls again", load=load)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(KeyboardInterrupt):
+        names["import_orders"](42, "2026-11-01", progress=print)
+    (swept,) = names["registry"].sweep()
+    assert (swept.task_id, swept.outcome.result) == ("import:42", 1)
+    assert loaded == [(42, "2026-11-01")] * 2
 
 
 def test_effects_in_the_same_file_happen_once(execute: Callable[..., dict[str, Any]]) -> None:

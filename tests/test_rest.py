@@ -502,6 +502,7 @@ def test_a_file_that_somebody_changed_is_looked_at_as_a_whole(path: Path) -> Non
         "idempotent_clock SET accepted_us = 1",
         "idempotent_schedule SET watermark_s = watermark_s + 1",
         "idempotent_lease SET until_stamp = until_stamp + 1",
+        "idempotent_argument SET is_command = 1",
         "idempotent_owner SET pid = pid + 1",
     ],
 )
@@ -525,8 +526,11 @@ registry.run_due()
 next(registry.serials("a"))
 claim = registry.claim("t", lease=3_600)
 claim.run_step("s", lambda: 1)
-say("done")
-wait()
+@registry.idempotent("u", recover=True)
+def job():
+    say("done")
+    wait()
+job()
 """
 
 

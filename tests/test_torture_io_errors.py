@@ -23,7 +23,17 @@ from tests.torture.io_errors import TRIAL
 
 # What does nothing with the file, or stands beneath the public calls: how it is said in the classes themselves.
 INSIDE = {
-    "Registry": {"checked", "store", "teller", "terms", "async_terms", "offload", "may_schedule", "schedules"},
+    "Registry": {
+        "checked",
+        "store",
+        "teller",
+        "terms",
+        "async_terms",
+        "offload",
+        "may_schedule",
+        "schedules",
+        "recoverable",
+    },
     "Claim": {
         *(
             "attempt",

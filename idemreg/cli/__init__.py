@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "export": ("idemreg.cli.exchange:export", "Write tasks as lines of JSON."),
     "import": ("idemreg.cli.exchange:import_", "Insert the tasks of an export that are not here yet."),
     "schedule": ("idemreg.cli.schedule:schedule", "Run the slots of a module's schedules as they come due."),
+    "watch": ("idemreg.cli.watch:watch", "Rerun or settle the tasks of dead owners, at once."),
     "audit": ("idemreg.cli.audit:audit", "Reckon a schedule anew, and compare it with what ran."),
     "checkpoint": ("idemreg.cli.checkpoint:checkpoint", "Move the -wal into the database."),
     "doctor": ("idemreg.cli.doctor:doctor", "Examine the file and all around it; change nothing."),

@@ -56,7 +56,7 @@ _OS_HINTS: Final = {
 # The commands that hints name. Each is made to look into the file that this call looked into.
 _NAMED: Final = (
     *("show", "list", "stats", "resolve", "retry", "forget", "init"),
-    *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock", "schedule", "audit"),
+    *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock", "schedule", "audit", "watch"),
 )
 
 

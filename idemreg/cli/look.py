@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from idemreg.model import Task
     from idemreg.operations import Operations
+    from idemreg.recovery import Recovery
 
 __all__ = ["STATS_FIELDS", "list_tasks", "show", "stats"]
 
@@ -54,18 +55,20 @@ def show(task_id: str) -> None:
     """Tell everything about one task.
 
     Whether it has run, who runs it and whether that owner lives, its last error, what it returned, which of its steps
-    are done, and what to do next.
+    are done, how much of its arguments is kept, and what to do next.
     Text of the task is shown with its control characters spelled out. A TASK_ID that begins with a dash goes behind
     `--`.
     """
     with settings().existing() as registry:
         task = _get(registry, task_id)
         owner, steps = registry.owner(task), registry.steps(task_id)
+        kept = cast("Recovery", registry.store).kept_of(task_id)
         if settings().json:
-            write_json(rows.show_fields(task, owner, steps))
+            write_json(rows.show_fields(task, owner, steps, kept))
             return
         facts(rows.pairs(task, owner, registry.clock.wall_us()))
         facts(rows.step_pairs(steps, registry.clock.wall_us()))
+        facts(rows.kept_pairs(kept))
         if (step := rows.next_step(task, owner)) is not None:
             facts([("next", Cell(escape(concrete(step, task_id, settings()))))])
 

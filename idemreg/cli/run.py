@@ -94,6 +94,7 @@ def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
         "idemreg run --on-crash verify --verify 'test -f /backup/ok' backup -- backup.sh",
         "idemreg run --on-crash rerun --lease 60 --timeout 1h sync:shop -- rsync -a shop/ backup:",
         "idemreg run --unknown-on 75,111 --wait 30 order:42 -- charge --order 42",
+        "idemreg run --recover --on-crash rerun import:42 -- ./import 42",
         "idemreg run -- -odd-id -- true",
         "idemreg run --every '0 3 * * *' --tz Asia/Shanghai coupons -- ./coupons",
     ],
@@ -103,6 +104,11 @@ def behind_dashes(args: list[str]) -> tuple[list[str], list[str]]:
 @click.option("--name", type=LINE, default=None, help="The job's name. Default: the command's base name.")
 @click.option("--payload", metavar="TEXT", default=None, help="Counts for the checksum, beside the command's words.")
 @policy_options
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Keep the command's words, folder and options until the task is final, for `idemreg watch` to rerun it.",
+)
 @every_options
 @common_options(creates=True)
 @click.pass_context
@@ -124,6 +130,10 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since
     stdout is the command's.
 
+    --recover is for a job that nobody calls again: once its owner is dead, `idemreg watch` runs it, under --on-crash.
+    Its words stand in the file until the task is final, passwords among them; its environment and its standard input do
+    not, so a rerun has the environment of `watch`, and no input.
+
     With --every TASK_ID is the name of a schedule, and this call runs its slots that are due: put it into a line of
     the crontab that runs each minute. The first call begins the schedule, and runs nothing. The command finds its slot
     in IDEMREG_SLOT. Its words do not count for the checksum, so that they may be changed.
@@ -136,6 +146,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     argv = list(ctx.args)
     options["payload"] = _payload(options["payload"])
     table = table_of(ctx, task_id, options)
+    if table is not None and options["recover"]:
+        msg = "--recover is not for --every, whose next call runs a slot again by itself"
+        raise HintedUsageError(msg, "idemreg run --every '0 3 * * *' --on-crash rerun NAME -- COMMAND [ARGS]...", ctx)
     registry, is_new = settings().creating()
     with registry:
         if is_new:

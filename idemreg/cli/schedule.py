@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -14,6 +12,7 @@ from idemreg.cli.context import Command, HintedUsageError, common_options, setti
 from idemreg.cli.failures import report_error
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
+from idemreg.cli.target import registry_at
 from idemreg.cli.text import escape
 from idemreg.errors import IdemregError
 
@@ -145,7 +144,10 @@ def _utc(at_s: int) -> str:
 
 
 def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *, once: bool) -> int:
-    registry = _registry(ctx, target)
+    registry = registry_at(ctx, target, FORM)
+    if not registry.schedules:
+        msg = f"no function of {target} is on a schedule"
+        raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
     teller = _Teller(out)
     with registry:
         if slot is not None:
@@ -217,29 +219,3 @@ class _Teller:
         else:
             self._out.write(f"{escape(told.task_id)}: {escape(f'{type(error).__name__}: {error}')}\n")
         self._out.flush()
-
-
-def _registry(ctx: click.Context, target: str) -> Registry:
-    """The registry of ``module:name``, looked for as Python does, from the folder of now; an `AsyncRegistry`'s own."""
-    from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
-
-    module, _, path = target.partition(":")
-    if not (module and path) or module.startswith("."):
-        msg = f"{target!r} is not of the form module:registry"
-        raise HintedUsageError(msg, FORM, ctx)
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for word in path.split("."):
-            found = getattr(found, word)
-    except (Exception, SystemExit) as error:
-        msg = f"{target!r} cannot be imported: {type(error).__name__}: {error}"
-        raise HintedUsageError(msg, f"python -c 'import {module}'", ctx) from error
-    registry = getattr(found, "registry", found)
-    if not isinstance(registry, Registry):
-        msg = f"{target!r} is no registry"
-        raise HintedUsageError(msg, FORM, ctx)
-    if not registry.schedules:
-        msg = f"no function of {target} is on a schedule"
-        raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
-    return registry

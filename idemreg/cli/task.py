@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from idemreg.model import OwnerInfo, Task
     from idemreg.output import StoredOutput
     from idemreg.progress import Step
+    from idemreg.recovery import Kept
 
 __all__ = [
     "COLOURS",
     "FIELDS",
     "SHOW_FIELDS",
     "SUMMARIES",
+    "kept_pairs",
     "meaning",
     "next_step",
     "pairs",
@@ -61,10 +63,12 @@ FIELDS: Final = {
     "evidence": "what the verdict rests on, or null",
     "is_final": "whether it can never run again (unless it is forgotten)",
     "is_dead_letter": "failed with its attempts used up",
+    "keeps_arguments": "whether its arguments stand in the file until it is final, for a rerun by `watch`",
 }
 
 SHOW_FIELDS: Final = FIELDS | {
-    "steps": "pieces of the job that are done: name, number, token, saved_at and result of each"
+    "steps": "pieces of the job that are done: name, number, token, saved_at and result of each",
+    "kept_bytes": "how long the kept arguments are, as tagged JSON; null where there are none",
 }
 
 COLOURS: Final = {
@@ -127,14 +131,16 @@ def task_fields(task: Task, owner: OwnerInfo | None) -> dict[str, Any]:
         "verdict": None if task.verdict is None else task.verdict.word,
         "is_final": task.is_final,
         "is_dead_letter": task.is_dead_letter,
+        "keeps_arguments": task.policy.keeps_arguments and not task.is_final,
     }
     return {name: own[name] for name in FIELDS}
 
 
-def show_fields(task: Task, owner: OwnerInfo | None, steps: Sequence[Step]) -> dict[str, Any]:
-    """The row and its steps as JSON fields: `SHOW_FIELDS`."""
+def show_fields(task: Task, owner: OwnerInfo | None, steps: Sequence[Step], kept: Kept | None) -> dict[str, Any]:
+    """The row, its steps and what is kept of its arguments as JSON fields: `SHOW_FIELDS`."""
     done = [step._asdict() | {"result": _result_json(step.result)} for step in steps]
-    return task_fields(task, owner) | {"steps": done}
+    kept_bytes = None if kept is None else len(kept.arguments.encode())
+    return task_fields(task, owner) | {"steps": done, "kept_bytes": kept_bytes}
 
 
 def _result_json(stored: str | None) -> Any:  # noqa: ANN401 - any JSON
@@ -191,6 +197,16 @@ def step_pairs(steps: Sequence[Step], now_us: int) -> Iterator[tuple[str, list[s
     ]
     if lines:
         yield "steps", lines
+
+
+def kept_pairs(kept: Kept | None) -> Iterator[tuple[str, Cell]]:
+    """How much of its arguments is kept, never what: there may be secrets in them."""
+    if kept is not None:
+        what = "the command's words" if kept.is_command else "its arguments"
+        yield (
+            "kept",
+            Cell(f"{what}, {len(kept.arguments.encode()):,} bytes, until it is final: `idemreg watch` reruns it"),
+        )
 
 
 def _limits(owner: OwnerInfo) -> str | None:

@@ -64,6 +64,7 @@ CHECKS: Final = (
     Check(inside.seals, _registry),
     Check(inside.large_values, _registry),
     Check(inside.steps, _registry),
+    Check(inside.kept_arguments, _registry),
     Check(work.owners, _registry),
     Check(work.tasks, _registry),
     Check(work.running, _registry),

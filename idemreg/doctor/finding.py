@@ -101,13 +101,17 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
         ERROR,
         "A task of that name would skip them; some program removed its row by hand. Restore a backup.",
     ),
+    "arguments-orphaned": (
+        WARNING,
+        "Their task is over, and secrets may be in them; some program changed its row by hand. Restore a backup.",
+    ),
     # --- owners and tasks
     "owner": (INFO, ""),
     "owner-dead": (INFO, "Its record goes when the next owner is recorded."),
     "owner-cannot-tell": (WARNING, "Look at the process; its tasks stay as they are as long as nobody can tell."),
     "byte-unrecorded": (INFO, "An owner that is about to record itself, or whose record was taken away."),
     "tasks": (INFO, ""),
-    "running-dead": (WARNING, "The next call of each decides by its policy; idemreg list --status running shows them."),
+    "running-dead": (WARNING, "The next call of each decides by its policy, and so does: idemreg watch --once"),
     "running-cannot-tell": (WARNING, "Look at their owners: idemreg show TASK_ID"),
     "unknown": (WARNING, "Find out whether each happened, then: idemreg resolve TASK_ID happened (or did-not-happen)"),
     "dead-letter": (WARNING, "idemreg show TASK_ID tells the error; idemreg retry TASK_ID allows one more attempt."),

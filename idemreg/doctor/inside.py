@@ -185,3 +185,10 @@ def steps(case: Case) -> Iterator[Finding]:
     assert case.look is not None  # noqa: S101
     if orphaned := case.look.steps_orphaned(TASKS_LIMIT):
         yield finding("steps-orphaned", f"Steps are stored of {names(orphaned)}, without a row of the task.")
+
+
+def kept_arguments(case: Case) -> Iterator[Finding]:
+    """Kept arguments: each of a task that is there, and not final."""
+    assert case.look is not None  # noqa: S101
+    if orphaned := case.look.arguments_orphaned(TASKS_LIMIT):
+        yield finding("arguments-orphaned", f"Arguments are kept of {names(orphaned)} without a use for them.")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
-from idemreg.sqlite import leases, records, tasks
+from idemreg.recovery import as_stored
+from idemreg.sqlite import arguments, leases, records, tasks
 from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Claiming", "changed_under_lock", "has_final", "look", "must_sync", "will_sync"]
 
 BY_FINDER = "a later claim"
+BY_SWEEP = "sweep"
 
 
 class Claiming(NamedTuple):
@@ -39,9 +41,13 @@ class Claiming(NamedTuple):
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
         if wanted.limits is not None and not wanted.policy.is_limited:
             wanted = wanted._replace(policy=wanted.policy._replace(is_limited=True))
+        if wanted.kept is not None and not wanted.policy.keeps_arguments:
+            wanted = wanted._replace(policy=wanted.policy._replace(keeps_arguments=True))
         answer = self._claim(wanted, floor, stamp, note)
         if not isinstance(answer, Granted):
             return answer
+        if wanted.kept is not None:
+            arguments.keep(self.connection, wanted.task_id, wanted.kept)
         self.owners.record(self.connection, answer.owner)
         if self.batch is not None:
             answer = answer._replace(note=note)
@@ -65,7 +71,7 @@ class Claiming(NamedTuple):
         if decision is Decision.VERIFY and self.batch is not None:
             return Unknown(row)  # a hook is asked under a claim of its own
         if decision in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
-            return self._bury(row, decision, owner_info, stamp)
+            return self._bury(row, decision, owner_info, stamp, BY_FINDER)
         return self._claim_again(row, wanted, decision, floor, owner, stamp, note)
 
     def _owner(self, wanted: Wanted) -> int:
@@ -105,7 +111,22 @@ class Claiming(NamedTuple):
         if row.status is Status.RUNNING and row.owner is not None:
             records.leave_batch(self.connection, row.owner)
 
-    def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp) -> Answer:
+    def bury(self, seen: Task, stamp: tasks.Stamp) -> Unknown | Refused | None:
+        """What a claim under the stored policy alone, and without a hook, would make of a task of a dead owner.
+
+        None where it would run the task, or the row has changed since it was ``seen``.
+        """
+        row = tasks.read(self.connection, self.schema_version, seen.task_id)
+        if row is None or row.version != seen.version:
+            return None
+        decision, owner = _judge(self.connection, self.owners, row, as_stored(row))
+        if decision not in (Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED):
+            return None
+        return self._bury(row, decision, owner, stamp, BY_SWEEP)
+
+    def _bury(
+        self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp, by: str
+    ) -> Unknown | Refused:
         """The owner is proven dead, or its lease expired, and nobody may run the task by himself."""
         reason = "" if owner is None else owner.describe()
         is_expired = owner is not None and owner.liveness is Liveness.EXPIRED
@@ -113,7 +134,7 @@ class Claiming(NamedTuple):
         failed = decision is Decision.BECOMES_FAILED
         settlement = Settlement(
             Verdict.CANNOT_TELL,
-            BY_FINDER,
+            by,
             evidence=reason,
             error=f"{what}: attempt {row.attempt} ended without a finish ({reason})",
         )
@@ -167,7 +188,12 @@ def _policy(row: Task, wanted: Wanted) -> Policy:
 
 def will_sync(wanted: Sequence[Wanted]) -> bool:
     """Whether each that is granted must be on the disk before its job is entered, whatever is stored of it."""
-    return all(one.policy.on_crash is not OnCrash.RERUN for one in wanted)
+    return all(_syncs(one, one.policy) for one in wanted)
+
+
+def _syncs(wanted: Wanted, policy: Policy) -> bool:
+    """A lost claim under rerun is only run again, by a caller who comes again; kept arguments stand for none."""
+    return policy.on_crash is not OnCrash.RERUN or wanted.kept is not None
 
 
 def must_sync(database: Database, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> bool:
@@ -178,7 +204,7 @@ def must_sync(database: Database, wanted: Sequence[Wanted], answers: Sequence[An
     if database.sync is None:  # the commit itself syncs, by a setting that was chosen before any row was read
         return any(one.durable for one in wanted)
     granted = ((one, answer) for one, answer in zip(wanted, answers, strict=True) if isinstance(answer, Granted))
-    return any(one.durable and claim.policy.on_crash is not OnCrash.RERUN for one, claim in granted)
+    return any(one.durable and _syncs(one, claim.policy) for one, claim in granted)
 
 
 def has_final(wanted: Sequence[Wanted], answers: Sequence[Answer]) -> bool:

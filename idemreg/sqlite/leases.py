@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from idemreg.model import Limits, Task
     from idemreg.sqlite.connection import Connection
 
-__all__ = ["EPOCH_BITS", "LATEST_MS", "LeaseRow", "check_seals", "grant", "read", "remove", "renew"]
+__all__ = ["EPOCH_BITS", "LATEST_MS", "LeaseRow", "check_seals", "drop", "grant", "read", "remove", "renew"]
 
 EPOCH_BITS: Final = 40  # of a stamp, for the milliseconds; the boot epoch is above
 
@@ -81,6 +81,12 @@ def read(connection: Connection, task: Task) -> LeaseRow | None:
         (task.task_id, task.token),
     ).fetchone()
     return None if found is None else _checked(found)
+
+
+def drop(connection: Connection, row: Task) -> None:
+    """What follows the claim that the row tells of has limits of its own, or none."""
+    if row.policy.is_limited:
+        remove(connection, row.task_id)
 
 
 def remove(connection: Connection, task_id: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.sqlite import clocks, leases, pages, queries, records, serial_marks, slots, upkeep
+from idemreg.sqlite import arguments, clocks, leases, pages, queries, records, serial_marks, slots, upkeep
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
@@ -55,7 +55,7 @@ BROKEN: Final = {
     "its token or its attempt is negative": "token < 0 OR attempt < 0",
     "it ran and was never claimed": "status IN (1, 2, 3, 4) AND token = 0",
     "its token is of a boot that has not been": "token >> 40 > (SELECT floor >> 40 FROM idempotent_registry)",
-    "its policy is none": "policy & 3 = 3 OR policy >> 4 NOT BETWEEN 1 AND 1000000",
+    "its policy is none": "policy & 3 = 3 OR policy >> 5 NOT BETWEEN 1 AND 1000000",
     "its verdict is none": "verdict NOT BETWEEN 1 AND 6",
     "its large values are stored twice": "is_large AND (result IS NOT NULL OR error IS NOT NULL)",
     "it succeeded, and neither a result nor the reason of its loss is stored": (
@@ -70,10 +70,10 @@ _ATTENTION: Final = "status NOT IN (1, 3)"
 # Which tasks wait for a person: by what their row says.
 WAITING: Final = {
     "unknown": f"{_ATTENTION} AND status = 4",
-    "dead-letter": f"{_ATTENTION} AND status = 2 AND verdict IS NOT 4 AND attempt >= policy >> 4",
+    "dead-letter": f"{_ATTENTION} AND status = 2 AND verdict IS NOT 4 AND attempt >= policy >> 5",
     "failed-held": (
         f"{_ATTENTION} AND status = 2 AND (verdict IS NULL OR verdict NOT IN (2, 4)) AND policy >> 2 & 1 = 1"
-        " AND attempt < policy >> 4"
+        " AND attempt < policy >> 5"
     ),
 }
 
@@ -272,6 +272,14 @@ class Look:
             limit,
         )
 
+    def arguments_orphaned(self, limit: int) -> list[str]:
+        """Tasks whose arguments are kept though they are final, or gone. Reads all that are kept."""
+        return self._ids(
+            "FROM idempotent_argument"
+            " WHERE task_id NOT IN (SELECT task_id FROM idempotent_log WHERE status NOT IN (1, 5, 6))",
+            limit,
+        )
+
     def _ids(self, source: str, limit: int) -> list[str]:
         rows = self._rows(f"SELECT CAST(task_id AS BLOB) {source} LIMIT ?", (limit,))
         return [_text(task_id) for (task_id,) in rows]
@@ -285,6 +293,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     queries.check_steps,
     clocks.watch,
     leases.check_seals,
+    arguments.check_seals,
     lambda connection: slots.schedules(connection, upkeep.SCHEMA.version),
 )
 

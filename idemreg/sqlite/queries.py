@@ -143,8 +143,8 @@ def conditions(query: Query, at: Instant) -> Conditions:
         wanted.add(f"{AGE_MS} >= ?", *_age(at), query.older_ms)
     if query.newer_ms is not None:
         wanted.add(f"{AGE_MS} < ?", *_age(at), query.newer_ms)
-    if query.dead:  # as `Task.is_dead_letter` says; max_attempts stands above the fourth bit of the policy
-        wanted.add(f"status = {int(Status.FAILED)} AND verdict IS NOT {int(Verdict.RETRY)} AND attempt >= policy >> 4")
+    if query.dead:  # as `Task.is_dead_letter` says; max_attempts stands above the fifth bit of the policy
+        wanted.add(f"status = {int(Status.FAILED)} AND verdict IS NOT {int(Verdict.RETRY)} AND attempt >= policy >> 5")
     return wanted
 
 

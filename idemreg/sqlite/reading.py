@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
 from idemreg.model import Status
-from idemreg.sqlite import queries, records, tasks
+from idemreg.sqlite import arguments, queries, records, tasks
 from idemreg.sqlite.claiming import has_final, look
 from idemreg.store import Running
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from idemreg.model import Origin, OwnerInfo, Task, Wanted
     from idemreg.progress import Step
+    from idemreg.recovery import Kept
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
     from idemreg.store import Answer, Instant, Page, Query
@@ -96,6 +97,22 @@ class Reader:
     def tasks_with_steps(self, first: str, last: str) -> set[str]:
         """Which of the tasks between these two, both included, have steps."""
         return self._read(queries.tasks_with_steps, self._schema_version, first, last)
+
+    def kept(self, after: str | None, limit: int) -> list[tuple[Task, Kept]]:
+        """At most ``limit`` tasks whose arguments are kept, behind the task_id ``after``, in order."""
+        version = self._schema_version
+
+        def kept(connection: Connection) -> list[tuple[Task, Kept]]:
+            records.floor(connection, version)
+            found = arguments.page(connection, after, limit)
+            rows = [(tasks.read(connection, version, task_id), kept) for task_id, kept in found]
+            return [(row, kept) for row, kept in rows if row is not None]
+
+        return self._read(kept)
+
+    def kept_of(self, task_id: str) -> Kept | None:
+        """The kept arguments of the task; None where there are none."""
+        return self._read(arguments.read, task_id)
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""

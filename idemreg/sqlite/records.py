@@ -196,7 +196,8 @@ def forget_owner(connection: Connection, owner: int) -> None:
 # In each of these tables a row ends with its seal, over all before it but the id that the only row about the clock has.
 _CLOCK: Final = "idempotent_clock"
 _SEALED: Final = (
-    "idempotent_owner", "idempotent_serial", "idempotent_step", _CLOCK, "idempotent_schedule", "idempotent_lease"
+    "idempotent_owner", "idempotent_serial", "idempotent_step", _CLOCK, "idempotent_schedule", "idempotent_lease",
+    "idempotent_argument",
 )  # fmt: skip
 
 

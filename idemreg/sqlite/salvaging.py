@@ -247,8 +247,8 @@ class Salvage:
             self._take_broken(values[0])
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
-        elif len(values) == MARK_COLUMNS and isinstance(values[0], str):
-            self._take_mark(values)
+        elif len(values) == MARK_COLUMNS and isinstance(values[0], str) and isinstance(values[2], int):
+            self._take_mark(values)  # with a text there they are kept arguments, which nothing reruns elsewhere
         elif len(values) == STEP_COLUMNS and isinstance(values[0], str):
             self._take_step(values)
 
@@ -356,7 +356,8 @@ def _to_task(row: list[Any]) -> Task:
 
 def _settled(task: Task, *, is_sure: bool) -> Task:
     """The task as it is stored elsewhere: nobody there owns it, and only what is final or sure may be believed."""
-    task = task._replace(owner=None, boot_stamp=NO_BOOT)
+    policy = task.policy._replace(keeps_arguments=False)  # they are left behind
+    task = task._replace(owner=None, boot_stamp=NO_BOOT, policy=policy)
     if task.status in FINAL or (is_sure and task.status is not Status.RUNNING):
         return task
     evidence = f"it was {task.status.word} in a damaged file" + (

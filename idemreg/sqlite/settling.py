@@ -16,9 +16,9 @@ from idemreg.errors import (
     StorePathError,
     StoreVersionError,
 )
-from idemreg.model import Liveness, Status, may_forget, settled_status
-from idemreg.sqlite import leases, records, tasks
-from idemreg.sqlite.claiming import changed_under_lock
+from idemreg.model import FINAL, Liveness, Status, may_forget, settled_status
+from idemreg.sqlite import arguments, leases, records, tasks
+from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.renewing import renew
 from idemreg.store import End, Granted, Lost, Recorded
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opening import Opened, Opening
-    from idemreg.store import Settlement
+    from idemreg.store import Refused, Settlement, Unknown
 
 __all__ = ["Settler", "are_durable"]
 
@@ -110,6 +110,21 @@ class Settler(Keeper):
             if not isinstance(answer, Lost):
                 self._opening.let_go(answer.task_id, answer.token)
             return answer
+
+    def bury(self, seen: Sequence[Task]) -> list[Unknown | Refused | None]:
+        """Settle tasks whose owner is proven dead as a claim would, by one transaction; see `Recovery.bury`."""
+        with self._opening.using() as opened:
+
+            def bury(connection: Connection) -> list[Unknown | Refused | None]:
+                records.floor(connection, self._schema_version)
+                claiming, stamp = Claiming(connection, self._schema_version, opened.owners), opened.stamp()
+                answers = [claiming.bury(one, stamp) for one in seen]
+                faults.point("sweep.in-transaction")
+                return answers
+
+            answers = opened.database.write(bury, durable=True)
+            faults.point("sweep.committed")
+            return answers
 
     def renew(self, renewals: Sequence[Renewal], *, busy_s: float) -> list[Renewed | Lost]:
         """Renew leases, in order; see `Leasing.renew`."""
@@ -205,6 +220,9 @@ class Settler(Keeper):
             held = opened.owners.live.get((end.task_id, end.token))
             if held is None or held.policy.is_limited:
                 leases.remove(connection, end.task_id)
+            is_over = end.status in FINAL or end.was_absent
+            if is_over and (held is None or held.policy.keeps_arguments):
+                arguments.remove(connection, end.task_id)
             return Recorded(end.task_id)
         return Lost(tasks.read(connection, self._schema_version, end.task_id))
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import StoreCorruptError
-from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
-from idemreg.sqlite import leases, records
+from idemreg.model import FINAL, NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
+from idemreg.sqlite import arguments, leases, records
 from idemreg.sqlite.records import newer_schema, raise_floor
 from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, running_seal, state_seal, success_seal, task_holds
 from idemreg.store import Absent, Stored
@@ -242,14 +242,10 @@ def claim(
         ),
     )
     is_claimed = connection.changes() == 1
-    _drop_limits(connection, row)
+    leases.drop(connection, row)
+    if not policy.keeps_arguments:
+        arguments.drop(connection, row)
     return is_claimed
-
-
-def _drop_limits(connection: Connection, row: Task) -> None:
-    """What follows the claim that the row tells of has limits of its own, or none."""
-    if row.policy.is_limited:
-        leases.remove(connection, row.task_id)
 
 
 # --- finish and settle ------------------------------------------------------------------------------------------
@@ -357,7 +353,9 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     if connection.changes() != 1:
         return False
     _write_large(connection, row.task_id, result, error, is_large=is_far)
-    _drop_limits(connection, row)
+    leases.drop(connection, row)
+    if status in FINAL:
+        arguments.drop(connection, row)
     return True
 
 
@@ -392,6 +390,7 @@ def forget(connection: Connection, row: Task) -> bool:
         return False
     connection.execute("DELETE FROM idempotent_large WHERE task_id = ?", (row.task_id,))
     connection.execute("DELETE FROM idempotent_step WHERE task_id = ?", (row.task_id,))
-    _drop_limits(connection, row)
+    leases.drop(connection, row)
+    arguments.drop(connection, row)
     raise_floor(connection, row.token)
     return True

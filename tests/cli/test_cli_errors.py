@@ -32,6 +32,7 @@ EXIT_CODES = {
     "IdemregError": 1,
     "ImportLineError": 65,
     "PrefixError": 2,
+    "RecoveryError": 1,
     "ResultError": 1,
     "ScheduleError": 2,
     "StepError": 2,

@@ -242,7 +242,7 @@ def test_a_task_whose_result_is_lost() -> None:
 @pytest.mark.parametrize("stored", ["no JSON", "[" * 100_000])
 def test_a_result_that_is_none_is_shown_as_it_is(cli: Cli, stored: str) -> None:
     """What cannot be read as JSON is text."""
-    assert show_fields(task(result=stored), None, [])["result"] == stored
+    assert show_fields(task(result=stored), None, [], None)["result"] == stored
     assert _result_lines(stored)[0].startswith(stored[:5])
     assert cli.path.suffix == ".db"
 

@@ -571,8 +571,8 @@ _DISK: Final = (
             (
                 Patch(
                     SQLITE + "claiming.py",
-                    "return any(one.durable and claim.policy.on_crash",
-                    "return False and any(one.durable and claim.policy.on_crash",
+                    "return any(one.durable and _syncs(one, claim.policy",
+                    "return False and any(one.durable and _syncs(one, claim.policy",
                 ),
             ),
             "test_no_batch_is_given_whose_claims_may_not_be_on_the_disk",

@@ -37,8 +37,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             ),
             Patch(
                 "idemreg/sqlite/claiming.py",
-                "return any(one.durable and claim.policy.on_crash",
-                "return False and any(one.durable and claim.policy.on_crash",
+                "return any(one.durable and _syncs(one, claim.policy",
+                "return False and any(one.durable and _syncs(one, claim.policy",
             ),
         ),
     ),

@@ -228,7 +228,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 CLAIMING,
-                "    return any(one.durable and claim.policy.on_crash is not OnCrash.RERUN for",
+                "    return any(one.durable and _syncs(one, claim.policy) for",
                 "    return any(False for",
             ),
         ),

@@ -210,7 +210,7 @@ class Observer:
             return "" if begins else "wrong attempt"
         if old.status == FAILED:
             is_allowed = old.verdict in {DID_NOT_HAPPEN, RETRY} or not (old.policy >> 2 & 1 or new.policy >> 2 & 1)
-            is_left = old.verdict == RETRY or old.attempt < new.policy >> 4
+            is_left = old.verdict == RETRY or old.attempt < new.policy >> 5
             return "" if begins and is_allowed and is_left else "it may not be tried again"
         if old.status == RUNNING:
             return self._taken_over(process, task, old, new)
@@ -222,7 +222,7 @@ class Observer:
             return "its owner lives"
         if new.attempt == old.attempt + 1:
             is_rerun = old.on_crash == new.on_crash == RERUN
-            return "" if is_rerun and old.attempt < new.policy >> 4 else "only a rerun may be taken over"
+            return "" if is_rerun and old.attempt < new.policy >> 5 else "only a rerun may be taken over"
         if old.note is not None and self._looked_unentered(process, holder, task, old.token):
             return ""  # put back, and claimed again
         return self._asked(task, old, new)

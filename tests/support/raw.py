@@ -45,6 +45,8 @@ def reseal(connection: apsw.Connection) -> None:
         connection.execute("UPDATE idempotent_clock SET seal = ?", (values_seal(row[1:-1]),))
     for row in connection.execute("SELECT * FROM idempotent_lease").fetchall():
         connection.execute("UPDATE idempotent_lease SET seal = ? WHERE task_id = ?", (values_seal(row[:-1]), row[0]))
+    for row in connection.execute("SELECT * FROM idempotent_argument").fetchall():
+        connection.execute("UPDATE idempotent_argument SET seal = ? WHERE task_id = ?", (values_seal(row[:-1]), row[0]))
     for row in connection.execute("SELECT * FROM idempotent_serial").fetchall():
         connection.execute("UPDATE idempotent_serial SET seal = ? WHERE prefix = ?", (values_seal(row[:-1]), row[0]))
     for row in connection.execute("SELECT * FROM idempotent_step").fetchall():

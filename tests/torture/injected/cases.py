@@ -238,6 +238,14 @@ def scheduled(scene: Scene) -> None:
     scene.tells(slot, SUCCEEDED)
 
 
+@case("sweep", "Registry.sweep", filled=True, weight=2)
+def swept(scene: Scene) -> None:
+    scene.tries("dead", UNKNOWN)
+    for one in scene.registry.sweep():
+        scene.check((one.task_id, one.did) == ("dead", "settled"), "a sweep has touched what it should not")
+        scene.tells("dead", UNKNOWN)
+
+
 @case("clock", "Registry.check_clock", "Registry.confirm_clock", mixed=True)
 def clock_checked(scene: Scene) -> None:
     scene.check(scene.registry.check_clock().permit.scheduling, "a clock is in doubt that nobody has set")

@@ -1,0 +1,43 @@
+"""The registry that a word of the command line names: MODULE:REGISTRY."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from idemreg.cli.context import HintedUsageError
+
+if TYPE_CHECKING:
+    import click
+
+    from idemreg.registry import Registry
+
+__all__ = ["registry_at"]
+
+
+def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
+    """The registry of ``module:name``, looked for as Python does, from the folder of now; an `AsyncRegistry`'s own.
+
+    ``form``: how the command is typed.
+    """
+    from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
+
+    module, _, path = target.partition(":")
+    if not (module and path) or module.startswith("."):
+        msg = f"{target!r} is not of the form module:registry"
+        raise HintedUsageError(msg, form, ctx)
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for word in path.split("."):
+            found = getattr(found, word)
+    except (Exception, SystemExit) as error:
+        msg = f"{target!r} cannot be imported: {type(error).__name__}: {error}"
+        raise HintedUsageError(msg, f"python -c 'import {module}'", ctx) from error
+    registry = getattr(found, "registry", found)
+    if not isinstance(registry, Registry):
+        msg = f"{target!r} is no registry"
+        raise HintedUsageError(msg, form, ctx)
+    return registry

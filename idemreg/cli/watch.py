@@ -1,0 +1,261 @@
+"""`idemreg watch`: tasks of dead owners are rerun or settled, and events handed to a command. The loop is a sweep's."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+import click
+
+from idemreg.cli.context import KEY_VARIABLE, Command, HintedUsageError, common_options, settings
+from idemreg.cli.failures import hint_for, report_error
+from idemreg.cli.printing import stdout_apart
+from idemreg.cli.render import write_json
+from idemreg.cli.run import behind_dashes
+from idemreg.cli.target import registry_at
+from idemreg.cli.text import escape
+from idemreg.cli.values import DURATION
+from idemreg.errors import IdemregError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from idemreg.events import Teller
+    from idemreg.handing import Hand
+    from idemreg.operations import Operations
+    from idemreg.signals import Relay
+    from idemreg.sweeping import Swept
+
+__all__ = ["WATCH_FIELDS", "watch"]
+
+FORM: Final = "idemreg watch [MODULE:REGISTRY] [--on EVENT -- COMMAND [ARGS]...]"
+TROUBLE: Final = 1
+
+# Those that a sweep makes; their classes, which need an import, are those of `idemreg.events.EVENTS`.
+NAMES: Final = ("claimed", "taken-over", "replayed", "succeeded", "failed", "unknown", "released", "lease-lost")
+LEAST_INTERVAL_S: Final = 0.1
+
+WATCH_FIELDS: Final = {
+    "task_id": "a task whose owner is dead",
+    "name": "its job's name",
+    "did": "rerun, settled, or left as it was",
+    "status": "its status since then",
+    "error": "what its job raised, or why it is unknown, failed or left; or null",
+    "hint": "what to do next, or null",
+}
+
+
+class WatchCommand(Command):
+    """Splits the line at the first ``--``: options before it, the command for events, untouched, behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what is before ``--``; leave what is behind it in ``ctx.args``."""
+        head, command = behind_dashes(args)
+        extra = super().parse_args(ctx, head)
+        if not ctx.resilient_parsing and (extra or bool(command) != bool(ctx.params["events"])):
+            msg = "--on EVENT and a command behind -- go together" if not extra else "the command goes behind --"
+            raise HintedUsageError(msg, FORM, ctx)
+        ctx.args = command
+        return ctx.args
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """As it is typed."""
+        return ["[OPTIONS]", "[MODULE:REGISTRY]", "[-- COMMAND [ARGS]...]"]
+
+
+def _at_least(_ctx: click.Context, _param: click.Parameter, value: float) -> float:
+    if value < LEAST_INTERVAL_S:
+        msg = f"{LEAST_INTERVAL_S:g} seconds at least."
+        raise click.BadParameter(msg)
+    return value
+
+
+@click.command(
+    cls=WatchCommand,
+    context_settings={"allow_extra_args": True},
+    examples=[
+        "idemreg watch",
+        "idemreg watch --once shop.jobs:registry",
+        "idemreg watch --on unknown --on failed -- ./page-somebody",
+    ],
+    fields=WATCH_FIELDS,
+)
+@click.argument("target", metavar="[MODULE:REGISTRY]", required=False)
+@click.option("--once", is_flag=True, help="Sweep once, and end: for a timer, or a crontab.")
+@click.option(
+    "--interval", type=DURATION, default=5.0, callback=_at_least, help="How long to wait between sweeps. Default: 5."
+)
+@click.option(
+    "--on",
+    "events",
+    type=click.Choice(NAMES),
+    metavar="EVENT",
+    multiple=True,
+    help=f"Hand these to the command, repeat it: {', '.join(NAMES)}.",
+)
+@common_options()
+@click.pass_context
+def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], interval: float, *, once: bool) -> int:
+    """Rerun or settle the tasks of dead owners at once, over and over.
+
+    What asked for it is run again with its arguments, under its --on-crash, one task after the other: the commands of
+    `run --recover` in the file of --db; or with MODULE's REGISTRY, which has its own file, the functions that were
+    decorated with `recover=True`. All others become unknown, and are told; what its next call runs again by itself
+    is left to it. Any number of these may watch one file.
+
+    A command that is rerun is executed as you are: so the file must be yours, and neither it nor its folder writable by
+    others. It runs in its folder of then, with the environment of now and no standard input.
+
+    With --on each event of that kind which happens here is handed to COMMAND, one after the other: as one object of
+    JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names the file.
+    COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing.
+
+    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job; a second one kills. The
+    exit code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
+    COMMAND failed.
+    """
+    out: TextIO = sys.stdout
+    with contextlib.ExitStack() as stack:
+        if settings().json:
+            out = stack.enter_context(stdout_apart())  # jobs and commands may print
+        registry = settings().existing() if target is None else registry_at(ctx, target, FORM)
+        stack.enter_context(registry)
+        os.environ.pop(KEY_VARIABLE, None)  # no command finds it; a module has read it by now
+        account = _Account(out)
+        hand = _hand(events, ctx.args, registry, account)
+        teller = _teller(registry, None if hand is None else stack.enter_context(hand))
+        relay = _relay(stack)
+        code = _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
+    return code or account.exit_code
+
+
+def _watch(
+    registry: Any,  # noqa: ANN401 - a Registry where it is of a module, else Operations
+    teller: Teller | None,
+    relay: Relay,
+    account: _Account,
+    interval: float | None,
+    *,
+    is_of_module: bool,
+) -> int:
+    sweep: Callable[[], list[Swept]]
+    if is_of_module:
+        from idemreg.rerunning import sweep as functions  # noqa: PLC0415 - where it is asked for
+
+        sweep = functools.partial(functions, registry, teller, lambda: relay.received is not None)
+    else:
+        from idemreg.command_rerun import sweep_commands  # noqa: PLC0415 - as above
+
+        sweep = functools.partial(sweep_commands, registry, teller, relay)
+    if interval is None:
+        for one in sweep():
+            account(one)
+        return 128 + relay.received if relay.received is not None else 0
+    from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
+    from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
+
+    loops = Loops({"watch": functools.partial(loop, sweep, account, interval, registry.clock)})
+    relay.on_first = loops.stop
+    if relay.received is not None:  # before the line above
+        loops.stop()
+    loops.run()
+    return 128 + (relay.received or 0)
+
+
+def _relay(stack: contextlib.ExitStack) -> Relay:
+    from idemreg.signals import Relay  # noqa: PLC0415 - the help text needs none of it
+
+    relay = stack.enter_context(Relay())
+
+    def kill() -> None:
+        number = relay.received or signal.SIGKILL
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    relay.on_second = kill
+    return relay
+
+
+def _hand(events: Sequence[str], argv: Sequence[str], registry: Operations, account: _Account) -> Hand | None:
+    if not events:
+        return None
+    from idemreg.handing import Hand  # noqa: PLC0415 - where it is asked for
+
+    return Hand(events, argv, {"IDEMREG_DB": os.path.abspath(registry.path)}, account.problem)
+
+
+def _teller(registry: Operations, hand: Hand | None) -> Teller | None:
+    """What tells the command, and behind it the registry's own callback."""
+    own = registry.teller
+    if hand is None:
+        return own
+    from idemreg.events import Teller  # noqa: PLC0415 - as above
+
+    def tell(event: Any) -> None:  # noqa: ANN401 - any event
+        hand(event)
+        if own is not None:
+            own.tell(event)
+
+    return Teller(tell)
+
+
+class _Account:
+    """A line a task, and the exit code of it all. Threads share it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._settings = settings()  # in the thread of the command, which has them
+        self.exit_code = 0
+
+    def __call__(self, told: Swept | Exception) -> None:
+        with self._lock:
+            if isinstance(told, Exception):
+                self.exit_code = report_error(told, self._settings)
+                return
+            if told.is_trouble:
+                self.exit_code = TROUBLE
+            if self._settings.json:
+                write_json(self._fields(told), to=self._out)
+            else:
+                self._out.write(f"{escape(told.task_id)} {_words(told)}\n")
+            self._out.flush()
+
+    def problem(self, text: str) -> None:
+        """What is wrong with the command of --on."""
+        with self._lock:
+            self.exit_code = TROUBLE
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"idemreg: {escape(text)}\n")
+
+    def _fields(self, told: Swept) -> dict[str, Any]:
+        error = told.error
+        return {
+            "task_id": told.task_id,
+            "name": told.name,
+            "did": told.did,
+            "status": told.status.word,
+            "error": None if error is None else _error(error),
+            "hint": hint_for(error, self._settings) if isinstance(error, IdemregError) else None,
+        }
+
+
+def _error(error: Exception) -> str:
+    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {error}"
+
+
+def _words(told: Swept) -> str:
+    what = {
+        "rerun": f"was run again: {told.status.word}",
+        "settled": f"is {told.status.word}",
+        "left": f"is left {told.status.word}",
+    }
+    why = escape(_error(told.error)) if told.error is not None else ""
+    if told.did == "left" and not why:
+        why = "its next call runs it again"
+    return f"{what[told.did]}; {why}" if why else what[told.did]

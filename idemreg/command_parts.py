@@ -1,0 +1,158 @@
+"""The parts of a command's run that know no claim: its environment, its exit codes, what is kept, who verifies."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from typing import IO, TYPE_CHECKING, Any, Final, cast
+
+from idemreg.child import Child
+from idemreg.errors import ArgumentError, CommandNotExecutableError, CommandNotFoundError, TaskUnknownError
+from idemreg.model import Verdict
+from idemreg.options import CommonOptions, Verified
+from idemreg.recovery import Kept
+from idemreg.signals import SIGNAL_EXIT
+from idemreg.slots import slot_of
+from idemreg.tagged import encode_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from idemreg.errors import IdemregError
+    from idemreg.model import Task
+    from idemreg.output import Output
+    from idemreg.signals import Inbox
+    from idemreg.store import Store
+
+__all__ = [
+    "DATABASE_VARIABLE",
+    "LOST",
+    "TASK_ID_VARIABLE",
+    "TOKEN_VARIABLE",
+    "kept_command",
+    "kept_result",
+    "refused",
+    "shown_code",
+    "storable",
+    "variables",
+    "verifier",
+]
+
+EVIDENCE_CHARACTERS: Final = 4_096
+LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
+BY_SHELL: Final = "/bin/sh"
+
+# By these a step of the command finds its claim. The file has a name of its own: what the command runs beside by
+# IDEMREG_DB, or by its default, stays where it is.
+TASK_ID_VARIABLE: Final = "IDEMREG_TASK_ID"
+TOKEN_VARIABLE: Final = "IDEMREG_TOKEN"  # noqa: S105 - a fencing token is no secret
+DATABASE_VARIABLE: Final = "IDEMREG_CLAIM_DB"
+
+
+def shown_code(code: int | None) -> int:
+    """The exit code to tell of: 128+n for signal n, and 76 where it is lost."""
+    return TaskUnknownError.exit_code if code is None else code if code >= 0 else SIGNAL_EXIT - code
+
+
+def kept_result(exit_code: int, output: Output) -> dict[str, Any]:
+    """What is stored of a command."""
+    return {"exit_code": exit_code, "output": output.kept(), "truncated": output.is_truncated}
+
+
+def refused(command: str, error: OSError | ValueError, task_id: str) -> IdemregError:
+    """The error of a command whose execution was refused: nothing ran."""
+    if isinstance(error, FileNotFoundError) and not _exists(command):
+        return CommandNotFoundError(f"no such command: {command}", task_id=task_id)
+    reason = getattr(error, "strerror", None) or error
+    hint = "Raise the limit of open files (`ulimit -n`)." if getattr(error, "errno", 0) == errno.EMFILE else None
+    return CommandNotExecutableError(f"cannot execute {command}: {reason}", task_id=task_id, hint=hint)
+
+
+def _exists(command: str) -> bool:
+    """Whether the file is there: then what was not found is the interpreter that its first line names."""
+    return os.path.lexists(command) if os.sep in command else shutil.which(command) is not None
+
+
+def variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
+    """What a command finds in its environment."""
+    variables = {
+        TASK_ID_VARIABLE: task_id,
+        "IDEMREG_ATTEMPT": str(attempt),
+        TOKEN_VARIABLE: str(token),
+        "IDEMREG_DOWNSTREAM_KEY": downstream_key,
+    }
+    if slot_of(task_id) is not None:
+        variables["IDEMREG_SLOT"] = task_id.rpartition("@")[2]
+    return variables
+
+
+def storable(word: str) -> str | bytes:
+    """A word of the command line; one that is no UTF-8 counts by its bytes."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(word)
+    return word
+
+
+def kept_command(
+    argv: Sequence[str],
+    verify: str | None,
+    unknown_on: Collection[int],
+    release_on: Collection[int],
+    options: Mapping[str, Any],
+    *,
+    keeps_output: bool,
+) -> Kept:
+    """What is kept of a command for its rerun: its words, its folder, and the options that say how it is run.
+
+    Neither its environment nor its standard input. `ArgumentError` where that has no stored form, or is too large.
+    """
+    try:
+        folder = storable(os.getcwd())
+    except FileNotFoundError:
+        msg = "the folder that the command would be rerun in is gone"
+        raise ArgumentError(msg, hint="Change to a folder that stays, or do without --recover.") from None
+    kept = {
+        "argv": [storable(word) for word in argv],
+        "folder": folder,
+        "verify": None if verify is None else storable(verify),
+        "unknown_on": sorted(unknown_on),
+        "release_on": sorted(release_on),
+        "keeps_output": keeps_output,
+        "options": {name: options[name] for name in CommonOptions.__annotations__ if name in options},
+    }
+    return Kept(is_command=True, arguments=encode_arguments(kept))
+
+
+def verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Verified]:
+    """A hook that asks a shell command what became of a dead owner's task."""
+
+    def verify(task: Task) -> Verified:
+        environment = os.environ | variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
+        process = subprocess.Popen(  # noqa: S603 - the caller's own command
+            [BY_SHELL, "-c", command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        child = Child(process)
+        inbox.pass_to(child)
+        try:
+            with cast("IO[bytes]", process.stdout) as stdout:
+                written = stdout.read()
+        finally:
+            code = child.wait()
+            inbox.ended()
+        verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
+        evidence = written[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
+        if code is None:
+            evidence = f"the verify command ended; {LOST}\n{evidence}".strip()
+        return Verified(
+            Verdict.CANNOT_TELL if code is None else verdicts.get(code, Verdict.CANNOT_TELL),
+            evidence=evidence or f"verify command exited with {code}",
+        )
+
+    return verify

@@ -1,0 +1,141 @@
+"""Commands are run again with the words, the folder and the options that are kept of them.
+
+A stored command line is executed, as whoever sweeps: so the file must be nobody else's to write, whatever
+``unsafe_path`` permits. It is no more than that user has run before, of a task whose claim asked for it (a bit of its
+row, under the row's seal), and words that are not as they were written are an error of the store.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import subprocess
+from typing import TYPE_CHECKING, Any, Final
+
+from idemreg import sweeping
+from idemreg.beside import beside
+from idemreg.child import Descriptors
+from idemreg.command import Codes, CommandEnd, Job, Streams, claim_and_run
+from idemreg.command_parts import verifier
+from idemreg.errors import ArgumentError, RecoveryError
+from idemreg.limited import limited
+from idemreg.model import OnCrash
+from idemreg.options import Options
+from idemreg.output import KEPT_BYTES, Output
+from idemreg.recovery import as_stored
+from idemreg.signals import Interrupted
+from idemreg.tagged import decode_arguments
+from idemreg.walk import drive
+
+if TYPE_CHECKING:
+    from idemreg.claim import Terms
+    from idemreg.events import Teller
+    from idemreg.model import Outcome, Task
+    from idemreg.operations import Operations
+    from idemreg.recovery import Kept
+    from idemreg.signals import Relay
+    from idemreg.sweeping import Swept
+    from idemreg.walk import Walk
+
+__all__ = ["CommandFailedError", "sweep_commands"]
+
+OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class CommandFailedError(Exception):
+    """A command that was run again ended with another exit code than 0."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def sweep_commands(registry: Operations, teller: Teller | None, relay: Relay) -> list[Swept]:
+    """Rerun the commands of dead owners, and settle all else; see `Registry.sweep`.
+
+    Their output goes to our own, and the signals of ``relay`` to the one that runs; once it has received one that asks
+    to end, no other begins.
+    """
+
+    def rerun(task: Task, kept: Kept) -> Walk[CommandEnd | Outcome[Any] | None]:
+        end: CommandEnd | Outcome[Any] | None = yield (
+            functools.partial(_rerun, registry, teller, relay),
+            (task, kept),
+            None,
+        )
+        return end
+
+    return drive(sweeping.sweep(registry.store, teller, rerun, lambda: relay.received is not None))
+
+
+def _rerun(
+    registry: Operations, teller: Teller | None, relay: Relay, task: Task, kept: Kept
+) -> CommandEnd | Outcome[Any] | None:
+    if not kept.is_command:
+        msg = f"task {task.task_id!r} is a function's"
+        raise RecoveryError(msg, task_id=task.task_id, hint="Run `idemreg watch MODULE:REGISTRY` with its registry.")
+    _check_trusted(registry.path, task.task_id)
+    words = _words(task, kept)
+    with relay.inbox() as inbox:
+        hook = None if words["verify"] is None else verifier(registry.store, os.fsdecode(words["verify"]), inbox)
+        options = Options.of({**words["options"], "verify": hook, "wait": 0}, registry.durability)  # type: ignore[typeddict-item] # as `run_command` was given them
+        terms = beside(_terms(registry, options, teller))
+        streams = Streams(
+            subprocess.DEVNULL, Descriptors(1, 2), Output(KEPT_BYTES if words["keeps_output"] else 0), registry.path
+        )
+        codes = Codes(frozenset(words["unknown_on"]), frozenset(words["release_on"]))
+        job = Job([os.fsdecode(word) for word in words["argv"]], codes, streams, os.fsdecode(words["folder"]))
+        wanted = as_stored(task)._replace(
+            policy=options.policy, can_verify=hook is not None, durable=options.durable, kept=kept
+        )
+        try:
+            end = claim_and_run(terms, wanted, job, inbox)
+        except Interrupted:  # before it began
+            return None
+    return _told(task, end)
+
+
+def _told(task: Task, end: CommandEnd | Outcome[Any]) -> CommandEnd | Outcome[Any] | None:
+    if not isinstance(end, CommandEnd):
+        return end if task.policy.on_crash is OnCrash.VERIFY else None  # somebody else has run it meanwhile
+    if end.exit_code:
+        raise CommandFailedError(end.exit_code)
+    return end
+
+
+def _terms(registry: Operations, options: Options, teller: Teller | None) -> Terms:
+    from idemreg.claim import Terms  # noqa: PLC0415 - as `Registry.terms`
+
+    terms = Terms(registry.store, registry.clock, options, teller)
+    return terms if options.limits is None else limited(terms)
+
+
+def _words(task: Task, kept: Kept) -> dict[str, Any]:
+    try:
+        words: dict[str, Any] = decode_arguments(kept.arguments)
+    except ArgumentError as error:
+        raise RecoveryError(error.message, task_id=task.task_id, hint=error.hint) from error
+    folder = os.fsdecode(words["folder"])
+    if not os.path.isdir(folder):
+        msg = f"the folder {folder!r}, in which the command was run, is gone"
+        raise RecoveryError(msg, task_id=task.task_id)
+    return words
+
+
+def _check_trusted(path: str | os.PathLike[str], task_id: str) -> None:
+    """`RecoveryError` where somebody else could have written what would be executed."""
+    folder = os.path.dirname(os.path.abspath(path))
+    for file in (os.fspath(path), f"{os.fspath(path)}-wal", folder):
+        try:
+            found = os.stat(file)
+        except FileNotFoundError:
+            continue
+        owners = {os.geteuid()} if file != folder else {os.geteuid(), 0}
+        if found.st_uid not in owners:
+            msg = f"{file} is another user's, whose commands are not run as this one"
+        elif found.st_mode & OTHERS_MAY_WRITE:
+            msg = f"others may write {file}, so a command in it may be theirs"
+        else:
+            continue
+        raise RecoveryError(msg, task_id=task_id, hint=f"Only as its owner, and with: chmod go-w {file}")

@@ -1,0 +1,103 @@
+"""Functions of a registry are run again with the arguments that are kept of them. Twice, by calling and by awaiting."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any
+
+from idemreg import sweeping
+from idemreg.beside import beside
+from idemreg.errors import RecoveryError
+from idemreg.overtime import within_time
+from idemreg.walk import adrive, drive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from idemreg.claim import Terms
+    from idemreg.events import Teller
+    from idemreg.idempotent import Recoverable
+    from idemreg.model import Outcome, Task
+    from idemreg.options import Options
+    from idemreg.recovery import Kept
+    from idemreg.registry import Registry
+    from idemreg.sweeping import Swept
+    from idemreg.walk import Walk
+
+__all__ = ["AsyncSweep", "sweep"]
+
+
+def sweep(
+    registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] = lambda: False
+) -> list[Swept]:
+    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``is_ended``: no more is to be run again."""
+    _refuse_running_loop(registry)
+    told = registry.teller if teller is None else teller
+
+    def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
+        return _rerun(_job(registry, task, kept), registry.terms, told, task, kept)
+
+    return drive(sweeping.sweep(registry.store, told, rerun, is_ended))
+
+
+class AsyncSweep:
+    """The same of an `AsyncRegistry`."""
+
+    _registry: Registry
+
+    async def sweep(self) -> list[Swept]:
+        """Rerun or settle every task whose owner is dead, one after the other; see `Registry.sweep`."""
+        registry = self._registry
+
+        def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
+            return _rerun(_job(registry, task, kept), registry.async_terms, registry.teller, task, kept)
+
+        walk = sweeping.sweep(registry.store, registry.teller, rerun)
+        return await adrive(walk, registry.offload.host())
+
+
+def _job(registry: Registry, task: Task, kept: Kept) -> Recoverable:
+    if kept.is_command:
+        msg = f"task {task.task_id!r} is a command's"
+        raise RecoveryError(msg, task_id=task.task_id, hint="Run `idemreg watch` on its file, without a module.")
+    if task.name not in registry.recoverable:
+        known = ", ".join(sorted(registry.recoverable)) or "none"
+        msg = f"this registry has no function {task.name!r} with recover=True"
+        hint = f"It has: {known}. Is the module imported that decorates it?"
+        raise RecoveryError(msg, task_id=task.task_id, hint=hint)
+    return registry.recoverable[task.name]
+
+
+def _rerun(
+    job: Recoverable, terms_of: Callable[[Options], Terms], teller: Teller | None, task: Task, kept: Kept
+) -> Walk[Outcome[Any] | None]:
+    """The walk of a task's rerun, as its decorated function would be called: but it waits for nobody."""
+    wanted, args, kwargs = job.recipe.again(task, kept)
+    options = job.recipe.options._replace(raise_on_duplicate=False, wait_s=0)
+    terms = beside(terms_of(options))._replace(teller=teller)
+    return (yield from sweeping.again(terms, wanted, _callable(job.function, terms), args, kwargs))
+
+
+def _callable(function: Callable[..., Any], terms: Terms) -> Callable[..., Any]:
+    """What a step can call: of a coroutine function without an event loop, all of it under one of its own."""
+    if terms.offload is not None:
+        return within_time(terms, function)
+    if not inspect.iscoroutinefunction(function):
+        return function
+    timed = within_time(terms, function)
+    import asyncio  # noqa: PLC0415 - for coroutines only
+
+    return functools.wraps(function)(lambda *args, **kwargs: asyncio.run(timed(*args, **kwargs)))
+
+
+def _refuse_running_loop(registry: Registry) -> None:
+    """RuntimeError where a coroutine function would need an event loop of its own inside of another."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - the public one raises where there is none
+        return
+    for name, job in registry.recoverable.items():
+        if inspect.iscoroutinefunction(job.function):
+            msg = f"{name} is a coroutine function, and an event loop is running: use AsyncRegistry"
+            raise RuntimeError(msg)

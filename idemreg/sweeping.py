@@ -1,0 +1,226 @@
+"""A sweep: tasks whose owner is dead are rerun or settled at once, and not at their next call.
+
+It decides nothing by itself. What may be settled is settled as a claim would (`Recovery.bury`), in batches of one
+commit; what asked to be rerun is run under an ordinary claim, so of several sweeps at once one gets each task. What
+becomes of a task of a dead owner (or of an expired lease):
+
+* hold, or verify without kept arguments: `unknown`. Rerun with its attempts used up: `failed`.
+* kept arguments, under rerun or verify: run again with them; the verify hook is asked first.
+* rerun without kept arguments, or not begun (of a batch): left alone, for its next call runs it by itself. Nobody
+  but that caller has the arguments, and `unknown` would keep it from doing so.
+
+Run again are also tasks with kept arguments that were interrupted while their owner lived on (`pending`, with an
+error), and those that failed and of which an operator or a hook says since that they may run. A task that simply failed
+is left to its next call: its owner lived, and told whoever called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from idemreg.attempt import run_walk
+from idemreg.errors import (
+    IdemregError,
+    RecoveryError,
+    StoreError,
+    TaskDoneError,
+    TaskFailedError,
+    TaskRunningError,
+    TaskUnknownError,
+)
+from idemreg.listing import PAGE_TASKS
+from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
+from idemreg.recovery import BURIED_AT_ONCE, as_stored
+from idemreg.store import Query, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from idemreg.claim import Terms
+    from idemreg.events import Teller
+    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.recovery import Kept, Recovery
+    from idemreg.store import Store
+    from idemreg.walk import Walk
+
+__all__ = ["LEFT", "RERUN", "SETTLED", "Swept", "again", "sweep"]
+
+KEPT_AT_ONCE: Final = 20  # a page of them is in memory, each with arguments of up to 1 MiB
+
+RERUN: Final = "rerun"
+SETTLED: Final = "settled"
+LEFT: Final = "left"
+
+_SAID_TO_RUN: Final = frozenset({Verdict.DID_NOT_HAPPEN, Verdict.RETRY})
+
+
+class Swept(NamedTuple):
+    """A task of a dead owner, and what a sweep did about it.
+
+    ``did``: "rerun" (its job has run now), "settled" (without running it), or "left" as it was. ``status``: the task's
+    since then. ``error``: what its job raised, or why it is unknown, failed or left; None where all is well.
+    ``outcome``: of a job that succeeded.
+    """
+
+    task_id: str
+    name: str
+    did: str
+    status: Status
+    error: Exception | None = None
+    outcome: Any = None
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether somebody should look at it."""
+        return self.error is not None or self.status in {Status.UNKNOWN, Status.FAILED}
+
+
+def _never() -> bool:
+    return False
+
+
+def sweep(
+    store: Store,
+    teller: Teller | None,
+    rerun: Callable[[Task, Kept], Walk[Any]],
+    is_ended: Callable[[], bool] = _never,
+) -> Walk[list[Swept]]:
+    """Settle what is to be settled, then run what is to be run again, one task after the other, until ``is_ended``.
+
+    An error of a job is told in its `Swept`, not raised; so is one of the store where something was swept before.
+    ``rerun`` gives what became of a command or a function: an `Outcome`, or None where somebody else has the task.
+    """
+    swept: list[Swept] = []
+    after: str | None = None
+    try:
+        while True:
+            some, after = yield _settle_page, (store, teller, after), None
+            swept += some
+            if after is None:
+                break
+        while True:
+            waiting, after = yield _waiting_page, (store, after), None
+            for task, kept in waiting:
+                if is_ended():
+                    return swept
+                if (one := (yield from _rerun(store, task, kept, rerun))) is not None:
+                    swept.append(one)
+            if after is None:
+                return swept
+    except IdemregError:
+        if swept:
+            return swept  # the next sweep meets the error
+        raise
+
+
+# --- settle -----------------------------------------------------------------------------------------------------
+
+
+def _settle_page(store: Store, teller: Teller | None, after: str | None) -> tuple[list[Swept], str | None]:
+    """Settle the dead among a page of running tasks; where the next page begins."""
+    page = store.page(Query(status=Status.RUNNING), after, PAGE_TASKS)
+    swept, to_bury = [], []
+    for task in page.tasks:
+        decision = _decision(store, task)
+        if decision in {Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED} and not _is_asked(store, task, decision):
+            to_bury.append(task)
+        elif decision is Decision.PUT_BACK or (decision is Decision.TAKE_OVER and _kept_of(store, task) is None):
+            swept.append(Swept(task.task_id, task.name, LEFT, task.status))
+    for first in range(0, len(to_bury), BURIED_AT_ONCE):
+        swept += _bury(store, teller, to_bury[first : first + BURIED_AT_ONCE])
+    return swept, page.after
+
+
+def _decision(store: Store, task: Task) -> Decision:
+    """What a claim that asks for no more than what is stored would do now. Verify looks as hold: there is no hook."""
+    owner = store.owner(task)
+    if owner is None:
+        return decide(task, as_stored(task), Liveness.CANNOT_TELL)
+    return decide(task, as_stored(task), owner.liveness, entered=owner.entered)
+
+
+def _is_asked(store: Store, task: Task, decision: Decision) -> bool:
+    """Whether the task's own hook is to be asked, by who has it, rather than to make the task unknown."""
+    is_verified = decision is Decision.BECOMES_UNKNOWN and task.policy.on_crash is OnCrash.VERIFY
+    return is_verified and _kept_of(store, task) is not None
+
+
+def _kept_of(store: Store, task: Task) -> Kept | None:
+    return cast("Recovery", store).kept_of(task.task_id) if task.policy.keeps_arguments else None
+
+
+def _bury(store: Store, teller: Teller | None, dead: Sequence[Task]) -> list[Swept]:
+    swept = []
+    for answer in cast("Recovery", store).bury(dead):
+        if answer is None:
+            continue  # somebody else was faster
+        task, is_failed = answer.task, isinstance(answer, Refused)
+        if teller is not None:
+            teller.refused(answer, as_stored(task))
+        kind: type[TaskFailedError | TaskUnknownError] = TaskFailedError if is_failed else TaskUnknownError
+        error = kind(task.error or "", task_id=task.task_id)
+        error.task = task
+        swept.append(Swept(task.task_id, task.name, SETTLED, task.status, error))
+    return swept
+
+
+# --- run again --------------------------------------------------------------------------------------------------
+
+
+def _waiting_page(store: Store, after: str | None) -> tuple[list[tuple[Task, Kept]], str | None]:
+    """Those of a page of tasks with kept arguments that wait to be run again; where the next page begins."""
+    found = cast("Recovery", store).kept(after, KEPT_AT_ONCE)
+    waiting = [(task, kept) for task, kept in found if _waits(store, task)]
+    return waiting, found[-1][0].task_id if len(found) == KEPT_AT_ONCE else None
+
+
+def _waits(store: Store, task: Task) -> bool:
+    if not task.policy.keeps_arguments:
+        return False  # no claim of ours brought these
+    if task.status is Status.RUNNING:
+        decision = _decision(store, task)
+        return decision is Decision.TAKE_OVER or _is_asked(store, task, decision)
+    if task.status is Status.PENDING:
+        return task.error is not None  # interrupted under rerun; a release leaves none
+    is_said = task.status is Status.FAILED and task.verdict in _SAID_TO_RUN
+    return is_said and _decision(store, task) is Decision.CLAIM
+
+
+def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], Walk[Any]]) -> Walk[Swept | None]:
+    did, outcome = RERUN, None
+    error: Exception | None = None
+    try:
+        outcome = yield from rerun(task, kept)
+        if outcome is None:
+            return None
+        did = SETTLED if outcome.replayed else RERUN  # a hook said that it had happened
+    except RecoveryError as problem:
+        did, error = LEFT, problem
+    except (TaskRunningError, TaskDoneError) as problem:
+        if problem.task_id == task.task_id:  # and not of a task that its job has called
+            return None
+        error = problem
+    except (TaskUnknownError, TaskFailedError) as problem:
+        did, error = SETTLED if problem.task_id == task.task_id else RERUN, problem
+    except Exception as problem:  # noqa: BLE001 - one job's error keeps no other from being run
+        error = problem
+    status = yield _status, (store, task), None
+    return Swept(task.task_id, task.name, did, status, error, outcome)
+
+
+def _status(store: Store, task: Task) -> Status:
+    """The task's status now; as it was seen where it cannot be read."""
+    try:
+        (row,) = store.get([task.task_id])
+    except StoreError:
+        return task.status
+    return task.status if row is None else row.status
+
+
+def again(
+    terms: Terms, wanted: Wanted, job: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> Walk[Outcome[Any] | None]:
+    """Run a function again; None where it was done meanwhile. A hook that says it happened gives the outcome."""
+    outcome: Outcome[Any] = yield from run_walk(terms, wanted, job, tuple(args), kwargs)
+    is_verified = wanted.policy.on_crash is OnCrash.VERIFY
+    return None if outcome.replayed and not is_verified else outcome

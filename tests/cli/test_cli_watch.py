@@ -1,0 +1,482 @@
+"""`idemreg watch` and `run --recover`: what dead owners left is rerun or settled, told, and handed to a command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from idemreg import Registry, Status, StoreBusyError, Swept
+from idemreg.command_rerun import sweep_commands
+from idemreg.events import EVENTS, Failed, Teller, Unknown
+from idemreg.handing import MAX_WAITING, Hand
+from idemreg.operations import Operations
+from idemreg.signals import Relay
+from idemreg.testing import ManualClock
+from idemreg.watcher import watch
+from tests.cli.driver import PATIENCE_S, Cli
+from tests.support.processes import Script
+from tests.support.raw import connect
+from tests.support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = "the secret word"  # noqa: S105 - a word that the tests look for
+
+# Notes where it runs and with what; its first attempt then waits to be killed.
+COMMAND = (
+    'echo "$PWD|$1|$IDEMREG_ATTEMPT" >>"$2"; [ "$IDEMREG_ATTEMPT" != 1 ] || exec tail -f /dev/null; exit "${3:-0}"'
+)
+
+
+class Command:
+    """`idemreg run --recover`, killed together with its command in the middle of the first attempt."""
+
+    def __init__(self, cli: Cli, folder: Path) -> None:
+        self.cli = cli
+        self.folder = folder / "its folder"
+        self.folder.mkdir()
+        self.log = folder / "log"
+
+    def killed(self, *options: str, exit_code: str = "0") -> None:
+        words = ["run", *(options or ("--recover", "--on-crash", "rerun")), "t", "--"]
+        argv = [sys.executable, "-m", "idemreg", *words, "sh", "-c", COMMAND, "sh", SECRET, str(self.log), exit_code]
+        process = subprocess.Popen(argv, cwd=self.folder, env=self.cli.environment(), start_new_session=True)
+        until(lambda: self.log.exists() and self.log.read_text())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        with Registry(self.cli.path, create=False) as registry:
+            task = registry.get("t")
+            assert task is not None
+            owner = registry.owner
+            until(lambda: (seen := owner(task)) is None or seen.liveness.frees)  # None: a watch was there already
+
+    def ran(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def command(cli: Cli, tmp_path: Path) -> Command:
+    return Command(cli, tmp_path)
+
+
+MODULE = """
+    from idemreg import Registry, current_claim
+    registry = Registry({path!r})
+
+    @registry.idempotent("coupon:{{user}}", on_crash={on_crash!r}, recover=True)
+    def coupon(user, *, note):
+        print(f"coupon for {{user}}: {{note}}", flush=True)
+        if current_claim().attempt == 1:
+            sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def jobs(path: Path, tmp_path: Path) -> str:
+    """A module with a recoverable function."""
+    return module_of(path, tmp_path, "rerun")
+
+
+def module_of(path: Path, folder: Path, on_crash: str) -> str:
+    source = "import sys\n" + textwrap.dedent(MODULE).format(path=str(path), on_crash=on_crash)
+    (folder / "watched_jobs.py").write_text(source)
+    return "watched_jobs:registry"
+
+
+def killed_function(folder: Path) -> None:
+    with Script(
+        "sys.path.insert(0, sys.argv[1]); import watched_jobs; watched_jobs.coupon(7, note='hi')", folder
+    ) as one:
+        one.expect("coupon for 7: hi")
+        one.kill()
+
+
+@contextlib.contextmanager
+def started(cli: Cli, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with its test."""
+    with subprocess.Popen(argv, env=cli.environment(), stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def row(path: Path, task_id: str = "t") -> Any:
+    with Registry(path, create=False) as registry:
+        return registry.get(task_id)
+
+
+def kept(path: Path) -> list[Any]:
+    connection = connect(path)
+    try:
+        return connection.execute("SELECT arguments FROM idempotent_argument").fetchall()
+    finally:
+        connection.close()
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- commands ---------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_command_is_rerun_with_its_words(cli: Cli, command: Command) -> None:
+    """In its folder, once; its words stand in the file until it has succeeded, and not longer."""
+    command.killed()
+    ((arguments,),) = kept(cli.path)
+    assert SECRET in arguments
+    done = cli.process("watch", "--once", "--json")
+    assert done.returncode == 0, done.stderr
+    told = {"task_id": "t", "name": "sh", "did": "rerun", "status": "succeeded", "error": None, "hint": None}
+    assert lines(done.stdout) == [told]
+    assert command.ran() == [f"{command.folder}|{SECRET}|{attempt}" for attempt in (1, 2)]
+    assert kept(cli.path) == []
+    again = cli.process("watch", "--once", "--json")
+    assert (again.returncode, again.stdout, len(command.ran())) == (0, "", 2)
+
+
+def test_a_rerun_that_fails_is_told(cli: Cli, command: Command) -> None:
+    """Its exit code is stored as of every run; the watch says so, and exits with 1."""
+    command.killed(exit_code="3")
+    done = cli.process("watch", "--once")
+    assert (done.returncode, done.stdout) == (1, "t was run again: failed; CommandFailedError: exit code 3\n")
+    assert (row(cli.path).status, row(cli.path).error) == (Status.FAILED, "exit code 3")
+
+
+def test_the_options_of_a_run_are_those_of_its_rerun(cli: Cli, command: Command) -> None:
+    """What an exit code means, and whether output is stored, is kept with the words."""
+    command.killed("--recover", "--on-crash", "rerun", "--unknown-on", "3", "--no-output", exit_code="3")
+    done = cli.process("watch", "--once")
+    assert (done.returncode, row(cli.path).status) == (1, Status.UNKNOWN)
+    assert json.loads(row(cli.path).result)["output"] == []
+
+
+@pytest.mark.parametrize(
+    ("says", "status", "runs"), [("0", "succeeded", 1), ("1", "succeeded", 2), ("2", "unknown", 1)]
+)
+def test_a_verify_command_is_asked_first(says: str, status: str, runs: int, cli: Cli, command: Command) -> None:
+    """It happened, it did not and is run, or nobody knows."""
+    command.killed("--recover", "--on-crash", "verify", "--verify", f"exit {says}")
+    done = cli.process("watch", "--once", "--json")
+    assert lines(done.stdout)[0]["status"] == status
+    assert len(command.ran()) == runs
+
+
+def test_a_held_command_becomes_unknown(cli: Cli, command: Command) -> None:
+    """Also where its words are kept: hold is for a person."""
+    command.killed("--recover")
+    done = cli.process("watch", "--once", "--json")
+    (told,) = lines(done.stdout)
+    assert (done.returncode, told["did"], told["status"]) == (1, "settled", "unknown")
+    assert told["error"].startswith("OwnerDied")
+    assert "resolve" in told["hint"]
+    assert len(command.ran()) == 1
+
+
+def test_a_command_without_recover_is_left_to_its_call(cli: Cli, command: Command) -> None:
+    """Nobody has its words; the next call of the same line runs it."""
+    command.killed("--on-crash", "rerun")
+    assert kept(cli.path) == []
+    done = cli.process("watch", "--once")
+    assert (done.returncode, done.stdout) == (0, "t is left running; its next call runs it again\n")
+
+
+def test_a_folder_that_is_gone_is_told(cli: Cli, command: Command) -> None:
+    """The command is not run elsewhere; the task stays as it is."""
+    command.killed()
+    command.folder.rmdir()
+    done = cli.process("watch", "--once")
+    assert (done.returncode, len(command.ran())) == (1, 1)
+    assert "is left running; the folder" in done.stdout
+
+
+def test_a_command_that_others_could_have_written_is_not_run(cli: Cli, command: Command) -> None:
+    """A stored line is executed as whoever watches: also where --unsafe-path permits the rest."""
+    command.killed()
+    cli.path.chmod(0o660)
+    done = cli.process("--unsafe-path", "watch", "--once", "--json")
+    (told,) = lines(done.stdout)
+    assert (done.returncode, told["did"], len(command.ran())) == (1, "left", 1)
+    assert "others may write" in told["error"]
+    assert "chmod go-w" in told["hint"]
+    cli.path.chmod(0o600)
+    assert cli.process("watch", "--once").returncode == 0
+
+
+def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None:
+    """They have a seal: what is not as it was written is an error of the store, and nothing of it is executed."""
+    command.killed()
+    connection = connect(cli.path)
+    connection.execute("UPDATE idempotent_argument SET arguments = replace(arguments, 'sh', 'rm')")
+    connection.close()
+    done = cli.process("watch", "--once")
+    assert done.returncode == 74
+    assert len(command.ran()) == 1
+
+
+def test_a_line_that_is_too_long_to_be_kept_is_refused(cli: Cli) -> None:
+    """Before the command starts."""
+    words = ["x" * 100_000] * 11
+    done = cli.process("run", "--recover", "t", "--", "echo", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "what is kept of the arguments has" in done.stderr
+
+
+def test_recover_is_not_for_every(cli: Cli) -> None:
+    """A schedule runs its slots again by itself."""
+    done = cli("run", "--recover", "--every", "* * * * *", "job", "--", "true")
+    assert (done.exit_code, "hint:" in done.stderr) == (2, True)
+
+
+def test_show_and_list_tell_what_is_kept(cli: Cli, command: Command) -> None:
+    """How much of a command's or a function's arguments stands in the file; never what."""
+    command.killed()
+    shown = cli("show", "t").stdout
+    assert "command's words" in shown
+    assert SECRET not in shown
+    assert cli.json("show", "t")["kept_bytes"] > len(SECRET)
+    assert cli.json("list")["keeps_arguments"] is True
+    cli.process("watch", "--once")
+    assert cli.json("show", "t")["kept_bytes"] is None
+
+
+def test_only_a_backup_brings_them_along(cli: Cli, command: Command, tmp_path: Path) -> None:
+    """It is the file. An export, and what is salvaged, hold no arguments: nothing there reruns the task."""
+    command.killed()
+    export, salvaged, backup = (tmp_path / name for name in ("export", "salvaged.db", "backup.db"))
+    assert cli("export", str(export)).exit_code == 0
+    assert SECRET not in export.read_text()
+    cli("doctor", "--salvage", str(salvaged))
+    assert (row(salvaged).status, row(salvaged).policy.keeps_arguments, kept(salvaged)) == (Status.UNKNOWN, False, [])
+    assert cli("backup", str(backup)).exit_code == 0
+    assert len(kept(backup)) == 1
+
+
+# --- functions --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_function_is_rerun_with_its_arguments(cli: Cli, jobs: str, tmp_path: Path) -> None:
+    """`idemreg watch MODULE:REGISTRY` runs it; what it prints is not mixed into the JSON."""
+    killed_function(tmp_path)
+    done = cli.process("watch", "--once", "--json", jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert done.returncode == 0, done.stderr
+    (told,) = lines(done.stdout)
+    assert (told["task_id"], told["did"], told["status"]) == ("coupon:7", "rerun", "succeeded")
+    assert "coupon for 7: hi" in done.stderr
+    assert kept(cli.path) == []
+
+
+def test_each_leaves_what_is_the_others(cli: Cli, jobs: str, tmp_path: Path, command: Command) -> None:
+    """A watch of a file runs commands, one of a module its functions; both say what they left."""
+    command.killed()
+    killed_function(tmp_path)
+    done = cli.process("watch", "--once", "--json")
+    assert {one["task_id"]: one["did"] for one in lines(done.stdout)} == {"t": "rerun", "coupon:7": "left"}
+    assert done.returncode == 1
+    done = cli.process("watch", "--once", "--json", jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert {one["task_id"]: one["did"] for one in lines(done.stdout)} == {"coupon:7": "rerun"}
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_goes_on_until_it_is_told_to_stop(cli: Cli, command: Command) -> None:
+    """It reruns what dies while it watches; SIGTERM and Ctrl-C end it, with the exit code of the signal."""
+    cli("init")
+    argv = [sys.executable, "-m", "idemreg", "watch", "--json", "--interval", "0.1"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with started(cli, *argv) as watching:
+            assert watching.stdout is not None
+            if number == signal.SIGTERM:
+                command.killed()
+            else:
+                cli.process("run", "--recover", "u", "--", "sh", "-c", "kill -9 $$")
+                cli("resolve", "u", "did-not-happen")
+            told = json.loads(watching.stdout.readline())
+            assert told["did"] == "rerun"
+            watching.send_signal(number)
+            assert watching.wait(PATIENCE_S) == 128 + number
+
+
+def test_a_signal_is_passed_on_to_the_command(cli: Cli, tmp_path: Path) -> None:
+    """It ends as its own policy says, and the watch behind it; the next watch runs it again."""
+    log = tmp_path / "log"
+    source = 'echo $IDEMREG_ATTEMPT >>"$1"; [ $IDEMREG_ATTEMPT = 3 ] || exec tail -f /dev/null'
+    words = ["run", "--recover", "--on-crash", "rerun", "t", "--", "sh", "-c", source, "sh", str(log)]
+    argv = [sys.executable, "-m", "idemreg"]
+    with started(cli, *argv, *words) as running:
+        until(lambda: log.exists() and log.read_text() == "1\n")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    with started(cli, *argv, "watch") as watching:
+        until(lambda: log.read_text() == "1\n2\n")
+        watching.send_signal(signal.SIGTERM)
+        assert watching.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert row(cli.path).status is Status.PENDING
+    assert cli.process("watch", "--once").returncode == 0
+    assert log.read_text() == "1\n2\n3\n"
+
+
+def test_no_command_is_begun_behind_a_signal(path: Path) -> None:
+    """A sweep that was told to end runs nothing more, and leaves the rest as it is."""
+    with Registry(path) as registry:
+
+        @registry.idempotent("t", recover=True, on_crash="rerun")
+        def job() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            job()
+    with Relay() as relay, Operations(path) as operations:
+        relay.received = signal.SIGTERM
+        assert sweep_commands(operations, None, relay) == []
+
+
+def swept(did: str, task_id: str = "t") -> Swept:
+    return Swept(task_id, "job", did, Status.RUNNING)
+
+
+def test_the_loop_rests_and_repeats_nothing() -> None:
+    """An error is told and the next sweep tries again; what is left is told once; a slow sweep makes a long pause."""
+    clock, told = ManualClock(), []
+    pauses: list[float] = []
+    results: list[Any] = [
+        [swept("left")],
+        [swept("left"), swept("settled")],
+        StoreBusyError("busy"),
+        [swept("left")],
+        [swept("rerun")],
+    ]
+
+    def sweep() -> list[Swept]:
+        clock.advance(2)
+        result = results[len(pauses)]
+        if isinstance(result, Exception):
+            raise result
+        found: list[Swept] = result
+        return found
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        return len(pauses) == len(results)
+
+    watch(sweep, lambda one: told.append(getattr(one, "did", "error")), 5.0, clock, pause)
+    assert told == ["left", "settled", "error", "left", "rerun"]
+    assert pauses == [18, 18, 18, 18, 5]
+
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+def test_events_are_handed_to_a_command(cli: Cli, command: Command, tmp_path: Path) -> None:
+    """As JSON on its input, and by name in its environment; only those that were asked for."""
+    command.killed("--recover")
+    source = 'cat; echo "$IDEMREG_EVENT $IDEMREG_TASK_ID $IDEMREG_DB ${IDEMREG_CHECKSUM_KEY-none}"'
+    done = cli.process(
+        "watch", "--once", "--on", "unknown", "--on", "failed", "--", "sh", "-c", source, IDEMREG_CHECKSUM_KEY="x" * 16
+    )
+    assert done.returncode == 1
+    said = done.stdout.splitlines()
+    event = next(json.loads(line) for line in said if line.startswith("{"))
+    assert (event["event"], event["task_id"], event["name"], event["attempt"]) == ("unknown", "t", "sh", 1)
+    assert f"unknown t {cli.path} none" in said
+
+
+def test_a_command_for_events_that_fails_stops_nothing(cli: Cli, command: Command) -> None:
+    """It is told, and the exit code says so; the task is rerun all the same."""
+    command.killed()
+    done = cli.process("watch", "--once", "--on", "succeeded", "--", "sh", "-c", "exit 3")
+    assert (done.returncode, done.stdout) == (1, "t was run again: succeeded\n")
+    assert done.stderr == "idemreg: --on succeeded: sh ended with exit code 3\n"
+
+
+EVENT = Failed("t", "job", 1, 1, "no luck")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["tail", "-f", "/dev/null"], "--on failed: tail took longer than 0.1 s, and was killed"),
+        (["/no/such/command"], "--on failed: /no/such/command cannot be started: No such file or directory"),
+        (["sh", "-c", "kill -9 $$"], "--on failed: sh was killed by signal 9"),
+    ],
+)
+def test_a_command_for_events_that_hangs_is_killed(argv: list[str], said: str) -> None:
+    """Whatever is wrong with it is told, and the next event is handed on."""
+    told: list[str] = []
+    with Hand(["failed"], argv, {}, told.append, handled_s=0.1 if "tail" in argv else PATIENCE_S) as hand:
+        hand(EVENT)
+        hand(Unknown("t", "job", 1, 1, None))
+        hand(EVENT)
+    assert told == [said, said]
+
+
+def test_events_that_wait_are_bounded(tmp_path: Path) -> None:
+    """More than a thousand are dropped, which is told once; no job waits for the command."""
+    told: list[str] = []
+    hand = Hand(["failed"], ["true"], {}, told.append)
+    for _ in range(MAX_WAITING + 3):
+        hand(EVENT)
+    assert told == ["1,000 events wait for their command; those behind them are dropped"]
+
+
+def test_every_event_has_a_name() -> None:
+    """The names of the command line are those of the library."""
+    from idemreg.cli.watch import NAMES  # noqa: PLC0415 - click is for the command line
+
+    assert set(NAMES) <= set(EVENTS)
+
+
+def test_the_registrys_own_callback_is_told_too(path: Path) -> None:
+    """--on takes nothing away from `on_event`."""
+    from idemreg.cli.watch import _teller  # noqa: PLC0415 - as above
+
+    own: list[Any] = []
+    with Registry(path, on_event=own.append) as registry:
+        handed: list[Any] = []
+        teller = _teller(registry, handed.append)  # type: ignore[arg-type]
+        assert isinstance(teller, Teller)
+        teller.tell(EVENT)
+        assert own == handed == [EVENT]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--on", "unknown"),
+        ("--", "true"),
+        ("--on", "nothing", "--", "true"),
+        ("a", "b"),
+        ("no_such_module:registry",),
+        ("--interval", "0.01"),
+    ],
+)
+def test_what_makes_no_sense(cli: Cli, words: tuple[str, ...]) -> None:
+    """Is a usage error with a hint."""
+    cli("init")
+    done = cli("watch", *words)
+    assert done.exit_code == 2, done.output
+    assert "hint:" in done.stderr
+
+
+def test_a_watch_makes_no_file(cli: Cli) -> None:
+    """A mistyped path is an error, and not a silent watch of nothing."""
+    done = cli("watch", "--once")
+    assert (done.exit_code, cli.path.exists()) == (74, False)
+
+
+def test_the_help_names_the_exception(cli: Cli) -> None:
+    """That words are stored and executed is said where one would do so."""
+    assert "passwords" in cli("run", "--help").output
+    assert "executed as you are" in " ".join(cli("watch", "--help").output.split())

@@ -1,0 +1,667 @@
+"""Recovery: kept arguments, and sweeps that rerun or settle the tasks of dead owners."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import itertools
+import threading
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from idemreg import (
+    ArgumentError,
+    AsyncRegistry,
+    ClaimLostError,
+    RecoveryError,
+    Registry,
+    Status,
+    Swept,
+    TaskFailedError,
+    TaskUnknownError,
+    Verdict,
+    current_claim,
+    faults,
+)
+from idemreg.events import Succeeded, TakenOver, Unknown
+from idemreg.tagged import MAX_ARGUMENTS_BYTES
+from idemreg.testing import ManualClock
+from tests.support.processes import PATIENCE_S, Script
+from tests.support.raw import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from idemreg.events import Event
+
+SECRET = "the secret of user 7"  # noqa: S105 - a word that the tests look for
+
+# A process that begins one job of the test's, and waits in its middle to be killed.
+WORKER = """
+    from datetime import date
+    from decimal import Decimal
+    from idemreg import Registry, faults
+    registry = Registry(sys.argv[1])
+    options = eval(sys.argv[2])
+    call = sys.argv[3]
+    @registry.idempotent("t:{user}", name="job", **options)
+    def job(user, *more, amount=1, **rest):
+        say("begun")
+        wait()
+    eval(call, {"job": job, "Decimal": Decimal, "date": date})
+"""
+CALL = "job(7, 'the secret of user 7', (1, 2), amount=Decimal('1.50'), day=date(2026, 11, 23))"
+ARGUMENTS: tuple[Any, Any] = (7, SECRET, (1, 2)), {"amount": Decimal("1.50"), "day": dt.date(2026, 11, 23)}
+RERUN: dict[str, Any] = {"on_crash": "rerun", "recover": True}
+
+
+def killed(path: Path, options: dict[str, Any] = RERUN, call: str = CALL) -> None:
+    """A worker dies in the middle of the job."""
+    with Script(WORKER, path, repr(options), call) as worker:
+        worker.expect("begun")
+        worker.kill()
+
+
+class Job:
+    """The function of the worker, in the registry that sweeps, and the calls that came."""
+
+    def __init__(self, registry: Registry, body: Callable[[], object] = lambda: "done", **options: Any) -> None:
+        self.calls: list[tuple[Any, Any]] = []
+        self.attempts: list[int] = []
+        self.body = body
+
+        @registry.idempotent("t:{user}", name="job", **{**RERUN, **options})
+        def job(user: int, *more: object, amount: Any = 1, **rest: object) -> object:
+            self.calls.append(((user, *more), {"amount": amount, **rest}))
+            self.attempts.append(current_claim().attempt)
+            return self.body()
+
+        self.call = job
+
+
+def kept(path: Path) -> list[Any]:
+    """What is stored of arguments, as another program sees it."""
+    connection = connect(path)
+    try:
+        return connection.execute("SELECT task_id, is_command, arguments FROM idempotent_argument").fetchall()
+    finally:
+        connection.close()
+
+
+def status(registry: Registry, task_id: str = "t:7") -> Status:
+    task = registry.get(task_id)
+    assert task is not None
+    return task.status
+
+
+def only(swept: list[Swept]) -> Swept:
+    (one,) = swept
+    return one
+
+
+# --- rerun ------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_job_is_rerun_with_its_arguments(registry: Registry, path: Path) -> None:
+    """A sweep runs the task of a dead owner once more, with arguments equal in value and type, and keeps none then."""
+    killed(path)
+    job = Job(registry)
+    one = only(registry.sweep())
+    assert (one.task_id, one.did, one.status, one.error) == ("t:7", "rerun", Status.SUCCEEDED, None)
+    assert one.outcome.result == "done"
+    assert job.calls == [ARGUMENTS]
+    assert job.attempts == [2]
+    assert kept(path) == []
+    assert registry.sweep() == []
+    assert len(job.calls) == 1
+
+
+def test_arguments_are_kept_until_the_task_is_final(registry: Registry, path: Path) -> None:
+    """While it runs and after a failure they stand in the file; with its success they go, in one commit."""
+    during = []
+
+    def body() -> None:
+        during.append(kept(path))
+        if len(during) == 1:
+            msg = "no luck"
+            raise ValueError(msg)
+
+    job = Job(registry, body)
+    with pytest.raises(ValueError, match="no luck"):
+        job.call(7, SECRET)
+    (after,) = kept(path)
+    assert after == ("t:7", 0, f'{{"user":7,"more":{{"$":["tuple",["{SECRET}"]]}},"rest":{{}}}}')
+    job.call(7, SECRET)
+    assert during == [[after], [after]]
+    assert kept(path) == []
+
+
+END: dict[str, Callable[[Registry], object]] = {
+    "cancel": lambda registry: registry.cancel("t:7"),
+    "forget": lambda registry: registry.forget("t:7", force=True),
+    "resolve": lambda registry: registry.resolve("t:7", "happened"),
+}
+
+
+@pytest.mark.parametrize("how", END)
+def test_an_operators_end_takes_the_arguments(how: str, registry: Registry, path: Path) -> None:
+    """Whoever makes the task final or removes it, its arguments go with that."""
+    killed(path, {"on_crash": "hold", "recover": True})
+    registry.sweep()
+    assert status(registry) is Status.UNKNOWN
+    assert len(kept(path)) == 1
+    END[how](registry)
+    assert kept(path) == []
+
+
+def test_a_skipped_task_keeps_none(registry: Registry, path: Path) -> None:
+    """A task that was interrupted and then skipped is final."""
+    job = Job(registry, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        job.call(7)
+    assert len(kept(path)) == 1
+    registry.skip("t:7", "no need")
+    assert kept(path) == []
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_call_without_recover_takes_them_away(registry: Registry, path: Path) -> None:
+    """The last claim says whether arguments are kept: a newer program that wants none leaves none behind."""
+    killed(path)
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun")
+    def job(user: int, *more: object, amount: Any = 1, **rest: object) -> str:
+        assert kept(path) == []
+        return "done"
+
+    args, kwargs = ARGUMENTS
+    assert job(*args, **kwargs) == "done"
+    assert kept(path) == []
+
+
+def test_nothing_that_ran_before_the_job_is_kept(registry: Registry, path: Path) -> None:
+    """A caller who was cancelled before the job leaves a row that binds nobody, and no arguments."""
+    job = Job(registry)
+    faults.arm("claim.committed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        job.call(7, SECRET)
+    assert status(registry) is Status.PENDING
+    assert kept(path) == []
+
+
+def test_a_sweep_goes_on_where_the_steps_end(registry: Registry, path: Path) -> None:
+    """What a dead attempt has saved as a step is not run again by a sweep."""
+    with Script(
+        """
+        from idemreg import Registry, current_claim
+        registry = Registry(sys.argv[1])
+        @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+        def job(user):
+            current_claim().run_step("first", lambda: 41)
+            say("begun")
+            wait()
+        job(7)
+        """,
+        path,
+    ) as worker:
+        worker.expect("begun")
+        worker.kill()
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    def job(user: int) -> int:
+        return current_claim().run_step("first", lambda: 0) + 1
+
+    assert only(registry.sweep()).outcome.result == 42
+
+
+def test_an_interrupted_job_is_rerun_too(registry: Registry) -> None:
+    """Under rerun an interruption puts the task back with its attempt counted; nobody else knows its arguments."""
+    job = Job(registry)
+    job.body = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        job.call(7)
+    assert status(registry) is Status.PENDING
+    job.body = str
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.attempts == [1, 2]
+
+
+def test_a_released_task_waits_for_its_caller(registry: Registry) -> None:
+    """A job that asked to be put back says when it shall run: a sweep lets it be."""
+
+    def busy() -> None:
+        raise BlockingIOError
+
+    job = Job(registry, busy, release_on=BlockingIOError)
+    with pytest.raises(BlockingIOError):
+        job.call(7)
+    assert registry.sweep() == []
+    assert len(job.calls) == 1
+
+
+def test_a_failed_task_waits_for_its_caller_or_an_order(registry: Registry) -> None:
+    """A failure is the caller's to repeat; after `retry`, or a verdict that it did not happen, a sweep runs it."""
+
+    def fail() -> None:
+        msg = "no luck"
+        raise ValueError(msg)
+
+    job = Job(registry, fail)
+    with pytest.raises(ValueError, match="no luck"):
+        job.call(7)
+    assert registry.sweep() == []
+    registry.retry("t:7")
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("rerun", Status.FAILED, ValueError)
+    assert one.is_trouble
+    assert registry.sweep() == []
+    assert job.attempts == [1, 2]
+
+
+def test_an_attempt_too_many_is_a_dead_letter(registry: Registry, path: Path) -> None:
+    """A task that kills each of its owners is rerun until its attempts are used up."""
+    killed(path, {**RERUN, "max_attempts": 1})
+    job = Job(registry, max_attempts=1)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("settled", Status.FAILED, TaskFailedError)
+    assert job.calls == []
+    assert len(kept(path)) == 1
+    registry.retry("t:7")
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.calls == [ARGUMENTS]
+
+
+def test_kept_arguments_are_on_the_disk_before_the_job(path: Path) -> None:
+    """A lost claim under rerun is run again by a caller who comes again; here there is none, so it is synced."""
+    counts = []
+    with Registry(path) as registry:
+        registry.run("first", lambda: 1)
+        store: Any = registry.store
+        sync = store._opening.current.database.sync
+        for recover in (True, False):
+
+            @registry.idempotent(f"t:{recover}:{{user}}", name=f"{recover}", on_crash="rerun", recover=recover)
+            def job(user: int) -> int:
+                counts.append(sync.syncs)
+                return user
+
+            counts.append(sync.syncs)
+            job(7)
+            counts.append(sync.syncs)
+    assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 0, 0, 1]
+
+
+# --- settle -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recover", [True, False])
+def test_a_held_task_becomes_unknown(recover: bool, open_registry: Callable[..., Registry], path: Path) -> None:  # noqa: FBT001
+    """Under hold nothing runs again: the sweep settles it at once, and says so."""
+    events: list[Event] = []
+    registry = open_registry(on_event=events.append)
+    killed(path, {"on_crash": "hold", "recover": recover})
+    job = Job(registry, on_crash="hold")
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("settled", Status.UNKNOWN, TaskUnknownError)
+    task = registry.get("t:7")
+    assert task is not None
+    assert (task.verdict, task.settled_by) == (Verdict.CANNOT_TELL, "sweep")
+    assert (task.error or "").startswith("OwnerDied: attempt 1")
+    assert [type(event) for event in events] == [Unknown]
+    assert job.calls == []
+    assert registry.sweep() == []
+
+
+def test_what_did_not_happen_is_rerun(registry: Registry, path: Path) -> None:
+    """An operator who found out that a held task did not happen need not know its arguments."""
+    killed(path, {"on_crash": "hold", "recover": True})
+    job = Job(registry, on_crash="hold")
+    registry.sweep()
+    registry.resolve("t:7", "did-not-happen")
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.calls == [ARGUMENTS]
+
+
+def test_a_rerun_without_arguments_is_left_to_its_call(registry: Registry, path: Path) -> None:
+    """The next call would run it by itself, and has the arguments: `unknown` would keep it from that."""
+    killed(path, {"on_crash": "rerun"})
+    one = only(registry.sweep())
+    assert (one.did, one.status, one.error, one.is_trouble) == ("left", Status.RUNNING, None, False)
+    job = Job(registry)
+    args, kwargs = ARGUMENTS
+    assert job.call(*args, **kwargs) == "done"
+
+
+def test_a_task_of_a_batch_that_was_not_begun_is_left(registry: Registry, path: Path) -> None:
+    """Nothing of it has run, so its next call claims it as if it had been put back."""
+    with Script(
+        """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1])
+        claims = registry.claim_many([("begun", None), ("waits", None)], name="batch")
+        claims[0].enter()
+        say("claimed")
+        wait()
+        """,
+        path,
+    ) as worker:
+        worker.expect("claimed")
+        worker.kill()
+    swept = {one.task_id: (one.did, one.status) for one in registry.sweep()}
+    assert swept == {"begun": ("settled", Status.UNKNOWN), "waits": ("left", Status.RUNNING)}
+    assert registry.run("waits", lambda: 1, name="batch").attempt == 1
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_a_hook_is_asked_with_the_arguments(answer: bool | None, registry: Registry, path: Path) -> None:  # noqa: FBT001
+    """Under verify the function's own hook decides: it happened, it is run again, or it stays unknown."""
+    asked: list[Any] = []
+
+    def look_up(task: object, *args: object, **kwargs: object) -> bool | None:
+        asked.append((args, kwargs))
+        return answer
+
+    with Script(VERIFIED, path) as worker:
+        worker.expect("begun")
+        worker.kill()
+    job = Job(registry, on_crash="verify", verify=look_up)
+    one = only(registry.sweep())
+    assert asked == [ARGUMENTS]
+    expected = {
+        True: ("settled", Status.SUCCEEDED, 0),
+        False: ("rerun", Status.SUCCEEDED, 1),
+        None: ("settled", Status.UNKNOWN, 0),
+    }
+    assert (one.did, one.status, len(job.calls)) == expected[answer]
+    assert registry.sweep() == []
+
+
+VERIFIED = WORKER.replace(
+    "options = eval(sys.argv[2])", 'options = dict(on_crash="verify", verify=print, recover=True)'
+)
+VERIFIED = VERIFIED.replace("sys.argv[3]", repr(CALL))
+
+
+def test_a_living_owner_is_let_be(registry: Registry, path: Path) -> None:
+    """Neither its task nor its arguments are touched."""
+    with Script(WORKER, path, repr(RERUN), CALL) as worker:
+        worker.expect("begun")
+        job = Job(registry)
+        assert registry.sweep() == []
+        worker.go()
+        assert worker.end() == 0
+    assert registry.sweep() == []
+    assert job.calls == []
+
+
+def test_an_expired_lease_is_swept(open_registry: Callable[..., Registry]) -> None:
+    """The task of an owner that hangs is rerun once its lease is over; the late owner changes nothing."""
+    clock = ManualClock()
+    hanging, sweeping = open_registry(clock=clock), open_registry(clock=clock)
+    late = Job(hanging, lease=60)
+    job = Job(sweeping, lease=60)
+
+    def sweeps() -> None:
+        clock.advance(61)
+        assert only(sweeping.sweep()).status is Status.SUCCEEDED
+
+    late.body = sweeps
+    with pytest.raises(ClaimLostError):
+        late.call(7)
+    assert (late.attempts, job.attempts) == ([1], [2])
+
+
+def test_many_dead_tasks_are_settled_in_batches(registry: Registry, path: Path) -> None:
+    """More than fit into one transaction, and more than one page, are all settled by one sweep."""
+    count = 620
+    with Script(
+        """
+        from idemreg import Registry
+        registry = Registry(sys.argv[1], durability="normal")
+        claims = [registry.claim(f"t:{number}", name="job") for number in range(int(sys.argv[2]))]
+        say("claimed")
+        wait()
+        """,
+        path,
+        count,
+    ) as worker:
+        worker.expect("claimed")
+        worker.kill()
+    assert len(registry.sweep()) == count
+    assert registry.count() == {Status.UNKNOWN: count}
+
+
+# --- who may ----------------------------------------------------------------------------------------------------
+
+
+def test_two_sweeps_rerun_each_task_once(open_registry: Callable[..., Registry], path: Path) -> None:
+    """Of two that found the same task dead, one gets the claim; the other has nothing to tell."""
+    killed(path)
+    first, second = open_registry(), open_registry()
+    meeting = threading.Barrier(2, timeout=PATIENCE_S)
+    jobs = [Job(first), Job(second)]
+    original = [registry.store.kept for registry in (first, second)]  # type: ignore[attr-defined]
+
+    def together(store: Any, kept: Any) -> None:
+        def call(after: str | None, limit: int) -> Any:
+            found = kept(after, limit)
+            if found:
+                meeting.wait()
+            return found
+
+        store.kept = call
+
+    for registry, own in zip((first, second), original, strict=True):
+        together(registry.store, own)
+    swept: list[list[Swept]] = []
+    threads = [threading.Thread(target=lambda one=one: swept.append(one.sweep())) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert sorted(len(one) for one in swept) == [0, 1]
+    assert sum(len(job.calls) for job in jobs) == 1
+
+
+def test_a_task_of_another_function_is_left(registry: Registry, path: Path) -> None:
+    """A registry reruns what it has decorated; what it does not know is told, and stays for who knows it."""
+    killed(path)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
+    assert "no function 'job' with recover=True" in str(one.error)
+    job = Job(registry)
+    assert only(registry.sweep()).did == "rerun"
+    assert job.calls == [ARGUMENTS]
+
+
+def test_a_function_that_has_changed_is_not_rerun(registry: Registry, path: Path) -> None:
+    """Arguments that the function does not take any more, or counts otherwise, are left to a person."""
+    killed(path)
+
+    @registry.idempotent("t:{user}", name="job", recover=True, on_crash="rerun")
+    def job(user: int, amount: int) -> None:
+        raise AssertionError
+
+    one = only(registry.sweep())
+    assert (one.did, type(one.error)) == ("left", RecoveryError)
+    assert "its parameters are others now" in str(one.error)
+    other = Registry(path)
+    Job(other, checksum=lambda *_, **__: "something else")
+    assert "has another checksum now" in str(only(other.sweep()).error)
+    other.close()
+
+
+def test_the_stored_task_id_counts(registry: Registry, path: Path) -> None:
+    """What makes a task_id may look at more than the arguments, as at the date: a rerun is of the task that died."""
+    killed(path)
+    ran = []
+
+    @registry.idempotent(lambda *_, **__: "another", name="job", recover=True, on_crash="rerun")
+    def job(user: int, *more: object, amount: Any = 1, **rest: object) -> None:
+        ran.append(current_claim().task_id)
+
+    registry.sweep()
+    assert ran == ["t:7"]
+
+
+# --- what can be kept -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("argument", [object(), "x" * MAX_ARGUMENTS_BYTES, "\ud800"], ids=["type", "size", "text"])
+def test_arguments_that_cannot_be_kept_are_refused(argument: object, registry: Registry) -> None:
+    """Before the job starts, and before anything is stored."""
+    ran = []
+
+    @registry.idempotent("t", recover=True, checksum=lambda _: None)
+    def job(argument: object) -> None:
+        ran.append(argument)
+
+    with pytest.raises(ArgumentError, match="what is kept of the arguments") as refused:
+        job(argument)
+    assert "recover=" in refused.value.hint
+    assert not ran
+    assert registry.get("t") is None
+
+
+def test_what_is_excluded_needs_a_default(registry: Registry) -> None:
+    """Nobody could give it at a rerun: so a method, and a function that is handed a connection, are refused at once."""
+
+    class Shop:
+        def order(self, number: int) -> None: ...
+
+    with pytest.raises(ValueError, match="needs 'self', which is excluded"):
+        registry.idempotent("t:{number}", recover=True)(Shop.order)
+
+
+def test_what_is_excluded_is_not_kept(registry: Registry, path: Path) -> None:
+    """An excluded argument has its default again at a rerun; so has what was left to its default."""
+    calls: list[Any] = []
+    default = object()
+
+    @registry.idempotent("t:{user}", exclude=["token", "session"], recover=True, on_crash="rerun")
+    def job(user: int, session: object = None, other: object = default, *, token: str = "", **rest: object) -> None:
+        calls.append((user, session, other, token, rest))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job(7, object(), token=SECRET, session_id=1)
+    assert SECRET not in str(kept(path))
+    registry.sweep()
+    assert calls[1] == (7, None, default, "", {"session_id": 1})
+
+
+def test_two_functions_of_one_name_are_refused(registry: Registry) -> None:
+    """A rerun could not tell them apart."""
+    Job(registry)
+    with pytest.raises(ValueError, match="the name 'job' is"):
+
+        @registry.idempotent("other:{user}", name="job", recover=True)
+        def job(user: int) -> None: ...
+
+
+# --- coroutines -------------------------------------------------------------------------------------------------
+
+
+def test_coroutines_are_rerun(
+    path: Path,
+    loop: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any],
+    nothing_on_the_event_loop: None,
+) -> None:
+    """`await registry.sweep()` does the same from an event loop, and never on its thread."""
+    killed(path)
+    calls = []
+
+    async def main() -> list[Swept]:
+        async with AsyncRegistry(path) as jobs:
+
+            @jobs.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+            async def job(user: int, *more: object, amount: Any = 1, **rest: object) -> str:
+                calls.append(((user, *more), {"amount": amount, **rest}))
+                return "done"
+
+            return await jobs.sweep()
+
+    assert only(loop(main)).outcome.result == "done"
+    assert calls == [ARGUMENTS]
+
+
+def test_a_plain_sweep_runs_coroutines(registry: Registry, path: Path) -> None:
+    """Without an event loop each coroutine function has one of its own; inside of one it is refused."""
+    killed(path)
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    async def job(user: int, *more: object, amount: Any = 1, **rest: object) -> str:
+        return "done"
+
+    async def inside() -> None:
+        registry.sweep()
+
+    with pytest.raises(RuntimeError, match="use AsyncRegistry"):
+        asyncio.run(inside())
+    assert only(registry.sweep()).outcome.result == "done"
+
+
+# --- events and errors ------------------------------------------------------------------------------------------
+
+
+def test_a_rerun_is_told(open_registry: Callable[..., Registry], path: Path) -> None:
+    """`on_event` hears of a sweep's claims and ends as of all others."""
+    events: list[Event] = []
+    registry = open_registry(on_event=events.append)
+    killed(path)
+    Job(registry)
+    registry.sweep()
+    assert [type(event) for event in events] == [TakenOver, Succeeded]
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------
+
+SWEEPER = """
+    from idemreg import Registry, faults
+    registry = Registry(sys.argv[1])
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    def job(user, *more, amount=1, **rest):
+        say("rerun")
+    faults.arm(sys.argv[2], faults.kill)
+    registry.sweep()
+    say("swept")
+"""
+
+
+@pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed", "job.returned", "finish.in-transaction"])
+def test_a_sweep_that_is_killed_is_swept(point: str, registry: Registry, path: Path) -> None:
+    """Killed between any two commits, a rerun leaves what the next sweep runs again, with the same arguments."""
+    killed(path)
+    with Script(SWEEPER, path, point) as sweeper:
+        sweeper.process.wait(PATIENCE_S)
+    job = Job(registry)
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.calls == [ARGUMENTS]
+    assert kept(path) == []
+
+
+def test_a_sweep_that_is_killed_behind_the_finish_is_done(registry: Registry, path: Path) -> None:
+    """What it has committed stays: the task is final, and its arguments are gone."""
+    killed(path)
+    with Script(SWEEPER, path, "finish.committed") as sweeper:
+        sweeper.process.wait(PATIENCE_S)
+    job = Job(registry)
+    assert registry.sweep() == []
+    assert (status(registry), job.calls, kept(path)) == (Status.SUCCEEDED, [], [])
+
+
+@pytest.mark.parametrize(("point", "swept"), [("sweep.in-transaction", 1), ("sweep.committed", 0)])
+def test_a_settlement_that_is_killed_is_whole(point: str, swept: int, registry: Registry, path: Path) -> None:
+    """Killed before its commit nothing is settled, behind it all of the batch is."""
+    killed(path, {"on_crash": "hold"})
+    with Script(SWEEPER, path, point) as sweeper:
+        sweeper.process.wait(PATIENCE_S)
+    assert len(registry.sweep()) == swept
+    assert status(registry) is Status.UNKNOWN
