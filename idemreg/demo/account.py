@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from idemreg.model import Task
 
-__all__ = ["BY_HAND", "BY_HOOK", "Run", "disagreements", "facts", "failure", "program", "tell"]
+__all__ = ["BY_HAND", "BY_HOOK", "OPENING", "Run", "disagreements", "facts", "failure", "program", "tell"]
+
+OPENING: Final = "Act one: tasks are delivered several times, and their workers die in mid-job."
 
 BY_HOOK: Final = "verify hook"
 BY_HAND: Final = "the demo's operator"
@@ -66,6 +68,7 @@ def facts(run: Run, rows: Mapping[str, Task]) -> dict[str, Any]:
     """The account as one object."""
     settled = [row.settled_by for row in rows.values()]
     return {
+        "act": 1,
         "tasks": len(rows),
         "deliveries": run.delivered,
         "workers": run.workers,

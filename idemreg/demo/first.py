@@ -54,6 +54,9 @@ class FirstAct:
         """From the first delivery to the account; the exit code."""
         clock = Clock()
         began = clock.monotonic()
+        if not self._as_json:
+            sys.stdout.write(f"{account.OPENING}\n\n")
+            sys.stdout.flush()
         with (
             Registry(self._database) as registry,
             Crew(self._database, self._witness.path, self._workers, self._kills) as crew,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import signal
 import subprocess
 import sys
+from collections import deque
 from typing import IO, Final
 
 __all__ = ["FAILED", "SILENCE_S", "DemoError", "Process", "complain"]
@@ -40,6 +43,7 @@ class Process:
             argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
         )
         self._text = b""
+        self._said: deque[str] = deque()
 
     @property
     def output(self) -> IO[bytes]:
@@ -61,6 +65,24 @@ class Process:
             raise DemoError(msg)
         *lines, self._text = (self._text + data).split(b"\n")
         return [line.decode() for line in lines]
+
+    def line(self) -> str:
+        """The next line that it says. `DemoError` where it says nothing for long."""
+        while not self._said:
+            if not select.select([self.output], [], [], SILENCE_S)[0]:
+                msg = f"worker {self.process.pid} said nothing for {SILENCE_S} s"
+                raise DemoError(msg)
+            self._said.extend(self.lines())
+        return self._said.popleft()
+
+    def stop(self) -> None:
+        """SIGSTOP; comes back once it has stopped."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """SIGKILL, and reap."""
