@@ -39,7 +39,9 @@ DEMO_FIELDS: Final = {
 
 
 @click.command(
-    cls=Command, fields=DEMO_FIELDS, examples=["idemreg demo", "idemreg demo --workers 4 --tasks 100 --keep ./demo"]
+    cls=Command,
+    fields=DEMO_FIELDS,
+    examples=["idemreg demo", "idemreg demo --act 2", "idemreg demo --workers 4 --tasks 100 --keep ./demo"],
 )
 @click.option(
     "--workers",
