@@ -314,8 +314,9 @@ def test_another_answer_ends_the_story(
     for wrong in (("done",), ("at", "a"), ("done", "a", "b")):
         with pytest.raises(DemoError):
             Answer({"a": "S"}, {}, "done", "").must_be(*wrong)
-    with pytest.raises(DemoError):
+    with pytest.raises(DemoError) as caught:
         Answer({}, {"a": "claim-lost"}, "done", "").must_be("done")
+    assert "it answered 'done' (coupons for nothing, claim-lost for a)" in str(caught.value)
 
 
 def test_ctrl_c_leaves_no_stopped_process(tmp_path: Path) -> None:
@@ -351,6 +352,16 @@ def test_without_cronsim_act_two_is_left_out(tmp_path: Path) -> None:
     for told in (alone.stderr, both.stderr):
         assert "act two is left out" in told
         assert 'pip install "idemreg[schedule]"' in told
+
+
+def test_make_demo_brings_what_act_two_needs() -> None:
+    """The set-up behind `make demo` installs the extra of schedules, and no tools for tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    plan = subprocess.run(
+        ["make", "-n", "-B", "demo"], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    ).stdout
+    assert "install -e '.[schedule]'" in plan
+    assert "--group" not in plan
 
 
 def test_all_who_read_the_file_have_one_instant(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from idemreg.demo.process import DemoError, Process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["AT", "DONE", "SUSPENDED", "Answer", "Company", "Scheduler"]
 
@@ -30,10 +30,17 @@ class Answer(NamedTuple):
     def must_be(self, end: str, *issued: str, failed: Mapping[str, str] | None = None) -> Answer:
         """`DemoError` unless just these coupons were issued, in this order."""
         if self.end != end or [*self.issued] != [*issued] or self.failed != (failed or {}):
-            wanted = f"{end}, with coupons for {', '.join(issued) or 'nothing'}"
-            msg = f"a scheduler answered {self!r}, where it should have answered {wanted}"
+            msg = (
+                f"a scheduler should have answered {_told(end, issued, failed or {})};"
+                f" it answered {_told(self.end, self.issued, self.failed)}"
+            )
             raise DemoError(msg)
         return self
+
+
+def _told(end: str, issued: Iterable[str], failed: Mapping[str, str]) -> str:
+    errors = "".join(f", {code} for {task_id}" for task_id, code in failed.items())
+    return f"{end!r} (coupons for {', '.join(issued) or 'nothing'}{errors})"
 
 
 class Scheduler(Process):
