@@ -39,7 +39,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
-demo: $(SET_UP)  ## see it work; installs the run-time dependencies only
+demo: $(SET_UP)  ## see it work, in two acts; installs what runs need, and nothing for tests
 	@.venv/bin/idemreg demo $(ARGS)
 
 .PHONY: test
@@ -137,7 +137,7 @@ $(SET_UP): pyproject.toml
 		fi; \
 	fi
 	@echo "installing idemreg into .venv"
-	@$(PIP) install -e .
+	@$(PIP) install -e '.[schedule]'
 	@touch $@
 
 $(DEV_SET_UP): pyproject.toml $(SET_UP)

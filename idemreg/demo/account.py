@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from idemreg.model import Task
 
-__all__ = ["Run", "disagreements", "facts", "failure", "tell"]
+__all__ = ["BY_HAND", "BY_HOOK", "OPENING", "Run", "disagreements", "facts", "failure", "program", "tell"]
+
+OPENING: Final = "Act one: tasks are delivered several times, and their workers die in mid-job."
 
 BY_HOOK: Final = "verify hook"
 BY_HAND: Final = "the demo's operator"
@@ -55,17 +57,18 @@ def disagreements(task_ids: Iterable[str], effects: Mapping[str, int], rows: Map
     return found
 
 
-def failure(found: list[str], run: Run) -> str:
+def failure(found: list[str], where: str) -> str:
     """The loud end: what disagrees, and where to look."""
     more = [f"  ... and {len(found) - LISTED} more"] if len(found) > LISTED else []
     lines = ["DEMO FAILED: the witness and the registry disagree", *(f"  {one}" for one in found[:LISTED]), *more]
-    return "\n".join([*lines, f"seed {run.seed}; registry {run.database}; witness {run.witness}"])
+    return "\n".join([*lines, where])
 
 
 def facts(run: Run, rows: Mapping[str, Task]) -> dict[str, Any]:
     """The account as one object."""
     settled = [row.settled_by for row in rows.values()]
     return {
+        "act": 1,
         "tasks": len(rows),
         "deliveries": run.delivered,
         "workers": run.workers,
@@ -128,14 +131,14 @@ def _verdicts(settled: list[Task]) -> str:
     return f"{len(settled)}: {happened} had happened, {len(settled) - happened} had not, and ran then"
 
 
-def _program() -> str:
+def program() -> str:
     """How to call the command line from here: `make demo` runs it in an environment that is on nobody's PATH."""
     here = os.path.join(os.path.dirname(sys.executable), "idemreg")
     return "idemreg" if shutil.which("idemreg") or not os.path.exists(here) else shlex.quote(os.path.relpath(here))
 
 
 def _commands(run: Run, settled: list[Task]) -> list[str]:
-    registry = f"{_program()} --db {shlex.quote(run.database)}"
+    registry = f"{program()} --db {shlex.quote(run.database)}"
     example = settled[0].task_id if settled else "coupon:1"
     return [
         f"  {registry} stats",

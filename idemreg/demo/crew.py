@@ -6,31 +6,19 @@ answer goes back into the queue, as any broker does it.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import selectors
-import subprocess
-import sys
 from collections import Counter, deque
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
+from idemreg.demo.process import SILENCE_S, DemoError, Process
 from idemreg.demo.worker import BEFORE, BEHIND, RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["Crew", "CrewError", "Delivery"]
+__all__ = ["Crew", "Delivery"]
 
 PROGRAM: Final = "from idemreg.demo.worker import main; main()"
-
-READ_BYTES: Final = 65_536
-
-# A worker answers within its own wait for a twin, 5 s; a minute of silence from all of them means that something hangs.
-SILENCE_S: Final = 60
-
-
-class CrewError(Exception):
-    """A worker ended by itself, or all of them fell silent: the demonstration cannot go on."""
 
 
 class Delivery(NamedTuple):
@@ -45,54 +33,13 @@ class Delivery(NamedTuple):
         return f"{self.kind}:{self.number}"
 
 
-class _Worker:
+class _Worker(Process):
     """One process, and the delivery that it has in hand."""
 
-    def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
-        # A process group of its own: Ctrl-C in the terminal reaches the parent alone, which ends its workers.
-        self.process = subprocess.Popen(  # noqa: S603 - our own module, under our own interpreter
-            argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, process_group=0
-        )
+    def __init__(self, *arguments: str) -> None:
+        super().__init__(PROGRAM, *arguments)
         self.in_hand: Delivery | None = None
         self.is_ready = False
-        self._text = b""
-
-    @property
-    def output(self) -> IO[bytes]:
-        assert self.process.stdout is not None  # noqa: S101 - made with a pipe
-        return self.process.stdout
-
-    def tell(self, words: str) -> None:
-        assert self.process.stdin is not None  # noqa: S101 - made with a pipe
-        with contextlib.suppress(BrokenPipeError):  # it ended by itself: `lines` is about to say so
-            self.process.stdin.write(f"{words}\n".encode())
-
-    def lines(self) -> list[str]:
-        """What it said since. `CrewError` where it ended by itself."""
-        data = self.output.read(READ_BYTES)
-        if not data:
-            msg = f"worker {self.process.pid} ended by itself, with exit code {self.process.wait()}"
-            raise CrewError(msg)
-        *lines, self._text = (self._text + data).split(b"\n")
-        return [line.decode() for line in lines]
-
-    def kill(self) -> None:
-        """SIGKILL, and reap."""
-        self.process.kill()
-        self.process.wait()
-        self._close()
-
-    def dismiss(self) -> None:
-        """End it in order: no more deliveries come."""
-        assert self.process.stdin is not None  # noqa: S101 - made with a pipe
-        self.process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(SILENCE_S)
-
-    def _close(self) -> None:
-        assert self.process.stdin is not None  # noqa: S101 - made with a pipe
-        self.process.stdin.close()
-        self.output.close()
 
 
 class Crew:
@@ -105,9 +52,7 @@ class Crew:
         self.answers: Counter[str] = Counter()
         self.killed: Counter[str] = Counter()
         self.delivered = 0
-        # -P: a file in the current folder that is called like a module of the standard library must not stand in.
-        self._argv = [sys.executable, "-P", "-c", PROGRAM, database, witness]
-        self._environment = os.environ | {"PYTHONPATH": _with_our_own(os.environ.get("PYTHONPATH"))}
+        self._arguments = database, witness
         self._size = workers
         self._kills = dict(kills)
         self._workers: list[_Worker] = []
@@ -137,7 +82,7 @@ class Crew:
             ready = self._selector.select(SILENCE_S)
             if not ready:
                 msg = f"no worker said anything for {SILENCE_S} s"
-                raise CrewError(msg)
+                raise DemoError(msg)
             for key, _ in ready:
                 self._listen(key.data)
             progress(self)
@@ -150,7 +95,7 @@ class Crew:
     # --- one worker ---------------------------------------------------------------------------------------------
 
     def _hire(self) -> None:
-        worker = _Worker(self._argv, self._environment)
+        worker = _Worker(*self._arguments)
         self._workers.append(worker)
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
 
@@ -202,9 +147,3 @@ class Crew:
         if answer == "again":
             self._queue.append(worker.in_hand)
         worker.in_hand = None
-
-
-def _with_our_own(import_path: str | None) -> str:
-    """The import path with this very package first, so that workers run the code of their parent, installed or not."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return os.pathsep.join([os.path.dirname(package), *([import_path] if import_path else [])])

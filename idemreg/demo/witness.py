@@ -28,16 +28,17 @@ class Witness:
 
     def evidence(self, task_id: str) -> str | None:
         """The task's line, with its number; None where there is none."""
-        for number, line in enumerate(self._lines(), 1):
+        for number, line in enumerate(self.lines(), 1):
             if line.split(" ", 1)[0] == task_id:
                 return f"line {number} of {os.path.basename(self.path)}: {line}"
         return None
 
     def effects(self) -> Counter[str]:
         """How many effects each task had."""
-        return Counter(line.split(" ", 1)[0] for line in self._lines())
+        return Counter(line.split(" ", 1)[0] for line in self.lines())
 
-    def _lines(self) -> list[str]:
+    def lines(self) -> list[str]:
+        """All of it; nothing where there is no file yet."""
         try:
             with open(self.path, encoding="utf-8") as file:
                 return file.read().splitlines()
