@@ -5,16 +5,21 @@ That drops all POSIX locks of the process, and so SQLite's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from idemreg import Registry
-from tests.barriers.actors import another, stopped
+from idemreg import FinishNotRecordedError, Registry, StoreBusyError
+from idemreg.sqlite.hot import SURELY_NEW
+from tests.barriers.actors import BUSY_S, another, stopped
 from tests.support import raw
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg import Claim
+    from idemreg.sqlite.backend import SqliteStore
 
 WARM = 'registry.run("warm", lambda: 1)'
 FAIL = 'told(lambda: registry.run("t", lambda: 1 / 0, unknown_on=ZeroDivisionError))'.replace("told(", "failing(")
@@ -59,6 +64,45 @@ def test_nobody_writes_beside_a_writer_who_lost_sqlites_locks(path: Path, write:
         writer.kill()
     with Registry(path, durability="normal") as registry:
         assert registry.get("other") is None
+    connection = raw.connect(path)
+    assert connection.pragma("integrity_check") == "ok"
+    connection.close()
+
+
+def claim(registry: Registry, _held: Claim) -> None:
+    registry.run("other", int)
+
+
+def claim_unseen(registry: Registry, held: Claim) -> None:
+    """As behind many new tasks: the next is claimed before it is looked for, if nobody writes."""
+    cast("SqliteStore", registry.store)._opening.opened().new_in_a_row = SURELY_NEW
+    claim(registry, held)
+
+
+def succeed(_registry: Registry, held: Claim) -> None:
+    held.succeed(1)
+
+
+@pytest.mark.parametrize(
+    ("write", "error"), [(claim, StoreBusyError), (claim_unseen, StoreBusyError), (succeed, FinishNotRecordedError)]
+)
+def test_no_statement_of_the_hot_path_goes_beside_a_writer_who_lost_sqlites_locks(
+    path: Path, write: Callable[[Registry, Claim], None], error: type[Exception]
+) -> None:
+    """The same of what takes the turn by itself: the claim of a new task, and the end of one."""
+    point, act = WRITES["failure"]
+    with Registry(path, durability="normal", busy_timeout=BUSY_S) as registry:
+        registry.run("first", int)
+        held = registry.claim("held")
+        with stopped(path, WRITER.format(act=act, early=""), point) as writer:
+            with pytest.raises(error):
+                write(registry, held)
+            writer.go()
+            writer.expect("done")
+            writer.kill()
+        assert registry.get("other") is None
+        if held.is_open:
+            held.release()
     connection = raw.connect(path)
     assert connection.pragma("integrity_check") == "ok"
     connection.close()

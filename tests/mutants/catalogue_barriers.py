@@ -107,6 +107,9 @@ LOCKS_DO_NOTHING: Final = Off(
 # --- who writes ---------------------------------------------------------------------------------------------------
 
 _TURN: Final = TESTS + "test_write_turn.py::test_nobody_writes_beside_a_writer_who_lost_sqlites_locks"
+_HOT_TURN: Final = (
+    TESTS + "test_write_turn.py::test_no_statement_of_the_hot_path_goes_beside_a_writer_who_lost_sqlites_locks"
+)
 _SQLITES_LOCKS: Final = Off("SQLite's locks, compare-and-set", NO_CAS.patches)
 _WRITERS: Final = (
     *mutants(
@@ -135,6 +138,28 @@ _WRITERS: Final = (
                     "idemreg/oslock.py",
                     "fcntl.fcntl(fd, fcntl.F_OFD_SETLK, order)",
                     "fcntl.fcntl(fd, fcntl.F_SETLK, order)",
+                ),
+            ),
+        ),
+    ),
+    *mutants(
+        "write turn",
+        _SQLITES_LOCKS,
+        _HOT_TURN,
+        Row(
+            "turn-not-waited-for-by-statements",
+            "a statement of the hot path goes on where another process has the turn",
+            (Patch(WRITING, "            self._take_turn(self.until)\n", "            pass\n"),),
+        ),
+        Row(
+            "turn-not-heeded-at-once",
+            "a claim that needs nobody to write goes on where another process has the turn",
+            (
+                Patch(
+                    WRITING,
+                    "            self._inside.clear()\n            if self.waiting:\n                self._let_in()\n"
+                    "            return False\n        return True\n",
+                    "            return True\n        return True\n",
                 ),
             ),
         ),
