@@ -109,7 +109,7 @@ def test_other_programs_may_ask_for_a_command() -> None:
 
 def test_the_demonstration_is_a_command(cli: Cli, tmp_path: Path) -> None:
     """With its own exit code, and as JSON."""
-    words = ("demo", "--tasks", "1", "--workers", "1", "--keep", str(tmp_path / "demo"))
+    words = ("demo", "--act", "1", "--tasks", "1", "--workers", "1", "--keep", str(tmp_path / "demo"))
     told = cli.json(*words)
     assert (told["tasks"], told["effects_a_task"]) == (1, 1)
     assert cli(*words).exit_code == 2  # there is a registry now
