@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bench.contenders import KINDS, absent
 from bench.figures import FIGURES
 from bench.keep import save, write_json
-from bench.machine import machine
+from bench.machine import machine, revision
 from bench.model import SCALES
 from bench.report import figure_table
 
@@ -106,6 +106,7 @@ def measured(figure: Figure, scale: Scale, folder: str | None) -> dict[str, Any]
         "absent": done.absent,
         "notes": done.notes,
         "load": round(os.getloadavg()[2], 1),
+        "revision": revision(),
     }
 
 

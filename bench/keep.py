@@ -39,7 +39,8 @@ def reasons() -> dict[str, dict[str, str]]:
 def save(found: dict[str, Any]) -> None:
     """Put the figures among those kept, and make tables and plots anew.
 
-    Figures of other machines or versions are not mixed: those kept go, where the machine is not the same.
+    Figures of other machines or versions are not mixed: those kept go, where the machine is not the same. Each tells of
+    which revision of idemreg it is.
     """
     kept = load()
     if kept["machine"] == found["machine"]:

@@ -13,7 +13,7 @@ import apsw
 from bench.contenders import REDIS_SERVER
 from idemreg import __version__
 
-__all__ = ["file_system", "machine"]
+__all__ = ["file_system", "machine", "revision"]
 
 DISTRIBUTIONS = ("aws-lambda-powertools", "dbos", "diskcache", "hiredis", "huey", "joblib", "redis")
 
@@ -40,6 +40,16 @@ def machine(folder: str) -> dict[str, str | int]:
         said = subprocess.run([REDIS_SERVER, "--version"], capture_output=True, text=True, check=False).stdout
         found["redis server"] = next((word[2:] for word in said.split() if word.startswith("v=")), "unknown")
     return found
+
+
+def revision() -> str:
+    """Which code it was: the commit, with a + where something was changed since; empty outside of a checkout."""
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty=+"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return said.stdout.strip()
 
 
 def _cpu() -> str:

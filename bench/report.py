@@ -87,6 +87,11 @@ def figure_table(name: str, figure: dict[str, Any], why: dict[str, str] | None =
     if figure["sides"]:
         parts.append(form(*side_rows(figure)))
     parts += [f"Absent: {one}" for one in figure["absent"]]
+    if not is_plain and "revision" in figure:
+        parts.append(
+            f"Measured on {figure['measured_on']}, at revision {figure['revision']}; load of the machine behind it:"
+            f" {figure['load']}."
+        )
     parts += figure["notes"]
     parts += [f"- {label}: {reason}" for label, reason in (why or {}).items()]
     return "\n".join(parts) if is_plain else "\n\n".join(parts)
@@ -110,9 +115,9 @@ def plain_table(head: Row, rows: list[Row]) -> str:
 
 
 ABOUT: Final = (
-    "Made by `make bench-full`; do not edit. `figures.json` beside it has every round. A value is the median of its"
-    " rounds; a ratio is taken within a round, whose contenders took turns. *Survives* says what an acknowledged row"
-    " outlives at that setting."
+    "Made by `make bench-full`; do not edit. `figures.json` beside it has every round of each value. A value is the"
+    " median of its rounds; a ratio is taken within a round, whose contenders took turns. *Survives* says what an"
+    " acknowledged row outlives at that setting."
 )
 
 

@@ -1,4 +1,4 @@
-"""The turn to write: its deadline, whoever is in the way; fair among processes; a barrier of its own."""
+"""The turn to write: its deadline, whoever is in the way; a barrier of its own. How fair it is, `bench` measures."""
 
 from __future__ import annotations
 

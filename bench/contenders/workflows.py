@@ -16,7 +16,8 @@ __all__ = ["Dbos"]
 class Dbos:
     """One workflow without steps, the cheapest that there is. The administration's server and the log are off.
 
-    Its SQLite runs with a rollback journal and synchronous=FULL, and DBOS offers no other setting.
+    Its SQLite runs as DBOS sets it up: with a rollback journal and synchronous=FULL. It takes an engine of one's own
+    (``system_database_engine``), which nobody is told to make; so there is no line of it at `normal`.
     """
 
     def __init__(self, place: Place) -> None:

@@ -113,6 +113,9 @@ def list_tasks(
     One line a task, as wide as the terminal (or COLUMNS): what does not fit is shortened, and `--json` gives it whole.
     `running (dead)` is a task whose owner is proven dead, `running (lease expired)` one whose owner was not renewed in
     time; the next call decides by its policy. `running (overdue)` runs longer than its --timeout.
+
+    A prefix, and a status other than succeeded or running, are found by an index; every other filter looks through all
+    tasks, which takes seconds for millions.
     """
     chosen: dict[str, Any] = {
         "status": statuses(status),

@@ -20,9 +20,8 @@ Why it is correct, step by step.
 2. *Equal header, equal -wal*: the header holds the checksum over all frames and the salts of the -wal. So who finds the
    header of now to be the published one needs no sync, whoever wrote, in whatever process or program.
 3. *Who finds another header joins a sync that begins later than that.* He reads ``begun``, and waits for ``done`` to be
-   above it: a sync numbered above began after he read, and its leader read the header later still. The number is
-   written before the header is read; else a sync that began earlier could be taken for a later one. Numbers are needed
-   because headers have no order once the -wal began anew.
+   above it: a sync numbered above began after he read. Number and header come before the sync itself, in either order:
+   what counts is that it began behind both. Numbers are needed because headers have no order once the -wal began anew.
 4. *A reader joins too.* A row is visible as soon as it is committed, and may not be durable yet. Nobody answers from a
    final row (`durable` after the read): a power cut could take it back, and the task would run again. The reader's
    snapshot is never newer than the header that he looks at afterwards.

@@ -228,8 +228,9 @@ def _line(scene: Scene, dice: random.Random) -> tuple[list[str], bytes]:
         elif dice.random() < (0.7 if parameter.required else 0.12):
             assert isinstance(parameter, click.Option)
             words += _option(scene, parameter, dice)
-    if name == "purge" and "--yes" not in words:
-        words.append("--yes")
+    for command_name, flag in (("purge", "--yes"), ("watch", "--once")):  # the one asks, the other goes on for ever
+        if name == command_name and flag not in words:
+            words.append(flag)
     words += ["--", *arguments] if name not in ("run", "each") and dice.random() < 0.7 else arguments
     if name in ("run", "each") and dice.random() < 0.9:
         words += ["--", *dice.choice(COMMAND_LINES), *([values.word(dice)] if dice.random() < 0.3 else [])]
