@@ -63,8 +63,13 @@ def make_claim(terms: Terms, grant: Granted, name: str) -> Any:  # noqa: ANN401 
     return claim
 
 
-def never_made(terms: Terms, answers: Iterable[object]) -> None:
-    """Put back what was granted and has no claim, which nobody else can end. One that was made and ended stays so."""
+def never_made(terms: Terms, answers: Iterable[object], claim: BaseClaim | None = None) -> None:
+    """Put back what was granted and has no claim, which nobody else can end. One that was made and ended stays so.
+
+    ``claim``: that of the answer, which no caller gets all the same.
+    """
+    if claim is not None:
+        claim.settled()
     for answer in answers:
         if type(answer) is Granted:
             is_new = not answer.to_verify

@@ -33,14 +33,14 @@ def run(
 
     The common duplicate is answered by the first look at the task, and needs no walk.
     """
-    seen = terms.store.begin(wanted)
+    seen, claim = terms.store.begin(wanted), None
     try:
         if type(seen) is Stored and not terms.options.raise_on_duplicate:
             return _replay_stored(terms, wanted, seen)
         claim = make_claim(terms, seen, wanted.name) if type(seen) is Granted else None
         walk = attempt(terms, wanted, claim, job, args, kwargs, is_absent=type(seen) is Absent)
     except BaseException:
-        never_made(terms, [seen])
+        never_made(terms, [seen], claim)
         raise
     return drive(walk)
 
@@ -52,11 +52,12 @@ def run_walk(
     seen = yield terms.store.begin, (wanted,), None
     if type(seen) is Stored and not terms.options.raise_on_duplicate:
         return _replay_stored(terms, wanted, seen)
+    claim = None
     try:
         claim = make_claim(terms, seen, wanted.name) if type(seen) is Granted else None
         walk = attempt(terms, wanted, claim, job, args, kwargs, is_absent=type(seen) is Absent)
     except BaseException:
-        never_made(terms, [seen])
+        never_made(terms, [seen], claim)
         raise
     return (yield from walk)
 

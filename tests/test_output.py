@@ -143,7 +143,7 @@ def test_every_option_reaches_the_library(cli: Cli, monkeypatch: pytest.MonkeyPa
         "task_id": "t", "argv": ["true", "x"], "name": "n", "payload": "p", "on_duplicate": "raise", "wait": 120.0,
         "on_failure": "hold", "max_attempts": 3, "on_crash": "verify", "verify": "v", "unknown_on": {4, 5},
         "release_on": {6}, "keep_for": 3_600.0, "durability": "normal",
-        "keeps_output": False, "lease": 30.0, "timeout": 300.0,
+        "keeps_output": False, "recover": False, "lease": 30.0, "timeout": 300.0,
     }  # fmt: skip
 
 

@@ -336,8 +336,8 @@ def test_a_claim_that_cannot_be_entered_is_put_back(registry: Registry, monkeypa
 def test_an_attempt_that_cannot_be_made_is_put_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was granted before memory went is nobody's."""
 
-    def fail(*_words: object) -> object:
-        raise MemoryError
+    def fail(*_words: object, is_absent: bool) -> object:
+        raise MemoryError(is_absent)
 
     registry.run("warm", lambda: 1)
     with monkeypatch.context() as patch:
