@@ -62,9 +62,14 @@ TASKS = st.builds(
     name=TEXT,
     token=st.integers(0, 2**61),
     attempt=st.integers(0, 2**40),
-    # A claim's limits stay behind with it, and so does the note of them.
+    # A claim's limits stay behind with it, as kept arguments do, and so does the note of either.
     policy=st.builds(
-        Policy, st.sampled_from(OnCrash), st.sampled_from(OnFailure), st.integers(1, 1_000_000), st.just(value=False)
+        Policy,
+        st.sampled_from(OnCrash),
+        st.sampled_from(OnFailure),
+        st.integers(1, 1_000_000),
+        st.just(value=False),
+        st.just(value=False),
     ),
     keep_ms=st.none() | st.integers(0, 2**60),
     result=st.none() | st.sampled_from(["null", '"é"', "[1, 2.5]", json.dumps("x" * 900)]),
