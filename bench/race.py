@@ -24,8 +24,13 @@ MOST_WARMINGS = 30
 WARMERS = range(9 * 10**9, 10**10)  # users of these calls
 
 
-def race(contenders: Sequence[Callable[[int], object]], users: range, number: int) -> list[float]:
-    """Microseconds a call of each contender, in slices that take turns; who begins changes."""
+def race(
+    contenders: Sequence[Callable[[int], object]], users: range, number: int, each: Sequence[list[float]] = ()
+) -> list[float]:
+    """Microseconds a call of each contender, in slices that take turns; who begins changes.
+
+    ``each``: a list a contender that every call's microseconds are added to; to look at the clock is then in each.
+    """
     spent = [0] * len(contenders)
     step = max(1, len(users) // SLICES)
     for turn, start in enumerate(range(users.start, users.stop, step), number):
@@ -33,11 +38,22 @@ def race(contenders: Sequence[Callable[[int], object]], users: range, number: in
         for place in range(len(contenders)):
             who = (place + turn) % len(contenders)
             contender = contenders[who]
+            if each:
+                took = [_timed(contender, user) for user in some]
+                spent[who] += sum(took)
+                each[who].extend(ns / 1_000 for ns in took)
+                continue
             began = time.perf_counter_ns()
             for user in some:
                 contender(user)
             spent[who] += time.perf_counter_ns() - began
     return [ns / len(users) / 1_000 for ns in spent]
+
+
+def _timed(call: Callable[[int], object], user: int) -> int:
+    began = time.perf_counter_ns()
+    call(user)
+    return time.perf_counter_ns() - began
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ from bench.contenders import KINDS, Place, contender
 from bench.contenders.sqlite_files import FILE
 from bench.crew import NotDoneError
 from bench.job import runs
-from bench.model import Figure, Measured, Side, Value, at_most
+from bench.model import Figure, Measured, Side, Value, at_most, percentile
 from bench.race import race, ratios, to_working_size
 
 if TYPE_CHECKING:
@@ -36,18 +36,22 @@ def measure(who: Sequence[str], durability: Durability, calls: int, scale: Scale
     held = [opened(one, folder, durability)[0] for one in who]
     new: list[list[float]] = []
     again: list[list[float]] = []
+    each: dict[str, list[list[float]]] = {}
     for number in range(scale.rounds + 1):
+        if number <= 1:  # what the warming round has taken does not count
+            each = {"new": [[] for _ in who], "duplicate": [[] for _ in who]}
         users = range(10**9 + number * calls, 10**9 + (number + 1) * calls)
         before = runs()
-        new.append(race([one.call for one in held], users, number))
+        new.append(race([one.call for one in held], users, number, each["new"]))
         _must_run(runs() - before, calls * len(who))
-        again.append(race([one.call for one in held], users, number))
+        again.append(race([one.call for one in held], users, number, each["duplicate"]))
         _must_run(runs() - before, calls * len(who))
     for one in held:
         one.close()
     return {
         "new": dict(zip(who, zip(*new[1:], strict=True), strict=True)),
         "duplicate": dict(zip(who, zip(*again[1:], strict=True), strict=True)),
+        "each": {what: dict(zip(who, lists, strict=True)) for what, lists in each.items()},
     }
 
 
@@ -59,10 +63,14 @@ def _must_run(ran: int, wanted: int) -> None:
 
 def sides(found: dict[str, Any], durability: Durability) -> list[Side]:
     return [
-        Side(who, call, "µs", rounds, KINDS[who].survives[durability])
-        for call, of in found.items()
-        for who, rounds in of.items()
+        Side(who, call, "µs", found[call][who], KINDS[who].survives[durability], _worst(found["each"][call][who]))
+        for call in ("new", "duplicate")
+        for who in found[call]
     ]
+
+
+def _worst(calls: list[float]) -> dict[str, float]:
+    return {"p99 µs": percentile(calls, 0.99), "longest µs": max(calls)}
 
 
 def normal(scale: Scale, folder: str) -> Measured:
