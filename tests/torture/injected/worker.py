@@ -158,14 +158,14 @@ class Worker:
         self.fault.aim(folder, item.kind, number, item.error, item.lasting)
         scene = self.scene(item, os.path.join(folder, "jobs.db"))
         self.fault.wal_dirty = 0
+        # SQLite itself asks for a lock for ten seconds: one of the -shm that is refused is to it one that is taken. A
+        # doctor asks some questions, each of which takes as long, and a command waits five seconds for whoever writes.
+        most_s = LOCK_STATEMENTS * LOCK_S if item.kind == "lock" else HANG_S
         begun = time.monotonic()
-        end = self.act(item.case, scene)
+        end = self.act(item.case, scene, most_s)
         took = time.monotonic() - begun + self.fault.slept_us / 1e6
         self.tried += 1
         found = list(judge(scene, end, is_memory=self.mode == "memory"))
-        # SQLite itself asks for a lock for ten seconds: one of the -shm that is refused is to it one that is taken.
-        # A doctor asks some questions, each of which takes as long.
-        most_s = LOCK_STATEMENTS * LOCK_S if item.kind == "lock" else HANG_S
         if took > most_s:
             found.append(f"the call took {took:.1f} s")
         if end.is_fault_met and item.error == errno.EINTR and end.kind is not None:
@@ -204,11 +204,11 @@ class Worker:
             scene.registry.run("warm", lambda: 1, name="warm")
         return scene
 
-    def act(self, case: Case, scene: Scene) -> End:
+    def act(self, case: Case, scene: Scene, most_s: float) -> End:
         fault, act = self.fault, case.act
         kind: type[BaseException] | None = None
         text, result = "no error", None
-        signal.setitimer(signal.ITIMER_REAL, HANG_S)
+        signal.setitimer(signal.ITIMER_REAL, most_s)
         try:
             try:
                 fault.armed = 1
