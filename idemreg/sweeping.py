@@ -9,9 +9,10 @@ becomes of a task of a dead owner (or of an expired lease):
 * rerun without kept arguments, or not begun (of a batch): left alone, for its next call runs it by itself. Nobody
   but that caller has the arguments, and `unknown` would keep it from doing so.
 
-Run again are also tasks with kept arguments that were interrupted while their owner lived on (`pending`, with an
-error), and those that failed and of which an operator or a hook says since that they may run. A task that simply failed
-is left to its next call: its owner lived, and told whoever called.
+Run again are also tasks with kept arguments that are `pending` though an attempt counts: one that began was interrupted
+while its owner lived on, or its owner died and the rerun was put back before it started. And those that failed and of
+which an operator or a hook says since that they may run. A task that simply failed, or whose first attempt was
+released, is left to its next call: its owner lived, and told whoever called.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg.attempt import run_walk
 from idemreg.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
     IdemregError,
     RecoveryError,
     StoreError,
@@ -181,7 +184,7 @@ def _waits(store: Store, task: Task) -> bool:
         decision = _decision(store, task)
         return decision is Decision.TAKE_OVER or _is_asked(store, task, decision)
     if task.status is Status.PENDING:
-        return task.error is not None  # interrupted under rerun; a release leaves none
+        return task.attempt > 0  # one began and did not end; a release of the first counts none, and was told
     is_said = task.status is Status.FAILED and task.verdict in _SAID_TO_RUN
     return is_said and _decision(store, task) is Decision.CLAIM
 
@@ -196,6 +199,8 @@ def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], W
         did = SETTLED if outcome.replayed else RERUN  # a hook said that it had happened
     except RecoveryError as problem:
         did, error = LEFT, problem
+    except (CommandNotFoundError, CommandNotExecutableError) as problem:  # nothing ran: the next sweep tries again
+        did, error = LEFT if problem.task_id == task.task_id else RERUN, problem
     except (TaskRunningError, TaskDoneError) as problem:
         if problem.task_id == task.task_id:  # and not of a task that its job has called
             return None

@@ -245,6 +245,22 @@ def test_a_released_task_waits_for_its_caller(registry: Registry) -> None:
     assert len(job.calls) == 1
 
 
+def test_a_rerun_that_is_put_back_waits_for_the_next_sweep(registry: Registry, path: Path) -> None:
+    """Its caller is dead, so nobody else would ever run it: whether or not an error is stored."""
+
+    def busy() -> None:
+        raise BlockingIOError
+
+    killed(path)
+    job = Job(registry, busy, release_on=BlockingIOError)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("rerun", Status.PENDING, BlockingIOError)
+    job.body = str
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.attempts == [2, 2]
+    assert kept(path) == []
+
+
 def test_a_failed_task_waits_for_its_caller_or_an_order(registry: Registry) -> None:
     """A failure is the caller's to repeat; after `retry`, or a verdict that it did not happen, a sweep runs it."""
 

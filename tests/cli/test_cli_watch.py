@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Registry, Status, StoreBusyError, Swept
+from idemreg import Registry, Status, StoreBusyError, Swept, faults
 from idemreg.command_rerun import sweep_commands
 from idemreg.events import EVENTS, Failed, Teller, Unknown
 from idemreg.handing import MAX_WAITING, Hand
@@ -46,10 +46,12 @@ class Command:
         self.folder = folder / "its folder"
         self.folder.mkdir()
         self.log = folder / "log"
+        self.shell = "sh"
 
     def killed(self, *options: str, exit_code: str = "0") -> None:
         words = ["run", *(options or ("--recover", "--on-crash", "rerun")), "t", "--"]
-        argv = [sys.executable, "-m", "idemreg", *words, "sh", "-c", COMMAND, "sh", SECRET, str(self.log), exit_code]
+        line = [self.shell, "-c", COMMAND, "sh", SECRET, str(self.log), exit_code]
+        argv = [sys.executable, "-m", "idemreg", *words, *line]
         process = subprocess.Popen(argv, cwd=self.folder, env=self.cli.environment(), start_new_session=True)
         until(lambda: self.log.exists() and self.log.read_text())
         os.killpg(process.pid, signal.SIGKILL)
@@ -190,6 +192,42 @@ def test_a_command_without_recover_is_left_to_its_call(cli: Cli, command: Comman
     assert kept(cli.path) == []
     done = cli.process("watch", "--once")
     assert (done.returncode, done.stdout) == (0, "t is left running; its next call runs it again\n")
+
+
+@pytest.mark.parametrize("problem", ["missing", "not executable"])
+def test_a_command_that_cannot_be_started_is_tried_again(problem: str, cli: Cli, command: Command) -> None:
+    """As in the middle of a deployment: nothing ran, which is told, and a later sweep runs it."""
+    shell = command.folder / "shell"
+    shell.symlink_to("/bin/sh")
+    command.shell = str(shell)
+    command.killed()
+    shell.unlink()
+    if problem == "not executable":
+        shell.touch(0o600)
+    for _ in range(2):
+        done = cli.process("watch", "--once")
+        assert done.returncode == 1
+        assert done.stdout.startswith("t is left pending; ")
+        assert str(shell) in done.stdout
+        assert row(cli.path).attempt == 1
+    shell.unlink(missing_ok=True)
+    shell.symlink_to("/bin/sh")
+    assert cli.process("watch", "--once").stdout == "t was run again: succeeded\n"
+    assert (len(command.ran()), kept(cli.path)) == (2, [])
+
+
+def test_a_signal_before_the_command_starts_loses_nothing(cli: Cli, command: Command) -> None:
+    """A watch that is ended between its claim and the start puts the task back, and the next one runs it."""
+    command.killed()
+    with Operations(cli.path, create=False) as operations:
+        faults.arm("claim.committed", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with Relay() as relay:
+            assert sweep_commands(operations, None, relay) == []
+        assert row(cli.path).status is Status.PENDING
+        faults.disarm()
+        with Relay() as relay:
+            (one,) = sweep_commands(operations, None, relay)
+    assert (one.did, one.status, len(command.ran())) == ("rerun", Status.SUCCEEDED, 2)
 
 
 def test_a_folder_that_is_gone_is_told(cli: Cli, command: Command) -> None:
