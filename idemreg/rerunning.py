@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from idemreg import sweeping
@@ -29,17 +30,25 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSweep", "sweep"]
 
 
-def sweep(
-    registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] = lambda: False
-) -> list[Swept]:
-    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``is_ended``: no more is to be run again."""
+def sweep(registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] | None = None) -> list[Swept]:
+    """See `Registry.sweep`. ``teller``: in place of the registry's own.
+
+    ``is_ended``: no more is to be run again. It is for who has handlers of signals that raise nothing.
+    """
     _refuse_running_loop(registry)
     told = registry.teller if teller is None else teller
+    jobs_own = (BaseException,) if is_ended is not None else _of_this_thread()
 
     def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
         return _rerun(_job(registry, task, kept), registry.terms, told, task, kept)
 
-    return drive(sweeping.sweep(registry.store, told, rerun, is_ended))
+    return drive(sweeping.sweep(registry.store, told, rerun, is_ended or (lambda: False), jobs_own))
+
+
+def _of_this_thread() -> tuple[type[BaseException], ...]:
+    """What only a job raises here: handlers of signals run, and raise, in the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return (Exception,) if is_main else (Exception, SystemExit, KeyboardInterrupt)
 
 
 class AsyncSweep:

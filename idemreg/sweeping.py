@@ -69,7 +69,7 @@ class Swept(NamedTuple):
     name: str
     did: str
     status: Status
-    error: Exception | None = None
+    error: BaseException | None = None
     outcome: Any = None
 
     @property
@@ -87,11 +87,13 @@ def sweep(
     teller: Teller | None,
     rerun: Callable[[Task, Kept], Walk[Any]],
     is_ended: Callable[[], bool] = _never,
+    jobs_own: tuple[type[BaseException], ...] = (Exception,),
 ) -> Walk[list[Swept]]:
     """Settle what is to be settled, then run what is to be run again, one task after the other, until ``is_ended``.
 
     An error of a job is told in its `Swept`, not raised; so is one of the store where something was swept before.
     ``rerun`` gives what became of a command or a function: an `Outcome`, or None where somebody else has the task.
+    ``jobs_own``: what is a job's error; SystemExit is, say, where nothing else can raise it.
     """
     swept: list[Swept] = []
     after: str | None = None
@@ -106,7 +108,7 @@ def sweep(
             for task, kept in waiting:
                 if is_ended():
                     return swept
-                if (one := (yield from _rerun(store, task, kept, rerun))) is not None:
+                if (one := (yield from _rerun(store, task, kept, rerun, jobs_own))) is not None:
                     swept.append(one)
             if after is None:
                 return swept
@@ -189,9 +191,15 @@ def _waits(store: Store, task: Task) -> bool:
     return is_said and _decision(store, task) is Decision.CLAIM
 
 
-def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], Walk[Any]]) -> Walk[Swept | None]:
+def _rerun(
+    store: Store,
+    task: Task,
+    kept: Kept,
+    rerun: Callable[[Task, Kept], Walk[Any]],
+    jobs_own: tuple[type[BaseException], ...],
+) -> Walk[Swept | None]:
     did, outcome = RERUN, None
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         outcome = yield from rerun(task, kept)
         if outcome is None:
@@ -207,7 +215,9 @@ def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], W
         error = problem
     except (TaskUnknownError, TaskFailedError) as problem:
         did, error = SETTLED if problem.task_id == task.task_id else RERUN, problem
-    except Exception as problem:  # noqa: BLE001 - one job's error keeps no other from being run
+    except GeneratorExit:
+        raise
+    except jobs_own as problem:  # one job's error keeps no other from being run
         error = problem
     status = yield _status, (store, task), None
     return Swept(task.task_id, task.name, did, status, error, outcome)

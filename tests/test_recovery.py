@@ -26,6 +26,7 @@ from idemreg import (
     faults,
 )
 from idemreg.events import Succeeded, TakenOver, Unknown
+from idemreg.rerunning import sweep as sweep_for_watch
 from idemreg.tagged import MAX_ARGUMENTS_BYTES
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
@@ -278,6 +279,37 @@ def test_a_failed_task_waits_for_its_caller_or_an_order(registry: Registry) -> N
     assert one.is_trouble
     assert registry.sweep() == []
     assert job.attempts == [1, 2]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=type)
+def test_a_job_that_ends_its_caller_is_told(error: BaseException, registry: Registry, path: Path) -> None:
+    """Where no signal raises it, it is the job's: its policy decides, and other tasks are run."""
+    killed(path)
+    killed(path, call=CALL.replace("7", "8", 1))
+
+    def end() -> None:
+        if len(job.calls) == 1:
+            raise error
+
+    job = Job(registry, end)
+    first, second = sweep_for_watch(registry, None, lambda: False)
+    assert (first.did, first.status, first.error, first.is_trouble) == ("rerun", Status.PENDING, error, True)
+    assert (second.task_id, second.status) == ("t:8", Status.SUCCEEDED)
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+
+
+def test_an_interruption_of_the_sweep_goes_on_its_way(registry: Registry, path: Path) -> None:
+    """In the main thread it may be Ctrl-C, or a handler's SystemExit: the sweep ends by it. In another it may not."""
+    killed(path)
+    job = Job(registry, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        registry.sweep()
+    swept: list[Swept] = []
+    thread = threading.Thread(target=lambda: swept.extend(registry.sweep()))
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert (only(swept).status, type(only(swept).error)) == (Status.PENDING, KeyboardInterrupt)
+    assert job.attempts == [2, 3]
 
 
 def test_an_attempt_too_many_is_a_dead_letter(registry: Registry, path: Path) -> None:

@@ -245,7 +245,7 @@ class _Account:
         }
 
 
-def _error(error: Exception) -> str:
+def _error(error: BaseException) -> str:
     return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {error}"
 
 
