@@ -29,6 +29,8 @@ from idemreg.tagged import decode_arguments
 from idemreg.walk import drive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from idemreg.claim import Terms
     from idemreg.events import Teller
     from idemreg.model import Outcome, Task
@@ -51,7 +53,9 @@ class CommandFailedError(Exception):
         self.exit_code = exit_code
 
 
-def sweep_commands(registry: Operations, teller: Teller | None, relay: Relay) -> list[Swept]:
+def sweep_commands(
+    registry: Operations, teller: Teller | None, relay: Relay, tell: Callable[[Swept], object] = lambda _: None
+) -> list[Swept]:
     """Rerun the commands of dead owners, and settle all else; see `Registry.sweep`.
 
     Their output goes to our own, and the signals of ``relay`` to the one that runs; once it has received one that asks
@@ -66,7 +70,8 @@ def sweep_commands(registry: Operations, teller: Teller | None, relay: Relay) ->
         )
         return end
 
-    return drive(sweeping.sweep(registry.store, teller, rerun, lambda: relay.received is not None))
+    walk = sweeping.sweep(registry.store, teller, rerun, lambda: relay.received is not None, tell=tell)
+    return drive(walk)
 
 
 def _rerun(

@@ -30,8 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSweep", "sweep"]
 
 
-def sweep(registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] | None = None) -> list[Swept]:
-    """See `Registry.sweep`. ``teller``: in place of the registry's own.
+def sweep(
+    registry: Registry,
+    teller: Teller | None = None,
+    is_ended: Callable[[], bool] | None = None,
+    tell: Callable[[Swept], object] = lambda _: None,
+) -> list[Swept]:
+    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``tell``: of each at once.
 
     ``is_ended``: no more is to be run again. It is for who has handlers of signals that raise nothing.
     """
@@ -42,7 +47,7 @@ def sweep(registry: Registry, teller: Teller | None = None, is_ended: Callable[[
     def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
         return _rerun(_job(registry, task, kept), registry.terms, told, task, kept)
 
-    return drive(sweeping.sweep(registry.store, told, rerun, is_ended or (lambda: False), jobs_own))
+    return drive(sweeping.sweep(registry.store, told, rerun, is_ended or (lambda: False), jobs_own, tell))
 
 
 def _of_this_thread() -> tuple[type[BaseException], ...]:

@@ -78,7 +78,7 @@ class Swept(NamedTuple):
         return self.error is not None or self.status in {Status.UNKNOWN, Status.FAILED}
 
 
-def _never() -> bool:
+def _never(*_: object) -> bool:
     return False
 
 
@@ -88,19 +88,21 @@ def sweep(
     rerun: Callable[[Task, Kept], Walk[Any]],
     is_ended: Callable[[], bool] = _never,
     jobs_own: tuple[type[BaseException], ...] = (Exception,),
+    tell: Callable[[Swept], object] = _never,
 ) -> Walk[list[Swept]]:
     """Settle what is to be settled, then run what is to be run again, one task after the other, until ``is_ended``.
 
     An error of a job is told in its `Swept`, not raised; so is one of the store where something was swept before.
     ``rerun`` gives what became of a command or a function: an `Outcome`, or None where somebody else has the task.
     ``jobs_own``: what is a job's error; SystemExit is, say, where nothing else can raise it.
+    ``tell`` is called with each as soon as it is settled, or its job has ended: a job behind it may take hours.
     """
-    swept: list[Swept] = []
+    swept = _Told(tell)
     after: str | None = None
     try:
         while True:
             some, after = yield _settle_page, (store, teller, after), None
-            swept += some
+            swept.add(some)
             if after is None:
                 break
         while True:
@@ -108,14 +110,25 @@ def sweep(
             for task, kept in waiting:
                 if is_ended():
                     return swept
-                if (one := (yield from _rerun(store, task, kept, rerun, jobs_own))) is not None:
-                    swept.append(one)
+                one = yield from _rerun(store, task, kept, rerun, jobs_own)
+                swept.add([] if one is None else [one])
             if after is None:
                 return swept
     except IdemregError:
         if swept:
             return swept  # the next sweep meets the error
         raise
+
+
+class _Told(list[Swept]):
+    def __init__(self, tell: Callable[[Swept], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def add(self, some: Sequence[Swept]) -> None:
+        for one in some:
+            self.append(one)
+            self._tell(one)
 
 
 # --- settle -----------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ REST: Final = 9
 
 
 def watch(
-    sweep: Callable[[], list[Swept]],
+    sweep: Callable[[Callable[[Swept], None]], list[Swept]],
     tell: Callable[[Swept | Exception], None],
     interval_s: float,
     clock: Clock,
@@ -28,20 +28,35 @@ def watch(
 ) -> None:
     """Sweep, and wait for so many seconds, over and over. ``pause`` lets seconds pass, and says whether to stop.
 
-    An error is told, and the next sweep tries again. What is left alone is told when it is first left.
+    An error is told, and the next sweep tries again. What is left alone is told when it is first left. ``sweep`` is
+    given what hears of each task at once.
     """
     left: set[tuple[str, str]] = set()
     while True:
         began, swept = clock.monotonic(), []
+        heard = _Heard(tell, left)
         try:
-            swept = sweep()
+            swept = sweep(heard)
         except Exception as error:  # noqa: BLE001 - whatever it is, who watches goes on
             tell(error)
-        found = {(one.task_id, str(one.error)) for one in swept if one.did == LEFT}
-        for one in swept:
-            if one.did != LEFT or (one.task_id, str(one.error)) not in left:
-                tell(one)
-        left = found
+        left = heard.left
         took_s = 0.0 if any(one.did == RERUN for one in swept) else clock.monotonic() - began
         if pause(max(interval_s, REST * took_s)):
             return
+
+
+class _Heard:
+    """Tells of what is swept; of what is left only where the sweep before has not left it."""
+
+    def __init__(self, tell: Callable[[Swept | Exception], None], left_before: set[tuple[str, str]]) -> None:
+        self.left: set[tuple[str, str]] = set()
+        self._tell = tell
+        self._left_before = left_before
+
+    def __call__(self, one: Swept) -> None:
+        if one.did == LEFT:
+            left = one.task_id, str(one.error)
+            self.left.add(left)
+            if left in self._left_before:
+                return
+        self._tell(one)

@@ -345,6 +345,20 @@ def test_kept_arguments_are_on_the_disk_before_the_job(path: Path) -> None:
     assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 0, 0, 1]
 
 
+def test_each_task_is_told_at_once(registry: Registry, path: Path) -> None:
+    """What was settled, or rerun, is told before the next job runs: it may take hours."""
+    told: list[tuple[str, str]] = []
+    before: list[list[tuple[str, str]]] = []
+    killed(path)
+    killed(path, call=CALL.replace("7", "8", 1))
+    killed(path, {"on_crash": "hold"}, CALL.replace("7", "9", 1))
+    Job(registry, lambda: before.append(list(told)))
+    sweep_for_watch(registry, tell=lambda one: told.append((one.task_id, one.did)))
+    settled, first, second = ("t:9", "settled"), ("t:7", "rerun"), ("t:8", "rerun")
+    assert before == [[settled], [settled, first]]
+    assert told == [settled, first, second]
+
+
 # --- settle -----------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from tests.support.raw import connect
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SECRET = "the secret word"  # noqa: S105 - a word that the tests look for
@@ -397,12 +397,14 @@ def test_the_loop_rests_and_repeats_nothing() -> None:
         [swept("rerun")],
     ]
 
-    def sweep() -> list[Swept]:
+    def sweep(heard: Callable[[Swept], None]) -> list[Swept]:
         clock.advance(2)
         result = results[len(pauses)]
         if isinstance(result, Exception):
             raise result
         found: list[Swept] = result
+        for one in found:
+            heard(one)
         return found
 
     def pause(seconds: float) -> bool:
