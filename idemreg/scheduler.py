@@ -61,10 +61,13 @@ class Loops:
 
     def _keep(self, loop: Callable[[Callable[[float], bool]], None]) -> None:
         try:
-            loop(self._stop.wait)
+            loop(self._pause)
         except BaseException as error:  # noqa: BLE001 - a thread that ends by it would tell nobody
             self._ended_by.append(error)
             self._stop.set()
+
+    def _pause(self, seconds: float) -> bool:
+        return self._stop.wait(min(seconds, threading.TIMEOUT_MAX))
 
     def stop(self) -> None:
         """Once what is due now has run, look no more. Safe in a handler of a signal, while `run` waits."""

@@ -245,7 +245,9 @@ class _Account:
 
 
 def _error(error: BaseException) -> str:
-    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {error}"
+    from idemreg.ends import message_of  # noqa: PLC0415 - as above
+
+    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {message_of(error)}"
 
 
 def _words(told: Swept) -> str:

@@ -18,6 +18,7 @@ from idemreg.command_rerun import sweep_commands
 from idemreg.events import EVENTS, Failed, Teller, Unknown
 from idemreg.handing import MAX_WAITING, Hand
 from idemreg.operations import Operations
+from idemreg.scheduler import Loops
 from idemreg.signals import Relay
 from idemreg.testing import ManualClock
 from idemreg.watcher import watch
@@ -414,6 +415,73 @@ def test_the_loop_rests_and_repeats_nothing() -> None:
     watch(sweep, lambda one: told.append(getattr(one, "did", "error")), 5.0, clock, pause)
     assert told == ["left", "settled", "error", "left", "rerun"]
     assert pauses == [18, 18, 18, 18, 5]
+
+
+def test_an_error_of_telling_ends_no_watch() -> None:
+    """Whatever a job's error does when it is asked what it says: the next task is told, and the loop goes on."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    mute = swept("left")._replace(error=MuteError())
+    told: list[Any] = []
+
+    def sweep(heard: Callable[[Swept], None]) -> list[Swept]:
+        for one in (mute, swept("settled")):
+            heard(one)
+        return [mute, swept("settled")]
+
+    def tell(what: Swept | Exception) -> None:
+        told.append(type(what.error) if isinstance(what, Swept) else type(what))
+        if what is mute:
+            raise KeyError
+
+    watch(sweep, tell, 5.0, ManualClock(), lambda _: True)
+    assert told == [MuteError, KeyError, type(None)]
+
+
+def test_a_watch_on_a_full_disk_says_so(cli: Cli, command: Command) -> None:
+    """What it cannot write it cannot tell: one line on stderr, and the exit code of an I/O error. The task is swept."""
+    command.killed("--recover")
+    done = cli.process("watch", script='exec "$@" >/dev/full')
+    assert (done.returncode, done.stderr.splitlines()[0]) == (74, "idemreg: No space left on device")
+    assert row(cli.path).status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize("words", [[], ["--json"], ["--once"]], ids=str)
+def test_a_watch_that_nobody_reads_ends_as_others(words: list[str], cli: Cli, command: Command) -> None:
+    """As a program that SIGPIPE ended, without a word."""
+    command.killed("--recover")
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "idemreg", "watch", *words]
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            argv, env=cli.environment(), stdout=nobody, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_error_that_cannot_say_what_it_is_is_told(cli: Cli, path: Path, tmp_path: Path) -> None:
+    """A job's error whose message cannot be made."""
+    jobs = module_of(path, tmp_path, "rerun")
+    killed_function(tmp_path)
+    with (tmp_path / "watched_jobs.py").open("a") as file:
+        file.write(
+            "    if current_claim().attempt == 2:\n        raise type('MuteError', (Exception,), {'__str__': None})\n"
+        )
+    done = cli.process("watch", "--once", jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert "MuteError: (its message cannot be made: TypeError)" in done.stdout
+
+
+def test_the_longest_pause_is_one(path: Path) -> None:
+    """An interval of a million days is more than a thread can wait for at once."""
+    loops = Loops({"watch": lambda pause: stopped.append(pause(1e12))})
+    stopped: list[bool] = []
+    loops.stop()
+    loops.run()
+    assert stopped == [True]
 
 
 # --- events -----------------------------------------------------------------------------------------------------
