@@ -25,6 +25,7 @@ from idemreg import (
     current_claim,
     faults,
 )
+from idemreg.aio import current_claim as current_async_claim
 from idemreg.events import Succeeded, TakenOver, Unknown
 from idemreg.rerunning import sweep as sweep_for_watch
 from idemreg.tagged import MAX_ARGUMENTS_BYTES
@@ -668,6 +669,43 @@ def test_a_plain_sweep_runs_coroutines(registry: Registry, path: Path) -> None:
     with pytest.raises(RuntimeError, match="use AsyncRegistry"):
         asyncio.run(inside())
     assert only(registry.sweep()).outcome.result == "done"
+
+
+def test_a_coroutine_finds_the_claim_of_coroutines(registry: Registry, path: Path) -> None:
+    """Also where a plain sweep runs it: its steps are awaited, by the one attempt that was killed and by the next."""
+    killed(path)
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    async def job(user: int, *more: object, amount: Any = 1, **rest: object) -> list[Any]:
+        claim = current_async_claim()
+
+        async def part() -> int:
+            return 5
+
+        async with claim.step("two") as step:
+            step.result = 7
+        return [await claim.run_step("one", part), step.result]
+
+    assert only(registry.sweep()).outcome.result == [5, 7]
+    assert kept(path) == []
+
+
+def test_a_plain_function_finds_the_claim_of_plain_ones(
+    path: Path, loop: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any], nothing_on_the_event_loop: None
+) -> None:
+    """Also where a sweep from an event loop runs it: what it calls of its claim is done when it returns."""
+    killed(path)
+
+    async def main() -> list[Swept]:
+        async with AsyncRegistry(path) as jobs:
+
+            @jobs.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+            def job(user: int, *more: object, amount: Any = 1, **rest: object) -> int:
+                return current_claim().run_step("one", lambda: 5)
+
+            return await jobs.sweep()
+
+    assert only(loop(main)).outcome.result == 5
 
 
 # --- events and errors ------------------------------------------------------------------------------------------
