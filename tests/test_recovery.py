@@ -135,7 +135,7 @@ def test_arguments_are_kept_until_the_task_is_final(registry: Registry, path: Pa
     with pytest.raises(ValueError, match="no luck"):
         job.call(7, SECRET)
     (after,) = kept(path)
-    assert after == ("t:7", 0, f'{{"user":7,"more":{{"$":["tuple",["{SECRET}"]]}},"rest":{{}}}}')
+    assert after == ("t:7", 0, f'{{"user":7,"more":{{"$":["tuple",["{SECRET}"]]}},"rest":{{}},"":{{"amount":1}}}}')
     job.call(7, SECRET)
     assert during == [[after], [after]]
     assert kept(path) == []
@@ -603,7 +603,7 @@ def test_what_is_excluded_needs_a_default(registry: Registry) -> None:
 
 
 def test_what_is_excluded_is_not_kept(registry: Registry, path: Path) -> None:
-    """An excluded argument has its default again at a rerun; so has what was left to its default."""
+    """An excluded argument has its default again at a rerun; so has what was left to a default that is no data."""
     calls: list[Any] = []
     default = object()
 
@@ -618,6 +618,26 @@ def test_what_is_excluded_is_not_kept(registry: Registry, path: Path) -> None:
     assert SECRET not in str(kept(path))
     registry.sweep()
     assert calls[1] == (7, None, default, "", {"session_id": 1})
+
+
+@pytest.mark.parametrize("given", [{}, {"amount": 1_000}], ids=["left out", "given"])
+def test_a_rerun_has_the_defaults_of_its_call(given: dict[str, Any], registry: Registry, path: Path) -> None:
+    """The rerun is the very call, also by a program whose function has another default by now."""
+    calls = []
+
+    def job(user: int, amount: int = 1_000, limits: tuple[int, ...] = (1, 2)) -> None:
+        calls.append((user, amount, limits))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    decorate = {"name": "job", **RERUN}
+    with pytest.raises(KeyboardInterrupt):
+        registry.idempotent("t:{user}", **decorate)(job)(7, **given)
+    job.__defaults__ = (2_000, (3,))
+    with Registry(path) as other:
+        other.idempotent("t:{user}", **decorate)(job)
+        assert only(other.sweep()).error is None
+    assert calls == [(7, 1_000, (1, 2))] * 2
 
 
 def test_two_functions_of_one_name_are_refused(registry: Registry) -> None:
