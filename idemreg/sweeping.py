@@ -232,17 +232,19 @@ def _rerun(
         raise
     except jobs_own as problem:  # one job's error keeps no other from being run
         error = problem
-    status = yield _status, (store, task), None
-    return Swept(task.task_id, task.name, did, status, error, outcome)
+    row: Task | None = yield _row, (store, task.task_id), None
+    if error is not None and row == task:  # it was not even claimed
+        did = LEFT
+    return Swept(task.task_id, task.name, did, task.status if row is None else row.status, error, outcome)
 
 
-def _status(store: Store, task: Task) -> Status:
-    """The task's status now; as it was seen where it cannot be read."""
+def _row(store: Store, task_id: str) -> Task | None:
+    """The task as it is now; None also where it cannot be read."""
     try:
-        (row,) = store.get([task.task_id])
+        (row,) = store.get([task_id])
     except StoreError:
-        return task.status
-    return task.status if row is None else row.status
+        return None
+    return row
 
 
 def again(

@@ -560,6 +560,23 @@ def test_a_function_that_has_changed_is_not_rerun(registry: Registry, path: Path
     other.close()
 
 
+def test_an_error_before_the_claim_leaves_the_task(registry: Registry, path: Path) -> None:
+    """Whatever `checksum=` raises over what was kept: nothing ran, and what comes next may run it."""
+    killed(path)
+
+    def checksum(*_args: object, **_kwargs: object) -> object:
+        raise KeyError("user")  # noqa: EM101 - as a lookup raises it
+
+    job = Job(registry, checksum=checksum)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
+    assert "KeyError: 'user'" in str(one.error)
+    assert job.calls == []
+    with Registry(path) as other:
+        Job(other)
+        assert only(other.sweep()).status is Status.SUCCEEDED
+
+
 def test_the_stored_task_id_counts(registry: Registry, path: Path) -> None:
     """What makes a task_id may look at more than the arguments, as at the date: a rerun is of the task that died."""
     killed(path)

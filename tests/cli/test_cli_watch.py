@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Registry, Status, StoreBusyError, Swept, faults
+from idemreg import RecoveryError, Registry, Status, StoreBusyError, Swept, faults
 from idemreg.command_rerun import sweep_commands
 from idemreg.events import EVENTS, Failed, Teller, Unknown
 from idemreg.handing import MAX_WAITING, Hand
 from idemreg.operations import Operations
 from idemreg.scheduler import Loops
 from idemreg.signals import Relay
+from idemreg.tagged import decode_arguments, encode_arguments
 from idemreg.testing import ManualClock
 from idemreg.watcher import watch
 from tests.cli.driver import PATIENCE_S, Cli
@@ -261,6 +262,24 @@ def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None
     connection.close()
     done = cli.process("watch", "--once")
     assert done.returncode == 74
+    assert len(command.ran()) == 1
+
+
+@pytest.mark.parametrize("lacking", ["folder", "argv", "options", "unknown_on"])
+def test_words_of_another_version_are_left(lacking: str, cli: Cli, command: Command) -> None:
+    """Where something is not there that this version needs, nothing is claimed, and the task stays as it is."""
+    command.killed()
+    with Registry(cli.path) as registry:
+        task = row(cli.path)
+        stored: Any = registry.store
+        ((_, whole),) = stored.kept(None, 1)
+        words = decode_arguments(whole.arguments)
+        del words[lacking]
+        less = whole._replace(arguments=encode_arguments(words))
+        stored.kept = lambda after, _limit: [] if after else [(task, less)]
+        with Relay() as relay:
+            (one,) = sweep_commands(registry, None, relay)
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
     assert len(command.ran()) == 1
 
 
