@@ -9,7 +9,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import ArgumentError
-from idemreg.tagged import PLAIN_SCALARS, canonical
+from idemreg.tagged import PLAIN_SCALARS, canonical, encode_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +25,9 @@ _VAR_KEYWORD: Final = _Parameter.VAR_KEYWORD
 _STARS: Final = (_VAR_POSITIONAL, _VAR_KEYWORD)
 
 _LEFT_OUT: Final = object()
+
+# Where defaults stand among what is kept: no parameter has this name.
+DEFAULTS: Final = ""
 _SCALARS: Final = frozenset({str, int, bool, float, type(None)})
 
 # May be excluded without being parameters: they are the default of every decoration.
@@ -79,18 +82,33 @@ class Binder:
                 raise ValueError(msg)
 
     def to_keep(self, bound: dict[str, object]) -> dict[str, object]:
-        """The arguments that must be kept for a rerun: all but those that are excluded, or left to their default."""
-        kept: dict[str, Any] = {
-            name: value
-            for name, value in bound.items()
-            if name not in self._exclude and not (name in self._defaults and value is self._defaults[name][0])
-        }
+        """The arguments that must be kept for a rerun: all but those that are excluded.
+
+        Apart stand those that count for nothing, since they equal their default: a rerun is the very call, whatever the
+        default is by then, and its checksum the same. One that is no plain data (a sentinel) is the function's own.
+        """
+        kept: dict[str, Any] = {}
+        defaults: dict[str, Any] = {}
+        for name, value in bound.items():
+            if name in self._exclude:
+                continue
+            if name not in self._defaults or self._counted(name, value) is not _LEFT_OUT:
+                kept[name] = value
+            elif _is_keepable(value):
+                defaults[name] = value
         if self._rest in kept:
             kept[self._rest] = {name: value for name, value in kept[self._rest].items() if name not in self._exclude}
-        return kept
+        return {**kept, DEFAULTS: defaults} if defaults else kept
 
     def call_of(self, kept: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and the keyword arguments of a call with what was kept; TypeError where they do not fit."""
+        return self._call(_counted_of(kept) | kept.get(DEFAULTS, {}))
+
+    def counted_call_of(self, kept: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same with the defaults of now, for the checksum of the call."""
+        return self._call(_counted_of(kept))
+
+    def _call(self, kept: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         signature = inspect.signature(self._function)
         empty: dict[Any, Any] = {_VAR_POSITIONAL: (), _VAR_KEYWORD: {}}
         left = {name: empty.get(one.kind, one.default) for name, one in signature.parameters.items()}
@@ -111,6 +129,22 @@ class Binder:
         if name == self._rest:  # what a host injects comes as a keyword
             value = {key: item for key, item in value.items() if key not in self._exclude}
         return value or _LEFT_OUT
+
+
+def _counted_of(kept: dict[str, Any]) -> dict[str, Any]:
+    """What was kept of the arguments that count."""
+    return {name: value for name, value in kept.items() if name != DEFAULTS}
+
+
+def _is_keepable(value: object) -> bool:
+    """Whether a default has a stored form."""
+    if type(value) in PLAIN_SCALARS:
+        return True
+    try:
+        encode_arguments(value)
+    except ArgumentError:
+        return False
+    return True
 
 
 def _is_equal(value: object, default: object, content: bytes | None) -> bool:

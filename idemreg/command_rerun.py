@@ -18,6 +18,7 @@ from idemreg.beside import beside
 from idemreg.child import Descriptors
 from idemreg.command import Codes, CommandEnd, Job, Streams, claim_and_run
 from idemreg.command_parts import verifier
+from idemreg.ends import describe
 from idemreg.errors import ArgumentError, RecoveryError
 from idemreg.limited import limited
 from idemreg.model import OnCrash
@@ -29,12 +30,14 @@ from idemreg.tagged import decode_arguments
 from idemreg.walk import drive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from idemreg.claim import Terms
     from idemreg.events import Teller
-    from idemreg.model import Outcome, Task
+    from idemreg.model import Outcome, Task, Wanted
     from idemreg.operations import Operations
     from idemreg.recovery import Kept
-    from idemreg.signals import Relay
+    from idemreg.signals import Inbox, Relay
     from idemreg.sweeping import Swept
     from idemreg.walk import Walk
 
@@ -51,7 +54,9 @@ class CommandFailedError(Exception):
         self.exit_code = exit_code
 
 
-def sweep_commands(registry: Operations, teller: Teller | None, relay: Relay) -> list[Swept]:
+def sweep_commands(
+    registry: Operations, teller: Teller | None, relay: Relay, tell: Callable[[Swept], object] = lambda _: None
+) -> list[Swept]:
     """Rerun the commands of dead owners, and settle all else; see `Registry.sweep`.
 
     Their output goes to our own, and the signals of ``relay`` to the one that runs; once it has received one that asks
@@ -66,7 +71,8 @@ def sweep_commands(registry: Operations, teller: Teller | None, relay: Relay) ->
         )
         return end
 
-    return drive(sweeping.sweep(registry.store, teller, rerun, lambda: relay.received is not None))
+    walk = sweeping.sweep(registry.store, teller, rerun, lambda: relay.received is not None, tell=tell)
+    return drive(walk)
 
 
 def _rerun(
@@ -78,22 +84,32 @@ def _rerun(
     _check_trusted(registry.path, task.task_id)
     words = _words(task, kept)
     with relay.inbox() as inbox:
-        hook = None if words["verify"] is None else verifier(registry.store, os.fsdecode(words["verify"]), inbox)
-        options = Options.of({**words["options"], "verify": hook, "wait": 0}, registry.durability)  # type: ignore[typeddict-item] # as `run_command` was given them
-        terms = beside(_terms(registry, options, teller))
-        streams = Streams(
-            subprocess.DEVNULL, Descriptors(1, 2), Output(KEPT_BYTES if words["keeps_output"] else 0), registry.path
-        )
-        codes = Codes(frozenset(words["unknown_on"]), frozenset(words["release_on"]))
-        job = Job([os.fsdecode(word) for word in words["argv"]], codes, streams, os.fsdecode(words["folder"]))
-        wanted = as_stored(task)._replace(
-            policy=options.policy, can_verify=hook is not None, durable=options.durable, kept=kept
-        )
+        try:
+            terms, wanted, job = _prepared(registry, teller, inbox, task, kept, words)
+        except (LookupError, TypeError, ValueError, ArgumentError) as error:  # of another version, say
+            msg = f"what is kept of the command is not what this version keeps: {describe(error, 'message')}"
+            raise RecoveryError(msg, task_id=task.task_id) from error
         try:
             end = claim_and_run(terms, wanted, job, inbox)
         except Interrupted:  # before it began
             return None
     return _told(task, end)
+
+
+def _prepared(
+    registry: Operations, teller: Teller | None, inbox: Inbox, task: Task, kept: Kept, words: dict[str, Any]
+) -> tuple[Terms, Wanted, Job]:
+    """All that its claim takes; an error here is one of what was kept."""
+    hook = None if words["verify"] is None else verifier(registry.store, os.fsdecode(words["verify"]), inbox)
+    options = Options.of({**words["options"], "verify": hook, "wait": 0}, registry.durability)  # type: ignore[typeddict-item] # as `run_command` was given them
+    output = Output(KEPT_BYTES if words["keeps_output"] else 0)
+    streams = Streams(subprocess.DEVNULL, Descriptors(1, 2), output, registry.path)
+    codes = Codes(frozenset(words["unknown_on"]), frozenset(words["release_on"]))
+    job = Job([os.fsdecode(word) for word in words["argv"]], codes, streams, os.fsdecode(words["folder"]))
+    wanted = as_stored(task)._replace(
+        policy=options.policy, can_verify=hook is not None, durable=options.durable, kept=kept
+    )
+    return beside(_terms(registry, options, teller)), wanted, job
 
 
 def _told(task: Task, end: CommandEnd | Outcome[Any]) -> CommandEnd | Outcome[Any] | None:
@@ -114,9 +130,12 @@ def _terms(registry: Operations, options: Options, teller: Teller | None) -> Ter
 def _words(task: Task, kept: Kept) -> dict[str, Any]:
     try:
         words: dict[str, Any] = decode_arguments(kept.arguments)
+        folder = os.fsdecode(words["folder"])
     except ArgumentError as error:
         raise RecoveryError(error.message, task_id=task.task_id, hint=error.hint) from error
-    folder = os.fsdecode(words["folder"])
+    except (LookupError, TypeError) as error:
+        msg = "what is kept of the command names no folder"
+        raise RecoveryError(msg, task_id=task.task_id) from error
     if not os.path.isdir(folder):
         msg = f"the folder {folder!r}, in which the command was run, is gone"
         raise RecoveryError(msg, task_id=task.task_id)

@@ -25,6 +25,7 @@ __all__ = [
     "interrupted",
     "lost_error",
     "lost_result",
+    "message_of",
     "not_recorded",
     "put_back",
     "record",
@@ -199,10 +200,7 @@ def _described(error: BaseException, detail: ErrorDetail) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if detail == "type":
         return bounded(name, MESSAGE_CHARACTERS)
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a message that cannot be made must not hide the failure
-        message = f"(its message cannot be made: {type(broken).__name__})"
+    message = message_of(error)
     head = bounded(f"{name}: {message}" if message else name, MESSAGE_CHARACTERS)
     if detail == "message":
         return head
@@ -212,6 +210,14 @@ def _described(error: BaseException, detail: ErrorDetail) -> str:
         return head
     frames = "".join(traceback.format_tb(error.__traceback__)[-8:])
     return bounded(f"{head}\n{frames}".rstrip(), ERROR_CHARACTERS)
+
+
+def message_of(error: BaseException) -> str:
+    """What the error says, whatever its class does when it is asked."""
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - a message that cannot be made must not hide the failure
+        return f"(its message cannot be made: {type(broken).__name__})"
 
 
 def bounded(text: Any, characters: int) -> str:  # noqa: ANN401 - whatever a hook returned

@@ -21,7 +21,8 @@ from typing import (
 
 from idemreg.attempt import run, run_walk
 from idemreg.binding import Binder
-from idemreg.errors import ArgumentError, RecoveryError
+from idemreg.ends import describe, message_of
+from idemreg.errors import IdemregError, RecoveryError
 from idemreg.model import NO_CHECKSUM
 from idemreg.overtime import within_time
 from idemreg.recovery import Kept
@@ -172,15 +173,21 @@ class Recipe(NamedTuple):
         The task_id is the stored one: what makes one may look at more than the arguments, at the date say.
         """
         try:
-            args, kwargs = self.binder.call_of(decode_arguments(kept.arguments))
+            stored = decode_arguments(kept.arguments)
+            args, kwargs = self.binder.counted_call_of(stored)
             request = self._wanted(task.task_id, self.binder.bind(*args, **kwargs), args, kwargs)
-        except (TypeError, ArgumentError) as error:
-            msg = f"{self.name} cannot be called with what is kept of its arguments: {error}"
-            raise RecoveryError(msg, task_id=task.task_id) from error
+            args, kwargs = self.binder.call_of(stored)
+        except Exception as error:
+            msg = f"{self.name} cannot be called with what is kept of its arguments: {_said(error)}"
+            raise RecoveryError(msg, task_id=task.task_id) from error  # of a checksum= too: nothing ran, and may yet
         if task.checksum not in (request.checksum, NO_CHECKSUM):
             msg = f"{self.name} has changed: what is kept of its arguments has another checksum now"
             raise RecoveryError(msg, task_id=task.task_id)
         return request._replace(kept=kept), args, kwargs
+
+
+def _said(error: Exception) -> str:
+    return message_of(error) if isinstance(error, (TypeError, IdemregError)) else describe(error, "message")
 
 
 class Recoverable(NamedTuple):

@@ -264,7 +264,8 @@ class Registry(Operations):
         Those of functions of this registry that were decorated with ``recover=True`` are run again with the arguments
         of then, one after the other, under their ``on_crash``; of several sweeps at once one gets each. All others
         become unknown, but for those that their next call runs again by itself. An error of a job is in its `Swept`,
-        not raised. Killed at any instruction it leaves what the next sweep finds. See `idemreg.sweeping`.
+        not raised; SystemExit and KeyboardInterrupt are in the main thread, where a signal may have raised them. Killed
+        at any instruction it leaves what the next sweep finds. See `idemreg.sweeping`.
         """
         from idemreg.rerunning import sweep  # noqa: PLC0415 - few programs need it
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from idemreg import sweeping
@@ -30,16 +30,32 @@ __all__ = ["AsyncSweep", "sweep"]
 
 
 def sweep(
-    registry: Registry, teller: Teller | None = None, is_ended: Callable[[], bool] = lambda: False
+    registry: Registry,
+    teller: Teller | None = None,
+    is_ended: Callable[[], bool] | None = None,
+    tell: Callable[[Swept], object] = lambda _: None,
 ) -> list[Swept]:
-    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``is_ended``: no more is to be run again."""
+    """See `Registry.sweep`. ``teller``: in place of the registry's own. ``tell``: of each at once.
+
+    ``is_ended``: no more is to be run again. It is for who has handlers of signals that raise nothing.
+    """
     _refuse_running_loop(registry)
     told = registry.teller if teller is None else teller
+    jobs_own = (BaseException,) if is_ended is not None else _of_this_thread()
 
     def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
-        return _rerun(_job(registry, task, kept), registry.terms, told, task, kept)
+        job = _job(registry, task, kept)
+        if not inspect.iscoroutinefunction(job.function):
+            return _rerun(job, registry.terms, told, task, kept)
+        return _at_once(_under_loop, registry, _rerun(job, registry.async_terms, told, task, kept))
 
-    return drive(sweeping.sweep(registry.store, told, rerun, is_ended))
+    return drive(sweeping.sweep(registry.store, told, rerun, is_ended or (lambda: False), jobs_own, tell))
+
+
+def _of_this_thread() -> tuple[type[BaseException], ...]:
+    """What only a job raises here: handlers of signals run, and raise, in the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return (Exception,) if is_main else (Exception, SystemExit, KeyboardInterrupt)
 
 
 class AsyncSweep:
@@ -52,7 +68,10 @@ class AsyncSweep:
         registry = self._registry
 
         def rerun(task: Task, kept: Kept) -> Walk[Outcome[Any] | None]:
-            return _rerun(_job(registry, task, kept), registry.async_terms, registry.teller, task, kept)
+            job = _job(registry, task, kept)
+            if inspect.iscoroutinefunction(job.function):
+                return _rerun(job, registry.async_terms, registry.teller, task, kept)
+            return _at_once(drive, _rerun(job, registry.terms, registry.teller, task, kept))
 
         walk = sweeping.sweep(registry.store, registry.teller, rerun)
         return await adrive(walk, registry.offload.host())
@@ -77,19 +96,27 @@ def _rerun(
     wanted, args, kwargs = job.recipe.again(task, kept)
     options = job.recipe.options._replace(raise_on_duplicate=False, wait_s=0)
     terms = beside(terms_of(options))._replace(teller=teller)
-    return (yield from sweeping.again(terms, wanted, _callable(job.function, terms), args, kwargs))
+    function = job.function if terms.offload is None else within_time(terms, job.function)
+    return (yield from sweeping.again(terms, wanted, function, args, kwargs))
 
 
-def _callable(function: Callable[..., Any], terms: Terms) -> Callable[..., Any]:
-    """What a step can call: of a coroutine function without an event loop, all of it under one of its own."""
-    if terms.offload is not None:
-        return within_time(terms, function)
-    if not inspect.iscoroutinefunction(function):
-        return function
-    timed = within_time(terms, function)
+# A job finds the claim of its own kind, a coroutine function that of coroutines, whoever sweeps: it was written for it.
+
+
+def _at_once(run: Callable[..., Any], *args: object) -> Walk[Outcome[Any] | None]:
+    """A walk of one step: the whole of another kind of walk, off the event loop where there is one."""
+    outcome: Outcome[Any] | None = yield run, args, None
+    return outcome
+
+
+def _under_loop(registry: Registry, walk: Walk[Outcome[Any] | None]) -> Outcome[Any] | None:
+    """The walk of a coroutine function, under an event loop of its own in this thread."""
     import asyncio  # noqa: PLC0415 - for coroutines only
 
-    return functools.wraps(function)(lambda *args, **kwargs: asyncio.run(timed(*args, **kwargs)))
+    async def rerun() -> Outcome[Any] | None:
+        return await adrive(walk, registry.offload.host())
+
+    return asyncio.run(rerun())
 
 
 def _refuse_running_loop(registry: Registry) -> None:

@@ -12,6 +12,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Final
 
+from idemreg.ends import describe
 from idemreg.errors import IdemregError, ScheduleError
 
 if TYPE_CHECKING:
@@ -36,19 +37,37 @@ class Loops:
 
     def __init__(self, loops: Mapping[str, Callable[[Callable[[float], bool]], None]]) -> None:
         self._stop = threading.Event()
+        self._ended_by: list[BaseException] = []
         self._threads = [
-            threading.Thread(target=loop, args=(self._stop.wait,), name=f"idemreg {name}")
-            for name, loop in loops.items()
+            threading.Thread(target=self._keep, args=(loop,), name=f"idemreg {name}") for name, loop in loops.items()
         ]
 
     def run(self) -> None:
-        """Return once they were stopped, and the jobs that ran have ended."""
+        """Return once they were stopped, and the jobs that ran have ended.
+
+        An error that ends one stops the others, and is raised then; RuntimeError from it where it is no Exception.
+        """
         for thread in self._threads:
             thread.start()
         for thread in self._threads:
             # Not for ever: the kernel may hand a signal to another thread, and its handler runs once this one wakes.
             while thread.is_alive():
                 thread.join(WAKE_S)
+        for error in self._ended_by:
+            if isinstance(error, Exception):
+                raise error
+            msg = f"a loop was ended by {describe(error, 'message')}"
+            raise RuntimeError(msg) from error  # SystemExit would end the program without a word
+
+    def _keep(self, loop: Callable[[Callable[[float], bool]], None]) -> None:
+        try:
+            loop(self._pause)
+        except BaseException as error:  # noqa: BLE001 - a thread that ends by it would tell nobody
+            self._ended_by.append(error)
+            self._stop.set()
+
+    def _pause(self, seconds: float) -> bool:
+        return self._stop.wait(min(seconds, threading.TIMEOUT_MAX))
 
     def stop(self) -> None:
         """Once what is due now has run, look no more. Safe in a handler of a signal, while `run` waits."""
@@ -67,7 +86,8 @@ def keep(
 ) -> None:
     """Look, and wait for the next slot, over and over. ``pause`` lets seconds pass, and says whether to stop.
 
-    An error of the store is told, and the next look tries again. A schedule that another process has superseded ends.
+    An error of the store is told, and the next look tries again; so is a job's SystemExit. A schedule that another
+    process has superseded ends.
     """
     cron = registry.schedules[name].table.cron
     while True:
@@ -80,8 +100,16 @@ def keep(
             return
         except IdemregError as error:
             tell(error)
+        except (SystemExit, KeyboardInterrupt) as error:  # of a job: in a thread, no signal raises these
+            tell(_ended(name, error))
         if _wait(registry, cron, looked_s, pause):
             return
+
+
+def _ended(name: str, error: BaseException) -> ScheduleError:
+    problem = ScheduleError(f"a job of {name} was ended by {describe(error, 'message')}", hint=f"idemreg audit {name}")
+    problem.__cause__ = error
+    return problem
 
 
 def _wait(registry: Registry, cron: Cron, looked_s: int, pause: Callable[[float], bool]) -> bool:

@@ -9,9 +9,10 @@ becomes of a task of a dead owner (or of an expired lease):
 * rerun without kept arguments, or not begun (of a batch): left alone, for its next call runs it by itself. Nobody
   but that caller has the arguments, and `unknown` would keep it from doing so.
 
-Run again are also tasks with kept arguments that were interrupted while their owner lived on (`pending`, with an
-error), and those that failed and of which an operator or a hook says since that they may run. A task that simply failed
-is left to its next call: its owner lived, and told whoever called.
+Run again are also tasks with kept arguments that are `pending` though an attempt counts: one that began was interrupted
+while its owner lived on, or its owner died and the rerun was put back before it started. And those that failed and of
+which an operator or a hook says since that they may run. A task that simply failed, or whose first attempt was
+released, is left to its next call: its owner lived, and told whoever called.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg.attempt import run_walk
 from idemreg.errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
     IdemregError,
     RecoveryError,
     StoreError,
@@ -66,7 +69,7 @@ class Swept(NamedTuple):
     name: str
     did: str
     status: Status
-    error: Exception | None = None
+    error: BaseException | None = None
     outcome: Any = None
 
     @property
@@ -75,7 +78,7 @@ class Swept(NamedTuple):
         return self.error is not None or self.status in {Status.UNKNOWN, Status.FAILED}
 
 
-def _never() -> bool:
+def _never(*_: object) -> bool:
     return False
 
 
@@ -84,18 +87,22 @@ def sweep(
     teller: Teller | None,
     rerun: Callable[[Task, Kept], Walk[Any]],
     is_ended: Callable[[], bool] = _never,
+    jobs_own: tuple[type[BaseException], ...] = (Exception,),
+    tell: Callable[[Swept], object] = _never,
 ) -> Walk[list[Swept]]:
     """Settle what is to be settled, then run what is to be run again, one task after the other, until ``is_ended``.
 
     An error of a job is told in its `Swept`, not raised; so is one of the store where something was swept before.
     ``rerun`` gives what became of a command or a function: an `Outcome`, or None where somebody else has the task.
+    ``jobs_own``: what is a job's error; SystemExit is, say, where nothing else can raise it.
+    ``tell`` is called with each as soon as it is settled, or its job has ended: a job behind it may take hours.
     """
-    swept: list[Swept] = []
+    swept = _Told(tell)
     after: str | None = None
     try:
         while True:
             some, after = yield _settle_page, (store, teller, after), None
-            swept += some
+            swept.add(some)
             if after is None:
                 break
         while True:
@@ -103,14 +110,25 @@ def sweep(
             for task, kept in waiting:
                 if is_ended():
                     return swept
-                if (one := (yield from _rerun(store, task, kept, rerun))) is not None:
-                    swept.append(one)
+                one = yield from _rerun(store, task, kept, rerun, jobs_own)
+                swept.add([] if one is None else [one])
             if after is None:
                 return swept
     except IdemregError:
         if swept:
             return swept  # the next sweep meets the error
         raise
+
+
+class _Told(list[Swept]):
+    def __init__(self, tell: Callable[[Swept], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def add(self, some: Sequence[Swept]) -> None:
+        for one in some:
+            self.append(one)
+            self._tell(one)
 
 
 # --- settle -----------------------------------------------------------------------------------------------------
@@ -181,14 +199,20 @@ def _waits(store: Store, task: Task) -> bool:
         decision = _decision(store, task)
         return decision is Decision.TAKE_OVER or _is_asked(store, task, decision)
     if task.status is Status.PENDING:
-        return task.error is not None  # interrupted under rerun; a release leaves none
+        return task.attempt > 0  # one began and did not end; a release of the first counts none, and was told
     is_said = task.status is Status.FAILED and task.verdict in _SAID_TO_RUN
     return is_said and _decision(store, task) is Decision.CLAIM
 
 
-def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], Walk[Any]]) -> Walk[Swept | None]:
+def _rerun(
+    store: Store,
+    task: Task,
+    kept: Kept,
+    rerun: Callable[[Task, Kept], Walk[Any]],
+    jobs_own: tuple[type[BaseException], ...],
+) -> Walk[Swept | None]:
     did, outcome = RERUN, None
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         outcome = yield from rerun(task, kept)
         if outcome is None:
@@ -196,25 +220,31 @@ def _rerun(store: Store, task: Task, kept: Kept, rerun: Callable[[Task, Kept], W
         did = SETTLED if outcome.replayed else RERUN  # a hook said that it had happened
     except RecoveryError as problem:
         did, error = LEFT, problem
+    except (CommandNotFoundError, CommandNotExecutableError) as problem:  # nothing ran: the next sweep tries again
+        did, error = LEFT if problem.task_id == task.task_id else RERUN, problem
     except (TaskRunningError, TaskDoneError) as problem:
         if problem.task_id == task.task_id:  # and not of a task that its job has called
             return None
         error = problem
     except (TaskUnknownError, TaskFailedError) as problem:
         did, error = SETTLED if problem.task_id == task.task_id else RERUN, problem
-    except Exception as problem:  # noqa: BLE001 - one job's error keeps no other from being run
+    except GeneratorExit:
+        raise
+    except jobs_own as problem:  # one job's error keeps no other from being run
         error = problem
-    status = yield _status, (store, task), None
-    return Swept(task.task_id, task.name, did, status, error, outcome)
+    row: Task | None = yield _row, (store, task.task_id), None
+    if error is not None and row == task:  # it was not even claimed
+        did = LEFT
+    return Swept(task.task_id, task.name, did, task.status if row is None else row.status, error, outcome)
 
 
-def _status(store: Store, task: Task) -> Status:
-    """The task's status now; as it was seen where it cannot be read."""
+def _row(store: Store, task_id: str) -> Task | None:
+    """The task as it is now; None also where it cannot be read."""
     try:
-        (row,) = store.get([task.task_id])
+        (row,) = store.get([task_id])
     except StoreError:
-        return task.status
-    return task.status if row is None else row.status
+        return None
+    return row
 
 
 def again(

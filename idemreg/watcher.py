@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
+from idemreg.ends import message_of
 from idemreg.sweeping import LEFT, RERUN
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ REST: Final = 9
 
 
 def watch(
-    sweep: Callable[[], list[Swept]],
+    sweep: Callable[[Callable[[Swept], None]], list[Swept]],
     tell: Callable[[Swept | Exception], None],
     interval_s: float,
     clock: Clock,
@@ -28,20 +30,54 @@ def watch(
 ) -> None:
     """Sweep, and wait for so many seconds, over and over. ``pause`` lets seconds pass, and says whether to stop.
 
-    An error is told, and the next sweep tries again. What is left alone is told when it is first left.
+    An error is told, and the next sweep tries again. What is left alone is told when it is first left. ``sweep`` is
+    given what hears of each task at once. What cannot be told, since nobody reads it or its disk is full, ends the loop
+    by its OSError; the task is swept all the same.
     """
     left: set[tuple[str, str]] = set()
     while True:
         began, swept = clock.monotonic(), []
+        heard = _Heard(tell, left)
         try:
-            swept = sweep()
-        except Exception as error:  # noqa: BLE001 - whatever it is, who watches goes on
-            tell(error)
-        found = {(one.task_id, str(one.error)) for one in swept if one.did == LEFT}
-        for one in swept:
-            if one.did != LEFT or (one.task_id, str(one.error)) not in left:
-                tell(one)
-        left = found
+            swept = sweep(heard)
+        except Exception as error:
+            if error is heard.unheard:
+                raise
+            _tell(tell, error)
+        left = heard.left
         took_s = 0.0 if any(one.did == RERUN for one in swept) else clock.monotonic() - began
         if pause(max(interval_s, REST * took_s)):
             return
+
+
+class _Heard:
+    """Tells of what is swept; of what is left only where the sweep before has not left it."""
+
+    def __init__(self, tell: Callable[[Swept | Exception], None], left_before: set[tuple[str, str]]) -> None:
+        self.left: set[tuple[str, str]] = set()
+        self.unheard: OSError | None = None
+        self._tell = tell
+        self._left_before = left_before
+
+    def __call__(self, one: Swept) -> None:
+        if one.did == LEFT:
+            left = one.task_id, "" if one.error is None else message_of(one.error)
+            self.left.add(left)
+            if left in self._left_before:
+                return
+        try:
+            _tell(self._tell, one)
+        except OSError as error:
+            self.unheard = error
+            raise
+
+
+def _tell(tell: Callable[[Swept | Exception], None], what: Swept | Exception) -> None:
+    """An error of telling is told in its place, so that no task's error ends the watch. An OSError is the stream's."""
+    try:
+        tell(what)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as above
+        with contextlib.suppress(ValueError, TypeError, RuntimeError):
+            tell(error)

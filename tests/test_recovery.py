@@ -25,7 +25,9 @@ from idemreg import (
     current_claim,
     faults,
 )
+from idemreg.aio import current_claim as current_async_claim
 from idemreg.events import Succeeded, TakenOver, Unknown
+from idemreg.rerunning import sweep as sweep_for_watch
 from idemreg.tagged import MAX_ARGUMENTS_BYTES
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
@@ -133,7 +135,7 @@ def test_arguments_are_kept_until_the_task_is_final(registry: Registry, path: Pa
     with pytest.raises(ValueError, match="no luck"):
         job.call(7, SECRET)
     (after,) = kept(path)
-    assert after == ("t:7", 0, f'{{"user":7,"more":{{"$":["tuple",["{SECRET}"]]}},"rest":{{}}}}')
+    assert after == ("t:7", 0, f'{{"user":7,"more":{{"$":["tuple",["{SECRET}"]]}},"rest":{{}},"":{{"amount":1}}}}')
     job.call(7, SECRET)
     assert during == [[after], [after]]
     assert kept(path) == []
@@ -245,6 +247,22 @@ def test_a_released_task_waits_for_its_caller(registry: Registry) -> None:
     assert len(job.calls) == 1
 
 
+def test_a_rerun_that_is_put_back_waits_for_the_next_sweep(registry: Registry, path: Path) -> None:
+    """Its caller is dead, so nobody else would ever run it: whether or not an error is stored."""
+
+    def busy() -> None:
+        raise BlockingIOError
+
+    killed(path)
+    job = Job(registry, busy, release_on=BlockingIOError)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("rerun", Status.PENDING, BlockingIOError)
+    job.body = str
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.attempts == [2, 2]
+    assert kept(path) == []
+
+
 def test_a_failed_task_waits_for_its_caller_or_an_order(registry: Registry) -> None:
     """A failure is the caller's to repeat; after `retry`, or a verdict that it did not happen, a sweep runs it."""
 
@@ -262,6 +280,37 @@ def test_a_failed_task_waits_for_its_caller_or_an_order(registry: Registry) -> N
     assert one.is_trouble
     assert registry.sweep() == []
     assert job.attempts == [1, 2]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=type)
+def test_a_job_that_ends_its_caller_is_told(error: BaseException, registry: Registry, path: Path) -> None:
+    """Where no signal raises it, it is the job's: its policy decides, and other tasks are run."""
+    killed(path)
+    killed(path, call=CALL.replace("7", "8", 1))
+
+    def end() -> None:
+        if len(job.calls) == 1:
+            raise error
+
+    job = Job(registry, end)
+    first, second = sweep_for_watch(registry, None, lambda: False)
+    assert (first.did, first.status, first.error, first.is_trouble) == ("rerun", Status.PENDING, error, True)
+    assert (second.task_id, second.status) == ("t:8", Status.SUCCEEDED)
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+
+
+def test_an_interruption_of_the_sweep_goes_on_its_way(registry: Registry, path: Path) -> None:
+    """In the main thread it may be Ctrl-C, or a handler's SystemExit: the sweep ends by it. In another it may not."""
+    killed(path)
+    job = Job(registry, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        registry.sweep()
+    swept: list[Swept] = []
+    thread = threading.Thread(target=lambda: swept.extend(registry.sweep()))
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert (only(swept).status, type(only(swept).error)) == (Status.PENDING, KeyboardInterrupt)
+    assert job.attempts == [2, 3]
 
 
 def test_an_attempt_too_many_is_a_dead_letter(registry: Registry, path: Path) -> None:
@@ -295,6 +344,20 @@ def test_kept_arguments_are_on_the_disk_before_the_job(path: Path) -> None:
             job(7)
             counts.append(sync.syncs)
     assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 0, 0, 1]
+
+
+def test_each_task_is_told_at_once(registry: Registry, path: Path) -> None:
+    """What was settled, or rerun, is told before the next job runs: it may take hours."""
+    told: list[tuple[str, str]] = []
+    before: list[list[tuple[str, str]]] = []
+    killed(path)
+    killed(path, call=CALL.replace("7", "8", 1))
+    killed(path, {"on_crash": "hold"}, CALL.replace("7", "9", 1))
+    Job(registry, lambda: before.append(list(told)))
+    sweep_for_watch(registry, tell=lambda one: told.append((one.task_id, one.did)))
+    settled, first, second = ("t:9", "settled"), ("t:7", "rerun"), ("t:8", "rerun")
+    assert before == [[settled], [settled, first]]
+    assert told == [settled, first, second]
 
 
 # --- settle -----------------------------------------------------------------------------------------------------
@@ -497,6 +560,23 @@ def test_a_function_that_has_changed_is_not_rerun(registry: Registry, path: Path
     other.close()
 
 
+def test_an_error_before_the_claim_leaves_the_task(registry: Registry, path: Path) -> None:
+    """Whatever `checksum=` raises over what was kept: nothing ran, and what comes next may run it."""
+    killed(path)
+
+    def checksum(*_args: object, **_kwargs: object) -> object:
+        raise KeyError("user")  # noqa: EM101 - as a lookup raises it
+
+    job = Job(registry, checksum=checksum)
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
+    assert "KeyError: 'user'" in str(one.error)
+    assert job.calls == []
+    with Registry(path) as other:
+        Job(other)
+        assert only(other.sweep()).status is Status.SUCCEEDED
+
+
 def test_the_stored_task_id_counts(registry: Registry, path: Path) -> None:
     """What makes a task_id may look at more than the arguments, as at the date: a rerun is of the task that died."""
     killed(path)
@@ -540,7 +620,7 @@ def test_what_is_excluded_needs_a_default(registry: Registry) -> None:
 
 
 def test_what_is_excluded_is_not_kept(registry: Registry, path: Path) -> None:
-    """An excluded argument has its default again at a rerun; so has what was left to its default."""
+    """An excluded argument has its default again at a rerun; so has what was left to a default that is no data."""
     calls: list[Any] = []
     default = object()
 
@@ -555,6 +635,26 @@ def test_what_is_excluded_is_not_kept(registry: Registry, path: Path) -> None:
     assert SECRET not in str(kept(path))
     registry.sweep()
     assert calls[1] == (7, None, default, "", {"session_id": 1})
+
+
+@pytest.mark.parametrize("given", [{}, {"amount": 1_000}], ids=["left out", "given"])
+def test_a_rerun_has_the_defaults_of_its_call(given: dict[str, Any], registry: Registry, path: Path) -> None:
+    """The rerun is the very call, also by a program whose function has another default by now."""
+    calls = []
+
+    def job(user: int, amount: int = 1_000, limits: tuple[int, ...] = (1, 2)) -> None:
+        calls.append((user, amount, limits))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    decorate = {"name": "job", **RERUN}
+    with pytest.raises(KeyboardInterrupt):
+        registry.idempotent("t:{user}", **decorate)(job)(7, **given)
+    job.__defaults__ = (2_000, (3,))
+    with Registry(path) as other:
+        other.idempotent("t:{user}", **decorate)(job)
+        assert only(other.sweep()).error is None
+    assert calls == [(7, 1_000, (1, 2))] * 2
 
 
 def test_two_functions_of_one_name_are_refused(registry: Registry) -> None:
@@ -606,6 +706,43 @@ def test_a_plain_sweep_runs_coroutines(registry: Registry, path: Path) -> None:
     with pytest.raises(RuntimeError, match="use AsyncRegistry"):
         asyncio.run(inside())
     assert only(registry.sweep()).outcome.result == "done"
+
+
+def test_a_coroutine_finds_the_claim_of_coroutines(registry: Registry, path: Path) -> None:
+    """Also where a plain sweep runs it: its steps are awaited, by the one attempt that was killed and by the next."""
+    killed(path)
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    async def job(user: int, *more: object, amount: Any = 1, **rest: object) -> list[Any]:
+        claim = current_async_claim()
+
+        async def part() -> int:
+            return 5
+
+        async with claim.step("two") as step:
+            step.result = 7
+        return [await claim.run_step("one", part), step.result]
+
+    assert only(registry.sweep()).outcome.result == [5, 7]
+    assert kept(path) == []
+
+
+def test_a_plain_function_finds_the_claim_of_plain_ones(
+    path: Path, loop: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any], nothing_on_the_event_loop: None
+) -> None:
+    """Also where a sweep from an event loop runs it: what it calls of its claim is done when it returns."""
+    killed(path)
+
+    async def main() -> list[Swept]:
+        async with AsyncRegistry(path) as jobs:
+
+            @jobs.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+            def job(user: int, *more: object, amount: Any = 1, **rest: object) -> int:
+                return current_claim().run_step("one", lambda: 5)
+
+            return await jobs.sweep()
+
+    assert only(loop(main)).outcome.result == 5
 
 
 # --- events and errors ------------------------------------------------------------------------------------------

@@ -178,7 +178,9 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _name_and_message(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    from idemreg.ends import message_of  # noqa: PLC0415 - errors only
+
+    return f"{type(error).__name__}: {message_of(error)}".removesuffix(": ")
 
 
 def _write(report: dict[str, Any], *, as_json: bool) -> None:

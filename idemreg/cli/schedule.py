@@ -211,11 +211,17 @@ class _Teller:
                 "task_id": told.task_id,
                 "slot": told.slot.isoformat().replace("+00:00", "Z"),
                 "succeeded": error is None,
-                "error": None if error is None else f"{type(error).__name__}: {error}",
+                "error": None if error is None else _error(error),
             }
             write_json(fields, to=self._out)
         elif error is None:
             self._out.write(f"{escape(told.task_id)} succeeded\n")
         else:
-            self._out.write(f"{escape(told.task_id)}: {escape(f'{type(error).__name__}: {error}')}\n")
+            self._out.write(f"{escape(told.task_id)}: {escape(_error(error))}\n")
         self._out.flush()
+
+
+def _error(error: BaseException) -> str:
+    from idemreg.ends import message_of  # noqa: PLC0415 - has it, since the module has schedules
+
+    return f"{type(error).__name__}: {message_of(error)}"

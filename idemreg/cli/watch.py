@@ -143,7 +143,7 @@ def _watch(
     *,
     is_of_module: bool,
 ) -> int:
-    sweep: Callable[[], list[Swept]]
+    sweep: Callable[[Callable[[Swept], None]], list[Swept]]
     if is_of_module:
         from idemreg.rerunning import sweep as functions  # noqa: PLC0415 - where it is asked for
 
@@ -153,8 +153,7 @@ def _watch(
 
         sweep = functools.partial(sweep_commands, registry, teller, relay)
     if interval is None:
-        for one in sweep():
-            account(one)
+        sweep(account)
         return 128 + relay.received if relay.received is not None else 0
     from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
     from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
@@ -245,8 +244,10 @@ class _Account:
         }
 
 
-def _error(error: Exception) -> str:
-    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {error}"
+def _error(error: BaseException) -> str:
+    from idemreg.ends import message_of  # noqa: PLC0415 - as above
+
+    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {message_of(error)}"
 
 
 def _words(told: Swept) -> str:

@@ -17,12 +17,13 @@ from idemreg.cli.audit import AUDIT_FIELDS, MARKS
 from idemreg.cli.schedule import SCHEDULE_FIELDS
 from idemreg.clockcheck.verdict import Permit
 from idemreg.scheduled import SlotRun
-from idemreg.scheduler import LOOK_S, NAP_S, Scheduler, keep
+from idemreg.scheduler import LOOK_S, NAP_S, Loops, Scheduler, keep
 from idemreg.testing import ManualClock
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
@@ -418,6 +419,33 @@ def test_errors_of_the_store_are_told_and_tried_again(path: Path) -> None:
         other.run_due()
         keep(registry, "job", told.append, lambda _: pytest.fail("it goes on"))
     assert [one.code for one in told] == ["schedule"]
+
+
+def test_a_job_that_ends_its_thread_is_told(path: Path) -> None:
+    """SystemExit of a job is the job's: the loop tells it, and waits for the next slot."""
+    clock = ManualClock()
+    told: list[Any] = []
+    with Registry(path, durability="normal", clock=clock) as registry:
+        registry.scheduled("job", cron="0 * * * *")(lambda: sys.exit(3))
+        registry.run_due()
+        clock.advance(HOUR)
+        keep(registry, "job", told.append, lambda _: True)
+    assert [(one.code, str(one)) for one in told] == [("schedule", "a job of job was ended by SystemExit: 3")]
+
+
+@pytest.mark.parametrize(("error", "raised"), [(OSError("full"), OSError), (SystemExit(3), RuntimeError)])
+def test_an_error_that_ends_one_loop_ends_all(error: BaseException, raised: type[Exception]) -> None:
+    """It is raised where they are waited for, and never swallowed with its thread."""
+
+    def fails(_pause: Callable[[float], bool]) -> None:
+        raise error
+
+    def goes_on(pause: Callable[[float], bool]) -> None:
+        while not pause(PATIENCE_S):
+            pytest.fail("it was not stopped")
+
+    with pytest.raises(raised, match=r"full|SystemExit: 3"):
+        Loops({"fails": fails, "goes on": goes_on}).run()
 
 
 def test_a_signal_ends_it(cli: Cli, jobs: str) -> None:

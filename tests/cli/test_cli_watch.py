@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Registry, Status, StoreBusyError, Swept
+from idemreg import RecoveryError, Registry, Status, StoreBusyError, Swept, faults
 from idemreg.command_rerun import sweep_commands
 from idemreg.events import EVENTS, Failed, Teller, Unknown
 from idemreg.handing import MAX_WAITING, Hand
 from idemreg.operations import Operations
+from idemreg.scheduler import Loops
 from idemreg.signals import Relay
+from idemreg.tagged import decode_arguments, encode_arguments
 from idemreg.testing import ManualClock
 from idemreg.watcher import watch
 from tests.cli.driver import PATIENCE_S, Cli
@@ -27,7 +29,7 @@ from tests.support.raw import connect
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SECRET = "the secret word"  # noqa: S105 - a word that the tests look for
@@ -46,10 +48,12 @@ class Command:
         self.folder = folder / "its folder"
         self.folder.mkdir()
         self.log = folder / "log"
+        self.shell = "sh"
 
     def killed(self, *options: str, exit_code: str = "0") -> None:
         words = ["run", *(options or ("--recover", "--on-crash", "rerun")), "t", "--"]
-        argv = [sys.executable, "-m", "idemreg", *words, "sh", "-c", COMMAND, "sh", SECRET, str(self.log), exit_code]
+        line = [self.shell, "-c", COMMAND, "sh", SECRET, str(self.log), exit_code]
+        argv = [sys.executable, "-m", "idemreg", *words, *line]
         process = subprocess.Popen(argv, cwd=self.folder, env=self.cli.environment(), start_new_session=True)
         until(lambda: self.log.exists() and self.log.read_text())
         os.killpg(process.pid, signal.SIGKILL)
@@ -192,6 +196,42 @@ def test_a_command_without_recover_is_left_to_its_call(cli: Cli, command: Comman
     assert (done.returncode, done.stdout) == (0, "t is left running; its next call runs it again\n")
 
 
+@pytest.mark.parametrize("problem", ["missing", "not executable"])
+def test_a_command_that_cannot_be_started_is_tried_again(problem: str, cli: Cli, command: Command) -> None:
+    """As in the middle of a deployment: nothing ran, which is told, and a later sweep runs it."""
+    shell = command.folder / "shell"
+    shell.symlink_to("/bin/sh")
+    command.shell = str(shell)
+    command.killed()
+    shell.unlink()
+    if problem == "not executable":
+        shell.touch(0o600)
+    for _ in range(2):
+        done = cli.process("watch", "--once")
+        assert done.returncode == 1
+        assert done.stdout.startswith("t is left pending; ")
+        assert str(shell) in done.stdout
+        assert row(cli.path).attempt == 1
+    shell.unlink(missing_ok=True)
+    shell.symlink_to("/bin/sh")
+    assert cli.process("watch", "--once").stdout == "t was run again: succeeded\n"
+    assert (len(command.ran()), kept(cli.path)) == (2, [])
+
+
+def test_a_signal_before_the_command_starts_loses_nothing(cli: Cli, command: Command) -> None:
+    """A watch that is ended between its claim and the start puts the task back, and the next one runs it."""
+    command.killed()
+    with Operations(cli.path, create=False) as operations:
+        faults.arm("claim.committed", lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with Relay() as relay:
+            assert sweep_commands(operations, None, relay) == []
+        assert row(cli.path).status is Status.PENDING
+        faults.disarm()
+        with Relay() as relay:
+            (one,) = sweep_commands(operations, None, relay)
+    assert (one.did, one.status, len(command.ran())) == ("rerun", Status.SUCCEEDED, 2)
+
+
 def test_a_folder_that_is_gone_is_told(cli: Cli, command: Command) -> None:
     """The command is not run elsewhere; the task stays as it is."""
     command.killed()
@@ -222,6 +262,24 @@ def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None
     connection.close()
     done = cli.process("watch", "--once")
     assert done.returncode == 74
+    assert len(command.ran()) == 1
+
+
+@pytest.mark.parametrize("lacking", ["folder", "argv", "options", "unknown_on"])
+def test_words_of_another_version_are_left(lacking: str, cli: Cli, command: Command) -> None:
+    """Where something is not there that this version needs, nothing is claimed, and the task stays as it is."""
+    command.killed()
+    with Registry(cli.path) as registry:
+        task = row(cli.path)
+        stored: Any = registry.store
+        ((_, whole),) = stored.kept(None, 1)
+        words = decode_arguments(whole.arguments)
+        del words[lacking]
+        less = whole._replace(arguments=encode_arguments(words))
+        stored.kept = lambda after, _limit: [] if after else [(task, less)]
+        with Relay() as relay:
+            (one,) = sweep_commands(registry, None, relay)
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
     assert len(command.ran()) == 1
 
 
@@ -359,12 +417,14 @@ def test_the_loop_rests_and_repeats_nothing() -> None:
         [swept("rerun")],
     ]
 
-    def sweep() -> list[Swept]:
+    def sweep(heard: Callable[[Swept], None]) -> list[Swept]:
         clock.advance(2)
         result = results[len(pauses)]
         if isinstance(result, Exception):
             raise result
         found: list[Swept] = result
+        for one in found:
+            heard(one)
         return found
 
     def pause(seconds: float) -> bool:
@@ -374,6 +434,73 @@ def test_the_loop_rests_and_repeats_nothing() -> None:
     watch(sweep, lambda one: told.append(getattr(one, "did", "error")), 5.0, clock, pause)
     assert told == ["left", "settled", "error", "left", "rerun"]
     assert pauses == [18, 18, 18, 18, 5]
+
+
+def test_an_error_of_telling_ends_no_watch() -> None:
+    """Whatever a job's error does when it is asked what it says: the next task is told, and the loop goes on."""
+
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    mute = swept("left")._replace(error=MuteError())
+    told: list[Any] = []
+
+    def sweep(heard: Callable[[Swept], None]) -> list[Swept]:
+        for one in (mute, swept("settled")):
+            heard(one)
+        return [mute, swept("settled")]
+
+    def tell(what: Swept | Exception) -> None:
+        told.append(type(what.error) if isinstance(what, Swept) else type(what))
+        if what is mute:
+            raise KeyError
+
+    watch(sweep, tell, 5.0, ManualClock(), lambda _: True)
+    assert told == [MuteError, KeyError, type(None)]
+
+
+def test_a_watch_on_a_full_disk_says_so(cli: Cli, command: Command) -> None:
+    """What it cannot write it cannot tell: one line on stderr, and the exit code of an I/O error. The task is swept."""
+    command.killed("--recover")
+    done = cli.process("watch", script='exec "$@" >/dev/full')
+    assert (done.returncode, done.stderr.splitlines()[0]) == (74, "idemreg: No space left on device")
+    assert row(cli.path).status is Status.UNKNOWN
+
+
+@pytest.mark.parametrize("words", [[], ["--json"], ["--once"]], ids=str)
+def test_a_watch_that_nobody_reads_ends_as_others(words: list[str], cli: Cli, command: Command) -> None:
+    """As a program that SIGPIPE ended, without a word."""
+    command.killed("--recover")
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "idemreg", "watch", *words]
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            argv, env=cli.environment(), stdout=nobody, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False
+        )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_an_error_that_cannot_say_what_it_is_is_told(cli: Cli, path: Path, tmp_path: Path) -> None:
+    """A job's error whose message cannot be made."""
+    jobs = module_of(path, tmp_path, "rerun")
+    killed_function(tmp_path)
+    with (tmp_path / "watched_jobs.py").open("a") as file:
+        file.write(
+            "    if current_claim().attempt == 2:\n        raise type('MuteError', (Exception,), {'__str__': None})\n"
+        )
+    done = cli.process("watch", "--once", jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert "MuteError: (its message cannot be made: TypeError)" in done.stdout
+
+
+def test_the_longest_pause_is_one(path: Path) -> None:
+    """An interval of a million days is more than a thread can wait for at once."""
+    loops = Loops({"watch": lambda pause: stopped.append(pause(1e12))})
+    stopped: list[bool] = []
+    loops.stop()
+    loops.run()
+    assert stopped == [True]
 
 
 # --- events -----------------------------------------------------------------------------------------------------
