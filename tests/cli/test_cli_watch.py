@@ -214,6 +214,39 @@ def test_a_command_that_others_could_have_written_is_not_run(cli: Cli, command: 
     assert cli.process("watch", "--once").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "open_to", ["its folder", "the folder above", "its -wal", "its lock file", "the link's folder"]
+)
+def test_a_command_behind_a_link_is_not_run_either(open_to: str, cli: Cli, command: Command, tmp_path: Path) -> None:
+    """What SQLite opens is looked at, and not what stands beside the name that was given."""
+    above, linked = tmp_path / "above", tmp_path / "linked"
+    real = above / "real"
+    for folder in (above, real, linked):
+        folder.mkdir(mode=0o700)
+    target, link = real / "jobs.db", linked / "jobs.db"
+    link.symlink_to("../above/real/jobs.db")
+    cli.path = target
+    command.killed()
+    opened = {
+        "its folder": real,
+        "the folder above": above,
+        "its -wal": real / "jobs.db-wal",
+        "its lock file": real / "jobs.db-lock",
+        "the link's folder": linked,
+    }[open_to]
+    cli.path = link
+    with Registry(target, create=False) as registry:
+        registry.run("u", lambda: None)  # so that there is a -wal that is not empty
+        mode = opened.stat().st_mode
+        opened.chmod(mode | 0o002)
+        done = cli.process("--unsafe-path", "watch", "--once", "--json")
+        (told,) = lines(done.stdout)
+        assert (done.returncode, told["did"], len(command.ran())) == (1, "left", 1)
+        assert told["error"].startswith(f"others may write {opened},")
+        opened.chmod(mode)
+    assert cli.process("--unsafe-path", "watch", "--once").returncode == 0
+
+
 def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None:
     """They have a seal: what is not as it was written is an error of the store, and nothing of it is executed."""
     command.killed()
