@@ -35,6 +35,7 @@ __all__ = ["WATCH_FIELDS", "watch"]
 
 FORM: Final = "idemreg watch [MODULE:REGISTRY] [--on EVENT -- COMMAND [ARGS]...]"
 TROUBLE: Final = 1
+SIGNAL: Final = 128  # and its number: an end that a signal asked for
 
 # Those that a sweep makes; their classes, which need an import, are those of `idemreg.events.EVENTS`.
 NAMES: Final = ("claimed", "taken-over", "replayed", "succeeded", "failed", "unknown", "released", "lease-lost")
@@ -115,7 +116,8 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
     JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names the file.
     COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing.
 
-    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job; a second one kills. The
+    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
+    handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. The
     exit code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
     COMMAND failed.
     """
@@ -127,11 +129,11 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
         stack.enter_context(registry)
         os.environ.pop(KEY_VARIABLE, None)  # no command finds it; a module has read it by now
         account = _Account(out)
-        hand = _hand(events, ctx.args, registry, account)
+        relay = _relay(stack)  # before the hand, which is still left under its handlers
+        hand = _hand(events, ctx.args, registry, account, relay)
         teller = _teller(registry, None if hand is None else stack.enter_context(hand))
-        relay = _relay(stack)
-        code = _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
-    return code or account.exit_code
+        _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
+    return account.exit_code if relay.received is None else SIGNAL + relay.received
 
 
 def _watch(
@@ -142,7 +144,7 @@ def _watch(
     interval: float | None,
     *,
     is_of_module: bool,
-) -> int:
+) -> None:
     sweep: Callable[[], list[Swept]]
     if is_of_module:
         from idemreg.rerunning import sweep as functions  # noqa: PLC0415 - where it is asked for
@@ -155,7 +157,7 @@ def _watch(
     if interval is None:
         for one in sweep():
             account(one)
-        return 128 + relay.received if relay.received is not None else 0
+        return
     from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
     from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
 
@@ -164,7 +166,6 @@ def _watch(
     if relay.received is not None:  # before the line above
         loops.stop()
     loops.run()
-    return 128 + (relay.received or 0)
 
 
 def _relay(stack: contextlib.ExitStack) -> Relay:
@@ -172,21 +173,35 @@ def _relay(stack: contextlib.ExitStack) -> Relay:
 
     relay = stack.enter_context(Relay())
 
-    def kill() -> None:
-        number = relay.received or signal.SIGKILL
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    relay.on_second = kill
+    relay.on_second = lambda: _die(relay)
     return relay
 
 
-def _hand(events: Sequence[str], argv: Sequence[str], registry: Operations, account: _Account) -> Hand | None:
+def _die(relay: Relay, hand: Hand | None = None) -> None:
+    """By the signal that asked to end first, and not before what was handed an event."""
+    number = relay.received or signal.SIGKILL
+    signal.signal(number, signal.SIG_DFL)
+
+    def die() -> None:
+        os.kill(os.getpid(), number)
+
+    if hand is None:
+        die()
+    else:
+        hand.kill(die)
+
+
+def _hand(
+    events: Sequence[str], argv: Sequence[str], registry: Operations, account: _Account, relay: Relay
+) -> Hand | None:
     if not events:
         return None
     from idemreg.handing import Hand  # noqa: PLC0415 - where it is asked for
 
-    return Hand(events, argv, {"IDEMREG_DB": os.path.abspath(registry.path)}, account.problem)
+    variables = {"IDEMREG_DB": os.path.abspath(registry.path)}
+    hand = Hand(events, argv, variables, account.problem, is_hurried=lambda: relay.received is not None)
+    relay.on_second = lambda: _die(relay, hand)
+    return hand
 
 
 def _teller(registry: Operations, hand: Hand | None) -> Teller | None:

@@ -464,6 +464,91 @@ def test_events_that_wait_are_bounded(tmp_path: Path) -> None:
     assert told == ["1,000 events wait for their command; those behind them are dropped"]
 
 
+def test_who_is_in_a_hurry_waits_for_one_event() -> None:
+    """Leaving takes no longer than one may take, whatever is queued; how many nobody got is told."""
+    told: list[str] = []
+    with Hand(["failed"], ["tail", "-f", "/dev/null"], {}, told.append, 0.1, is_hurried=lambda: True) as hand:
+        for _ in range(100):
+            hand(EVENT)
+    *killed, last = told
+    assert len(killed) < 50
+    assert all("and was killed" in one for one in killed)
+    assert last == f"--on: {100 - len(killed)} events were dropped; nobody was handed them"
+
+
+def test_a_command_that_is_being_started_is_killed_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes in the middle of its start leaves no orphan: who starts it ends it."""
+    done: list[str] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        hand.kill(lambda: done.append("died"))
+        assert done == []
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    told: list[str] = []
+    with Hand(["failed"], ["tail", "-f", "/dev/null"], {}, told.append) as hand:
+        hand(EVENT)
+        hand(EVENT)
+    assert done[:1] == ["died"]
+    assert told[0] == "--on failed: tail was killed by signal 9"
+    assert "is being killed" in told[1]
+
+
+HOLD = "from idemreg import Registry; r = Registry(sys.argv[1]); held = [r.claim(x) for x in 'abc']; print('held')"
+
+
+def test_the_first_signal_loses_no_event(cli: Cli, tmp_path: Path) -> None:
+    """Also behind the sweep of --once, while the command runs: what is queued is handed on first."""
+    with Script(HOLD, cli.path) as holder:
+        holder.expect("held")
+        holder.kill()
+    gate, go, log = (tmp_path / name for name in ("gate", "go", "log"))
+    os.mkfifo(gate)
+    words = [
+        "--on",
+        "unknown",
+        "--",
+        "sh",
+        "-c",
+        'cat >>"$1"; [ -e "$2" ] || read -r _ <"$3"',
+        "sh",
+        *map(str, (log, go, gate)),
+    ]
+    with started(cli, sys.executable, "-m", "idemreg", "watch", "--once", *words) as watching:
+        opened: list[int] = []
+        until(lambda: _open_for_reader(gate, opened))
+        go.touch()
+        watching.send_signal(signal.SIGTERM)
+        os.close(opened[0])
+        assert watching.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert sorted(one["task_id"] for one in lines(log.read_text())) == ["a", "b", "c"]
+
+
+def _open_for_reader(fifo: Path, opened: list[int]) -> bool:
+    """Whether somebody waits at the other end."""
+    with contextlib.suppress(OSError):
+        opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    return bool(opened)
+
+
+def test_the_second_signal_kills_the_command_of_an_event(cli: Cli, tmp_path: Path) -> None:
+    """It has a session of its own, and would go on as an orphan."""
+    with Script(HOLD, cli.path) as holder:
+        holder.expect("held")
+        holder.kill()
+    begun = tmp_path / "begun"
+    words = ["--on", "unknown", "--", "sh", "-c", 'touch "$1"; exec tail -f /dev/null', "sh", str(begun)]
+    with started(cli, sys.executable, "-m", "idemreg", "watch", *words) as watching:
+        until(begun.exists)
+        watching.send_signal(signal.SIGTERM)
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=PATIENCE_S)  # the pipe ends with its last writer
+        assert watching.returncode in {-signal.SIGTERM, -signal.SIGINT}
+
+
 def test_every_event_has_a_name() -> None:
     """The names of the command line are those of the library."""
     from idemreg.cli.watch import NAMES  # noqa: PLC0415 - click is for the command line
