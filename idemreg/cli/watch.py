@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.handing import Hand
     from idemreg.operations import Operations
+    from idemreg.recovery import Recovery
     from idemreg.signals import Relay
     from idemreg.sweeping import Swept
 
@@ -117,8 +118,9 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
     COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing.
 
     SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
-    handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. The
-    exit code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
+    handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. It also
+    ends, with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there. The exit
+    code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
     COMMAND failed.
     """
     out: TextIO = sys.stdout
@@ -159,9 +161,18 @@ def _watch(
             account(one)
         return
     from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
+    from idemreg.sqlite.guard import FilesReplacedError  # noqa: PLC0415 - as above
     from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
 
-    loops = Loops({"watch": functools.partial(loop, sweep, account, interval, registry.clock)})
+    def sweep_or_end() -> list[Swept]:
+        try:
+            cast("Recovery", registry.store).check_files()  # a sweep that finds nothing writes nothing, and sees none
+            return sweep()
+        except FilesReplacedError:
+            loops.stop()  # for good: whoever is started anew opens what is there now
+            raise
+
+    loops = Loops({"watch": functools.partial(loop, sweep_or_end, account, interval, registry.clock)})
     relay.on_first = loops.stop
     if relay.received is not None:  # before the line above
         loops.stop()

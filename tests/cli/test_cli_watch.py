@@ -101,6 +101,16 @@ def killed_function(folder: Path) -> None:
         one.kill()
 
 
+HOLD = "from idemreg import Registry; r = Registry(sys.argv[1]); held = [r.claim(x) for x in 'abc']; say('held')"
+
+
+def held_by_nobody(path: Path) -> None:
+    """Three tasks, a to c, whose owner is dead."""
+    with Script(HOLD, path) as holder:
+        holder.expect("held")
+        holder.kill()
+
+
 @contextlib.contextmanager
 def started(cli: Cli, *argv: str) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with its test."""
@@ -342,6 +352,29 @@ def test_the_watch_goes_on_until_it_is_told_to_stop(cli: Cli, command: Command) 
             assert watching.wait(PATIENCE_S) == 128 + number
 
 
+@pytest.mark.parametrize("of", ["its file", "a module"])
+def test_a_watch_of_a_file_that_was_replaced_ends(of: str, cli: Cli, jobs: str, tmp_path: Path) -> None:
+    """It would watch for ever what nobody writes to any more, in silence; whoever starts it anew has the new file."""
+    held_by_nobody(cli.path)
+    argv = [sys.executable, "-m", "idemreg", "watch", "--interval", "0.1", *([jobs] if of == "a module" else [])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, cwd=tmp_path, env=cli.environment(), stdout=pipe, stderr=pipe, text=True) as watching:
+        try:
+            assert watching.stdout is not None
+            assert watching.stdout.readline().startswith("a is unknown")  # so it has opened all
+            moved = tmp_path / "moved"
+            moved.mkdir()
+            for file in cli.path.parent.glob("jobs.db*"):
+                file.rename(moved / file.name)
+            cli("init")
+            _, said = watching.communicate(timeout=PATIENCE_S)
+        finally:
+            watching.kill()
+    assert watching.returncode == 74
+    assert "was deleted, moved or replaced" in said
+    assert "hint:" in said
+
+
 def test_a_signal_is_passed_on_to_the_command(cli: Cli, tmp_path: Path) -> None:
     """It ends as its own policy says, and the watch behind it; the next watch runs it again."""
     log = tmp_path / "log"
@@ -497,14 +530,9 @@ def test_a_command_that_is_being_started_is_killed_behind_it(monkeypatch: pytest
     assert "is being killed" in told[1]
 
 
-HOLD = "from idemreg import Registry; r = Registry(sys.argv[1]); held = [r.claim(x) for x in 'abc']; print('held')"
-
-
 def test_the_first_signal_loses_no_event(cli: Cli, tmp_path: Path) -> None:
     """Also behind the sweep of --once, while the command runs: what is queued is handed on first."""
-    with Script(HOLD, cli.path) as holder:
-        holder.expect("held")
-        holder.kill()
+    held_by_nobody(cli.path)
     gate, go, log = (tmp_path / name for name in ("gate", "go", "log"))
     os.mkfifo(gate)
     words = [
@@ -536,9 +564,7 @@ def _open_for_reader(fifo: Path, opened: list[int]) -> bool:
 
 def test_the_second_signal_kills_the_command_of_an_event(cli: Cli, tmp_path: Path) -> None:
     """It has a session of its own, and would go on as an orphan."""
-    with Script(HOLD, cli.path) as holder:
-        holder.expect("held")
-        holder.kill()
+    held_by_nobody(cli.path)
     begun = tmp_path / "begun"
     words = ["--on", "unknown", "--", "sh", "-c", 'touch "$1"; exec tail -f /dev/null', "sh", str(begun)]
     with started(cli, sys.executable, "-m", "idemreg", "watch", *words) as watching:
