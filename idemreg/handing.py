@@ -6,12 +6,14 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from idemreg.clock import Clock
+from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
 from idemreg.events import event_fields
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from idemreg.events import Event
 
-__all__ = ["HANDLED_S", "MAX_WAITING", "Hand"]
+__all__ = ["HANDLED_S", "MAX_WAITING", "Hand", "check_command"]
 
 HANDLED_S: Final = 60.0  # what one event may take; then the command is killed
 MAX_WAITING: Final = 1_000  # events; those beyond are dropped, and told of
@@ -155,6 +157,17 @@ class Hand:
         if self._process is not None:
             _kill(self._process)
         then()
+
+
+def check_command(command: str) -> None:
+    """`CommandNotFoundError` or `CommandNotExecutableError` now, and not at the first event, which it would lose."""
+    if shutil.which(command) is not None:
+        return
+    if os.sep in command and os.path.lexists(command):
+        msg = f"cannot execute {command}"
+        raise CommandNotExecutableError(msg)
+    msg = f"no such command: {command}"
+    raise CommandNotFoundError(msg)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

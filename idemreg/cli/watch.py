@@ -115,7 +115,8 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
 
     With --on each event of that kind which happens here is handed to COMMAND, one after the other: as one object of
     JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names the file.
-    COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing.
+    COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing. Where there is no such
+    command the watch does not begin: 127, or 126 where it may not be executed.
 
     SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
     handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. It also
@@ -207,8 +208,9 @@ def _hand(
 ) -> Hand | None:
     if not events:
         return None
-    from idemreg.handing import Hand  # noqa: PLC0415 - where it is asked for
+    from idemreg.handing import Hand, check_command  # noqa: PLC0415 - where it is asked for
 
+    check_command(argv[0])
     variables = {"IDEMREG_DB": os.path.abspath(registry.path)}
     hand = Hand(events, argv, variables, account.problem, is_hurried=lambda: relay.received is not None)
     relay.on_second = lambda: _die(relay, hand)
@@ -250,6 +252,8 @@ class _Account:
                 write_json(self._fields(told), to=self._out)
             else:
                 self._out.write(f"{escape(told.task_id)} {_words(told)}\n")
+                if (hint := self._hint(told.error)) is not None:
+                    self._out.write(f"  hint: {escape(hint)}\n")
             self._out.flush()
 
     def problem(self, text: str) -> None:
@@ -267,8 +271,11 @@ class _Account:
             "did": told.did,
             "status": told.status.word,
             "error": None if error is None else _error(error),
-            "hint": hint_for(error, self._settings) if isinstance(error, IdemregError) else None,
+            "hint": self._hint(error),
         }
+
+    def _hint(self, error: Exception | None) -> str | None:
+        return hint_for(error, self._settings) if isinstance(error, IdemregError) else None
 
 
 def _error(error: Exception) -> str:

@@ -220,6 +220,7 @@ def test_a_command_that_others_could_have_written_is_not_run(cli: Cli, command: 
     assert (done.returncode, told["did"], len(command.ran())) == (1, "left", 1)
     assert "others may write" in told["error"]
     assert "chmod go-w" in told["hint"]
+    assert f"  hint: {told['hint']}\n" in cli.process("--unsafe-path", "watch", "--once").stdout
     cli.path.chmod(0o600)
     assert cli.process("watch", "--once").returncode == 0
 
@@ -274,6 +275,35 @@ def test_a_line_that_is_too_long_to_be_kept_is_refused(cli: Cli) -> None:
     done = cli.process("run", "--recover", "t", "--", "echo", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "what is kept of the arguments has" in done.stderr
+
+
+def test_that_a_watch_will_refuse_is_said_at_once(cli: Cli, tmp_path: Path) -> None:
+    """A umask of 002 makes folders that a group may write: the crash would be too late to hear of it. The job runs."""
+    tmp_path.chmod(0o770)
+    done = cli.process("run", "--recover", "--on-crash", "rerun", "t", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert f"will not run it again: others may write {tmp_path}," in done.stderr
+    assert f"  hint: Only as its owner, and with: chmod go-w {tmp_path}\n" in done.stderr
+    tmp_path.chmod(0o700)
+    assert cli.process("run", "--recover", "--on-crash", "rerun", "u", "--", "true").stderr == ""
+
+
+def test_recover_under_hold_is_to_be_said(cli: Cli) -> None:
+    """By default a sweep would only make the task unknown, which is not what somebody expects who keeps its words."""
+    cli("init")
+    done = cli.process("run", "--recover", "t", "--", "true")
+    assert (done.returncode, "--on-crash rerun" in done.stderr) == (0, True)
+    assert cli.process("run", "--recover", "--on-crash", "hold", "u", "--", "true").stderr == ""
+
+
+@pytest.mark.parametrize(("words", "code"), [("./missing", 127), ("missing", 127), ("./folder", 126)])
+def test_a_command_for_events_that_is_not_there_is_refused(words: str, code: int, cli: Cli, tmp_path: Path) -> None:
+    """A mistyped one would be found with the first event, which it loses."""
+    cli("init")
+    (tmp_path / "folder").mkdir()
+    done = cli.process("watch", "--on", "unknown", "--", words, script=f'cd {tmp_path} && exec "$@"')
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "hint:" in done.stderr
 
 
 def test_recover_is_not_for_every(cli: Cli) -> None:
