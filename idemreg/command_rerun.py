@@ -1,17 +1,16 @@
 """Commands are run again with the words, the folder and the options that are kept of them.
 
 A stored command line is executed, as whoever sweeps: so the file must be nobody else's to write, whatever
-``unsafe_path`` permits. It is no more than that user has run before, of a task whose claim asked for it (a bit of its
-row, under the row's seal), and words that are not as they were written are an error of the store.
+``unsafe_path`` permits (`owned`). It is no more than that user has run before, of a task whose claim asked for it (a
+bit of its row, under the row's seal), and words that are not as they were written are an error of the store.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import stat
 import subprocess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from idemreg import sweeping
 from idemreg.beside import beside
@@ -24,6 +23,7 @@ from idemreg.limited import limited
 from idemreg.model import OnCrash
 from idemreg.options import Options
 from idemreg.output import KEPT_BYTES, Output
+from idemreg.owned import check_owned
 from idemreg.recovery import as_stored
 from idemreg.signals import Interrupted
 from idemreg.tagged import decode_arguments
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from idemreg.walk import Walk
 
 __all__ = ["CommandFailedError", "sweep_commands"]
-
-OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CommandFailedError(Exception):
@@ -81,7 +79,7 @@ def _rerun(
     if not kept.is_command:
         msg = f"task {task.task_id!r} is a function's"
         raise RecoveryError(msg, task_id=task.task_id, hint="Run `idemreg watch MODULE:REGISTRY` with its registry.")
-    _check_trusted(registry.path, task.task_id)
+    check_owned(registry.path, task.task_id)
     words = _words(task, kept)
     with relay.inbox() as inbox:
         try:
@@ -140,21 +138,3 @@ def _words(task: Task, kept: Kept) -> dict[str, Any]:
         msg = f"the folder {folder!r}, in which the command was run, is gone"
         raise RecoveryError(msg, task_id=task.task_id)
     return words
-
-
-def _check_trusted(path: str | os.PathLike[str], task_id: str) -> None:
-    """`RecoveryError` where somebody else could have written what would be executed."""
-    folder = os.path.dirname(os.path.abspath(path))
-    for file in (os.fspath(path), f"{os.fspath(path)}-wal", folder):
-        try:
-            found = os.stat(file)
-        except FileNotFoundError:
-            continue
-        owners = {os.geteuid()} if file != folder else {os.geteuid(), 0}
-        if found.st_uid not in owners:
-            msg = f"{file} is another user's, whose commands are not run as this one"
-        elif found.st_mode & OTHERS_MAY_WRITE:
-            msg = f"others may write {file}, so a command in it may be theirs"
-        else:
-            continue
-        raise RecoveryError(msg, task_id=task_id, hint=f"Only as its owner, and with: chmod go-w {file}")

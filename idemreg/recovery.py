@@ -45,6 +45,9 @@ class Recovery(Protocol):
         ``seen`` any more, or its next call runs it by itself. Durable when this returns. At most `BURIED_AT_ONCE`.
         """
 
+    def check_files(self) -> None:
+        """`StoreCorruptError` where the files at the path are not those that were opened: who only reads sees none."""
+
 
 def as_stored(task: Task) -> Wanted:
     """The claim that asks for what the row says: the same job, arguments and policy."""

@@ -19,7 +19,7 @@ from idemreg.cli.render import local_time, write_json
 from idemreg.cli.task import next_step
 from idemreg.cli.text import escape
 from idemreg.cli.values import LINE
-from idemreg.errors import ClaimLostError, StoreError, TaskTimeoutError
+from idemreg.errors import ClaimLostError, RecoveryError, StoreError, TaskTimeoutError
 from idemreg.model import Status
 
 if TYPE_CHECKING:
@@ -130,9 +130,10 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     separated by commas, or the option is repeated. --json writes its one object as the last line of stderr, since
     stdout is the command's.
 
-    --recover is for a job that nobody calls again: once its owner is dead, `idemreg watch` runs it, under --on-crash.
-    Its words stand in the file until the task is final, passwords among them; its environment and its standard input do
-    not, so a rerun has the environment of `watch`, and no input.
+    --recover is for a job that nobody calls again: once its owner is dead, `idemreg watch` runs it, under --on-crash
+    rerun or verify; under hold only behind `idemreg resolve ... did-not-happen`. A warning says at once where others
+    may write the file, from which nothing is run then. Its words stand in it until the task is final, passwords among
+    them; its environment and its standard input do not: a rerun has the environment of `watch`, and no input.
 
     With --every TASK_ID is the name of a schedule, and this call runs its slots that are due: put it into a line of
     the crontab that runs each minute. The first call begins the schedule, and runs nothing. The command finds its slot
@@ -153,6 +154,8 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     with registry:
         if is_new:
             settings().announce()
+        if options["recover"]:
+            _warn(ctx, registry)
         if table is not None:
             return run_every(registry, table, argv, options, _tell)
         end = run_command(registry, task_id, argv, **options)
@@ -170,6 +173,25 @@ def _payload(text: str | None) -> str | bytes | None:
     except UnicodeEncodeError:
         return os.fsencode(text)
     return text
+
+
+def _warn(ctx: click.Context, registry: Registry) -> None:
+    """Say at once what would otherwise be found at the crash, when nobody calls again."""
+    from click.core import ParameterSource  # noqa: PLC0415 - where it is asked for
+
+    from idemreg.owned import check_owned  # noqa: PLC0415 - as above
+
+    told: list[tuple[str, str]] = []
+    if ctx.get_parameter_source("on_crash") is ParameterSource.DEFAULT:
+        what = "--recover under --on-crash hold: a crash leaves the task unknown, and a person must settle it"
+        told.append((what, "Add --on-crash rerun or verify, to have `idemreg watch` run it; or hold, if it is meant."))
+    try:
+        check_owned(registry.path)
+    except RecoveryError as error:
+        told.append((f"after a crash `idemreg watch` will not run it again: {error.message}", error.hint))
+    with contextlib.suppress(OSError):  # as `announce`
+        for what, hint in told:
+            sys.stderr.write(f"idemreg: {escape(what)}\n  hint: {escape(hint)}\n")
 
 
 # --- the last line ----------------------------------------------------------------------------------------------

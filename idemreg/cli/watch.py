@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.handing import Hand
     from idemreg.operations import Operations
+    from idemreg.recovery import Recovery
     from idemreg.signals import Relay
     from idemreg.sweeping import Swept
 
@@ -35,6 +36,7 @@ __all__ = ["WATCH_FIELDS", "watch"]
 
 FORM: Final = "idemreg watch [MODULE:REGISTRY] [--on EVENT -- COMMAND [ARGS]...]"
 TROUBLE: Final = 1
+SIGNAL: Final = 128  # and its number: an end that a signal asked for
 
 # Those that a sweep makes; their classes, which need an import, are those of `idemreg.events.EVENTS`.
 NAMES: Final = ("claimed", "taken-over", "replayed", "succeeded", "failed", "unknown", "released", "lease-lost")
@@ -113,10 +115,13 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
 
     With --on each event of that kind which happens here is handed to COMMAND, one after the other: as one object of
     JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names the file.
-    COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing.
+    COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing. Where there is no such
+    command the watch does not begin: 127, or 126 where it may not be executed.
 
-    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job; a second one kills. The
-    exit code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
+    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
+    handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. It also
+    ends, with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there. The exit
+    code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
     COMMAND failed.
     """
     out: TextIO = sys.stdout
@@ -127,11 +132,11 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
         stack.enter_context(registry)
         os.environ.pop(KEY_VARIABLE, None)  # no command finds it; a module has read it by now
         account = _Account(out)
-        hand = _hand(events, ctx.args, registry, account)
+        relay = _relay(stack)  # before the hand, which is still left under its handlers
+        hand = _hand(events, ctx.args, registry, account, relay)
         teller = _teller(registry, None if hand is None else stack.enter_context(hand))
-        relay = _relay(stack)
-        code = _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
-    return code or account.exit_code
+        _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
+    return account.exit_code if relay.received is None else SIGNAL + relay.received
 
 
 def _watch(
@@ -142,7 +147,7 @@ def _watch(
     interval: float | None,
     *,
     is_of_module: bool,
-) -> int:
+) -> None:
     sweep: Callable[[Callable[[Swept], None]], list[Swept]]
     if is_of_module:
         from idemreg.rerunning import sweep as functions  # noqa: PLC0415 - where it is asked for
@@ -154,16 +159,24 @@ def _watch(
         sweep = functools.partial(sweep_commands, registry, teller, relay)
     if interval is None:
         sweep(account)
-        return 128 + relay.received if relay.received is not None else 0
+        return
     from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
+    from idemreg.sqlite.guard import FilesReplacedError  # noqa: PLC0415 - as above
     from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
 
-    loops = Loops({"watch": functools.partial(loop, sweep, account, interval, registry.clock)})
+    def sweep_or_end(tell: Callable[[Swept], None]) -> list[Swept]:
+        try:
+            cast("Recovery", registry.store).check_files()  # a sweep that finds nothing writes nothing, and sees none
+            return sweep(tell)
+        except FilesReplacedError:
+            loops.stop()  # for good: whoever is started anew opens what is there now
+            raise
+
+    loops = Loops({"watch": functools.partial(loop, sweep_or_end, account, interval, registry.clock)})
     relay.on_first = loops.stop
     if relay.received is not None:  # before the line above
         loops.stop()
     loops.run()
-    return 128 + (relay.received or 0)
 
 
 def _relay(stack: contextlib.ExitStack) -> Relay:
@@ -171,21 +184,36 @@ def _relay(stack: contextlib.ExitStack) -> Relay:
 
     relay = stack.enter_context(Relay())
 
-    def kill() -> None:
-        number = relay.received or signal.SIGKILL
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    relay.on_second = kill
+    relay.on_second = lambda: _die(relay)
     return relay
 
 
-def _hand(events: Sequence[str], argv: Sequence[str], registry: Operations, account: _Account) -> Hand | None:
+def _die(relay: Relay, hand: Hand | None = None) -> None:
+    """By the signal that asked to end first, and not before what was handed an event."""
+    number = relay.received or signal.SIGKILL
+    signal.signal(number, signal.SIG_DFL)
+
+    def die() -> None:
+        os.kill(os.getpid(), number)
+
+    if hand is None:
+        die()
+    else:
+        hand.kill(die)
+
+
+def _hand(
+    events: Sequence[str], argv: Sequence[str], registry: Operations, account: _Account, relay: Relay
+) -> Hand | None:
     if not events:
         return None
-    from idemreg.handing import Hand  # noqa: PLC0415 - where it is asked for
+    from idemreg.handing import Hand, check_command  # noqa: PLC0415 - where it is asked for
 
-    return Hand(events, argv, {"IDEMREG_DB": os.path.abspath(registry.path)}, account.problem)
+    check_command(argv[0])
+    variables = {"IDEMREG_DB": os.path.abspath(registry.path)}
+    hand = Hand(events, argv, variables, account.problem, is_hurried=lambda: relay.received is not None)
+    relay.on_second = lambda: _die(relay, hand)
+    return hand
 
 
 def _teller(registry: Operations, hand: Hand | None) -> Teller | None:
@@ -223,6 +251,8 @@ class _Account:
                 write_json(self._fields(told), to=self._out)
             else:
                 self._out.write(f"{escape(told.task_id)} {_words(told)}\n")
+                if (hint := self._hint(told.error)) is not None:
+                    self._out.write(f"  hint: {escape(hint)}\n")
             self._out.flush()
 
     def problem(self, text: str) -> None:
@@ -240,8 +270,11 @@ class _Account:
             "did": told.did,
             "status": told.status.word,
             "error": None if error is None else _error(error),
-            "hint": hint_for(error, self._settings) if isinstance(error, IdemregError) else None,
+            "hint": self._hint(error),
         }
+
+    def _hint(self, error: BaseException | None) -> str | None:
+        return hint_for(error, self._settings) if isinstance(error, IdemregError) else None
 
 
 def _error(error: BaseException) -> str:

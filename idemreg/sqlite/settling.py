@@ -126,6 +126,11 @@ class Settler(Keeper):
             faults.point("sweep.committed")
             return answers
 
+    def check_files(self) -> None:
+        """`FilesReplacedError` where the files are not those that were opened; see `Recovery.check_files`."""
+        with self._opening.using() as opened:
+            opened.database.check_files()
+
     def renew(self, renewals: Sequence[Renewal], *, busy_s: float) -> list[Renewed | Lost]:
         """Renew leases, in order; see `Leasing.renew`."""
         return renew(self._opening, self._schema_version, renewals, busy_s)

@@ -105,6 +105,16 @@ def killed_function(folder: Path) -> None:
         one.kill()
 
 
+HOLD = "from idemreg import Registry; r = Registry(sys.argv[1]); held = [r.claim(x) for x in 'abc']; say('held')"
+
+
+def held_by_nobody(path: Path) -> None:
+    """Three tasks, a to c, whose owner is dead."""
+    with Script(HOLD, path) as holder:
+        holder.expect("held")
+        holder.kill()
+
+
 @contextlib.contextmanager
 def started(cli: Cli, *argv: str) -> Iterator[subprocess.Popen[str]]:
     """A process that ends with its test."""
@@ -250,8 +260,42 @@ def test_a_command_that_others_could_have_written_is_not_run(cli: Cli, command: 
     assert (done.returncode, told["did"], len(command.ran())) == (1, "left", 1)
     assert "others may write" in told["error"]
     assert "chmod go-w" in told["hint"]
+    assert f"  hint: {told['hint']}\n" in cli.process("--unsafe-path", "watch", "--once").stdout
     cli.path.chmod(0o600)
     assert cli.process("watch", "--once").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "open_to", ["its folder", "the folder above", "its -wal", "its lock file", "the link's folder"]
+)
+def test_a_command_behind_a_link_is_not_run_either(open_to: str, cli: Cli, command: Command, tmp_path: Path) -> None:
+    """What SQLite opens is looked at, and not what stands beside the name that was given."""
+    above, linked = tmp_path / "above", tmp_path / "linked"
+    real = above / "real"
+    for folder in (above, real, linked):
+        folder.mkdir(mode=0o700)
+    target, link = real / "jobs.db", linked / "jobs.db"
+    link.symlink_to("../above/real/jobs.db")
+    cli.path = target
+    command.killed()
+    opened = {
+        "its folder": real,
+        "the folder above": above,
+        "its -wal": real / "jobs.db-wal",
+        "its lock file": real / "jobs.db-lock",
+        "the link's folder": linked,
+    }[open_to]
+    cli.path = link
+    with Registry(target, create=False) as registry:
+        registry.run("u", lambda: None)  # so that there is a -wal that is not empty
+        mode = opened.stat().st_mode
+        opened.chmod(mode | 0o002)
+        done = cli.process("--unsafe-path", "watch", "--once", "--json")
+        (told,) = lines(done.stdout)
+        assert (done.returncode, told["did"], len(command.ran())) == (1, "left", 1)
+        assert told["error"].startswith(f"others may write {opened},")
+        opened.chmod(mode)
+    assert cli.process("--unsafe-path", "watch", "--once").returncode == 0
 
 
 def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None:
@@ -289,6 +333,35 @@ def test_a_line_that_is_too_long_to_be_kept_is_refused(cli: Cli) -> None:
     done = cli.process("run", "--recover", "t", "--", "echo", *words)
     assert (done.returncode, done.stdout) == (2, "")
     assert "what is kept of the arguments has" in done.stderr
+
+
+def test_that_a_watch_will_refuse_is_said_at_once(cli: Cli, tmp_path: Path) -> None:
+    """A umask of 002 makes folders that a group may write: the crash would be too late to hear of it. The job runs."""
+    tmp_path.chmod(0o770)
+    done = cli.process("run", "--recover", "--on-crash", "rerun", "t", "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert f"will not run it again: others may write {tmp_path}," in done.stderr
+    assert f"  hint: Only as its owner, and with: chmod go-w {tmp_path}\n" in done.stderr
+    tmp_path.chmod(0o700)
+    assert cli.process("run", "--recover", "--on-crash", "rerun", "u", "--", "true").stderr == ""
+
+
+def test_recover_under_hold_is_to_be_said(cli: Cli) -> None:
+    """By default a sweep would only make the task unknown, which is not what somebody expects who keeps its words."""
+    cli("init")
+    done = cli.process("run", "--recover", "t", "--", "true")
+    assert (done.returncode, "--on-crash rerun" in done.stderr) == (0, True)
+    assert cli.process("run", "--recover", "--on-crash", "hold", "u", "--", "true").stderr == ""
+
+
+@pytest.mark.parametrize(("words", "code"), [("./missing", 127), ("missing", 127), ("./folder", 126)])
+def test_a_command_for_events_that_is_not_there_is_refused(words: str, code: int, cli: Cli, tmp_path: Path) -> None:
+    """A mistyped one would be found with the first event, which it loses."""
+    cli("init")
+    (tmp_path / "folder").mkdir()
+    done = cli.process("watch", "--on", "unknown", "--", words, script=f'cd {tmp_path} && exec "$@"')
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "hint:" in done.stderr
 
 
 def test_recover_is_not_for_every(cli: Cli) -> None:
@@ -365,6 +438,29 @@ def test_the_watch_goes_on_until_it_is_told_to_stop(cli: Cli, command: Command) 
             assert told["did"] == "rerun"
             watching.send_signal(number)
             assert watching.wait(PATIENCE_S) == 128 + number
+
+
+@pytest.mark.parametrize("of", ["its file", "a module"])
+def test_a_watch_of_a_file_that_was_replaced_ends(of: str, cli: Cli, jobs: str, tmp_path: Path) -> None:
+    """It would watch for ever what nobody writes to any more, in silence; whoever starts it anew has the new file."""
+    held_by_nobody(cli.path)
+    argv = [sys.executable, "-m", "idemreg", "watch", "--interval", "0.1", *([jobs] if of == "a module" else [])]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, cwd=tmp_path, env=cli.environment(), stdout=pipe, stderr=pipe, text=True) as watching:
+        try:
+            assert watching.stdout is not None
+            assert watching.stdout.readline().startswith("a is unknown")  # so it has opened all
+            moved = tmp_path / "moved"
+            moved.mkdir()
+            for file in cli.path.parent.glob("jobs.db*"):
+                file.rename(moved / file.name)
+            cli("init")
+            _, said = watching.communicate(timeout=PATIENCE_S)
+        finally:
+            watching.kill()
+    assert watching.returncode == 74
+    assert "was deleted, moved or replaced" in said
+    assert "hint:" in said
 
 
 def test_a_signal_is_passed_on_to_the_command(cli: Cli, tmp_path: Path) -> None:
@@ -556,6 +652,84 @@ def test_events_that_wait_are_bounded(tmp_path: Path) -> None:
     for _ in range(MAX_WAITING + 3):
         hand(EVENT)
     assert told == ["1,000 events wait for their command; those behind them are dropped"]
+
+
+def test_who_is_in_a_hurry_waits_for_one_event() -> None:
+    """Leaving takes no longer than one may take, whatever is queued; how many nobody got is told."""
+    told: list[str] = []
+    with Hand(["failed"], ["tail", "-f", "/dev/null"], {}, told.append, 0.1, is_hurried=lambda: True) as hand:
+        for _ in range(100):
+            hand(EVENT)
+    *killed, last = told
+    assert len(killed) < 50
+    assert all("and was killed" in one for one in killed)
+    assert last == f"--on: {100 - len(killed)} events were dropped; nobody was handed them"
+
+
+def test_a_command_that_is_being_started_is_killed_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes in the middle of its start leaves no orphan: who starts it ends it."""
+    done: list[str] = []
+    popen = subprocess.Popen
+
+    def start(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        hand.kill(lambda: done.append("died"))
+        assert done == []
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    told: list[str] = []
+    with Hand(["failed"], ["tail", "-f", "/dev/null"], {}, told.append) as hand:
+        hand(EVENT)
+        hand(EVENT)
+    assert done[:1] == ["died"]
+    assert told[0] == "--on failed: tail was killed by signal 9"
+    assert "is being killed" in told[1]
+
+
+def test_the_first_signal_loses_no_event(cli: Cli, tmp_path: Path) -> None:
+    """Also behind the sweep of --once, while the command runs: what is queued is handed on first."""
+    held_by_nobody(cli.path)
+    gate, go, log = (tmp_path / name for name in ("gate", "go", "log"))
+    os.mkfifo(gate)
+    words = [
+        "--on",
+        "unknown",
+        "--",
+        "sh",
+        "-c",
+        'cat >>"$1"; [ -e "$2" ] || read -r _ <"$3"',
+        "sh",
+        *map(str, (log, go, gate)),
+    ]
+    with started(cli, sys.executable, "-m", "idemreg", "watch", "--once", *words) as watching:
+        opened: list[int] = []
+        until(lambda: _open_for_reader(gate, opened))
+        go.touch()
+        watching.send_signal(signal.SIGTERM)
+        os.close(opened[0])
+        assert watching.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    assert sorted(one["task_id"] for one in lines(log.read_text())) == ["a", "b", "c"]
+
+
+def _open_for_reader(fifo: Path, opened: list[int]) -> bool:
+    """Whether somebody waits at the other end."""
+    with contextlib.suppress(OSError):
+        opened.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    return bool(opened)
+
+
+def test_the_second_signal_kills_the_command_of_an_event(cli: Cli, tmp_path: Path) -> None:
+    """It has a session of its own, and would go on as an orphan."""
+    held_by_nobody(cli.path)
+    begun = tmp_path / "begun"
+    words = ["--on", "unknown", "--", "sh", "-c", 'touch "$1"; exec tail -f /dev/null', "sh", str(begun)]
+    with started(cli, sys.executable, "-m", "idemreg", "watch", *words) as watching:
+        until(begun.exists)
+        watching.send_signal(signal.SIGTERM)
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=PATIENCE_S)  # the pipe ends with its last writer
+        assert watching.returncode in {-signal.SIGTERM, -signal.SIGINT}
 
 
 def test_every_event_has_a_name() -> None:
