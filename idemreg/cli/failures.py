@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from idemreg.cli.context import Settings
+    from idemreg.keyed import ErrorDetail
 
-__all__ = ["FIELDS", "guarded", "hint_for", "report_error"]
+__all__ = ["FIELDS", "guarded", "hint_for", "job_error", "report_error"]
 
 USAGE: Final = 2
 UNEXPECTED: Final = 70  # EX_SOFTWARE
@@ -97,6 +98,15 @@ def report_error(error: BaseException, settings: Settings) -> int:
         _write_traceback(error)
     _write(report, as_json=settings.json)
     return int(report["exit_code"])
+
+
+def job_error(error: BaseException, task_id: str, detail: ErrorDetail) -> str:
+    """What is told of an error that came out of the task: no more of a job's own than its registry stores of it.
+
+    Ours of this very task are told in full; one of another was raised by the job.
+    """
+    is_ours = isinstance(error, IdemregError) and error.task_id == task_id
+    return type(error).__name__ if detail == "type" and not is_ours else _name_and_message(error)
 
 
 def _exit_code_of(work: Callable[[], Any]) -> int:

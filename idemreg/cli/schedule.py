@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
-from idemreg.cli.failures import report_error
+from idemreg.cli.failures import job_error, report_error
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
 from idemreg.cli.target import registry_at
@@ -19,6 +19,7 @@ from idemreg.errors import IdemregError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from idemreg.keyed import ErrorDetail
     from idemreg.ledger import Ledger, Schedule
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
@@ -148,7 +149,7 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
     if not registry.schedules:
         msg = f"no function of {target} is on a schedule"
         raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
-    teller = _Teller(out)
+    teller = _Teller(out, registry.secrecy.error_detail)
     with registry:
         if slot is not None:
             return _by_hand(registry, slot, teller)
@@ -193,8 +194,9 @@ def _keep(registry: Registry, teller: _Teller) -> int:
 class _Teller:
     """A line a slot, and the exit code of it all. Threads may share it: each line is one write."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, detail: ErrorDetail) -> None:
         self._out = out
+        self._detail = detail
         self._settings = settings()  # in the thread of the command, which has them
         self.exit_code = 0
 
@@ -205,23 +207,18 @@ class _Teller:
         error = told.error
         if error is not None:
             self.exit_code = FAILED
+        what = None if error is None else job_error(error, told.task_id, self._detail)
         if self._settings.json:
             fields = {
                 "name": told.task_id.rpartition("@")[0],
                 "task_id": told.task_id,
                 "slot": told.slot.isoformat().replace("+00:00", "Z"),
                 "succeeded": error is None,
-                "error": None if error is None else _error(error),
+                "error": what,
             }
             write_json(fields, to=self._out)
-        elif error is None:
+        elif what is None:
             self._out.write(f"{escape(told.task_id)} succeeded\n")
         else:
-            self._out.write(f"{escape(told.task_id)}: {escape(_error(error))}\n")
+            self._out.write(f"{escape(told.task_id)}: {escape(what)}\n")
         self._out.flush()
-
-
-def _error(error: BaseException) -> str:
-    from idemreg.ends import message_of  # noqa: PLC0415 - has it, since the module has schedules
-
-    return f"{type(error).__name__}: {message_of(error)}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import KEY_VARIABLE, Command, HintedUsageError, common_options, settings
-from idemreg.cli.failures import hint_for, report_error
+from idemreg.cli.failures import hint_for, job_error, report_error
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import write_json
 from idemreg.cli.run import behind_dashes
@@ -21,12 +21,14 @@ from idemreg.cli.target import registry_at
 from idemreg.cli.text import escape
 from idemreg.cli.values import DURATION
 from idemreg.errors import IdemregError
+from idemreg.keyed import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.events import Teller
     from idemreg.handing import Hand
+    from idemreg.keyed import ErrorDetail
     from idemreg.operations import Operations
     from idemreg.recovery import Recovery
     from idemreg.signals import Relay
@@ -131,7 +133,7 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
         registry = settings().existing() if target is None else registry_at(ctx, target, FORM)
         stack.enter_context(registry)
         os.environ.pop(KEY_VARIABLE, None)  # no command finds it; a module has read it by now
-        account = _Account(out)
+        account = _Account(out, getattr(registry, "secrecy", OPEN).error_detail)  # a file's, without a module, has none
         relay = _relay(stack)  # before the hand, which is still left under its handlers
         hand = _hand(events, ctx.args, registry, account, relay)
         teller = _teller(registry, None if hand is None else stack.enter_context(hand))
@@ -234,8 +236,9 @@ def _teller(registry: Operations, hand: Hand | None) -> Teller | None:
 class _Account:
     """A line a task, and the exit code of it all. Threads share it."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, detail: ErrorDetail) -> None:
         self._out = out
+        self._detail = detail
         self._lock = threading.Lock()
         self._settings = settings()  # in the thread of the command, which has them
         self.exit_code = 0
@@ -250,7 +253,7 @@ class _Account:
             if self._settings.json:
                 write_json(self._fields(told), to=self._out)
             else:
-                self._out.write(f"{escape(told.task_id)} {_words(told)}\n")
+                self._out.write(f"{escape(told.task_id)} {_words(told, self._error(told))}\n")
                 if (hint := self._hint(told.error)) is not None:
                     self._out.write(f"  hint: {escape(hint)}\n")
             self._out.flush()
@@ -263,33 +266,34 @@ class _Account:
                 sys.stderr.write(f"idemreg: {escape(text)}\n")
 
     def _fields(self, told: Swept) -> dict[str, Any]:
-        error = told.error
         return {
             "task_id": told.task_id,
             "name": told.name,
             "did": told.did,
             "status": told.status.word,
-            "error": None if error is None else _error(error),
-            "hint": self._hint(error),
+            "error": self._error(told),
+            "hint": self._hint(told.error),
         }
+
+    def _error(self, told: Swept) -> str | None:
+        error = told.error
+        if error is None:
+            return None
+        if isinstance(error, IdemregError) and (self._detail != "type" or error.task_id == told.task_id):
+            return error.message
+        return job_error(error, told.task_id, self._detail)
 
     def _hint(self, error: BaseException | None) -> str | None:
         return hint_for(error, self._settings) if isinstance(error, IdemregError) else None
 
 
-def _error(error: BaseException) -> str:
-    from idemreg.ends import message_of  # noqa: PLC0415 - as above
-
-    return error.message if isinstance(error, IdemregError) else f"{type(error).__name__}: {message_of(error)}"
-
-
-def _words(told: Swept) -> str:
+def _words(told: Swept, why: str | None) -> str:
     what = {
         "rerun": f"was run again: {told.status.word}",
         "settled": f"is {told.status.word}",
         "left": f"is left {told.status.word}",
     }
-    why = escape(_error(told.error)) if told.error is not None else ""
+    why = escape(why or "")
     if told.did == "left" and not why:
         why = "its next call runs it again"
     return f"{what[told.did]}; {why}" if why else what[told.did]

@@ -263,7 +263,7 @@ def test_exit_codes_that_are_a_set_already() -> None:
 def test_an_error_of_the_store_is_a_line_of_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
     """It is told as any other, and is the exit code; the next slot goes on."""
     with click.Context(main, obj=Settings()):
-        teller = _Teller(sys.stdout)
+        teller = _Teller(sys.stdout, "traceback")
         teller(StoreBusyError("others write"))
     assert teller.exit_code == 74
     assert "others write" in capsys.readouterr().err

@@ -281,6 +281,15 @@ def test_once_runs_what_is_due(cli: Cli, jobs: str, time: Time) -> None:
     assert "bad@2026-11-23T04:00:00Z: ValueError: no luck" in result.stdout
 
 
+def test_no_more_of_an_error_is_told_than_is_stored(cli: Cli, jobs: str, tmp_path: Path, time: Time) -> None:
+    """Of error_detail="type" it is the type."""
+    module = tmp_path / "slot_jobs.py"
+    module.write_text(module.read_text().replace("Registry(", "Registry(error_detail='type', path="))
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    assert "bad@2026-11-23T04:00:00Z: ValueError\n" in cli("schedule", "--once", jobs).stdout
+
+
 def test_a_slot_of_a_module_by_hand(cli: Cli, jobs: str, time: Time) -> None:
     """Any slot, once."""
     cli("schedule", "--once", jobs)

@@ -408,6 +408,20 @@ def test_a_killed_function_is_rerun_with_its_arguments(cli: Cli, jobs: str, tmp_
     assert kept(cli.path) == []
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_no_more_of_an_error_is_told_than_is_stored(form: tuple[str, ...], cli: Cli, jobs: str, tmp_path: Path) -> None:
+    """A journal is read by more people than the file: of error_detail="type" it is the type in both."""
+    module = tmp_path / "watched_jobs.py"
+    source = module.read_text().replace("Registry('", "Registry(error_detail='type', path='")
+    module.write_text(f"{source}    raise ValueError({SECRET!r})\n")
+    killed_function(tmp_path)
+    done = cli.process("watch", "--once", *form, jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert done.returncode == 1
+    assert "ValueError" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
+    assert row(cli.path, "coupon:7").error == "ValueError"
+
+
 def test_each_leaves_what_is_the_others(cli: Cli, jobs: str, tmp_path: Path, command: Command) -> None:
     """A watch of a file runs commands, one of a module its functions; both say what they left."""
     command.killed()
