@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import IdemregError, Liveness, Status
+from idemreg import IdemregError, Liveness, Registry, Status
+from idemreg.sqlite import database as databases
 from tests.support.descriptors import left_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from idemreg import Registry
 
 testcapi: Any = pytest.importorskip("_testcapi", reason="this Python cannot be made to run out of memory")
 
@@ -70,4 +69,18 @@ def test_a_transaction_whose_memory_goes_as_it_opens_is_closed(
         registry.run(f"next:{number}", int)
     assert failed > 20
     registry.close()
+    assert left_open(path) == []
+
+
+def test_an_opening_that_is_not_remembered_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last that an opening needs is a place among those that a fork forgets: all that it has opened is closed."""
+
+    def refuses(_database: object) -> None:
+        raise MemoryError
+
+    with Registry(path) as registry:
+        registry.run("t", int)
+    monkeypatch.setattr(databases, "forgets", refuses)
+    with pytest.raises(MemoryError):
+        Registry(path).open()
     assert left_open(path) == []

@@ -62,12 +62,12 @@ class Database(Pool):
         try:
             self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
+            forgets(self)
         except BaseException as error:
             self.close()
             if isinstance(error, apsw.Error):
                 raise self.translate(error) from error
             raise
-        forgets(self)
 
     def _look_at_index(self, lock_file: LockFile) -> None:
         """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
