@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from idemreg.claim import BaseClaim, Claim, Terms
 from idemreg.codec import load_result, store_result
 from idemreg.ends import bounded, crash_end, lost_error, lost_result, told
-from idemreg.errors import ResultError
+from idemreg.errors import IdemregError, ResultError
 from idemreg.model import Outcome, Status, Verdict
 from idemreg.options import Verified
 from idemreg.refusals import done_error, refusal, running_error, unknown_error
@@ -158,6 +158,8 @@ def _claim(terms: Terms, wanted: Wanted, args: Sequence[Any], kwargs: Mapping[st
         if not answer.to_verify:
             return make_claim(terms, answer, wanted.name)
         yield from _verify(terms, answer, wanted.name, args, kwargs)
+    except IdemregError:  # the store has granted nothing, or what the hook's end is stored as says so
+        raise
     except BaseException:
         never_made(terms, answers[0])
         raise

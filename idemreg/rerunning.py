@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from idemreg import sweeping
 from idemreg.beside import beside
 from idemreg.errors import RecoveryError
 from idemreg.overtime import within_time
-from idemreg.walk import adrive, drive
+from idemreg.walk import adrive, drive, refuse_loop_in_loop, under_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +38,9 @@ def sweep(
 
     ``is_ended``: no more is to be run again. It is for who has handlers of signals that raise nothing.
     """
-    _refuse_running_loop(registry)
+    for name, recoverable in registry.recoverable.items():
+        if inspect.iscoroutinefunction(recoverable.function):
+            refuse_loop_in_loop(name)
     told = registry.teller if teller is None else teller
     jobs_own = (BaseException,) if is_ended is not None else _of_this_thread()
 
@@ -47,7 +48,7 @@ def sweep(
         job = _job(registry, task, kept)
         if not inspect.iscoroutinefunction(job.function):
             return _rerun(job, registry.terms, told, task, kept)
-        return _at_once(_under_loop, registry, _rerun(job, registry.async_terms, told, task, kept))
+        return _at_once(under_loop, _rerun(job, registry.async_terms, told, task, kept), registry.offload.host)
 
     return drive(sweeping.sweep(registry.store, told, rerun, is_ended or (lambda: False), jobs_own, tell))
 
@@ -107,24 +108,3 @@ def _at_once(run: Callable[..., Any], *args: object) -> Walk[Outcome[Any] | None
     """A walk of one step: the whole of another kind of walk, off the event loop where there is one."""
     outcome: Outcome[Any] | None = yield run, args, None
     return outcome
-
-
-def _under_loop(registry: Registry, walk: Walk[Outcome[Any] | None]) -> Outcome[Any] | None:
-    """The walk of a coroutine function, under an event loop of its own in this thread."""
-    import asyncio  # noqa: PLC0415 - for coroutines only
-
-    async def rerun() -> Outcome[Any] | None:
-        return await adrive(walk, registry.offload.host())
-
-    return asyncio.run(rerun())
-
-
-def _refuse_running_loop(registry: Registry) -> None:
-    """RuntimeError where a coroutine function would need an event loop of its own inside of another."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:  # noqa: SLF001 - the public one raises where there is none
-        return
-    for name, job in registry.recoverable.items():
-        if inspect.iscoroutinefunction(job.function):
-            msg = f"{name} is a coroutine function, and an event loop is running: use AsyncRegistry"
-            raise RuntimeError(msg)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, get_args
 
 from idemreg.attempt import run_walk
@@ -272,16 +271,8 @@ class Scheduled(NamedTuple):
         return self._run(terms, task_id, self._callable(terms))
 
     def _callable(self, terms: Terms) -> Callable[..., Any]:
-        """What a step can call: of a coroutine function without an event loop, all of it under one of its own."""
-        function = self.function
-        if terms.offload is None and not inspect.iscoroutinefunction(function):
-            return function
-        timed = within_time(terms, function)
-        if terms.offload is not None:
-            return timed
-        import asyncio  # noqa: PLC0415 - for coroutines only
-
-        return functools.wraps(function)(lambda *args, **kwargs: asyncio.run(timed(*args, **kwargs)))
+        """What a step can call: the function, cancelled when its time is over where it is awaited."""
+        return self.function if terms.offload is None else within_time(terms, self.function)
 
     def _alone(self, terms: Terms, task_id: str) -> Callable[..., Any]:
         """The function behind a look whether another slot is at work."""
@@ -317,16 +308,6 @@ def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[A
         yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
     yield from _keep_in_sight(store, scheduled.table.name, at_s, scheduled.wanted)
     return (yield from scheduled.by_hand(terms, task_id))
-
-
-def refuse_running_loop(scheduled: Scheduled) -> None:
-    """RuntimeError where a coroutine function would need an event loop of its own inside of another."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or not inspect.iscoroutinefunction(scheduled.function):
-        return
-    if asyncio._get_running_loop() is not None:  # noqa: SLF001 - the public one raises where there is none
-        msg = f"{scheduled.table.name} is a coroutine function, and an event loop is running: use AsyncRegistry"
-        raise RuntimeError(msg)
 
 
 def _parameter(function: Callable[..., Any]) -> str | None:

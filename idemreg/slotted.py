@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from idemreg.errors import ScheduleError
 from idemreg.request import job_name
-from idemreg.scheduled import Scheduled, refuse_running_loop, timetable
+from idemreg.scheduled import Scheduled, timetable
 from idemreg.scheduled import run_slot as run_slot_walk
 from idemreg.slots import slot_of
-from idemreg.walk import adrive, drive
+from idemreg.walk import adrive, drive, refuse_loop_in_loop, under_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from datetime import datetime, timedelta
 
     from idemreg.audit import Audited
+    from idemreg.claim import Terms
     from idemreg.model import Outcome
     from idemreg.options import CallOptions
     from idemreg.planning import Coalesce, Overlap
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
+    from idemreg.walk import Walk
 
 __all__ = ["AsyncSlots", "run_due", "run_slot", "scheduled"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+R = TypeVar("R")
 
 
 def scheduled(
@@ -81,12 +86,11 @@ def _job_of(registry: Registry, task_id: str) -> Scheduled:
 def run_due(registry: Registry, names: Iterable[str]) -> list[SlotRun]:
     """See `Registry.run_due`."""
     jobs = _jobs(registry, names)
-    for job in jobs:
-        refuse_running_loop(job)
+    _refuse_loop_in_loop(jobs)
     runs, problem = [], None
     for job in jobs:
         try:
-            runs += drive(job.due(registry.terms(job.options), registry.may_schedule))
+            runs += _carry_out(registry, job, functools.partial(job.due, may_schedule=registry.may_schedule))
         except ScheduleError as error:
             problem = error  # the others run first
     if problem is not None:
@@ -97,8 +101,21 @@ def run_due(registry: Registry, names: Iterable[str]) -> list[SlotRun]:
 def run_slot(registry: Registry, task_id: str) -> Outcome[Any]:
     """See `Registry.run_slot`."""
     job = _job_of(registry, task_id)
-    refuse_running_loop(job)
-    return drive(run_slot_walk(job, registry.terms(job.options), task_id))
+    _refuse_loop_in_loop([job])
+    return _carry_out(registry, job, lambda terms: run_slot_walk(job, terms, task_id))
+
+
+def _refuse_loop_in_loop(jobs: Iterable[Scheduled]) -> None:
+    for job in jobs:
+        if inspect.iscoroutinefunction(job.function):
+            refuse_loop_in_loop(job.table.name)
+
+
+def _carry_out(registry: Registry, job: Scheduled, walk_of: Callable[[Terms], Walk[R]]) -> R:
+    """A coroutine function finds the claim of coroutines, whoever runs its slot: it was written for it."""
+    if inspect.iscoroutinefunction(job.function):
+        return under_loop(walk_of(registry.async_terms(job.options)), registry.offload.host)
+    return drive(walk_of(registry.terms(job.options)))
 
 
 class AsyncSlots:

@@ -6,11 +6,12 @@ protocol is written once, and a driver decides how its steps are done: `drive` c
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
-__all__ = ["PAUSE", "Host", "NotStartedError", "Step", "Walk", "adrive", "drive"]
+__all__ = ["PAUSE", "Host", "NotStartedError", "Step", "Walk", "adrive", "drive", "refuse_loop_in_loop", "under_loop"]
 
 R = TypeVar("R")
 
@@ -100,6 +101,24 @@ async def adrive(walk: Walk[R], host: Host) -> R:
     except Exception:
         host.leave()
         raise
+
+
+def under_loop(walk: Walk[R], host: Callable[[], Host]) -> R:
+    """Carry out what is written for a coroutine's caller from outside of any event loop: under one of its own."""
+    import asyncio  # noqa: PLC0415 - for coroutines only
+
+    async def main() -> R:
+        return await adrive(walk, host())
+
+    return asyncio.run(main())
+
+
+def refuse_loop_in_loop(name: str) -> None:
+    """RuntimeError where this coroutine function would need an event loop of its own inside of another."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - the public one raises for none
+        msg = f"{name} is a coroutine function, and an event loop is running: use AsyncRegistry"
+        raise RuntimeError(msg)
 
 
 async def _do(step: Step, host: Host) -> Any:  # noqa: ANN401 - whatever the step gives

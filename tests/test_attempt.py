@@ -1583,6 +1583,15 @@ def test_a_claim_that_cannot_be_made_is_put_back(registry: Registry, way: str, k
     assert row_of(registry).status is Status.PENDING
 
 
+def test_a_hook_that_cannot_tell_is_stored_once(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer ends its claim: there is nothing to be put back behind it."""
+    unknown_once(registry, on_crash="verify", verify=lambda _: None)
+    monkeypatch.setattr(registry.store, "abandon", lambda end: pytest.fail(f"{end} was left"))
+    with pytest.raises(TaskUnknownError):
+        registry.run("t", never, name="", on_crash="verify", verify=lambda _: None)
+    assert row_of(registry).status is Status.UNKNOWN
+
+
 def test_a_claim_that_cannot_be_made_for_a_hook_stays_unknown(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

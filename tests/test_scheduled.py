@@ -766,6 +766,26 @@ def test_a_registry_without_a_loop_runs_them_as_well(registry: Registry, clock: 
     assert ran == [BEGAN + H]
 
 
+def test_a_coroutine_function_finds_the_claim_of_coroutines(registry: Registry, clock: ManualClock) -> None:
+    """Whoever runs its slot: it was written to await what it does with its claim."""
+    ran = []
+
+    async def piece() -> int:
+        return 7
+
+    @registry.scheduled("job", cron=HOURLY)
+    async def job() -> Any:
+        ran.append(await aio.current_claim().run_step("piece", piece))
+        return ran[-1]
+
+    registry.run_due()
+    clock.advance(HOUR)
+    (run,) = registry.run_due()
+    clock.advance(HOUR)
+    outcome = registry.run_slot(f"job@{(BEGAN + 2 * H).isoformat().replace('+00:00', 'Z')}")
+    assert (run.error, run.outcome.result, outcome.result, ran) == (None, 7, 7, [7, 7])
+
+
 # --- processes --------------------------------------------------------------------------------------------------
 
 SCHEDULER = """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -185,8 +183,7 @@ def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | 
 
 def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callable[[Any], object]:
     """The function of ``module:function``, looked for as Python does, from the folder of now."""
-    import importlib  # noqa: PLC0415 - where it is asked for
-
+    from idemreg.cli.target import named  # noqa: PLC0415 - where it is asked for
     from idemreg.request import check_job  # noqa: PLC0415 - as above
 
     options["no_output"] = not options.pop("keeps_output")
@@ -194,18 +191,7 @@ def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callabl
         if options.pop(flag):
             msg = f"--{flag.replace('_', '-')} is for commands: {name} tells by its exceptions, and fails or not"
             raise HintedUsageError(msg, FORM, ctx)
-    module, _, path = name.partition(":")
-    if not (module and path) or module.startswith("."):
-        msg = f"--python {name!r} is not of the form module:function"
-        raise HintedUsageError(msg, "idemreg each --task-id '{id}' --python mails:send", ctx)
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-        for word in path.split("."):
-            found = getattr(found, word)
-    except (Exception, SystemExit) as error:
-        msg = f"--python {name!r} cannot be imported: {type(error).__name__}: {error}"
-        raise HintedUsageError(msg, f"python -c {shlex.quote(f'import {module}')}", ctx) from error
+    found = named(ctx, name, "function", "idemreg each --task-id '{id}' --python mails:send", "--python ")
     if not callable(found):
         msg = f"{name!r} is no function"
         raise click.BadParameter(msg, ctx, param_hint="--python")

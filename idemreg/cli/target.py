@@ -1,9 +1,10 @@
-"""The registry that a word of the command line names: MODULE:REGISTRY."""
+"""What a word of the command line names: MODULE:NAME, a registry or a function."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +15,14 @@ if TYPE_CHECKING:
 
     from idemreg.registry import Registry
 
-__all__ = ["registry_at"]
+__all__ = ["named", "registry_at"]
 
 
-def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
-    """The registry of ``module:name``, looked for as Python does, from the folder of now; an `AsyncRegistry`'s own.
-
-    ``form``: how the command is typed.
-    """
-    from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
-
+def named(ctx: click.Context, target: str, what: str, form: str, option: str = "") -> Any:  # noqa: ANN401 - whatever it is
+    """What ``module:what`` names, looked for as Python does, from the folder of now. ``form``: how it is typed."""
     module, _, path = target.partition(":")
     if not (module and path) or module.startswith("."):
-        msg = f"{target!r} is not of the form module:registry"
+        msg = f"{option}{target!r} is not of the form module:{what}"
         raise HintedUsageError(msg, form, ctx)
     sys.path.insert(0, os.getcwd())
     try:
@@ -34,8 +30,16 @@ def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
         for word in path.split("."):
             found = getattr(found, word)
     except (Exception, SystemExit) as error:
-        msg = f"{target!r} cannot be imported: {type(error).__name__}: {error}"
-        raise HintedUsageError(msg, f"python -c 'import {module}'", ctx) from error
+        msg = f"{option}{target!r} cannot be imported: {type(error).__name__}: {error}"
+        raise HintedUsageError(msg, f"python -c {shlex.quote(f'import {module}')}", ctx) from error
+    return found
+
+
+def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
+    """The registry of ``module:registry``; an `AsyncRegistry`'s own. ``form``: how the command is typed."""
+    from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
+
+    found = named(ctx, target, "registry", form)
     registry = getattr(found, "registry", found)
     if not isinstance(registry, Registry):
         msg = f"{target!r} is no registry"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.recovery import Kept
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
     from idemreg.model import Task
@@ -64,11 +64,7 @@ def check_seals(connection: Connection) -> None:
 
 def _checked(found: Any) -> Kept:  # noqa: ANN401 - a row
     *values, seal = found
-    try:
-        holds = values_seal(values) == seal
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(values, seal):
         what = f"what is kept of the arguments of task {found[0]!r}"
         raise broken(what, str(found[0]))
     return Kept(bool(values[1]), values[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.clockcheck.readings import Trusted, Watch
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
@@ -24,11 +24,7 @@ def watch(connection: Connection) -> Watch:
     if not rows:
         return Watch()
     *values, seal = rows[0]
-    try:
-        holds = values_seal(values) == seal
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(values, seal):
         what = "the row about the clock"
         raise broken(what)
     *trusted, alarm, of_jump = values

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.model import Deadlines
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
     from idemreg.model import Limits, Task
@@ -102,11 +102,7 @@ def check_seals(connection: Connection) -> None:
 
 def _checked(found: Any) -> LeaseRow:  # noqa: ANN401 - a row
     row = LeaseRow._make(found[:-1])
-    try:
-        holds = values_seal(row) == found[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(row, found[-1]):
         what = f"the lease of task {row.task_id!r}"
         raise broken(what, str(row.task_id))
     return row

@@ -9,7 +9,7 @@ from idemreg.errors import StoreCorruptError
 from idemreg.model import Origin, Status, Verdict
 from idemreg.progress import Step
 from idemreg.sqlite.records import floor, newer_schema, registry_row
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold
 from idemreg.sqlite.tasks import COLUMNS, to_task
 from idemreg.store import Page
 
@@ -211,11 +211,7 @@ def check_steps(connection: Connection) -> None:
 
 def to_step(row: Sequence[Any]) -> Step:
     """A row of `STEP_COLUMNS`, its seal verified."""
-    try:
-        holds = values_seal(row[:-1]) == row[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(row[:-1], row[-1]):
         what = f"step {row[1]!r} of task {row[0]!r}"
         raise broken(what, row[0])
     return Step._make(row[1:-1])

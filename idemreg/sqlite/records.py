@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import ChecksumKeyError, StoreVersionError
 from idemreg.liveness import OwnerRecord
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def registry_row(connection: Connection, schema_version: int | None = None) -> R
     if not rows or (schema_version is not None and rows[0][0] != schema_version):
         return None
     row = RegistryRow._make(rows[0][:-1])
-    if not _holds((*row, connection.reserve_bytes()), rows[0][-1]):
+    if not values_hold((*row, connection.reserve_bytes()), rows[0][-1]):
         what = "the row about the file"
         raise broken(what)
     return row
@@ -139,7 +139,7 @@ def record_owner(connection: Connection, record: OwnerRecord) -> None:
 
 def _to_record(row: Sequence[Any]) -> OwnerRecord:
     record = OwnerRecord._make(row[:-1])
-    if not _holds(record, row[-1]):
+    if not values_hold(record, row[-1]):
         what = f"the record of owner {record.id!r}"
         raise broken(what)
     return record
@@ -207,13 +207,6 @@ def check_seals(connection: Connection) -> None:
     for table in _SEALED:
         for row in connection.execute(f"SELECT * FROM {table}"):  # noqa: S608 - a constant
             *values, seal = row[table == _CLOCK :]
-            if not _holds(values, seal):
+            if not values_hold(values, seal):
                 what = f"a row of {table}, {row[0]!r},"
                 raise broken(what)
-
-
-def _holds(values: Sequence[Any], seal: object) -> bool:
-    try:
-        return values_seal(values) == seal
-    except TypeError:  # damage may make any type of a value
-        return False

@@ -110,6 +110,14 @@ def values_seal(values: Iterable[Any]) -> int:
     return crc32(said.encode()) - _MIDDLE
 
 
+def values_hold(values: Iterable[Any], seal: object) -> bool:
+    """Whether the seal is that of the values."""
+    try:
+        return values_seal(values) == seal
+    except TypeError:  # damage may make any type of a value
+        return False
+
+
 def broken(what: str, task_id: str | None = None) -> StoreCorruptError:
     """The error of a row whose seal does not hold."""
     msg = f"{what} is not as it was written: its seal does not hold"

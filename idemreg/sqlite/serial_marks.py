@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from idemreg import faults
 from idemreg.blocks import INSTANCE_BITS, MICROSECOND_BITS, Block
 from idemreg.sqlite import records
-from idemreg.sqlite.seals import broken, values_seal
+from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,11 +82,7 @@ def all_marks(connection: Connection, limit: int) -> list[Mark]:
 def to_mark(row: Sequence[Any]) -> Mark:
     """A row, its seal verified."""
     mark = Mark._make(row[:-1])
-    try:
-        holds = values_seal(mark) == row[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(mark, row[-1]):
         what = f"the mark of the serials {mark.prefix!r}"
         raise broken(what)
     return mark

@@ -14,7 +14,7 @@ from idemreg.ledger import Schedule, State, Waiting
 from idemreg.model import Status, Verdict
 from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
-from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_seal
+from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
 from idemreg.sqlite.tasks import COLUMNS, to_task
 
 if TYPE_CHECKING:
@@ -58,11 +58,7 @@ def _text(name: str) -> str:
 
 
 def _to_schedule(row: Sequence[Any]) -> Schedule:
-    try:
-        holds = values_seal(row[:-1]) == row[-1]
-    except TypeError:  # damage may make any type of a value
-        holds = False
-    if not holds:
+    if not values_hold(row[:-1], row[-1]):
         what = f"the row of schedule {row[0]!r}"
         raise broken(what)
     stored = Schedule._make(row[:-1])

@@ -153,13 +153,13 @@ _SEALS: Final = mutants(
     Row(
         "owner-without-seal",
         "the record of an owner is believed whose seal is not verified",
-        (Patch(RECORDS, "if not _holds(record, row[-1]):", "if row is None:"),),
+        (Patch(RECORDS, "if not values_hold(record, row[-1]):", "if row is None:"),),
         "test_a_changed_record_of_an_owner_proves_nothing",
     ),
     Row(
         "floor-without-seal",
         "the token floor is read from a row whose seal is not verified",
-        (Patch(RECORDS, "if not _holds((*row, connection.reserve_bytes()), rows[0][-1]):", "if row is None:"),),
+        (Patch(RECORDS, "if not values_hold((*row, connection.reserve_bytes()), rows[0][-1]):", "if row is None:"),),
         "test_a_floor_that_changes_under_a_live_registry_is_an_error",
     ),
 )
