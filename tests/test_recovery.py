@@ -451,9 +451,10 @@ VERIFIED = WORKER.replace(
 VERIFIED = VERIFIED.replace("sys.argv[3]", repr(CALL))
 
 
-def test_a_living_owner_is_let_be(registry: Registry, path: Path) -> None:
-    """Neither its task nor its arguments are touched."""
-    with Script(WORKER, path, repr(RERUN), CALL) as worker:
+@pytest.mark.parametrize("options", [RERUN, {"on_crash": "hold", "recover": True}, {"on_crash": "hold"}])
+def test_a_living_owner_is_let_be(registry: Registry, path: Path, options: dict[str, Any]) -> None:
+    """Neither its task nor its arguments are touched, under whichever policy."""
+    with Script(WORKER, path, repr(options), CALL) as worker:
         worker.expect("begun")
         job = Job(registry)
         assert registry.sweep() == []
