@@ -23,6 +23,8 @@ def named(ctx: click.Context, target: str, what: str, form: str, option: str = "
     module, _, path = target.partition(":")
     if not (module and path) or module.startswith("."):
         msg = f"{option}{target!r} is not of the form module:{what}"
+        if what == "registry" and os.path.lexists(target):
+            form = f"A file goes before: idemreg --db {shlex.quote(target)} ..."
         raise HintedUsageError(msg, form, ctx)
     sys.path.insert(0, os.getcwd())
     try:

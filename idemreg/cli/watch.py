@@ -62,7 +62,8 @@ class WatchCommand(Command):
         head, command = behind_dashes(args)
         extra = super().parse_args(ctx, head)
         if not ctx.resilient_parsing and (extra or bool(command) != bool(ctx.params["events"])):
-            msg = "--on EVENT and a command behind -- go together" if not extra else "the command goes behind --"
+            is_before = extra or (not command and ctx.params["target"] is not None)
+            msg = "the command goes behind --" if is_before else "--on EVENT and a command behind -- go together"
             raise HintedUsageError(msg, FORM, ctx)
         ctx.args = command
         return ctx.args

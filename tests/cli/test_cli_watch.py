@@ -795,3 +795,25 @@ def test_the_help_names_the_exception(cli: Cli) -> None:
     """That words are stored and executed is said where one would do so."""
     assert "passwords" in cli("run", "--help").output
     assert "executed as you are" in " ".join(cli("watch", "--help").output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("watch", "--on", "unknown", "./pager"), "the command goes behind --"),
+        (("watch", "--on", "unknown"), "--on EVENT and a command behind -- go together"),
+    ],
+)
+def test_where_the_command_for_events_goes(cli: Cli, words: tuple[str, ...], told: str) -> None:
+    """In front of the dashes it would be a module."""
+    result = cli(*words)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_a_file_in_the_place_of_a_module_is_told_where_to_go(cli: Cli) -> None:
+    """The commonest mistake: every other command takes the file by --db as well."""
+    Registry(cli.path).open().close()
+    result = cli("watch", str(cli.path))
+    assert result.exit_code == 2
+    assert f"A file goes before: idemreg --db {cli.path}" in result.stderr
