@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -170,7 +171,13 @@ class _OffLoopStore:
         return self._store.downstream_key(task_id) if registry_id is None else downstream_key(registry_id, task_id)
 
     def abandon(self, end: End) -> bool:
-        """As the store's own, but on another thread: finalisers run wherever they happen to."""
+        """As the store's own, but never on the thread of an event loop: finalisers run wherever they happen to.
+
+        On a thread of ours, as a step of a walk, it is done when this returns: whoever is told that an end could not be
+        stored finds at his next call what became of it.
+        """
+        if getattr(_here, "is_ours", False):
+            return self._store.abandon(end)
         self._pool().submit(self._store.abandon, end)
         return True
 
@@ -188,10 +195,17 @@ class Together:
         raise NotImplementedError
 
 
+_here: Final = threading.local()  # whether this thread is of a registry's own
+
+
+def _begin_thread() -> None:
+    _here.is_ours = True
+
+
 def _threads(number: int) -> Executor:
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 10 ms that only asynchronous callers pay
 
-    return ThreadPoolExecutor(number, thread_name_prefix="idemreg")
+    return ThreadPoolExecutor(number, thread_name_prefix="idemreg", initializer=_begin_thread)
 
 
 class _AsyncioHost:

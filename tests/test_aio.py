@@ -9,6 +9,7 @@ import inspect
 import random
 import threading
 import types
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -27,6 +28,7 @@ from idemreg import (
     Status,
     StoreBusyError,
     StoreError,
+    StoreFullError,
     TaskDoneError,
     TaskFailedError,
     TaskUnknownError,
@@ -35,6 +37,8 @@ from idemreg import (
     faults,
 )
 from idemreg.doctor import Severity
+from idemreg.sqlite import tasks as statements
+from idemreg.store import End
 from idemreg.turn import Turns
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.processes import PATIENCE_S, Script
@@ -140,6 +144,34 @@ def test_a_plain_registry_decorates_coroutine_functions(registry: Registry) -> N
 
     assert asyncio.run(slow(4)) == 8
     assert registry.run("a:4", lambda: pytest.fail("entered"), name=slow.__qualname__, payload={"n": 4}).result == 8
+
+
+def test_an_end_that_cannot_be_stored_is_left_before_it_is_told(
+    areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch, loop: Any
+) -> None:
+    """No further thread is waited for: the next call finds what became of the task, however busy they are."""
+    registry = areg.registry
+    submit = registry.offload.pool().submit
+
+    def never_again(call: Callable[..., Any], *args: Any) -> Future[Any]:
+        is_of_store = getattr(call, "__self__", None) is registry.store  # and not of its stand-in, whose is the step
+        return Future() if is_of_store and isinstance(args[0], End) else submit(call, *args)
+
+    def full(*_: object) -> None:
+        msg = "full"
+        raise StoreFullError(msg)
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(statements, "succeed", full)
+            patch.setattr(statements, "finish", full)
+            with pytest.raises(FinishNotRecordedError):
+                await areg.run("t", int)
+        with pytest.raises(TaskUnknownError):
+            await areg.run("t", int)
+
+    monkeypatch.setattr(registry.offload.pool(), "submit", never_again)
+    loop(main)
 
 
 def test_run_and_claim(areg: AsyncRegistry, loop: Any) -> None:
