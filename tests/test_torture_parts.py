@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from tests.torture.__main__ import _run
 from tests.torture.trial import Tally, Trial
 
@@ -16,6 +18,17 @@ def test_the_last_parts_are_as_small_as_what_is_missing() -> None:
     tally = _run(Trial("halves", "things", 12, 6, half), 12, seed=1, jobs=1)
     assert len(tally.distinct) >= 12
     assert tally.tried <= 6 + 6 + 6 + 3 + 2 + 1
+
+
+def test_the_last_parts_are_shared_out() -> None:
+    """What is missing goes to all that work, so none of them waits for the last part."""
+    seen = _run(Trial("sizes", "sizes", 8, 6, size), 8, seed=1, jobs=2)
+    assert sorted(seen.events.elements()) == ["4", "4"]
+
+
+def size(seed: int, count: int) -> Tally:
+    """A part that tells how much it was to try."""
+    return Tally(count, {seed * 1_000 + number for number in range(count)}, events=Counter([str(count)]))
 
 
 def test_parts_end_where_nothing_new_comes() -> None:

@@ -92,11 +92,11 @@ def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
     with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         running: dict[Future[Tally], int] = {}  # and how many each is to try
         while True:
-            # The last parts are as small as what is missing: a whole one for a few would take a minute.
+            # The last parts share what is missing: a whole one for a few would take a minute, with nobody beside it.
             while len(running) < jobs and (missing := count - len(total.distinct) - sum(running.values())) > 0:
                 if (next_seed := next(seeds, None)) is None:
                     break
-                part = min(trial.part, missing)
+                part = min(trial.part, -(-missing // (jobs - len(running))))
                 running[pool.submit(trial.run, next_seed, part)] = part
             if not running:
                 return total

@@ -174,4 +174,4 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
     }
 
 
-TRIAL: Final = Trial("corruption", "corruptions", 50_000, 1_000, run, tuple(one.name for one in CORRUPTION))
+TRIAL: Final = Trial("corruption", "corruptions", 50_000, 2_500, run, tuple(one.name for one in CORRUPTION))

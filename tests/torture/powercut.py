@@ -57,7 +57,7 @@ TRIAL: Final = Trial(
     "powercut",
     "images",
     1_000_000,
-    5_000,
+    20_000,
     run,
     tuple(one.name for one in catalogue_powercut.MUTANTS),
 )

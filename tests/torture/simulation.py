@@ -35,4 +35,4 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-TRIAL: Final = Trial("simulation", "schedules", 200_000, 1_000, run, FOUND)
+TRIAL: Final = Trial("simulation", "schedules", 200_000, 2_500, run, FOUND)
