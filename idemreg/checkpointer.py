@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, Self
 from idemreg.clock import seconds
 from idemreg.errors import StoreError
 from idemreg.sqlite.wal import Wal
+from idemreg.untold import Untold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,7 +171,7 @@ class Checkpointer:
         self._restarted_at: int | None = None  # pages in the -wal when a RESTART completed
         self._no_restart_before = float("-inf")
         self._seen: dict[int, float] = {}  # readers that starve it: process -> first seen, by the monotonic clock
-        self._reported = ""
+        self._untold = Untold()
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -224,13 +225,6 @@ class Checkpointer:
         if done is not None and self.on_checkpoint is not None:
             self.on_checkpoint(done)
 
-    def _report(self, error: BaseException) -> None:
-        if (text := repr(error)) != self._reported:
-            self._reported = text
-            threading.excepthook(
-                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
-            )
-
     # --- the thread ---------------------------------------------------------------------------------------------
 
     @property
@@ -268,10 +262,10 @@ class Checkpointer:
         """A step whose errors are told and survived."""
         try:
             if self.step() is not None:
-                self._reported = ""
+                self._untold.forget()
         except BaseException as error:  # noqa: BLE001 - whatever the disk or the callback has: the thread goes on
             self._bell.rest()
-            self._report(error)
+            self._untold.tell(error)
 
     def stop(self) -> None:
         """End the thread, and give the disk back what a reader has made the -wal grow beyond its working size.
@@ -293,7 +287,7 @@ class Checkpointer:
                 try:
                     self._tell(done)
                 except (Exception, SystemExit) as error:  # noqa: BLE001 - as in the thread
-                    self._report(error)
+                    self._untold.tell(error)
 
     def close(self) -> None:
         """End the thread for good, and give the checkpoints back to SQLite."""

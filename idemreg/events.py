@@ -13,14 +13,13 @@ store, which writes it when it can.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from idemreg import store
 from idemreg.leasing import LeaseLost
 from idemreg.model import Status
+from idemreg.untold import tell_hook
 
 if TYPE_CHECKING:
     import logging
@@ -221,9 +220,7 @@ class Teller:
         try:
             self._on_event(event)
         except Exception as error:  # noqa: BLE001 - no listener may change what becomes of a task
-            with contextlib.suppress(Exception):
-                hook_args = (type(error), error, error.__traceback__, threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(hook_args))
+            tell_hook(error)
 
     def granted(self, grant: Granted, name: str) -> None:
         """Tell of a claim."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from idemreg.clock import Clock
 from idemreg.errors import StoreError
 from idemreg.leasing import Renewed
+from idemreg.untold import Untold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,7 +123,7 @@ class Heart:
         self._stepping = threading.Lock()  # one step at a time, by the thread or by hand
         self._thread: threading.Thread | None = None
         self._is_stopped = False
-        self._reported = ""
+        self._untold = Untold()
         # When the thread looks again, by the monotonic clock; never, while it looks: so a lease that comes behind its
         # look rings, and it looks once more.
         self._wake_at = float("inf")
@@ -185,20 +186,13 @@ class Heart:
             for lease in leases:
                 lease.postpone()
             if not isinstance(error, StoreError):
-                self._report(error)
+                self._untold.tell(error)
             return
         for lease, answer in zip(leases, answers, strict=True):
             if isinstance(answer, Renewed):
                 lease.renewed(answer.until_ms)
             else:
                 lease.lose("another owner has the task, or it was settled without this claim")
-
-    def _report(self, error: BaseException) -> None:
-        if (text := repr(error)) != self._reported:
-            self._reported = text
-            threading.excepthook(
-                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
-            )
 
     # --- the thread ---------------------------------------------------------------------------------------------
 
@@ -223,7 +217,7 @@ class Heart:
             try:
                 pause = self.step(by_hand=False)
             except BaseException as error:  # noqa: BLE001 - the thread must outlive whatever a callback raises
-                self._report(error)
+                self._untold.tell(error)
                 pause = AGAIN_MOST_MS / 1_000
             self._wake_at = self._clock.monotonic() + pause
             self._rung.wait(pause)

@@ -7,7 +7,6 @@ and takes the short ways of the store (`Store.begin`, `Store.finish_one`), which
 from __future__ import annotations
 
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from idemreg.async_claim import AsyncClaim
@@ -18,6 +17,7 @@ from idemreg.errors import ClaimLostError, TaskTimeoutError
 from idemreg.heartbeat import Lease, heart
 from idemreg.leasing import LeaseLost, Renewal
 from idemreg.overtime import left_s, time_limit, timeout_error
+from idemreg.untold import tell_hook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -164,6 +164,4 @@ def _call(on_lost: Any, lost: LeaseLost) -> None:  # noqa: ANN401 - a callback
     try:
         on_lost(lost)
     except BaseException as error:  # noqa: BLE001 - as above
-        threading.excepthook(
-            threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
-        )
+        tell_hook(error)

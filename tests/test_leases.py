@@ -255,6 +255,26 @@ def test_an_error_of_a_renewal_does_not_end_the_heartbeat(monkeypatch: pytest.Mo
     assert [kind.exc_type for kind in told] == [LookupError]
 
 
+def test_a_hook_that_raises_does_not_end_the_heartbeat(monkeypatch: pytest.MonkeyPatch, clock: ManualClock) -> None:
+    """The program's own excepthook may be broken: the leases of all others are renewed."""
+    asked = []
+
+    def broken_hook(args: threading.ExceptHookArgs) -> None:
+        asked.append(args.exc_type)
+        raise OSError
+
+    def broken_renew(_renewals: object, *, busy_s: float) -> list[Renewed | Lost]:
+        raise KeyError(busy_s)
+
+    monkeypatch.setattr(threading, "excepthook", broken_hook)
+    broken = Lease(broken_renew, clock, Renewal("b", 1, 1, 60_000), clock.boot_ms() + 60_000, lambda _: None)
+    heart.add(broken)
+    clock.advance(30)
+    beat()
+    heart.remove(broken)
+    assert asked == [KeyError]
+
+
 def test_a_callback_that_raises_touches_nobody(
     pair: tuple[Registry, Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
