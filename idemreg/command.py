@@ -33,7 +33,7 @@ from idemreg.command_parts import (
     verifier,
 )
 from idemreg.ends import crash_end
-from idemreg.errors import TaskFailedError, TaskUnknownError
+from idemreg.errors import TaskFailedError
 from idemreg.model import Outcome, Status
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
@@ -197,9 +197,6 @@ def _acquire(terms: Terms, request: Wanted, inbox: Inbox) -> Claim | Outcome[Any
     terms = terms._replace(clock=_InterruptibleClock(terms.clock, inbox))
     try:
         return cast("Claim | Outcome[Any]", drive(acquire(terms, request)))
-    except TaskUnknownError:
-        inbox.check()  # the verify command was interrupted: that is why nobody knows
-        raise
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:

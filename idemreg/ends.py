@@ -65,7 +65,7 @@ def error_end(claim: Granted, options: Options, error: BaseException) -> End:
 
 def crash_end(claim: Granted, options: Options, why: str) -> End:
     """The job was interrupted or dropped: its crash policy decides, as it would if the process had died."""
-    if claim.to_verify or claim.policy.on_crash is not OnCrash.RERUN:
+    if claim.policy.on_crash is not OnCrash.RERUN:
         return _end(claim, options, Status.UNKNOWN, why)
     used_up = claim.attempt >= options.policy.max_attempts
     return _end(claim, options, Status.FAILED if used_up else Status.PENDING, why)
