@@ -100,9 +100,7 @@ def keep(
     while True:
         looked_s = registry.clock.wall_us() // 1_000_000
         try:
-            cast(
-                "Recovery", registry.store
-            ).check_files()  # a look that finds nothing due writes nothing, and sees none
+            cast("Recovery", registry.store).check_files()  # where nothing is due nothing is written, and none seen
             for run in registry.run_due(name):
                 tell(run)
         except FOR_GOOD:

@@ -643,12 +643,12 @@ def test_a_dead_task_that_a_sweep_would_run_waits_for_one(
 
 def test_what_a_sweep_leaves_waits_for_none(scene: Scene) -> None:
     """The finding and the sweep agree, whatever became of a task with kept arguments."""
-    verify = {"on_crash": "verify", "verify": lambda _task: None}
+    verify: dict[str, Any] = {"on_crash": "verify", "verify": lambda _task: None}
     interrupted(scene, **verify)
     assert scene.find("rerun-waiting")
     with Registry(scene.path, durability="normal") as registry:
         ran = []
-        registry.idempotent("t", name="job", recover=True, **verify)(lambda: ran.append(1))  # type: ignore[call-overload]
+        registry.idempotent("t", name="job", recover=True, **verify)(lambda: ran.append(1))
         registry.sweep()
         assert not scene.find("rerun-waiting")  # the hook cannot tell: a person is to
         registry.resolve("t", "did-not-happen")

@@ -401,7 +401,7 @@ def test_an_end_that_cannot_be_stored_says_no_more_of_it(path: Path, way: str) -
     """The store's own error as well: not where it came from, nor what it quotes."""
     blocker = connect(path)
     with Registry(path, error_detail="type", durability="normal", busy_timeout=0) as registry:
-        claim = registry.claim_many([("one", None)], name="job")[0] if way == "many" else registry.claim("one")
+        claim: Any = registry.claim_many([("one", None)], name="job")[0] if way == "many" else registry.claim("one")
         claim.enter()
         blocker.execute("BEGIN IMMEDIATE")
         if way == "many":

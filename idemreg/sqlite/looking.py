@@ -252,7 +252,7 @@ class Look:
         return self._ids(f"FROM idempotent_argument JOIN idempotent_log USING (task_id) WHERE {_RERUN}", limit)
 
     def kept_of_running(self, limit: int) -> set[str]:
-        """Some running tasks that would be run again, or asked about, once their owner is dead. Reads all that are kept."""
+        """Some running tasks that a sweep runs again, or asks about, once their owner is dead. Reads all kept ones."""
         source = "FROM idempotent_argument JOIN idempotent_log USING (task_id) WHERE status = 3 AND policy & 16"
         policies = (
             "(policy & 3 = 1 OR policy & 3 = 0 AND attempt < policy >> 5)"  # verify, and rerun with attempts left
