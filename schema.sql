@@ -7,8 +7,9 @@
 -- Who writes what. A claim inserts the row, or takes over one that may run again, and sets status `running`, the owner,
 -- attempt + 1 and a larger token. A finish is the owner's own end of its claim: a compare-and-set on (task_id, token,
 -- running), so that a late owner changes nothing. A settlement is an end decided without the owner (an operator, a
--- verify hook, or whoever found the owner dead); its verdict, its author and its evidence stay in the row. An import
--- inserts rows as another registry had them, one that was running as unknown.
+-- verify hook, or whoever found the owner dead); its verdict, its author and its evidence stay in the row. A hook that
+-- was cut off in its middle leaves none, so that a sweep knows to ask it again. An import inserts rows as another
+-- registry had them, one that was running as unknown.
 --
 -- What never happens. A final row (succeeded, skipped, cancelled) never changes; it only goes by `forget` or `purge`.
 -- A token never decreases, and none is ever given twice: the row that goes raises the floor of idempotent_registry in

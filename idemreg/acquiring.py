@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from idemreg.claim import BaseClaim, Claim, Terms
 from idemreg.codec import load_result, store_result
-from idemreg.ends import bounded, crash_end, lost_error, lost_result, told
+from idemreg.ends import bounded, lost_error, lost_result, told
 from idemreg.errors import IdemregError, ResultError
 from idemreg.model import Outcome, Status, Verdict
-from idemreg.options import Verified
+from idemreg.options import NoVerdictError, Verified
 from idemreg.refusals import done_error, refusal, running_error, unknown_error
 from idemreg.store import Absent, Done, End, Granted, Lost, Running, Settlement
 from idemreg.walk import PAUSE, Walk, drive
@@ -43,7 +43,6 @@ _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 
 EVIDENCE_CHARACTERS = 4_096
 BY_HOOK = "verify hook"
-NOT_VERIFIED = "interrupted before its verify hook"
 
 # Waiting for a running twin: the first look comes soon, later ones cost a process next to nothing. Waits are pauses of
 # the walk and no call of the store, which would keep a thread for every coroutine that waits.
@@ -72,9 +71,7 @@ def never_made(terms: Terms, answers: Iterable[object], claim: BaseClaim | None 
         claim.settled()
     for answer in answers:
         if type(answer) is Granted:
-            is_new = not answer.to_verify
-            end = End.release(answer, nothing_ran=True) if is_new else crash_end(answer, terms.options, NOT_VERIFIED)
-            terms.store.abandon(end)
+            terms.store.abandon(End.release(answer, nothing_ran=True))
 
 
 def make_claims(terms: Terms, answers: Sequence[Any], wanted: Sequence[Wanted]) -> list[Any]:
@@ -248,13 +245,13 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
         raise
     except BaseException as error:  # noqa: BLE001 - the task must not stay claimed by a hook that ended
         failure = error
-        settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=told(error, options)))
+        settlement = _failed(options, grant, error)
     try:
         answer = yield store.settle, (grant.task_id, settlement), None
     except BaseException as error:  # nor by one whose answer could not be stored
         _abandon_hook(terms, grant, name, error)
         raise
-    is_unknown = settlement.verdict is Verdict.CANNOT_TELL and not isinstance(answer, Lost)
+    is_unknown = settlement.verdict in (None, Verdict.CANNOT_TELL) and not isinstance(answer, Lost)
     if is_unknown and terms.teller is not None:
         terms.teller.unknown(answer)
     if failure is not None and not isinstance(failure, Exception):
@@ -268,9 +265,25 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
 
 
 def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException) -> None:
-    end = crash_end(grant, terms.options, told(error, terms.options))
+    """Leave its claim without a verdict, as soon as the store can write."""
+    end = End.release(grant)._replace(verdict=None)
+    if grant.prior is None or grant.prior.status is not Status.UNKNOWN:  # else what is known of the attempt stays
+        end = end._replace(error=told(error, terms.options))
     if terms.store.abandon(end) and terms.teller is not None:
         terms.teller.ended(grant, name, end)
+
+
+def _failed(options: Options, grant: Granted, error: BaseException) -> Settlement:
+    """What a hook that raised makes of the task. An error is its answer: it cannot tell. An interruption is none.
+
+    So the next sweep asks again what was cut off, and leaves to people what the hook itself cannot tell.
+    """
+    is_cut_off = isinstance(error, NoVerdictError)
+    evidence = str(error) if is_cut_off else told(error, options)
+    settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=evidence))
+    if isinstance(error, Exception) and not is_cut_off:
+        return settlement
+    return settlement._replace(verdict=None, evidence=bounded(f"no verdict: {evidence}", EVIDENCE_CHARACTERS))
 
 
 def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:

@@ -16,6 +16,7 @@ from weakref import ref
 from idemreg.ends import (
     abandon,
     crash_end,
+    ended_error,
     error_end,
     lost_error,
     not_recorded_error,
@@ -166,13 +167,13 @@ class BaseClaim:
         Of a claim with limits also where its lease is over, and `TaskTimeoutError` where its time is. Reads nothing, so
         that it never waits, and never takes a file that cannot be read for good news.
         """
-        if not self._is_open or os.getpid() != self._pid:
+        self._check_open()
+        if os.getpid() != self._pid:
             raise lost_error(self.task_id)
 
     def entering(self) -> Walk[None]:
         """The walk that notes that the job begins; nothing but for a claim of a batch."""
-        if not self._is_open:
-            raise lost_error(self.task_id)
+        self._check_open()
         if not self.is_entered:
             yield self.terms.store.enter, (self.grant,), None
             self.is_entered = True
@@ -203,17 +204,19 @@ class BaseClaim:
         """The walk that stores an end; whatever comes of it, this claim is over."""
         if end.attempt == self.grant.attempt:  # no release
             self.check_entered()
-        elif not self._is_open:
-            raise lost_error(self.task_id)
+        self._check_open()
         return record(self, end, result)
 
     def check_entered(self) -> None:
         """`ClaimLostError` where the claim has ended. RuntimeError where its job has not begun: see `enter`."""
-        if not self._is_open:
-            raise lost_error(self.task_id)
+        self._check_open()
         if not self.is_entered:
             msg = f"the claim of task {self.task_id!r} was not entered: call enter() before its job, or use `with`"
             raise RuntimeError(msg)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise ended_error(self.task_id)
 
     def check_step(self) -> None:
         """As `check_entered`, in a forked child as well; `StepError` inside of the claim's transaction."""

@@ -17,7 +17,7 @@ from idemreg.claim import BaseClaim, go_in, leave
 from idemreg.ends import (
     abandon,
     crash_end,
-    describe,
+    ended_error,
     handed_over,
     interrupted,
     lost_error,
@@ -25,6 +25,7 @@ from idemreg.ends import (
     not_recorded_error,
     success_end,
     tell_abandoned,
+    told,
 )
 from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
 from idemreg.model import Outcome
@@ -170,7 +171,7 @@ def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:
     seen: set[BaseClaim] = set()
     for claim, result in pairs:
         try:
-            ended.append(lost_error(claim.task_id) if claim in seen else _success(claim, result))
+            ended.append(ended_error(claim.task_id) if claim in seen else _success(claim, result))
         except IdemregError as error:
             ended.append(handed_over(error))
         seen.add(claim)
@@ -209,7 +210,7 @@ def _store(ended: Sequence[_Ended]) -> Walk[list[Any]]:
     left = []
     for one, answer in zip(ended, recorded, strict=True):
         if isinstance(answer, Unsure):
-            instead = not_recorded_end(one.end, answer.cause)
+            instead = not_recorded_end(one.end, answer.cause, one.claim.options)
             left.append((one.claim, instead, (yield terms.store.abandon, (instead,), None)))
     for claim, instead, is_left in left:  # behind the last of them: an interruption of the callback leaves none
         tell_abandoned(claim, instead, is_left=is_left)
@@ -319,7 +320,7 @@ def _end_of_interrupted(claim: BaseClaim, error: BaseException) -> End:
     if not claim.is_entered or isinstance(error, NotStartedError):
         return End.release(claim.grant, durable=claim.options.durable, nothing_ran=True)
     is_jobs = not isinstance(error, Exception)  # which are caught: it is of what comes behind the job, as no memory
-    return claim.end_for(error) if is_jobs else crash_end(claim.grant, claim.options, describe(error))
+    return claim.end_for(error) if is_jobs else crash_end(claim.grant, claim.options, told(error, claim.options))
 
 
 def _again(terms: Terms, message: Message, job: Callable[[Any], Any]) -> Walk[Any]:

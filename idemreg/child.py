@@ -111,15 +111,14 @@ class Child:
         self.pid: Final = process.pid
 
     @property
-    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        """What it writes: stdout and stderr, of `spawn`."""
-        assert self._process.stdout is not None  # noqa: S101 - spawn() made both pipes
-        assert self._process.stderr is not None  # noqa: S101
-        return self._process.stdout, self._process.stderr
+    def pipes(self) -> dict[int, IO[bytes]]:
+        """What it writes and we read, by its stream: of `spawn` both."""
+        pipes = {STDOUT: self._process.stdout, STDERR: self._process.stderr}
+        return {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
 
     def close_pipes(self) -> None:
         """Read no more of it: what it writes from now on fails, and cannot block it."""
-        for pipe in self.pipes:
+        for pipe in self.pipes.values():
             pipe.close()
 
     def has_ended(self) -> bool:
@@ -171,8 +170,8 @@ def spawn(
     )
 
 
-def pump(child: Child, output: Output, sink: Sink, chore: Callable[[], float | None]) -> None:
-    """Pass the output through until the command ends.
+def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], float | None]) -> None:
+    """Pass the output through until the command ends; without a ``sink`` it is only kept.
 
     ``chore`` is done beside it, at once and then again, after as many seconds as it says (None: never).
 
@@ -180,9 +179,8 @@ def pump(child: Child, output: Output, sink: Sink, chore: Callable[[], float | N
     ever, and write to them for ever. Everything that it wrote itself is in the pipes by then, so what is in them at
     that moment is passed on, and no more.
     """
-    stdout, stderr = child.pipes
-    with selectors.DefaultSelector() as selector, _exit_descriptor(child.pid) as exited, stdout, stderr:
-        for number, pipe in ((STDOUT, stdout), (STDERR, stderr)):
+    with _reading(child), selectors.DefaultSelector() as selector, _exit_descriptor(child.pid) as exited:
+        for number, pipe in child.pipes.items():
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, sink, output))
         if exited is not None:
@@ -198,13 +196,21 @@ def pump(child: Child, output: Output, sink: Sink, chore: Callable[[], float | N
             stream.pass_rest_on()
 
 
+@contextlib.contextmanager
+def _reading(child: Child) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        child.close_pipes()
+
+
 class _Stream:
     """One pipe of the command, where it is passed on to, and the output that is kept."""
 
-    def __init__(self, number: int, pipe: IO[bytes], sink: Sink, output: Output) -> None:
+    def __init__(self, number: int, pipe: IO[bytes], sink: Sink | None, output: Output) -> None:
         self._number = number
         self._fd = pipe.fileno()
-        self._sink: Sink | None = sink
+        self._sink = sink
         self._output = output
         self.passed = 0  # bytes
 

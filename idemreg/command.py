@@ -33,7 +33,7 @@ from idemreg.command_parts import (
     verifier,
 )
 from idemreg.ends import crash_end
-from idemreg.errors import TaskFailedError, TaskUnknownError
+from idemreg.errors import TaskFailedError
 from idemreg.model import Outcome, Status
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
@@ -65,7 +65,7 @@ class CommandEnd(NamedTuple):
 
     ``exit_code`` is the command's own, or 128+n where signal n killed it, or 76 where another part of this process took
     it (a handler of SIGCHLD that waits for every child): the task is `unknown` then. 124 where its time was over, 75
-    where its lease was: it was ended then, and its crash policy decided.
+    where its lease was: it was ended then, its crash policy decided, and ``stopped`` says so in words.
     """
 
     exit_code: int
@@ -74,6 +74,7 @@ class CommandEnd(NamedTuple):
     attempt: int
     token: int
     status: Status
+    stopped: str | None = None
 
 
 class Streams(NamedTuple):
@@ -197,9 +198,6 @@ def _acquire(terms: Terms, request: Wanted, inbox: Inbox) -> Claim | Outcome[Any
     terms = terms._replace(clock=_InterruptibleClock(terms.clock, inbox))
     try:
         return cast("Claim | Outcome[Any]", drive(acquire(terms, request)))
-    except TaskUnknownError:
-        inbox.check()  # the verify command was interrupted: that is why nobody knows
-        raise
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:
@@ -269,9 +267,10 @@ def _record(
     """Store what the command's return code makes of its task. One that was ``stopped`` has that error's exit code."""
     exit_code = shown_code(code) if stopped is None else stopped.exit_code
     result = kept_result(exit_code, output)
-    status = Status.SUCCEEDED
+    status, why = Status.SUCCEEDED, None
     if stopped is not None:
-        end = crash_end(claim.grant, claim.options, f"{stopped.message}: the command was ended")
+        why = f"{stopped.message}: the command was ended"
+        end = crash_end(claim.grant, claim.options, why)
         end = end._replace(result=store_result(result, None))
         status = end.status
         claim.end(end, result)
@@ -281,7 +280,7 @@ def _record(
         end = _bad_end(claim, code, codes, result)
         status = end.status
         claim.end(end, result)
-    return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status)  # noqa: FBT003
+    return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status, why)  # noqa: FBT003
 
 
 def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> Child:

@@ -6,12 +6,13 @@ import errno
 import os
 import shutil
 import subprocess
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from idemreg.child import Child
+from idemreg.child import Child, pump
 from idemreg.errors import ArgumentError, CommandNotExecutableError, CommandNotFoundError, TaskUnknownError
 from idemreg.model import Verdict
-from idemreg.options import CommonOptions, Verified
+from idemreg.options import CommonOptions, NoVerdictError, Verified
+from idemreg.output import Output
 from idemreg.recovery import Kept
 from idemreg.signals import SIGNAL_EXIT
 from idemreg.slots import slot_of
@@ -20,9 +21,9 @@ from idemreg.tagged import encode_arguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from idemreg.child import Sink
     from idemreg.errors import IdemregError
     from idemreg.model import Task
-    from idemreg.output import Output
     from idemreg.signals import Inbox
     from idemreg.store import Store
 
@@ -31,6 +32,7 @@ __all__ = [
     "LOST",
     "TASK_ID_VARIABLE",
     "TOKEN_VARIABLE",
+    "attend",
     "kept_command",
     "kept_result",
     "refused",
@@ -40,7 +42,7 @@ __all__ = [
     "verifier",
 ]
 
-EVIDENCE_CHARACTERS: Final = 4_096
+EVIDENCE_BYTES: Final = 4_096  # the last of what a verify command wrote
 LOST: Final = "its exit code is lost: this process ignores SIGCHLD, or another part of it waits for every child"
 BY_SHELL: Final = "/bin/sh"
 
@@ -131,28 +133,49 @@ def verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Verif
     """A hook that asks a shell command what became of a dead owner's task."""
 
     def verify(task: Task) -> Verified:
+        inbox.check()
         environment = os.environ | variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
-        process = subprocess.Popen(  # noqa: S603 - the caller's own command
-            [BY_SHELL, "-c", command],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
-        child = Child(process)
-        inbox.pass_to(child)
+        output = Output(EVIDENCE_BYTES)
         try:
-            with cast("IO[bytes]", process.stdout) as stdout:
-                written = stdout.read()
-        finally:
-            code = child.wait()
-            inbox.ended()
-        verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
-        evidence = written[-EVIDENCE_CHARACTERS:].decode("utf-8", "replace").strip()
-        if code is None:
-            evidence = f"the verify command ended; {LOST}\n{evidence}".strip()
-        return Verified(
-            Verdict.CANNOT_TELL if code is None else verdicts.get(code, Verdict.CANNOT_TELL),
-            evidence=evidence or f"verify command exited with {code}",
-        )
+            process = subprocess.Popen(  # noqa: S603 - the caller's own command
+                [BY_SHELL, "-c", command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            )
+            code = attend(Child(process), inbox, output, None)
+        except OSError as error:  # no descriptor is left, say
+            msg = f"the verify command could not be asked: {error.strerror}"
+            raise NoVerdictError(msg) from error
+        inbox.check()  # who was asked to end may have ended it in its middle, so that its exit code is no verdict
+        return _verified(code, output.tail().decode("utf-8", "replace").strip())
 
     return verify
+
+
+def _verified(code: int | None, written: str) -> Verified:
+    if code is None:
+        return Verified(Verdict.CANNOT_TELL, evidence=f"the verify command ended; {LOST}\n{written}".strip())
+    if code < 0:
+        msg = f"the verify command was killed by signal {-code}"
+        raise NoVerdictError(msg)
+    verdicts = {0: Verdict.HAPPENED, 1: Verdict.DID_NOT_HAPPEN}
+    evidence = written or f"verify command exited with {code}"
+    return Verified(verdicts.get(code, Verdict.CANNOT_TELL), evidence=evidence)
+
+
+def attend(child: Child, inbox: Inbox, output: Output, sink: Sink | None) -> int | None:
+    """Pass its output on, and signals to it, until it ends: its return code, or None where that is lost."""
+    try:
+        inbox.pass_to(child)
+        pump(child, output, sink, _nothing)
+    except BaseException:
+        child.close_pipes()  # a command that fills them would never end
+        raise
+    finally:
+        try:
+            code = child.wait()
+        finally:
+            inbox.ended()
+    return code
+
+
+def _nothing() -> None:
+    """There is nothing to be done beside the output."""

@@ -224,7 +224,7 @@ class Work:
                     **self._options,
                 )
             kind = Kind.REPLAYED if end.replayed and end.status is Status.SUCCEEDED else _KINDS[end.status]
-            return End(line, kind, task_id, end.exit_code)
+            return End(line, kind, task_id, end.exit_code, end.stopped)
 
         return functools.partial(self._handle, run, relay)
 
@@ -241,7 +241,8 @@ class Work:
             except BaseException as error:
                 if error is not call.raised:
                     raise
-                return End(line, self._kind_behind(task_id, error), task_id, error=describe(error).partition("\n")[0])
+                what = describe(error, self.registry.secrecy.error_detail).partition("\n")[0]
+                return End(line, self._kind_behind(task_id, error), task_id, error=what)
             finally:
                 call.raised = None  # with its traceback it would hold itself
                 (ended or _nothing)()

@@ -20,6 +20,7 @@ __all__ = [
     "bounded",
     "crash_end",
     "describe",
+    "ended_error",
     "error_end",
     "handed_over",
     "interrupted",
@@ -65,7 +66,7 @@ def error_end(claim: Granted, options: Options, error: BaseException) -> End:
 
 def crash_end(claim: Granted, options: Options, why: str) -> End:
     """The job was interrupted or dropped: its crash policy decides, as it would if the process had died."""
-    if claim.to_verify or claim.policy.on_crash is not OnCrash.RERUN:
+    if claim.policy.on_crash is not OnCrash.RERUN:
         return _end(claim, options, Status.UNKNOWN, why)
     used_up = claim.attempt >= options.policy.max_attempts
     return _end(claim, options, Status.FAILED if used_up else Status.PENDING, why)
@@ -105,7 +106,7 @@ def not_recorded(claim: BaseClaim, end: End, answer: Lost | Unsure, result: obje
     """Raise what an end that is not stored means to the owner; see `record`."""
     if isinstance(answer, Lost):
         raise lost_error(end.task_id)
-    instead = not_recorded_end(end, answer.cause)
+    instead = not_recorded_end(end, answer.cause, claim.options)
     is_left = yield claim.terms.store.abandon, (instead,), None
     tell_abandoned(claim, instead, is_left=is_left)
     raise not_recorded_error(end, result) from answer.cause
@@ -138,11 +139,11 @@ def tell_abandoned(claim: BaseClaim, end: End, *, is_left: bool) -> None:
         claim.terms.teller.ended(claim.grant, claim.name, end)
 
 
-def not_recorded_end(end: End, cause: BaseException) -> End:
+def not_recorded_end(end: End, cause: BaseException, options: Options) -> End:
     """What becomes of a task whose end could not be stored, once something can be."""
     if end.was_absent:  # nothing ran, and that stays true
         return end
-    why = f"FinishNotRecorded: the job ended as {end.status.word}, but storing that failed: {describe(cause)}"
+    why = f"FinishNotRecorded: the job ended as {end.status.word}, but storing that failed: {told(cause, options)}"
     return end._replace(status=Status.UNKNOWN, result=None, error=bounded(why, ERROR_CHARACTERS))
 
 
@@ -157,6 +158,12 @@ def not_recorded_error(end: End, result: object) -> FinishNotRecordedError:
 def lost_error(task_id: str) -> ClaimLostError:
     """The error of a late owner."""
     return ClaimLostError(f"the claim of task {task_id!r} is not this owner's any more", task_id=task_id)
+
+
+def ended_error(task_id: str) -> ClaimLostError:
+    """The error of who goes on with a claim that has ended: by this very process, or found to be lost before."""
+    hint = "What is the job's goes before the end of its claim; `idemreg show TASK_ID` tells what became of it."
+    return ClaimLostError(f"the claim of task {task_id!r} has ended", task_id=task_id, hint=hint)
 
 
 def told(error: BaseException, options: Options) -> str:

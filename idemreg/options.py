@@ -20,6 +20,7 @@ __all__ = [
     "CallOptions",
     "CommonOptions",
     "Durability",
+    "NoVerdictError",
     "Options",
     "Verified",
     "VerifyHook",
@@ -55,6 +56,10 @@ class Verified(NamedTuple):
             msg = f"a verify hook says happened, did-not-happen or cannot-tell, or True, False or None, not {verdict!r}"
             raise TypeError(msg)
         return verified
+
+
+class NoVerdictError(Exception):
+    """A verify hook was cut off in its middle, and has not answered: the question is as open as it was."""
 
 
 # What a verify hook may say; the other verdicts are an operator's.

@@ -41,6 +41,10 @@ class Output:
             else:
                 self._pieces[0] = (oldest, kept[cut:])
 
+    def tail(self) -> bytes:
+        """All that is kept, of both streams."""
+        return b"".join(data for _, data in self._pieces)
+
     def kept(self) -> list[list[int | str | bytes]]:
         """The pieces as they are stored: the stream's number, and text where it is UTF-8."""
         return [[stream, _text_or_bytes(data)] for stream, data in self._pieces]

@@ -262,7 +262,8 @@ class Registry(Operations):
         """Rerun or settle every task whose owner is dead, at once, and say what became of each.
 
         Those of functions of this registry that were decorated with ``recover=True`` are run again with the arguments
-        of then, one after the other, under their ``on_crash``; of several sweeps at once one gets each. All others
+        of then, one after the other, under their ``on_crash``; of several sweeps at once one gets each. A verify hook
+        that has not answered, since it was cut off say, is asked as well, about tasks that are unknown. All others
         become unknown, but for those that their next call runs again by itself. An error of a job is in its `Swept`,
         not raised; SystemExit and KeyboardInterrupt are in the main thread, where a signal may have raised them. Killed
         at any instruction it leaves what the next sweep finds. See `idemreg.sweeping`.

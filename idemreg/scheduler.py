@@ -10,23 +10,30 @@ from __future__ import annotations
 
 import functools
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from idemreg.ends import describe
-from idemreg.errors import IdemregError, ScheduleError
+from idemreg.errors import ChecksumKeyError, IdemregError, ScheduleError, StoreVersionError, SyncFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from idemreg.cron import Cron
+    from idemreg.keyed import ErrorDetail
+    from idemreg.recovery import Recovery
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
 
-__all__ = ["LOOK_S", "NAP_S", "Loops", "Scheduler", "keep"]
+__all__ = ["FOR_GOOD", "LOOK_S", "NAP_S", "Loops", "Scheduler", "keep"]
 
 NAP_S: Final = 5.0
 LOOK_S: Final = 60
 WAKE_S: Final = 0.5
+
+# What no later look of this process can heal: its files were deleted, moved or replaced, or a sync of them has failed
+# (`FilesReplacedError` is one of those as well); it is too old for them; it has another key. Whoever is started anew,
+# perhaps behind a person, opens what is there then. A lock that is not free, or a disk that is full, heals.
+FOR_GOOD: Final = (SyncFailedError, StoreVersionError, ChecksumKeyError)
 
 
 class Loops:
@@ -87,27 +94,31 @@ def keep(
     """Look, and wait for the next slot, over and over. ``pause`` lets seconds pass, and says whether to stop.
 
     An error of the store is told, and the next look tries again; so is a job's SystemExit. A schedule that another
-    process has superseded ends.
+    process has superseded ends. What is `FOR_GOOD` is raised.
     """
     cron = registry.schedules[name].table.cron
     while True:
         looked_s = registry.clock.wall_us() // 1_000_000
         try:
+            cast("Recovery", registry.store).check_files()  # where nothing is due nothing is written, and none seen
             for run in registry.run_due(name):
                 tell(run)
+        except FOR_GOOD:
+            raise
         except ScheduleError as error:
             tell(error)
             return
         except IdemregError as error:
             tell(error)
         except (SystemExit, KeyboardInterrupt) as error:  # of a job: in a thread, no signal raises these
-            tell(_ended(name, error))
+            tell(_ended(name, error, registry.secrecy.error_detail))
         if _wait(registry, cron, looked_s, pause):
             return
 
 
-def _ended(name: str, error: BaseException) -> ScheduleError:
-    problem = ScheduleError(f"a job of {name} was ended by {describe(error, 'message')}", hint=f"idemreg audit {name}")
+def _ended(name: str, error: BaseException, detail: ErrorDetail) -> ScheduleError:
+    what = describe(error, "type" if detail == "type" else "message")
+    problem = ScheduleError(f"a job of {name} was ended by {what}", hint=f"idemreg audit {name}")
     problem.__cause__ = error
     return problem
 

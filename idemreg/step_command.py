@@ -13,12 +13,13 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from idemreg.child import Descriptors, pump, replay_output, spawn
+from idemreg.child import Descriptors, replay_output, spawn
 from idemreg.codec import load_result, store_result
 from idemreg.command_parts import (
     DATABASE_VARIABLE,
     TASK_ID_VARIABLE,
     TOKEN_VARIABLE,
+    attend,
     kept_result,
     refused,
     shown_code,
@@ -33,7 +34,7 @@ from idemreg.store import Lost
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from idemreg.child import Child, Sink
+    from idemreg.child import Sink
     from idemreg.progress import Progress
     from idemreg.signals import Inbox
     from idemreg.store import Store
@@ -114,22 +115,4 @@ def _run(argv: Sequence[str], task_id: str, inbox: Inbox, output: Output, sink: 
         child = spawn(argv, os.environ, None, None)
     except (OSError, ValueError) as error:
         raise refused(argv[0], error, task_id) from error
-    try:
-        inbox.pass_to(child)
-        pump(child, output, sink, _nothing)
-    except BaseException:
-        child.close_pipes()  # a command that fills them would never end
-        _ended(child, inbox)
-        raise
-    return _ended(child, inbox)
-
-
-def _ended(child: Child, inbox: Inbox) -> int:
-    try:
-        return shown_code(child.wait())
-    finally:
-        inbox.ended()
-
-
-def _nothing() -> None:
-    """There is nothing to be done beside the output."""
+    return shown_code(attend(child, inbox, output, sink))

@@ -6,7 +6,7 @@ Answers are values, since a running twin or a mismatch is an ordinary answer, no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from idemreg.model import NO_CHECKSUM, Status
 
@@ -124,6 +124,8 @@ Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Un
 
 # --- the end of a claim -----------------------------------------------------------------------------------------
 
+NOT_ASKED: Final = "OwnerDied: the attempt ended without a finish, and its verify hook was not asked"
+
 
 class End(NamedTuple):
     """The owner's own end of its claim: what its row becomes. ``attempt`` is what it counts from now on.
@@ -144,24 +146,18 @@ class End(NamedTuple):
 
     @classmethod
     def release(cls, claim: Granted, *, durable: bool = True, nothing_ran: bool = False) -> End:
-        """Put the task back as it was before ``claim``: failed stays failed, as it was; all else is pending.
+        """Put the task back as it was before ``claim``: failed and unknown stay so, as they were; all else is pending.
 
+        But where a hook was to be asked about a dead owner: its job may have run, so it is unknown from now on.
         ``nothing_ran``: the job was not entered, so a row that was new stays unbound; see `NO_CHECKSUM`.
         """
-        prior = claim.prior
-        attempt = claim.attempt - 1
-        if prior is not None and prior.status is Status.FAILED:
-            end = cls(claim.task_id, claim.token, claim.owner, prior.status, attempt, prior.result, prior.error)
-            return end._replace(durable=durable, verdict=prior.verdict)
-        return cls(
-            claim.task_id,
-            claim.token,
-            claim.owner,
-            Status.PENDING,
-            attempt,
-            durable=durable,
-            was_absent=nothing_ran and (prior is None or prior.checksum == NO_CHECKSUM),
-        )
+        prior, attempt = claim.prior, claim.attempt - (not claim.to_verify)
+        end = cls(claim.task_id, claim.token, claim.owner, Status.PENDING, attempt, durable=durable)
+        if prior is not None and prior.status in (Status.FAILED, Status.UNKNOWN):
+            return end._replace(status=prior.status, result=prior.result, error=prior.error, verdict=prior.verdict)
+        if claim.to_verify:
+            return end._replace(status=Status.UNKNOWN, error=NOT_ASKED)
+        return end._replace(was_absent=nothing_ran and (prior is None or prior.checksum == NO_CHECKSUM))
 
 
 class Recorded(NamedTuple):
@@ -177,9 +173,12 @@ class Lost(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook."""
+    """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
 
-    verdict: Verdict
+    ``verdict``: None where such a hook was cut off in its middle: unknown as before, and nobody has answered.
+    """
+
+    verdict: Verdict | None
     by: str
     evidence: str = ""
     result: str | None = None  # of what happened; or what the attempt left that a verify hook was asked about

@@ -13,6 +13,10 @@ Run again are also tasks with kept arguments that are `pending` though an attemp
 while its owner lived on, or its owner died and the rerun was put back before it started. And those that failed and of
 which an operator or a hook says since that they may run. A task that simply failed, or whose first attempt was
 released, is left to its next call: its owner lived, and told whoever called.
+
+Of those that are `unknown` under verify the hook is asked where it has not answered: it was cut off in its middle, or
+the job was interrupted, or failed by an `unknown_on` error, while its owner lived. What the hook itself cannot tell
+waits for a person, or for a call.
 """
 
 from __future__ import annotations
@@ -110,6 +114,8 @@ def sweep(
             for task, kept in waiting:
                 if is_ended():
                     return swept
+                if not (yield _is_unchanged, (store, task), None):
+                    continue
                 one = yield from _rerun(store, task, kept, rerun, jobs_own)
                 swept.add([] if one is None else [one])
             if after is None:
@@ -200,8 +206,15 @@ def _waits(store: Store, task: Task) -> bool:
         return decision is Decision.TAKE_OVER or _is_asked(store, task, decision)
     if task.status is Status.PENDING:
         return task.attempt > 0  # one began and did not end; a release of the first counts none, and was told
+    if task.status is Status.UNKNOWN:
+        return task.policy.on_crash is OnCrash.VERIFY and task.verdict is None
     is_said = task.status is Status.FAILED and task.verdict in _SAID_TO_RUN
     return is_said and _decision(store, task) is Decision.CLAIM
+
+
+def _is_unchanged(store: Store, task: Task) -> bool:
+    """Whether the task still is as its page told: the jobs before it may have taken hours, and others sweep as well."""
+    return store.get([task.task_id]) == [task]
 
 
 def _rerun(
@@ -233,9 +246,17 @@ def _rerun(
     except jobs_own as problem:  # one job's error keeps no other from being run
         error = problem
     row: Task | None = yield _row, (store, task.task_id), None
-    if error is not None and row == task:  # it was not even claimed
-        did = LEFT
+    if error is not None:
+        did = _without_its_job(task, row) or did
     return Swept(task.task_id, task.name, did, task.status if row is None else row.status, error, outcome)
+
+
+def _without_its_job(task: Task, row: Task | None) -> str | None:
+    """What was done about a task whose job did not begin; None where it did."""
+    if row == task:  # it was not even claimed
+        return LEFT
+    is_asked = row is not None and (row.status, row.attempt) == (Status.UNKNOWN, task.attempt)
+    return SETTLED if is_asked else None  # its hook was cut off
 
 
 def _row(store: Store, task_id: str) -> Task | None:

@@ -1014,6 +1014,28 @@ def test_a_loop_closed_in_a_transaction_rolls_it_back(areg: AsyncRegistry) -> No
         assert transaction.execute("SELECT 1 FROM sqlite_schema WHERE name = 'effect'") == []
 
 
+def test_a_loop_closed_while_a_hook_gets_its_claim_asks_later(areg: AsyncRegistry) -> None:
+    """The grant comes behind the end of its caller: nobody has asked, so the task is as unknown as before."""
+    options: Any = {"name": "job", "on_crash": "verify", "verify": lambda _: True}
+    with pytest.raises(ZeroDivisionError):
+        areg.registry.run("t", lambda: 1 / 0, unknown_on=ZeroDivisionError, **options)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        faults.disarm()
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    faults.arm("claim.committed", hold)
+    until_closed(areg, reached, lambda: areg.run("t", never, **options))
+    go_on.set()
+    settled(areg)
+    gc.collect()  # the thread has held the coroutine until now
+    settled(areg)
+    assert (row(areg).status, row(areg).attempt) == (Status.UNKNOWN, 1)
+    assert areg.registry.run("t", lambda: pytest.fail("it was run"), **options).replayed
+
+
 @pytest.mark.parametrize("way", ["one", "many"])
 def test_a_loop_closed_while_a_task_is_claimed_again_puts_it_back(areg: AsyncRegistry, way: str) -> None:
     """The grant comes behind the end of its caller: the failed task is failed as before, and can be claimed."""

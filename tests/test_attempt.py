@@ -768,11 +768,48 @@ def test_a_hook_that_fails_leaves_it_unknown(registry: Registry, path: Path, ans
 def test_an_interrupted_hook_leaves_it_unknown(
     registry: Registry, path: Path, interruption: type[BaseException]
 ) -> None:
-    """Ctrl-C in the hook is Ctrl-C to the caller, and the task is unknown again."""
+    """Ctrl-C in the hook is Ctrl-C to the caller, and the task is unknown again, without a verdict: nobody answered."""
     die_holding(path, **verifying(None))
     with pytest.raises(interruption):
         registry.run("t", never, name="", **verifying(interruption()))
-    assert row_of(registry).status is Status.UNKNOWN
+    row = row_of(registry)
+    assert (row.status, row.verdict, row.attempt) == (Status.UNKNOWN, None, 1)
+    assert (row.evidence or "").startswith(f"no verdict: {interruption.__name__}")
+    assert registry.run("t", never, name="", **verifying(Verdict.HAPPENED)).replayed
+
+
+def test_an_interrupted_hook_leaves_what_was_known(registry: Registry) -> None:
+    """Why the task was unknown before the hook was asked is not lost; what the hook has said before counts no more."""
+    unknown_once(registry, **verifying(None))
+    why = row_of(registry).error
+    with pytest.raises(TaskUnknownError):
+        registry.run("t", never, name="", **verifying(None))
+    assert row_of(registry).verdict is Verdict.CANNOT_TELL
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", never, name="", **verifying(KeyboardInterrupt()))
+    assert (row_of(registry).verdict, row_of(registry).error) == (None, why)
+
+
+@pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed"])
+@pytest.mark.parametrize("left", ["unknown", "dead"])
+def test_a_claim_for_a_hook_that_nobody_gets_is_no_release(
+    registry: Registry, path: Path, left: str, point: str
+) -> None:
+    """Interrupted between the claim's commit and its caller, the task stays as much in doubt as it was.
+
+    Put back as if nothing had run, the next call would run the job again without a question.
+    """
+    if left == "unknown":
+        unknown_once(registry, **verifying(None))
+    else:
+        die_holding(path, **verifying(None))
+    faults.arm(point, fails_with(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", never, name="", **verifying(None))
+    faults.disarm()
+    row = row_of(registry)
+    assert (row.attempt, row.verdict) == (1, None)
+    assert row.status in {Status.UNKNOWN, Status.RUNNING}  # as it was, where nothing was committed
     assert registry.run("t", never, name="", **verifying(Verdict.HAPPENED)).replayed
 
 
@@ -838,7 +875,7 @@ def test_a_verdict_that_cannot_be_stored_holds_nothing_up(registry: Registry, pa
         blocker.execute("ROLLBACK")
         blocker.close()
         hasty.run("other", lambda: 1)  # any write carries the abandoned end with it
-        assert row_of(hasty).status is Status.UNKNOWN
+        assert (row_of(hasty).status, row_of(hasty).verdict) == (Status.UNKNOWN, None)
 
 
 # --- results ----------------------------------------------------------------------------------------------------

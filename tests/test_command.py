@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +22,7 @@ from idemreg import (
     TaskRunningError,
     TaskUnknownError,
     Verdict,
+    command_parts,
     faults,
 )
 from idemreg.codec import load_result
@@ -31,6 +34,8 @@ from tests.support.processes import PATIENCE_S, ROOT, Script
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg import Task
 
 SH = "/bin/sh"
 
@@ -341,6 +346,69 @@ def test_the_verify_command_settles_what_a_crash_left(registry: Registry, stream
     task = registry.get("yes")
     assert task is not None
     assert (task.status, task.evidence) == (Status.SUCCEEDED, "found yes")
+
+
+def unknown_command(registry: Registry, streams: tuple[int, int]) -> Callable[[str], Task]:
+    """A task that a killed command has left; a call asks a verify command about it, and gives its row."""
+    script = "kill -9 $$"
+    sh(registry, streams, "t", script, on_crash="verify", verify="exit 2")
+
+    def ask(verify: str) -> Task:
+        with contextlib.suppress(TaskUnknownError):
+            sh(registry, streams, "t", script, on_crash="verify", verify=verify)
+        task = registry.get("t")
+        assert task is not None
+        return task
+
+    return ask
+
+
+def test_a_verify_command_ends_with_itself(registry: Registry, streams: tuple[int, int]) -> None:
+    """What it leaves running in the background may hold its output open for ever: nobody waits for that."""
+    task = unknown_command(registry, streams)("tail -f /dev/null & echo $!; exit 0")
+    os.kill(int(task.evidence or ""), signal.SIGKILL)
+    assert task.status is Status.SUCCEEDED
+
+
+def test_the_evidence_of_a_verify_command_is_the_end_of_what_it_wrote(
+    registry: Registry, streams: tuple[int, int]
+) -> None:
+    """However much it writes, no more than that is in memory."""
+    ask = unknown_command(registry, streams)
+    tracemalloc.start()
+    try:
+        task = ask("head -c 30000000 /dev/zero | tr '\\0' x; echo the end; exit 2")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (task.verdict, len(task.evidence or "")) == (Verdict.CANNOT_TELL, 4_095)
+    assert (task.evidence or "").endswith("xxxthe end")
+    assert most < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("verify", "shell", "evidence"),
+    [
+        ("echo begun; kill -9 $$", SH, "no verdict: the verify command was killed by signal 9"),
+        ("exit 0", "/no/such/shell", "no verdict: the verify command could not be asked: No such file or directory"),
+    ],
+)
+def test_a_verify_command_that_gives_no_verdict_is_to_be_asked_again(
+    registry: Registry,
+    streams: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+    verify: str,
+    shell: str,
+    evidence: str,
+) -> None:
+    """Killed in its middle it has not said that it cannot tell; its caller is told that another call may ask again."""
+    ask = unknown_command(registry, streams)
+    monkeypatch.setattr(command_parts, "BY_SHELL", shell)
+    task = ask(verify)
+    assert (task.status, task.verdict, task.evidence) == (Status.UNKNOWN, None, evidence)
+    with pytest.raises(TaskUnknownError) as unknown:
+        sh(registry, streams, "t", "kill -9 $$", on_crash="verify", verify=verify)
+    assert unknown.value.retryable
 
 
 def test_standard_input_reaches_the_command(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -474,6 +475,45 @@ def _(scene: Scene) -> None:
     assert oslock.try_lock(fd, owner_byte(random_owner()))
 
 
+LIMITED = """
+    from idemreg import Registry
+    claim = Registry(sys.argv[1]).claim("t", name="job", on_crash="rerun", lease=1, timeout=0.001)
+    say("claimed")
+    wait()
+"""
+
+
+def past_its_limits(scene: Scene) -> None:
+    """A process is stopped past its lease and its time; it lives."""
+    script = scene.script(LIMITED, "claimed")
+    script.signal(signal.SIGSTOP)
+    scene._stack.callback(script.kill)
+    real = Clock()
+    scene.clock = ManualClock(wall_us=real.wall_us(), boot_ms=real.boot_ms() + 60_000, boot_id=real.boot_id())
+
+
+PLANTS["lease-expired"] = PLANTS["overdue"] = past_its_limits
+
+
+def interrupted(scene: Scene, **options: Any) -> None:
+    """A job with kept arguments is interrupted while its owner lives."""
+
+    def work(registry: Registry) -> None:
+        @registry.idempotent("t", name="job", recover=True, **options)
+        def job() -> None:
+            raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            job()
+
+    scene.closed(work)
+
+
+@plants("rerun-waiting")
+def _(scene: Scene) -> None:
+    interrupted(scene, on_crash="rerun")
+
+
 @plants("unknown")
 def _(scene: Scene) -> None:
     scene.closed(lambda registry: fail(registry, "t", unknown_on=LookupError))
@@ -559,6 +599,77 @@ def test_what_is_planted_is_found(scene: Scene, code: str) -> None:
 def test_what_is_wrong_has_a_remedy(code: str) -> None:
     """From a warning on, a finding says what to do."""
     assert KINDS[code][1]
+
+
+# --- work that waits --------------------------------------------------------------------------------------------
+
+RECOVERABLE = """
+    from idemreg import Registry
+    registry = Registry(sys.argv[1])
+    options = eval(sys.argv[2])
+    @registry.idempotent("t", name="job", recover=True, **options)
+    def job():
+        say("begun")
+        wait()
+    job()
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "waits"),
+    [
+        ({"on_crash": "rerun"}, True),
+        ({"on_crash": "rerun", "max_attempts": 1}, False),
+        ({"on_crash": "hold"}, False),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("is_alive", [False, True])
+def test_a_dead_task_that_a_sweep_would_run_waits_for_one(
+    scene: Scene,
+    options: dict[str, Any],
+    waits: bool,  # noqa: FBT001
+    is_alive: bool,  # noqa: FBT001
+) -> None:
+    """What asked to be run again, and may be; not what a living owner is at work on."""
+    with Script(RECOVERABLE, scene.path, repr(options)) as script:
+        script.expect("begun")
+        if not is_alive:
+            script.kill()
+        found = scene.find("rerun-waiting")
+        assert bool(found) is (waits and not is_alive)
+        assert all("'t'" in one.text for one in found)
+
+
+def test_what_a_sweep_leaves_waits_for_none(scene: Scene) -> None:
+    """The finding and the sweep agree, whatever became of a task with kept arguments."""
+    verify: dict[str, Any] = {"on_crash": "verify", "verify": lambda _task: None}
+    interrupted(scene, **verify)
+    assert scene.find("rerun-waiting")
+    with Registry(scene.path, durability="normal") as registry:
+        ran = []
+        registry.idempotent("t", name="job", recover=True, **verify)(lambda: ran.append(1))
+        registry.sweep()
+        assert not scene.find("rerun-waiting")  # the hook cannot tell: a person is to
+        registry.resolve("t", "did-not-happen")
+        assert scene.find("rerun-waiting")
+        registry.sweep()
+        assert ran == [1]
+        assert not scene.find("rerun-waiting")
+
+
+def test_a_task_within_its_limits_is_no_finding(scene: Scene) -> None:
+    """Nor one whose owner is dead: that is told as such."""
+    with Script(LIMITED.replace("0.001", "600").replace("lease=1", "lease=600"), scene.path) as script:
+        script.expect("claimed")
+        assert not scene.find("lease-expired")
+        assert not scene.find("overdue")
+        script.kill()
+        real = Clock()
+        scene.clock = ManualClock(wall_us=real.wall_us(), boot_ms=real.boot_ms() + 10**6, boot_id=real.boot_id())
+        assert not scene.find("lease-expired")
+        assert not scene.find("overdue")
+        assert scene.find("running-dead")
 
 
 # --- rows -------------------------------------------------------------------------------------------------------

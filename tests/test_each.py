@@ -271,6 +271,41 @@ def test_the_exit_code_is_that_of_the_worst(
     assert (got, words_of(err)) == (code, f"3 lines: 2 done, {counts}")
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome", "code"),
+    [
+        ([], "unknown", 76),
+        (["--on-crash", "rerun"], "released", 0),
+        (["--on-crash", "rerun", "--max-attempts", "1"], "failed", 1),
+    ],
+)
+def test_a_line_that_took_too_long_is_told_in_words(path: Path, options: list[str], outcome: str, code: int) -> None:
+    """Its exit code might be the command's own; also where it is put back, and so not done."""
+    words = ["--timeout", "0.05", *options, "--task-id", "{id}", "--", "tail", "-f", "/dev/null"]
+    told = "task '1' ran longer than 0.05 s: the command was ended"
+    got, _, err = feed(path, orders(1), *words)
+    assert (got, err.decode().splitlines()[-2]) == (code, f"idemreg: line 1 (1) {outcome}: {told}")
+    assert words_of(err) == f"1 line: 1 {outcome}"
+    _, out, _ = feed(path, orders(2), "--json", *words)
+    fields = json.loads(out.splitlines()[0])
+    assert (fields["exit_code"], fields["error"]) == (124, told.replace("'1'", "'2'"))
+
+
+@pytest.mark.parametrize(("detail", "is_told"), [("message", True), ("type", False)])
+def test_no_more_of_a_functions_error_is_told_than_is_stored(
+    path: Path,
+    functions: Path,
+    detail: str,
+    is_told: bool,  # noqa: FBT001
+) -> None:
+    """What is not in the file is on no terminal, in no journal and in no JSON either."""
+    words = ["--error-detail", detail, "--task-id", "{id}", "--python", "lib:elsewhere"]
+    for form in ([], ["--json"]):
+        code, out, err = feed(path, orders(2), *form, *words, cwd=functions)
+        assert (code, b"StoreError" in out + err) == (1, True)
+        assert (b"another registry's disk" in out + err) is is_told
+
+
 def test_json_tells_every_line(path: Path) -> None:
     """One object a line in the order of completion, then the account; the commands' output goes to stderr."""
     code, out, err = feed(path, orders(1) + b"x\n", "--json", "--task-id", "{id}", "--", "echo", "hello")

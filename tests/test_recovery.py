@@ -430,9 +430,7 @@ def test_a_hook_is_asked_with_the_arguments(answer: bool | None, registry: Regis
         asked.append((args, kwargs))
         return answer
 
-    with Script(VERIFIED, path) as worker:
-        worker.expect("begun")
-        worker.kill()
+    killed_under_verify(path)
     job = Job(registry, on_crash="verify", verify=look_up)
     one = only(registry.sweep())
     assert asked == [ARGUMENTS]
@@ -444,6 +442,145 @@ def test_a_hook_is_asked_with_the_arguments(answer: bool | None, registry: Regis
     assert (one.did, one.status, len(job.calls)) == expected[answer]
     assert registry.sweep() == []
 
+
+def killed_under_verify(path: Path) -> None:
+    with Script(VERIFIED, path) as worker:
+        worker.expect("begun")
+        worker.kill()
+
+
+def cut_off_in_a_call(registry: Registry, path: Path, job: AskedJob) -> None:
+    """Ctrl-C while its caller asks the hook."""
+    del registry
+    killed_under_verify(path)
+    with pytest.raises(KeyboardInterrupt):
+        job.call(*ARGUMENTS[0], **ARGUMENTS[1])
+
+
+def cut_off_in_a_sweep(registry: Registry, path: Path, job: AskedJob) -> None:
+    """Ctrl-C while a sweep asks it."""
+    del job
+    killed_under_verify(path)
+    with pytest.raises(KeyboardInterrupt):
+        registry.sweep()
+
+
+def killed_in_a_sweep(registry: Registry, path: Path, job: AskedJob) -> None:
+    """kill -9 while another process asks it."""
+    job.answers.clear()
+    killed_under_verify(path)
+    with Script(ASKING, path) as asking:
+        asking.expect("asked")
+        assert registry.sweep() == []  # never twice at once
+        asking.kill()
+
+
+def interrupted_in_its_job(registry: Registry, path: Path, job: AskedJob) -> None:
+    """The job was interrupted, and nobody has asked the hook yet."""
+    del registry, path
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    job.answers.clear()
+    job.body = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        job.call(*ARGUMENTS[0], **ARGUMENTS[1])
+    job.calls.clear()
+    job.body = lambda: "done"
+
+
+class AskedJob(Job):
+    """A job whose hook gives, or raises, what it is told to."""
+
+    def __init__(self, registry: Registry, answers: list[Any]) -> None:
+        self.answers = answers
+        self.asked: list[Any] = []
+        super().__init__(registry, on_crash="verify", verify=self.look_up)
+
+    def look_up(self, task: object, *args: object, **kwargs: object) -> Any:
+        self.asked.append((args, kwargs))
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize("answer", [True, False, None])
+@pytest.mark.parametrize(
+    "left",
+    [cut_off_in_a_call, cut_off_in_a_sweep, killed_in_a_sweep, interrupted_in_its_job],
+    ids=lambda one: one.__name__,
+)
+def test_a_hook_that_was_cut_off_is_asked_again(
+    left: Callable[[Registry, Path, AskedJob], None],
+    answer: bool | None,  # noqa: FBT001
+    registry: Registry,
+    path: Path,
+) -> None:
+    """By the next sweep, with the arguments, and once: its verdict settles the task, and 'cannot tell' is one."""
+    job = AskedJob(registry, [KeyboardInterrupt()])
+    left(registry, path, job)
+    job.asked.clear()
+    job.answers.append(answer)
+    one = only(registry.sweep())
+    expected = {
+        True: ("settled", Status.SUCCEEDED, []),
+        False: ("rerun", Status.SUCCEEDED, [ARGUMENTS]),
+        None: ("settled", Status.UNKNOWN, []),
+    }
+    assert (one.did, one.status, job.calls) == expected[answer]
+    assert registry.sweep() == []
+    assert job.asked == [ARGUMENTS]
+
+
+def test_a_hook_that_ends_its_thread_is_told_as_not_run(registry: Registry, path: Path) -> None:
+    """Where nothing else raises SystemExit it is the hook's: the task is unknown, and its job did not run."""
+    killed_under_verify(path)
+    job = AskedJob(registry, [SystemExit(3)])
+    one = only(sweep_for_watch(registry, is_ended=lambda: False))
+    assert (one.did, one.status, type(one.error), job.calls) == ("settled", Status.UNKNOWN, SystemExit, [])
+
+
+@pytest.mark.parametrize("answer", [None, False])
+def test_a_sweep_looks_again_before_each(
+    answer: bool | None,  # noqa: FBT001
+    open_registry: Callable[..., Registry],
+    path: Path,
+) -> None:
+    """What another sweep has done since the page was read is not done again: a job before it may take hours."""
+    killed_under_verify(path)
+    late, quick = open_registry(), open_registry()
+
+    def fails() -> None:
+        raise LookupError
+
+    jobs = AskedJob(late, [True]), AskedJob(quick, [answer])
+    jobs[1].body = fails
+    kept_page = late.store.kept  # type: ignore[attr-defined]
+
+    def overtaken(after: str | None, limit: int) -> Any:
+        found = kept_page(after, limit)
+        quick.sweep()
+        return found
+
+    late.store.kept = overtaken  # type: ignore[attr-defined]
+    assert late.sweep() == []
+    assert (jobs[0].asked, jobs[1].asked) == ([], [ARGUMENTS])
+    assert status(late) is (Status.UNKNOWN if answer is None else Status.FAILED)
+
+
+ASKING = """
+    from idemreg import Registry
+    registry = Registry(sys.argv[1])
+    def look_up(task, *args, **kwargs):
+        say("asked")
+        wait()
+    @registry.idempotent("t:{user}", name="job", on_crash="verify", verify=look_up, recover=True)
+    def job(user, *more, amount=1, **rest):
+        say("rerun")
+    registry.sweep()
+"""
 
 VERIFIED = WORKER.replace(
     "options = eval(sys.argv[2])", 'options = dict(on_crash="verify", verify=print, recover=True)'

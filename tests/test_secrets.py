@@ -17,11 +17,13 @@ from idemreg import (
     AsyncRegistry,
     ChecksumKeyError,
     ChecksumMismatchError,
+    FinishNotRecordedError,
     Registry,
     ResultError,
     Status,
     Verdict,
     Verified,
+    batch,
 )
 from idemreg.command import run_command
 from idemreg.each import Work
@@ -33,6 +35,7 @@ from idemreg.operations import Operations
 from idemreg.signals import Relay
 from idemreg.tagged import canonical
 from tests.cli.driver import Cli
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -371,6 +374,48 @@ def test_an_error_is_stored_as_far_as_it_may_be(path: Path, detail: Any, has_mes
             assert (SECRET in text) is has_message, (task_id, text)
             assert (__file__ in text) is has_place, (task_id, text)
     assert ("object" in (rows["lost"].error or "")) is has_message
+
+
+class HeavyError(MemoryError):
+    """As of an allocation that fails behind a job, with text of the job's in it."""
+
+
+def test_an_interrupted_batch_stores_no_more_of_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes behind a job of a batch is told as all else: without memory for its end, say."""
+
+    def lacks_memory(*_: object) -> None:
+        raise HeavyError(SECRET)
+
+    with Registry(path, error_detail="type", durability="normal") as registry:
+        monkeypatch.setattr(batch, "success_end", lacks_memory)
+        with pytest.raises(HeavyError):
+            list(registry.consume(["one"], lambda _: None, task_id=str))
+        row = registry.get("one")
+    assert row is not None
+    assert (row.status, SECRET in (row.error or "")) == (Status.UNKNOWN, False)
+    assert (row.error or "").endswith("HeavyError")
+
+
+@pytest.mark.parametrize("way", ["one", "many"])
+def test_an_end_that_cannot_be_stored_says_no_more_of_it(path: Path, way: str) -> None:
+    """The store's own error as well: not where it came from, nor what it quotes."""
+    blocker = connect(path)
+    with Registry(path, error_detail="type", durability="normal", busy_timeout=0) as registry:
+        claim: Any = registry.claim_many([("one", None)], name="job")[0] if way == "many" else registry.claim("one")
+        claim.enter()
+        blocker.execute("BEGIN IMMEDIATE")
+        if way == "many":
+            (error,) = registry.finish_many([(claim, 1)])
+            assert isinstance(error, FinishNotRecordedError)
+        else:
+            with pytest.raises(FinishNotRecordedError):
+                claim.succeed(1)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        registry.add("other")
+        row = registry.get("one")
+    assert row is not None
+    assert (row.error or "").endswith("but storing that failed: idemreg.errors.StoreBusyError")
 
 
 @pytest.mark.parametrize("detail", ["", "none", None, True])

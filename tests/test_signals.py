@@ -91,7 +91,20 @@ def test_a_signal_reaches_the_verify_command(registry: Registry, tmp_path: Path)
     assert ended.value.args == (128 + signal.SIGTERM,)
     task = registry.get("t")
     assert task is not None
-    assert (task.status, task.attempt) == (Status.UNKNOWN, 1)
+    assert (task.status, task.attempt, task.verdict) == (Status.UNKNOWN, 1, None)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_what_a_verify_command_exits_with_by_our_signal_is_no_verdict(registry: Registry, code: int) -> None:
+    """One that was told to end may have looked at nothing: neither did it happen by that, nor did it not."""
+    run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify="exit 2")
+    hook = f"tail -f /dev/null & trap 'kill $!; exit {code}' TERM; kill -TERM $PPID; wait"
+    with pytest.raises(SystemExit) as ended:
+        run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify=hook)
+    assert ended.value.args == (128 + signal.SIGTERM,)
+    task = registry.get("t")
+    assert task is not None
+    assert (task.status, task.attempt, task.verdict) == (Status.UNKNOWN, 1, None)
 
 
 def test_a_failure_of_ours_is_none_of_the_command(registry: Registry, tmp_path: Path) -> None:

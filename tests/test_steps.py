@@ -575,3 +575,14 @@ def test_a_changed_step_is_an_error(path: Path, open_registry: Callable[..., Reg
         registry.steps("t")
     with pytest.raises(StoreCorruptError), registry.claim("t") as claim:
         claim.run_step("two" if "two" in change else "one", lambda: pytest.fail("it ran"))
+
+
+def test_a_step_behind_the_end_of_its_claim_says_so(registry: Registry) -> None:
+    """It is this process that has ended it: nobody else has the task, and the hint sends nobody to look for one."""
+    with registry.claim("t") as claim:
+        claim.succeed(1)
+        for late in (lambda: claim.run_step("one", lambda: 1), claim.check, claim.release, claim.enter):
+            with pytest.raises(ClaimLostError, match="has ended") as ended:
+                late()
+            assert "before the end of its claim" in ended.value.hint
+            assert "nother owner" not in ended.value.hint

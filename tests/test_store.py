@@ -423,6 +423,29 @@ class StoreContract:
         assert isinstance(task, Task)
         assert task.status is Status.SUCCEEDED
 
+    def test_a_claim_for_a_hook_is_put_back_as_it_was(self, store: Store) -> None:
+        """Unknown stays unknown, with its error, its result and its verdict, and the attempt counts; never pending."""
+        verify = want(policy=Policy(OnCrash.VERIFY), can_verify=True)
+        store.finish([end_of(granted(store, verify), Status.UNKNOWN)])
+        grant = granted(store, verify)
+        store.settle("t", Settlement(Verdict.CANNOT_TELL, "hook", "looked", '"kept"', verifying=grant.token))
+        before = row_of(store)
+        store.finish([End.release(granted(store, verify), nothing_ran=True)])
+        after = row_of(store)
+        assert after._replace(token=before.token, updated_at=before.updated_at, boot_stamp=before.boot_stamp) == before
+
+    def test_a_hook_may_end_without_a_verdict(self, store: Store) -> None:
+        """Then its task is unknown, and none is stored; only who has the claim for the hook may say so."""
+        verify = want(policy=Policy(OnCrash.VERIFY), can_verify=True)
+        store.finish([end_of(granted(store, verify), Status.UNKNOWN)])
+        grant = granted(store, verify)
+        none = Settlement(None, "hook", "cut off", verifying=grant.token)
+        assert isinstance(store.settle("t", none._replace(verifying=grant.token - 1)), Lost)
+        task = store.settle("t", none)
+        assert isinstance(task, Task)
+        assert task == row_of(store)
+        assert (task.status, task.verdict, task.evidence) == (Status.UNKNOWN, None, "cut off")
+
     def test_adding_is_done_once(self, store: Store) -> None:
         """A new row is pending, with token and attempt 0; an old one is given back as it is, whatever was asked."""
         first = store.add(want(keep_ms=7))

@@ -79,7 +79,7 @@ class Progress:
             facts = {"line": end.line.number, "task_id": end.task_id, "outcome": end.kind.value}
             write_json({**facts, "exit_code": end.exit_code, "error": end.error}, to=self._json)
             self._json.flush()  # whoever reads it may act on each line
-        elif end.kind.value not in ("done", "replayed", "released"):
+        elif end.error is not None or end.kind.value not in ("done", "replayed", "released"):
             self._tell_problem(end)
         self.look_up()
 

@@ -71,8 +71,10 @@ def schedule(
 
     REGISTRY is what the functions were decorated with, `@registry.scheduled(...)`; it has its own file. What was missed
     since anybody last looked is caught up first. Other processes may do the same at the same time. A schedule has a
-    thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. The exit code
-    with --once and --slot is 1 where a job failed.
+    thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. It also ends,
+    with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there; and where the
+    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say. The exit code with
+    --once and --slot is 1 where a job failed.
 
     Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
     """

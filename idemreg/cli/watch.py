@@ -123,9 +123,9 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
 
     SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
     handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. It also
-    ends, with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there. The exit
-    code with --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or
-    COMMAND failed.
+    ends, with 74, where its file was deleted, moved or replaced: started anew it opens what is there; and where the
+    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say. The exit code with
+    --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or COMMAND failed.
     """
     out: TextIO = sys.stdout
     with contextlib.ExitStack() as stack:
@@ -163,16 +163,15 @@ def _watch(
     if interval is None:
         sweep(account)
         return
-    from idemreg.scheduler import Loops  # noqa: PLC0415 - as above
-    from idemreg.sqlite.guard import FilesReplacedError  # noqa: PLC0415 - as above
+    from idemreg.scheduler import FOR_GOOD, Loops  # noqa: PLC0415 - as above
     from idemreg.watcher import watch as loop  # noqa: PLC0415 - as above
 
     def sweep_or_end(tell: Callable[[Swept], None]) -> list[Swept]:
         try:
             cast("Recovery", registry.store).check_files()  # a sweep that finds nothing writes nothing, and sees none
             return sweep(tell)
-        except FilesReplacedError:
-            loops.stop()  # for good: whoever is started anew opens what is there now
+        except FOR_GOOD:
+            loops.stop()
             raise
 
     loops = Loops({"watch": functools.partial(loop, sweep_or_end, account, interval, registry.clock)})

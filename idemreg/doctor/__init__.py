@@ -68,6 +68,8 @@ CHECKS: Final = (
     Check(work.owners, _registry),
     Check(work.tasks, _registry),
     Check(work.running, _registry),
+    Check(work.limits, _registry),
+    Check(work.to_rerun, _registry),
     Check(work.waiting, _registry),
     Check(work.clock, _registry),
     Check(work.boots, _registry),

@@ -113,6 +113,18 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "tasks": (INFO, ""),
     "running-dead": (WARNING, "The next call of each decides by its policy, and so does: idemreg watch --once"),
     "running-cannot-tell": (WARNING, "Look at their owners: idemreg show TASK_ID"),
+    "lease-expired": (
+        WARNING,
+        "Its process hangs, or was paused: the next call decides by its policy, and so does: idemreg watch --once",
+    ),
+    "overdue": (
+        WARNING,
+        "A thread cannot be ended from outside: idemreg show TASK_ID tells which process it is; end that one.",
+    ),
+    "rerun-waiting": (
+        WARNING,
+        "Commands are run by: idemreg watch (or --once, by a timer); functions by: idemreg watch MODULE:REGISTRY",
+    ),
     "unknown": (WARNING, "Find out whether each happened, then: idemreg resolve TASK_ID happened (or did-not-happen)"),
     "dead-letter": (WARNING, "idemreg show TASK_ID tells the error; idemreg retry TASK_ID allows one more attempt."),
     "failed-held": (WARNING, "idemreg show TASK_ID tells the error; idemreg retry TASK_ID allows one more attempt."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from idemreg.doctor.case import Case
     from idemreg.liveness import OwnerRecord
 
-__all__ = ["boots", "clock", "owners", "running", "tasks", "waiting"]
+__all__ = ["boots", "clock", "limits", "owners", "running", "tasks", "to_rerun", "waiting"]
 
 CLOCK_SLACK_US: Final = 1_000_000  # what is written in this very second
 
@@ -69,6 +69,37 @@ def running(case: Case) -> Iterator[Finding]:
         yield finding("running-dead", f"The owner died in the middle of {names(dead)}.")
     if untold := stuck[Liveness.CANNOT_TELL]:
         yield finding("running-cannot-tell", f"Nobody can tell whether the owner lives of {names(untold)}.")
+
+
+def limits(case: Case) -> Iterator[Finding]:
+    """Tasks whose lease has expired, or whose job takes longer than it may, while their owner is not proven dead."""
+    assert case.look is not None  # noqa: S101
+    assert case.registered is not None  # noqa: S101
+    if case.registered.boot_id != case.clock.boot_id():
+        return  # the limits of another boot are over, and so are its owners, which the check before tells
+    records = {record.id: record for record in case.look.owners(OWNERS_LIMIT)}
+    found = case.look.limited(case.registered.epoch, TASKS_LIMIT)
+    living = [one for one in found if not _is_dead(case, one.owner, records.get(one.owner))]
+    if expired := [one.task_id for one in living if one.has_expired]:
+        yield finding("lease-expired", f"The lease has expired, and was not renewed, of {names(expired)}.")
+    if overdue := [one.task_id for one in living if one.is_overdue]:
+        yield finding("overdue", f"Longer than the time limit allows runs the job of {names(overdue)}.")
+
+
+def _is_dead(case: Case, owner: int, record: OwnerRecord | None) -> bool:
+    answer = case.liveness(owner, record)
+    return answer is not None and answer[0] is Liveness.DEAD
+
+
+def to_rerun(case: Case) -> Iterator[Finding]:
+    """Tasks whose arguments are kept for a rerun, and which wait for one: no sweep has come."""
+    assert case.look is not None  # noqa: S101
+    records = {record.id: record for record in case.look.owners(OWNERS_LIMIT)}
+    kept = case.look.kept_of_running(TASKS_LIMIT)
+    owners = ((task_id, owner) for task_id, owner in case.look.running(TASKS_LIMIT) if task_id in kept)
+    dead = [task_id for task_id, owner in owners if _is_dead(case, owner, records.get(owner))]
+    if waiting := sorted([*case.look.to_rerun(TASKS_LIMIT), *dead])[:TASKS_LIMIT]:
+        yield finding("rerun-waiting", f"Arguments are kept to run again, and no sweep has done so: {names(waiting)}.")
 
 
 WORDS: Final = {

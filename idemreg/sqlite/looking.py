@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.liveness import OwnerRecord
 
-__all__ = ["WANTED_SETTINGS", "DeadlineError", "Look", "Registered", "Summary", "versions"]
+__all__ = ["WANTED_SETTINGS", "DeadlineError", "Limited", "Look", "Registered", "Summary", "versions"]
 
 BUSY_MS: Final = 1_000
 OWNERS_LOOKED_AT: Final = 256
@@ -78,6 +78,14 @@ WAITING: Final = {
 }
 
 
+# Which tasks that are not running a sweep would run again with their kept arguments, or ask their verify hook about; as
+# `idemreg.sweeping` says. The last condition of all: the claim that brought the arguments is the row's.
+_RERUN: Final = (
+    "(status = 0 AND attempt > 0 OR status = 2 AND (verdict = 4 OR verdict = 2 AND attempt < policy >> 5)"
+    " OR status = 4 AND verdict IS NULL AND policy & 3 = 1) AND policy & 16"
+)
+
+
 def versions() -> tuple[str, str]:
     """The versions of apsw, and of the SQLite inside it."""
     return apsw.apsw_version(), apsw.sqlite_lib_version()
@@ -106,6 +114,15 @@ class Summary(NamedTuple):
     newest_us: int | None
     first_epoch: int | None
     last_epoch: int | None
+
+
+class Limited(NamedTuple):
+    """A running task that is past one of its limits."""
+
+    task_id: str
+    owner: int
+    has_expired: bool
+    is_overdue: bool
 
 
 class Look:
@@ -217,6 +234,30 @@ class Look:
             (limit,),
         )
         return [(_text(task_id), owner) for task_id, owner in rows]
+
+    def limited(self, epoch: int, limit: int) -> list[Limited]:
+        """Some running tasks whose lease, or whose time, was over at this moment of the boot of that epoch."""
+        now = epoch << leases.EPOCH_BITS | min(self._clock.boot_ms(), leases.LATEST_MS)
+        rows = self._rows(
+            "SELECT CAST(task.task_id AS BLOB), owner, ifnull(until_stamp < ?1, 0), ifnull(overdue_stamp < ?1, 0)"
+            " FROM idempotent_lease AS lease JOIN idempotent_log AS task USING (task_id) WHERE status = 3"
+            " AND policy & 8 AND task.token = lease.token AND (until_stamp < ?1 OR overdue_stamp < ?1)"
+            " ORDER BY task.task_id LIMIT ?2",
+            (now, limit),
+        )
+        return [Limited(_text(row[0]), row[1], bool(row[2]), bool(row[3])) for row in rows]
+
+    def to_rerun(self, limit: int) -> list[str]:
+        """Some tasks that nobody has, and that wait with kept arguments for a sweep. Reads all that are kept."""
+        return self._ids(f"FROM idempotent_argument JOIN idempotent_log USING (task_id) WHERE {_RERUN}", limit)
+
+    def kept_of_running(self, limit: int) -> set[str]:
+        """Some running tasks that a sweep runs again, or asks about, once their owner is dead. Reads all kept ones."""
+        source = "FROM idempotent_argument JOIN idempotent_log USING (task_id) WHERE status = 3 AND policy & 16"
+        policies = (
+            "(policy & 3 = 1 OR policy & 3 = 0 AND attempt < policy >> 5)"  # verify, and rerun with attempts left
+        )
+        return set(self._ids(f"{source} AND {policies}", limit))
 
     def waiting(self, kind: str, limit: int) -> list[str]:
         """Some of the tasks that wait for a person; ``kind`` is one of `WAITING`."""

@@ -16,7 +16,7 @@ from idemreg.errors import (
     StorePathError,
     StoreVersionError,
 )
-from idemreg.model import FINAL, Liveness, Status, may_forget, settled_status
+from idemreg.model import FINAL, Liveness, Status, Verdict, may_forget, settled_status
 from idemreg.sqlite import arguments, leases, records, tasks
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.keeping import Keeper
@@ -57,7 +57,8 @@ class Settler(Keeper):
                     return Lost(None)
                 verifying = settlement.verifying is not None and self._is_own(row, settlement.verifying)
                 liveness = self._liveness(connection, opened, row)
-                status = settled_status(row, settlement.verdict, verifying=verifying, liveness=liveness)
+                verdict = Verdict.CANNOT_TELL if settlement.verdict is None else settlement.verdict
+                status = settled_status(row, verdict, verifying=verifying, liveness=liveness)
                 if status is None or (settlement.verifying is not None and not verifying):
                     return Lost(row)
                 faults.point("settle.decided")

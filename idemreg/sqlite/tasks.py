@@ -329,7 +329,8 @@ def settle(connection: Connection, row: Task, status: Status, settlement: Settle
     result = settlement.result if succeeded or row.status is Status.RUNNING else row.result
     error = settlement.error if succeeded else settlement.error or row.error
     is_far = is_large(result, error)
-    task_id, verdict, by, evidence = row.task_id, int(settlement.verdict), settlement.by, settlement.evidence
+    task_id, by, evidence = row.task_id, settlement.by, settlement.evidence
+    verdict = None if settlement.verdict is None else int(settlement.verdict)
     connection.execute(
         "UPDATE idempotent_log SET status = ?, updated_at = ?, boot_stamp = ?, owner = NULL, result = ?, error = ?,"
         " is_large = ?, verdict = ?, settled_by = ?, evidence = ?, note = NULL, claim_seal = ?, state_seal = ?"

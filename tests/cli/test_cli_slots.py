@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import Clock, Registry
+from idemreg import Clock, Registry, StoreBusyError, StoreError, StoreFullError
 from idemreg.audit import STATES
 from idemreg.cli.audit import AUDIT_FIELDS, MARKS
 from idemreg.cli.schedule import SCHEDULE_FIELDS
 from idemreg.clockcheck.verdict import Permit
 from idemreg.scheduled import SlotRun
-from idemreg.scheduler import LOOK_S, NAP_S, Loops, Scheduler, keep
+from idemreg.scheduler import FOR_GOOD, LOOK_S, NAP_S, Loops, Scheduler, keep
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
@@ -430,6 +430,93 @@ def test_errors_of_the_store_are_told_and_tried_again(path: Path) -> None:
     assert [one.code for one in told] == ["schedule"]
 
 
+def replaced(path: Path) -> None:
+    """The files are moved away, and others are made in their place."""
+    moved = path.parent / "moved"
+    moved.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        file.rename(moved / file.name)
+    Registry(path).open().close()
+
+
+def vanished(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def newer(path: Path) -> None:
+    """A later idemreg has migrated it."""
+    connection = connect(path)
+    connection.execute("UPDATE idempotent_registry SET schema_version = 99")
+    reseal(connection)
+    connection.close()
+
+
+@pytest.mark.parametrize("becomes", [replaced, vanished, newer])
+def test_the_loop_ends_by_what_no_look_can_heal(path: Path, becomes: Callable[[Path], None]) -> None:
+    """Also where nothing is due, so that nothing is written: whoever is started anew opens what is there."""
+    clock = ManualClock()
+    with Registry(path, durability="normal", clock=clock) as registry:
+        registry.scheduled("job", cron="0 0 1 1 *")(lambda: None)
+        registry.scheduled("other", cron="0 * * * *")(lambda: None)
+        registry.run_due()
+        becomes(path)
+        clock.advance(HOUR)
+        scheduler = Scheduler(registry, lambda told: pytest.fail(f"{told} was told"))
+        with pytest.raises(FOR_GOOD):
+            scheduler.run()
+
+
+@pytest.mark.parametrize(
+    "error", [StoreBusyError("busy"), StoreFullError("full"), StoreError("an I/O error")], ids=repr
+)
+def test_the_loop_goes_on_by_what_heals(path: Path, error: StoreError) -> None:
+    """It is told, and the look behind it runs what has come due meanwhile."""
+    clock = ManualClock()
+    told: list[Any] = []
+    with Registry(path, durability="normal", clock=clock) as registry:
+        registry.scheduled("job", cron="0 * * * *")(lambda: None)
+        registry.run_due()
+        clock.advance(HOUR)
+        whole = registry.store.check_files  # type: ignore[attr-defined]
+
+        def fails_once() -> None:
+            registry.store.check_files = whole  # type: ignore[attr-defined]
+            raise error
+
+        registry.store.check_files = fails_once  # type: ignore[attr-defined]
+        keep(registry, "job", told.append, Pauses(clock, 2 * LOOK_S))
+    assert told[0] is error
+    assert told[1].error is None
+
+
+def test_a_scheduler_of_a_file_that_was_replaced_ends(cli: Cli, jobs: str) -> None:
+    """With 74, and once: the schedules' threads need not all say so."""
+    source = """
+        from idemreg import Registry
+        from idemreg.cli import main
+        from idemreg.scheduler import Scheduler
+        run = Scheduler.run
+        def told(self):
+            say("runs")
+            wait()
+            run(self)
+        Scheduler.run = told
+        sys.stderr = sys.stdout
+        sys.path.insert(0, sys.argv[1])
+        import slot_jobs
+        slot_jobs.registry.run_due()
+        main(["schedule", sys.argv[2]])
+    """
+    with Script(source, cli.path.parent, jobs) as script:
+        script.expect("runs")
+        replaced(cli.path)
+        script.go()
+        assert "was deleted, moved or replaced" in script.line()
+        assert script.line().startswith("hint:")
+        assert script.end() == 74
+
+
 def test_a_job_that_ends_its_thread_is_told(path: Path) -> None:
     """SystemExit of a job is the job's: the loop tells it, and waits for the next slot."""
     clock = ManualClock()
@@ -440,6 +527,18 @@ def test_a_job_that_ends_its_thread_is_told(path: Path) -> None:
         clock.advance(HOUR)
         keep(registry, "job", told.append, lambda _: True)
     assert [(one.code, str(one)) for one in told] == [("schedule", "a job of job was ended by SystemExit: 3")]
+
+
+def test_no_more_of_what_ends_a_thread_is_told_than_is_stored(path: Path) -> None:
+    """The text of a SystemExit is the job's as well."""
+    clock = ManualClock()
+    told: list[Any] = []
+    with Registry(path, durability="normal", clock=clock, error_detail="type") as registry:
+        registry.scheduled("job", cron="0 * * * *")(lambda: sys.exit("a secret"))
+        registry.run_due()
+        clock.advance(HOUR)
+        keep(registry, "job", told.append, lambda _: True)
+    assert [str(one) for one in told] == ["a job of job was ended by SystemExit"]
 
 
 @pytest.mark.parametrize(("error", "raised"), [(OSError("full"), OSError), (SystemExit(3), RuntimeError)])

@@ -187,6 +187,18 @@ def test_a_verify_command_is_asked_first(says: str, status: str, runs: int, cli:
     assert len(command.ran()) == runs
 
 
+def test_a_verify_command_that_was_cut_off_is_asked_again(cli: Cli, command: Command, tmp_path: Path) -> None:
+    """A watch that is ended while it asks leaves the question to the next one, whose answer counts."""
+    asked = tmp_path / "asked"
+    verify = f"[ ! -e {asked} ] || exit 1; touch {asked}; kill -TERM $PPID; exec tail -f /dev/null"
+    command.killed("--recover", "--on-crash", "verify", "--verify", verify)
+    assert cli.process("watch", "--once").returncode == 128 + signal.SIGTERM
+    assert (row(cli.path).status, row(cli.path).verdict, len(command.ran())) == (Status.UNKNOWN, None, 1)
+    done = cli.process("watch", "--once")
+    assert (done.returncode, done.stdout) == (0, "t was run again: succeeded\n")
+    assert len(command.ran()) == 2
+
+
 def test_a_held_command_becomes_unknown(cli: Cli, command: Command) -> None:
     """Also where its words are kept: hold is for a person."""
     command.killed("--recover")

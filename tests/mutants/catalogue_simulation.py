@@ -178,7 +178,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "released-keeps-attempt",
         "a task that is put back counts the attempt",
-        (Patch("idemreg/store.py", "        attempt = claim.attempt - 1", "        attempt = claim.attempt"),),
+        (Patch("idemreg/store.py", "claim.attempt - (not claim.to_verify)", "claim.attempt"),),
     ),
     Mutant(
         "effects-committed-alone",
