@@ -23,10 +23,15 @@ BURIED_AT_ONCE: Final = 100
 
 
 class Kept(NamedTuple):
-    """What is stored of a task's arguments: tagged JSON, of a function or of a command."""
+    """What is stored of a task's arguments: tagged JSON, of a function or of a command.
+
+    ``follows``, of a rerun: the token of the last claim that was seen of the task. Where another has claimed it since,
+    or the row has gone, `Store.claim` answers `Lost`, so that what somebody ran meanwhile is not run once more.
+    """
 
     is_command: bool
     arguments: str
+    follows: int | None = None
 
 
 class Recovery(Protocol):

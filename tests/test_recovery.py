@@ -533,6 +533,30 @@ def test_two_sweeps_rerun_each_task_once(open_registry: Callable[..., Registry],
     assert sum(len(job.calls) for job in jobs) == 1
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [(lambda other: other.sweep(), Status.FAILED), (lambda other: other.forget("t:7", force=True), None)],
+    ids=["swept by another, and failed", "forgotten"],
+)
+def test_a_sweep_reruns_nothing_that_has_moved_on(
+    open_registry: Callable[..., Registry], path: Path, meanwhile: Callable[[Registry], object], left: Status | None
+) -> None:
+    """What somebody else has run since the sweep found it, or has taken away, is not run once more."""
+    killed(path)
+    slow, other = open_registry(), open_registry()
+    behind, before = Job(slow), Job(other, lambda: 1 / 0)
+
+    def happens() -> None:
+        faults.disarm()
+        meanwhile(other)
+
+    faults.arm("sweep.found", happens)
+    assert slow.sweep() == []
+    row = slow.get("t:7")
+    assert (row and row.status) == left
+    assert (len(behind.calls), len(before.calls)) == (0, 0 if left is None else 1)
+
+
 def test_a_task_of_another_function_is_left(registry: Registry, path: Path) -> None:
     """A registry reruns what it has decorated; what it does not know is told, and stays for who knows it."""
     killed(path)
