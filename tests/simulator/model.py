@@ -391,7 +391,7 @@ class Observer:
             self._fail(f"{task} is entered again without a verdict, after token {_token(self.blocked[task])}", process)
         self._entered[task, token] = self._machine.now
         self.bodies.append(body)
-        if row is not None and is_own and row.on_crash != RERUN:
+        if row is not None and is_own and (row.on_crash != RERUN or row.kept is not None):
             self.require(task, row)
         return body
 

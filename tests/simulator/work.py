@@ -83,7 +83,8 @@ KINDS: Final = (
 )
 # Where there is recovery, so many of the plain calls keep their arguments, and so many orders are sweeps.
 KEEPING: Final = 0.6
-SWEEPING: Final = 0.2
+SWEEPING: Final = 0.3
+SWEPT_ENDS: Final = ("return", "return", "fail")  # of the jobs that a sweep runs
 # Where there are leases, so many tasks are claimed with one, of so many seconds.
 LEASED: Final = 0.7
 LEASES_S: Final = (1.0, 1.0, 2.0)
@@ -713,7 +714,7 @@ def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
     return Order(
         kind,
         rng.choice(tasks),
-        rng.choice(ENDS),
+        rng.choice(SWEPT_ENDS if kind == "sweep" else ENDS),
         option,
         rng.choice((0.0, 0.0, 0.01, 0.1)),
         rng.choice((0, 1, 1, 2, 4)),
