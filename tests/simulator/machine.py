@@ -108,7 +108,7 @@ class Style(NamedTuple):
         recovers = rng.random() < RECOVERS
         return cls(
             switch=rng.choice((0.05, 0.2, 0.5, 0.9)),
-            crash=rng.choice((0.0, 0.005, 0.02, 0.05)),
+            crash=rng.choice((0.02, 0.05) if recovers else (0.0, 0.005, 0.02, 0.05)),
             kill=rng.choice((0.0, 0.005, 0.01)),
             stop=rng.choice((0.0, 0.0, 0.005, 0.02)),
             lose=rng.choice((0.0, 0.0, 0.3)),

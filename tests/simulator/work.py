@@ -81,9 +81,10 @@ KINDS: Final = (
     ("checkpoint", 2),
     ("reopen", 3),
 )
-# Where there is recovery, so many of the plain calls keep their arguments, and so many orders are sweeps.
-KEEPING: Final = 0.6
-SWEEPING: Final = 0.3
+# Where there is recovery, so many of the jobs keep their arguments, and so many orders are sweeps.
+KEEPING: Final = 0.8
+KEPT_KINDS: Final = frozenset({"run", "claim", "batch", "consume", "effect"})
+SWEEPING: Final = 0.35
 SWEPT_ENDS: Final = ("return", "return", "fail")  # of the jobs that a sweep runs
 # Where there are leases, so many tasks are claimed with one, of so many seconds.
 LEASED: Final = 0.7
@@ -165,6 +166,8 @@ class Work:
         machine = self._machine
         if machine.violation or machine.is_calm:
             return
+        if process.is_dead and process.doing.kind == "keep":
+            self._next[process.slot] += 1  # its caller does not come again: that is what its arguments are kept for
         has_more = self._next[process.slot] < len(self._orders[process.slot])
         if process.is_dead and has_more and machine.rng.random() < 0.85:
             machine.start(process.slot, self._main, machine.rng.choice((0.0, 0.001, 0.05)))
@@ -695,7 +698,7 @@ def _orders(rng: random.Random, tasks: tuple[str, ...], style: Style) -> list[Or
 def _recovering(rng: random.Random, kind: str) -> str:
     if rng.random() < SWEEPING:
         return "sweep"
-    return "keep" if kind == "run" and rng.random() < KEEPING else kind
+    return "keep" if kind in KEPT_KINDS and rng.random() < KEEPING else kind
 
 
 def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
@@ -717,6 +720,6 @@ def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
         rng.choice(SWEPT_ENDS if kind == "sweep" else ENDS),
         option,
         rng.choice((0.0, 0.0, 0.01, 0.1)),
-        rng.choice((0, 1, 1, 2, 4)),
+        rng.choice((1, 1, 2, 4) if kind in {"keep", "sweep"} else (0, 1, 1, 2, 4)),
         some,
     )
