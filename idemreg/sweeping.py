@@ -1,7 +1,7 @@
 """A sweep: tasks whose owner is dead are rerun or settled at once, and not at their next call.
 
 It decides nothing by itself. What may be settled is settled as a claim would (`Recovery.bury`), in batches of one
-commit; what asked to be rerun is run under an ordinary claim, which must follow the one that was found (`following`):
+commit; what asked to be rerun is run under an ordinary claim, which takes the task as it was found (`following`):
 so of several sweeps at once one gets each task. What becomes of a task of a dead owner (or of an expired lease):
 
 * hold, or verify without kept arguments: `unknown`. Rerun with its attempts used up: `failed`.
@@ -34,7 +34,7 @@ from idemreg.errors import (
     TaskUnknownError,
 )
 from idemreg.listing import PAGE_TASKS
-from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
+from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, Version, decide
 from idemreg.recovery import BURIED_AT_ONCE, as_stored
 from idemreg.store import Granted, Lost, Query, Refused
 
@@ -251,21 +251,21 @@ def _row(store: Store, task_id: str) -> Task | None:
 
 
 class _Following(BesideStore):
-    """The store for the rerun of one task: no claim is granted where another was since the task was found."""
+    """The store for the rerun of one task: no claim is granted where the task is not as it was found."""
 
     def __init__(self, store: Store, task: Task) -> None:
         super().__init__(store)
-        self._token = task.token
+        self._found = task.version
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own, of one task."""
-        kept = cast("Kept", wanted[0].kept)._replace(follows=self._token)
+        kept = cast("Kept", wanted[0].kept)._replace(follows=self._found)
         answers = self._store.claim([wanted[0]._replace(kept=kept)])
         if isinstance(answers[0], Lost):
-            msg = "somebody has claimed the task since the sweep found it, or has removed it"
+            msg = "somebody has claimed or ended the task since the sweep found it, or has removed it"
             raise TaskRunningError(msg, task_id=wanted[0].task_id)
-        if isinstance(answers[0], Granted):  # for a hook, perhaps, behind which the task is claimed anew
-            self._token = answers[0].token
+        if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
+            self._found = Version(Status.FAILED, answers[0].token)
         return answers
 
 

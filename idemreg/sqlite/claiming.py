@@ -62,8 +62,8 @@ class Claiming(NamedTuple):
             deadlines = self._limit(wanted, floor + 1, stamp)
             return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy, deadlines=deadlines)
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
-        if follows is not None and (row is None or row.token != follows):
-            return Lost(row)
+        if follows is not None and (row is None or row.version != follows):
+            return Lost(row) if row is None or not row.is_final else Done(row)
         if row is None:
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
             raise StoreCorruptError(msg, task_id=wanted.task_id)
