@@ -107,12 +107,13 @@ def acquire(
     *,
     is_absent: bool = False,
     answer: Answer | None = None,
+    by: Callable[[Sequence[Wanted]], list[Answer]] | None = None,
 ) -> Walk[Any]:
     """Claim the task, or give the `Outcome` of its earlier success. Everything else is an error.
 
     A running twin is waited for up to ``wait``. Nobody waits for ever: each turn of this loop is a wait under that
     deadline, or follows a verdict that ended the row's uncertainty. ``is_absent``: there was no row a moment ago.
-    ``answer``: what a claim of several has answered.
+    ``answer``: what a claim of several has answered. ``by``: in place of `Store.claim`.
     """
     store, clock, options = terms.store, terms.clock, terms.options
     deadline: float | None = None
@@ -122,7 +123,7 @@ def acquire(
         got = yield store.look, (wanted,), None
     while True:
         if got is None:
-            got = yield from _claim(terms, wanted, verify_args, verify_kwargs)
+            got = yield from _claim(terms, wanted, verify_args, verify_kwargs, by or store.claim)
         match got:
             case BaseClaim():
                 return got
@@ -144,11 +145,17 @@ def acquire(
                 raise refusal(got, wanted)
 
 
-def _claim(terms: Terms, wanted: Wanted, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Walk[Any]:
+def _claim(
+    terms: Terms,
+    wanted: Wanted,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    by: Callable[[Sequence[Wanted]], list[Answer]],
+) -> Walk[Any]:
     """The claim, or the store's answer; None where a verify hook was asked, so that it is to be claimed anew."""
     answers: list[list[Answer]] = [[]]
     try:
-        yield claim_into, (terms.store.claim, [wanted], answers), None
+        yield claim_into, (by, [wanted], answers), None
         ((answer,),) = answers
         if type(answer) is not Granted:
             return answer

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from idemreg.claim import Terms
     from idemreg.model import Wanted
     from idemreg.options import Options
-    from idemreg.store import Answer
+    from idemreg.store import Answer, Store
     from idemreg.walk import Walk
 
 __all__ = ["Handled", "Message", "claim_many", "finish_many", "handle", "messages_of", "requests"]
@@ -157,9 +157,23 @@ def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:
     """What a single claim would have given, as a value."""
     asks = isinstance(answer, Unknown) and terms.options.verify is not None  # the hook, under a claim of its own
     try:
-        return (yield from acquire(terms, wanted, answer=None if asks else answer, is_absent=asks))
+        by = _noted(terms.store)
+        return (yield from acquire(terms, wanted, answer=None if asks else answer, is_absent=asks, by=by))
     except IdemregError as error:
         return handed_over(error)
+
+
+def _noted(store: Store) -> Callable[[Sequence[Wanted]], list[Answer]]:
+    """Claims one that was waited for as a batch of its own: its caller enters it as the others, perhaps much later.
+
+    A verify hook is asked under a single claim.
+    """
+
+    def claim(wanted: Sequence[Wanted]) -> list[Answer]:
+        answers = store.claim_batch(wanted)
+        return store.claim(wanted) if isinstance(answers[0], Unknown) and wanted[0].can_verify else answers
+
+    return claim
 
 
 def finish_many(pairs: Sequence[tuple[BaseClaim, object]]) -> Walk[list[Any]]:

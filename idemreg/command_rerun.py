@@ -13,7 +13,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from idemreg import sweeping
-from idemreg.beside import beside
 from idemreg.child import Descriptors
 from idemreg.command import Codes, CommandEnd, Job, Streams, claim_and_run
 from idemreg.command_parts import verifier
@@ -107,7 +106,7 @@ def _prepared(
     wanted = as_stored(task)._replace(
         policy=options.policy, can_verify=hook is not None, durable=options.durable, kept=kept
     )
-    return beside(_terms(registry, options, teller)), wanted, job
+    return sweeping.following(_terms(registry, options, teller), task), wanted, job
 
 
 def _told(task: Task, end: CommandEnd | Outcome[Any]) -> CommandEnd | Outcome[Any] | None:

@@ -61,6 +61,7 @@ POINTS = (
     "transaction.finished",
     "sweep.in-transaction",
     "sweep.committed",
+    "sweep.found",
     "renew.in-transaction",
     "renew.committed",
     "command.spawned",

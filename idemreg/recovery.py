@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from idemreg.model import Wanted
+from idemreg.model import Version, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +23,15 @@ BURIED_AT_ONCE: Final = 100
 
 
 class Kept(NamedTuple):
-    """What is stored of a task's arguments: tagged JSON, of a function or of a command."""
+    """What is stored of a task's arguments: tagged JSON, of a function or of a command.
+
+    ``follows``, of a rerun: the task as it was found. Where the row has changed since, or has gone, `Store.claim`
+    answers `Lost` (`Done` where it is final), so that what somebody ran meanwhile, or ended, is not run once more.
+    """
 
     is_command: bool
     arguments: str
+    follows: Version | None = None
 
 
 class Recovery(Protocol):

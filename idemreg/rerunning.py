@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from idemreg import sweeping
-from idemreg.beside import beside
 from idemreg.errors import RecoveryError
 from idemreg.overtime import within_time
 from idemreg.walk import adrive, drive, refuse_loop_in_loop, under_loop
@@ -96,7 +95,7 @@ def _rerun(
     """The walk of a task's rerun, as its decorated function would be called: but it waits for nobody."""
     wanted, args, kwargs = job.recipe.again(task, kept)
     options = job.recipe.options._replace(raise_on_duplicate=False, wait_s=0)
-    terms = beside(terms_of(options))._replace(teller=teller)
+    terms = sweeping.following(terms_of(options), task)._replace(teller=teller)
     function = job.function if terms.offload is None else within_time(terms, job.function)
     return (yield from sweeping.again(terms, wanted, function, args, kwargs))
 

@@ -107,6 +107,12 @@ class Unsure(NamedTuple):
     cause: Exception
 
 
+class Lost(NamedTuple):
+    """The claim is not this owner's any more, or the row changed in between; nothing was written."""
+
+    task: Task | None
+
+
 class Stored(NamedTuple):
     """The stored success of the very task that is wanted: all that a duplicate's answer takes."""
 
@@ -119,7 +125,7 @@ class Absent(NamedTuple):
     """There is no row: a claim will most likely insert one."""
 
 
-Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Unsure
+Answer: TypeAlias = Granted | Done | Running | Mismatch | Refused | Unknown | Unsure | Lost
 
 
 # --- the end of a claim -----------------------------------------------------------------------------------------
@@ -164,12 +170,6 @@ class Recorded(NamedTuple):
     """The end is stored."""
 
     task_id: str
-
-
-class Lost(NamedTuple):
-    """The claim is not this owner's any more, or the row changed in between; nothing was written."""
-
-    task: Task | None
 
 
 class Settlement(NamedTuple):

@@ -1,8 +1,8 @@
 """A sweep: tasks whose owner is dead are rerun or settled at once, and not at their next call.
 
 It decides nothing by itself. What may be settled is settled as a claim would (`Recovery.bury`), in batches of one
-commit; what asked to be rerun is run under an ordinary claim, so of several sweeps at once one gets each task. What
-becomes of a task of a dead owner (or of an expired lease):
+commit; what asked to be rerun is run under an ordinary claim, which takes the task as it was found (`following`):
+so of several sweeps at once one gets each task. What becomes of a task of a dead owner (or of an expired lease):
 
 * hold, or verify without kept arguments: `unknown`. Rerun with its attempts used up: `failed`.
 * kept arguments, under rerun or verify: run again with them; the verify hook is asked first.
@@ -23,7 +23,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from idemreg import faults
 from idemreg.attempt import run_walk
+from idemreg.beside import BesideStore
 from idemreg.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -36,9 +38,9 @@ from idemreg.errors import (
     TaskUnknownError,
 )
 from idemreg.listing import PAGE_TASKS
-from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
+from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, Version, decide
 from idemreg.recovery import BURIED_AT_ONCE, as_stored
-from idemreg.store import Query, Refused
+from idemreg.store import Granted, Lost, Query, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,10 +49,10 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.model import Outcome, Task, Wanted
     from idemreg.recovery import Kept, Recovery
-    from idemreg.store import Store
+    from idemreg.store import Answer, Store
     from idemreg.walk import Walk
 
-__all__ = ["LEFT", "RERUN", "SETTLED", "Swept", "again", "sweep"]
+__all__ = ["LEFT", "RERUN", "SETTLED", "Swept", "again", "following", "sweep"]
 
 KEPT_AT_ONCE: Final = 20  # a page of them is in memory, each with arguments of up to 1 MiB
 
@@ -225,6 +227,7 @@ def _rerun(
     jobs_own: tuple[type[BaseException], ...],
 ) -> Walk[Swept | None]:
     did, outcome = RERUN, None
+    faults.point("sweep.found")
     error: BaseException | None = None
     try:
         outcome = yield from rerun(task, kept)
@@ -266,6 +269,31 @@ def _row(store: Store, task_id: str) -> Task | None:
     except StoreError:
         return None
     return row
+
+
+class _Following(BesideStore):
+    """The store for the rerun of one task: no claim is granted where the task is not as it was found."""
+
+    def __init__(self, store: Store, task: Task) -> None:
+        super().__init__(store)
+        self._found = task.version
+
+    def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
+        """As the store's own, of one task."""
+        kept = cast("Kept", wanted[0].kept)._replace(follows=self._found)
+        answers = self._store.claim([wanted[0]._replace(kept=kept)])
+        if isinstance(answers[0], Lost):
+            msg = "somebody has claimed or ended the task since the sweep found it, or has removed it"
+            raise TaskRunningError(msg, task_id=wanted[0].task_id)
+        if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
+            self._found = Version(Status.FAILED, answers[0].token)
+        return answers
+
+
+def following(terms: Terms, task: Task) -> Terms:
+    """The terms of a rerun of the task, as it was found."""
+    store: Any = _Following(terms.store, task)
+    return terms._replace(store=store)
 
 
 def again(

@@ -211,6 +211,48 @@ def test_an_interruption_while_a_batch_waits_for_one_puts_the_others_back(
     assert states(registry) == {"a": "pending", "b": "succeeded", "c": "pending"}
 
 
+@pytest.mark.parametrize("on_crash", ["hold", "rerun", "verify"])
+def test_what_a_batch_waited_for_is_put_back_as_well(
+    open_registry: Callable[..., Registry], path: Path, on_crash: Any
+) -> None:
+    """A claim of a task that ran elsewhere, or that a hook was asked about, is not entered either until it is."""
+    registry, holder = open_registry(clock=(clock := ManualClock())), open_registry()
+    held = holder.claim("b", on_crash=on_crash, **hook(on_crash))
+
+    def nap(pause: float) -> None:
+        assert held.is_open, pause
+        held.release()
+
+    clock.sleep = nap  # type: ignore[method-assign]
+    claims = registry.claim_many([("a", None), ("b", None)], on_crash=on_crash, wait=60, **hook(on_crash))
+    assert [type(claim) for claim in claims] == [Claim, Claim]
+    with pytest.warns(ResourceWarning, match="dropped"):  # noqa: PT031 - they go at once
+        claims.clear()
+        gc.collect()
+    rows = [registry.get(task) for task in "ab"]
+    assert [row and (row.status, row.attempt) for row in rows] == [(Status.PENDING, 0)] * 2
+    assert batch_owners(path) == 0
+
+
+def hook(on_crash: str) -> dict[str, Any]:
+    """One that has found out that nothing happened, where there is to be one."""
+    return {"verify": lambda _task: False} if on_crash == "verify" else {}
+
+
+def test_what_a_batch_verified_is_put_back_as_well(registry: Registry, path: Path) -> None:
+    """The hook's claim ends with its verdict; that of the batch behind it is not entered until it is."""
+    with pytest.raises(ZeroDivisionError):
+        registry.run("b", lambda: 1 / 0, name="", on_crash="verify", verify=bool, unknown_on=ZeroDivisionError)
+    claims = registry.claim_many([("a", None), ("b", None)], on_crash="verify", **hook("verify"))
+    assert [type(claim) for claim in claims] == [Claim, Claim]
+    with pytest.warns(ResourceWarning, match="dropped"):  # noqa: PT031 - they go at once
+        claims.clear()
+        gc.collect()
+    rows = [registry.get(task) for task in "ab"]
+    assert [row and (row.status, row.attempt) for row in rows] == [(Status.PENDING, 0), (Status.FAILED, 1)]
+    assert batch_owners(path) == 0
+
+
 @pytest.mark.parametrize(("on_crash", "state"), [("hold", "unknown"), ("rerun", "pending")])
 def test_an_interruption_as_a_batch_is_ended_counts_as_a_crash(
     registry: Registry, path: Path, on_crash: Any, state: str

@@ -107,6 +107,20 @@ os.wait()
 faults.arm(point, faults.kill)
 registry.sweep()
 """
+SWEEP_AGAIN = """
+import os
+def decorated(registry):
+    kept = registry.idempotent(lambda: "t", name="j", recover=True, on_crash="rerun", checksum=lambda: None)
+    return kept(lambda: os._exit(0) if registry is dying else job())
+if not os.fork():
+    dying = Registry(path)
+    decorated(dying)()
+os.wait()
+dying = None
+decorated(registry)
+faults.arm(point, faults.kill)
+registry.sweep()
+"""
 # Killed by the heartbeat in the middle of its job, at a renewal.
 LEASED = """
 from idemreg.testing import ManualClock, beat
@@ -405,6 +419,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "transaction.finished": [(EFFECT, has_no_effect_yet)],
     "sweep.in-transaction": [(SWEEP, is_unknown(0))],
     "sweep.committed": [(SWEEP, is_unknown(0))],
+    "sweep.found": [(SWEEP_AGAIN, is_run_again)],
     "renew.in-transaction": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "renew.committed": [(LEASED_HOLD, is_unknown(1)), (LEASED_RERUN, is_run_again)],
     "command.spawned": [(COMMAND, command_is_unknown)],

@@ -670,6 +670,64 @@ def test_two_sweeps_rerun_each_task_once(open_registry: Callable[..., Registry],
     assert sum(len(job.calls) for job in jobs) == 1
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [(lambda other: other.sweep(), Status.FAILED), (lambda other: other.forget("t:7", force=True), None)],
+    ids=["swept by another, and failed", "forgotten"],
+)
+def test_a_sweep_reruns_nothing_that_has_moved_on(
+    open_registry: Callable[..., Registry], path: Path, meanwhile: Callable[[Registry], object], left: Status | None
+) -> None:
+    """What somebody else has run since the sweep found it, or has taken away, is not run once more."""
+    killed(path)
+    slow, other = open_registry(), open_registry()
+    behind, before = Job(slow), Job(other, lambda: 1 / 0)
+
+    def happens() -> None:
+        faults.disarm()
+        meanwhile(other)
+
+    faults.arm("sweep.found", happens)
+    assert slow.sweep() == []
+    row = slow.get("t:7")
+    assert (row and row.status) == left
+    assert (len(behind.calls), len(before.calls)) == (0, 0 if left is None else 1)
+
+
+def test_a_sweep_reruns_nothing_that_its_late_owner_has_ended(
+    open_registry: Callable[..., Registry],
+) -> None:
+    """Its lease was over as the sweep found it; but it failed before anybody took it, and its caller was told."""
+    clock, begun, goes_on = ManualClock(), threading.Event(), threading.Event()
+    late, sweeper = open_registry(clock=clock), open_registry(clock=clock)
+
+    def fails() -> None:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        raise ZeroDivisionError
+
+    def call() -> None:
+        with pytest.raises(ZeroDivisionError):
+            Job(late, fails, lease=60).call(7)
+
+    swept = Job(sweeper)
+    owner = threading.Thread(target=call)
+    owner.start()
+    assert begun.wait(PATIENCE_S)
+    clock.advance(61)
+
+    def ends() -> None:
+        faults.disarm()
+        goes_on.set()
+        owner.join(PATIENCE_S)
+
+    faults.arm("sweep.found", ends)
+    assert sweeper.sweep() == []
+    assert swept.calls == []
+    row = sweeper.get("t:7")
+    assert (row and (row.status, row.attempt)) == (Status.FAILED, 1)
+
+
 def test_a_task_of_another_function_is_left(registry: Registry, path: Path) -> None:
     """A registry reruns what it has decorated; what it does not know is told, and stays for who knows it."""
     killed(path)

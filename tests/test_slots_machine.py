@@ -36,6 +36,7 @@ class Schedules(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(prefix="idemreg-slots-")
         self.path = Path(self.folder.name) / "jobs.db"
         self.ran: list[datetime] = []
+        self.swept: list[Status] = []  # what became of a slot whose job slept
 
     @initialize(
         night=st.sampled_from(NIGHTS),
@@ -44,6 +45,7 @@ class Schedules(RuleBasedStateMachine):
         overlap=st.sampled_from(["skip", "queue"]),
         grace=st.sampled_from([None, 600, 5_400]),
         limit=st.sampled_from([1, 3, 100]),
+        lease=st.sampled_from([None, 30]),
     )
     def begin(self, night: datetime, cron: tuple[str, str], **options: Any) -> None:
         self.clock = ManualClock(wall_us=int(night.timestamp()) * 1_000_000)
@@ -66,8 +68,15 @@ class Schedules(RuleBasedStateMachine):
         if self.dies:
             self.dies = False
             raise SystemExit
+        if self.sleeps_s:
+            self.clock.set(
+                wall_us=self.clock.wall_us() + self.sleeps_s * 1_000_000,
+                boot_ms=self.clock.boot_ms() + self.sleeps_s * 1_000,
+            )
+            self.swept += [one.status for registry in self.registries for one in registry.sweep()]
         self.clock.advance(self.takes)
 
+    sleeps_s = 0
     dies = False
     takes = 0.0
     paused = False
@@ -80,8 +89,32 @@ class Schedules(RuleBasedStateMachine):
 
     @rule(minutes=st.integers(-600, 600))
     def jumps(self, minutes: int) -> None:
-        """The wall clock alone; a suspend is such a jump for the monotonic one."""
+        """The wall clock alone."""
         self.clock.set(wall_us=self.clock.wall_us() + minutes * 60 * 1_000_000)
+
+    @rule(minutes=st.integers(1, 3_000), process=st.integers(0, 1))
+    def is_suspended(self, minutes: int, process: int) -> None:
+        """The machine sleeps over slots: boot time and the wall clock go on, and nothing runs; then somebody looks."""
+        span_s = minutes * 60
+        self.clock.set(wall_us=self.clock.wall_us() + span_s * 1_000_000, boot_ms=self.clock.boot_ms() + span_s * 1_000)
+        self.look(process)
+
+    @rule(minutes=st.integers(1, 600), process=st.integers(0, 1))
+    def is_suspended_in_a_slot(self, minutes: int, process: int) -> None:
+        """The same in the middle of a job, which goes on behind it: its slot is nobody else's, but for a lease."""
+        self.sleeps_s, self.swept = minutes * 60, []
+        before = len(self.ran)
+        self.look(process)
+        self.sleeps_s = 0
+        is_freed = self.options["lease"] is not None
+        assert self.swept == [Status.UNKNOWN] * (len(self.ran) - before) * is_freed
+
+    @rule(process=st.integers(0, 1))
+    def sweeps(self, process: int) -> None:
+        """Between two looks nobody has a slot, and whoever was interrupted has said so: there is nothing to settle."""
+        before = len(self.ran)
+        assert self.registries[process].sweep() == []
+        assert len(self.ran) == before
 
     @rule(process=st.integers(0, 1), takes=st.sampled_from([0, 1_800, 7_000]))
     def look(self, process: int, takes: float = 0) -> None:

@@ -12,7 +12,7 @@ from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.recovery import as_stored
 from idemreg.sqlite import arguments, leases, records, tasks
-from idemreg.store import Done, Granted, Mismatch, Refused, Running, Settlement, Unknown
+from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +57,13 @@ class Claiming(NamedTuple):
 
     def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:
         owner = self._owner(wanted)
-        if tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
+        follows = None if wanted.kept is None else wanted.kept.follows
+        if follows is None and tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
             deadlines = self._limit(wanted, floor + 1, stamp)
             return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy, deadlines=deadlines)
         row = tasks.read(self.connection, self.schema_version, wanted.task_id)
+        if follows is not None and (row is None or row.version != follows):
+            return Lost(row) if row is None or not row.is_final else Done(row)
         if row is None:
             msg = f"task {wanted.task_id!r} can neither be inserted nor read"
             raise StoreCorruptError(msg, task_id=wanted.task_id)

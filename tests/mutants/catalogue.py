@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.mutants import (
     catalogue_barriers,
+    catalogue_beside,
     catalogue_clock,
     catalogue_corruption,
     catalogue_door,
@@ -60,6 +61,7 @@ _AREAS: Final = (
     catalogue_clock.CLOCKS,
     catalogue_leases.LEASES,
     catalogue_simulation.MUTANTS,
+    catalogue_beside.MUTANTS,
     catalogue_powercut.MUTANTS,
     catalogue_faults.FAULTS,
     catalogue_kills.MUTANTS,

@@ -10,6 +10,9 @@ closed, and with them its locks; its connections are closed with a rollback, wit
 unwound by `DiedError`. What the product's own clean-up tries meanwhile finds every descriptor closed and a clock that
 raises, so that a dead process changes nothing.
 
+*Leases.* The heartbeat of a virtual process is no thread: its job lets it beat (`work.py`), or does not for so long
+that the lease expires. So it comes at any step of the job, as a thread's would, but never amid another call.
+
 *Reboot.* All die at once. With a power cut the -wal then loses what no sync has covered, or a part of it.
 """
 
@@ -26,6 +29,7 @@ import apsw
 
 from idemreg import oslock
 from idemreg.clock import Clock
+from idemreg.heartbeat import Heart
 from idemreg.lockfile import owner_byte
 from idemreg.sqlite import forking
 from idemreg.sqlite.connection import leave_wal
@@ -44,6 +48,7 @@ STEPS_LIMIT: Final = 6_000  # of one schedule: somebody waits for ever
 PATIENCE_S: Final = 60  # of the real clock, for a whole schedule: the simulator itself is broken
 CRASHES_LIMIT: Final = 3
 PAUSES_S: Final = (0.001, 0.01, 0.05, 0.2)  # of a process that is stopped
+LONG_PAUSES_S: Final = (*PAUSES_S, 1.2, 2.5)  # where there are leases, which last a second or two
 JUMPS_US: Final = (1_000_000, 3_600 * 10**6, 100 * 365 * 86_400 * 10**6)
 # Where a stop, a death and a reboot are most telling.
 FOCUSES: Final = (
@@ -56,10 +61,15 @@ FOCUSES: Final = (
     "claim.granted",
     "job.returned",
     "batch.entered",
+    "step.",
+    "sweep.",
+    "renew.",
     "finish.in-transaction",
     "finish.committed",
     "nap",
 )
+LEASES, STEPS, RECOVERS = 0.25, 0.2, 0.3  # shares of the schedules that have them
+SWEPT: Final = ("sweep.found", "sweep.found", "in the job")  # the focus of some of those in which somebody sweeps
 FOCUSED: Final = 0.3  # chance there that the process is stopped; a third of that, that it dies
 IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
 ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
@@ -88,13 +98,17 @@ class Style(NamedTuple):
     step_s: float  # that a step takes, at most
     is_cut: bool  # a reboot is a power cut
     namespaces: int  # of process ids
+    leases: bool  # most tasks are claimed with one
+    steps: bool  # most jobs have some
+    recovers: bool  # most jobs keep their arguments, and somebody sweeps
 
     @classmethod
     def draw(cls, rng: random.Random) -> Style:
         """A style by chance. Each kind of fault is left out in some of them."""
+        recovers = rng.random() < RECOVERS
         return cls(
             switch=rng.choice((0.05, 0.2, 0.5, 0.9)),
-            crash=rng.choice((0.0, 0.005, 0.02, 0.05)),
+            crash=rng.choice((0.02, 0.05) if recovers else (0.0, 0.005, 0.02, 0.05)),
             kill=rng.choice((0.0, 0.005, 0.01)),
             stop=rng.choice((0.0, 0.0, 0.005, 0.02)),
             lose=rng.choice((0.0, 0.0, 0.3)),
@@ -102,10 +116,13 @@ class Style(NamedTuple):
             reboots=rng.choice((1, 1, 1, 2)),
             reboot_told=rng.choice((0.0, 0.0, 0.1, 0.3)),
             jump=rng.choice((0.0, 0.0, 0.01)),
-            focus=rng.choice(FOCUSES),
+            focus=rng.choice(SWEPT if recovers and rng.random() < 0.5 else FOCUSES),
             step_s=rng.choice((0.00001, 0.0001, 0.0005)),
             is_cut=rng.random() < 0.7,
             namespaces=rng.choice((1, 2)),
+            leases=rng.random() < LEASES,
+            steps=rng.random() < STEPS,
+            recovers=recovers,
         )
 
 
@@ -116,10 +133,14 @@ class Doing(NamedTuple):
     task: str = ""
     option: str = ""
     end: str = ""  # of its jobs
+    lease_s: float | None = None  # that it claims with
+    kept: str | None = None  # the argument that its claim keeps
 
 
 class VirtualClock(Clock):
-    """The machine's time, as one process sees it."""
+    """The machine's time, as one process sees it. It passes by steps alone, so no thread can wait for it."""
+
+    is_real = False
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -133,7 +154,7 @@ class VirtualClock(Clock):
     def boot_ms(self) -> int:
         """Milliseconds since boot."""
         self.process.check()
-        return BOOT_MS + round(self._machine.now * 1e3)
+        return self._machine.boot_ms()
 
     def monotonic(self) -> float:
         """Seconds."""
@@ -175,7 +196,12 @@ class Process:
         self.owners: list[int] = []
         self.lock_files: list[LockFile] = []
         self.registry: Registry | None = None
+        self.decorated: Any = None  # its function that keeps its arguments
+        self.call: Any = None  # what it is at, for those
         self.doing = Doing("open")
+        self.begun_ms = 0  # when it began what it is at
+        self.in_step: tuple[str, int, str] | None = None  # the task, token and name of the step that it is in
+        self.heart = Heart()
 
     def __repr__(self) -> str:
         return f"process {self.slot}.{self.started}"
@@ -246,7 +272,7 @@ class Process:
             for ticket, thread in list(forking.inside.items()):
                 if thread == self.thread:
                     del forking.inside[ticket]
-        self.registry = None
+        self.registry = self.call = self.decorated = None
 
 
 class Machine:
@@ -419,7 +445,7 @@ class Machine:
         return ""
 
     def _stop(self, process: Process) -> str:
-        pause = self.rng.choice(PAUSES_S)
+        pause = self.rng.choice(LONG_PAUSES_S if self.style.leases else PAUSES_S)
         process.wake += pause
         self.events["stops"] += 1
         return f"stop {pause:g}"
@@ -454,6 +480,10 @@ class Machine:
         return "reboot"
 
     # --- what it tells ----------------------------------------------------------------------------------------------
+
+    def boot_ms(self) -> int:
+        """Milliseconds since boot: they go on over a reboot, whose epoch tells the boots apart."""
+        return BOOT_MS + round(self.now * 1e3)
 
     def new_owner(self) -> int:
         """A number for an owner of the running process."""

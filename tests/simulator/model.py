@@ -2,7 +2,8 @@
 
 The observer has a connection of its own and looks after each step: whatever was committed is compared with what was
 there before, with who ran, what he was told to do, and who is dead in truth. None of the product's decisions is asked.
-The numbers of statuses and verdicts, and the layout of a policy, are those of schema.sql, written down once more.
+The numbers of statuses and verdicts, and the layout of a policy, are those of schema.sql, written down once more; so
+are the rules of what lies beside a task's row (`beside.py`): its lease, its kept arguments, its steps.
 """
 
 from __future__ import annotations
@@ -13,24 +14,29 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg.sqlite.walindex import WalIndex
+from tests.simulator import beside
+from tests.simulator.beside import EPOCH_BITS, Lease, Step
 
 if TYPE_CHECKING:
     from tests.simulator.machine import Doing, Machine, Process
 
 __all__ = ["Body", "Observer", "Row", "expected"]
 
-PENDING, SUCCEEDED, FAILED, RUNNING, UNKNOWN, SKIPPED, CANCELLED = range(7)
-FINAL: Final = (SUCCEEDED, SKIPPED, CANCELLED)
+PENDING, SUCCEEDED, FAILED, RUNNING, UNKNOWN, SKIPPED, CANCELLED = beside.STATUSES
+FINAL: Final = beside.FINAL
 HAPPENED, DID_NOT_HAPPEN, CANNOT_TELL, RETRY = 1, 2, 3, 4
 RERUN, VERIFY, HOLD = 0, 1, 2
 FRAME_BYTES: Final = 24 + 2_048
 WAL_HEADER_BYTES: Final = 32
 
 ROWS: Final = "SELECT task_id, status, token, attempt, owner, policy, verdict, result, note FROM idempotent_log"
+LEASES: Final = "SELECT task_id, token, until_stamp FROM idempotent_lease"
+KEPT: Final = "SELECT task_id, arguments FROM idempotent_argument"
+STEPS: Final = "SELECT task_id, name, token, result FROM idempotent_step ORDER BY task_id, number"
 
 
 class Row(NamedTuple):
-    """A task as it stands in the file."""
+    """A task as it stands in the file, with what lies beside its row."""
 
     status: int
     token: int
@@ -40,6 +46,9 @@ class Row(NamedTuple):
     verdict: int | None
     result: str | None
     note: int | None
+    lease: Lease | None = None
+    kept: str | None = None
+    steps: tuple[Step, ...] = ()
 
     @property
     def on_crash(self) -> int:
@@ -79,6 +88,8 @@ class Observer:
         self._entered: dict[tuple[str, int], float] = {}  # and when
         self._hooks: set[tuple[str, int]] = set()  # claims that are for a verify hook
         self.blocked: dict[str, int] = {}  # tasks that began, under hold or verify, and died with their process
+        self._replaced: set[tuple[str, int]] = set()  # claims that others ended, or took over
+        self.interrupted: set[tuple[str, int]] = set()  # claims whose job could not save a step, or was told to stop
         self._synced = (b"", 0)  # salts of the -wal, and frames of it that the disk has
 
     @property
@@ -138,12 +149,24 @@ class Observer:
         connection = self._connection
         connection.execute("BEGIN")
         rows: Any = connection.execute(ROWS).fetchall()
+        others: tuple[Any, ...] = tuple(connection.execute(sql).fetchall() for sql in (LEASES, KEPT, STEPS))
+        leases = {task: Lease(*lease) for task, *lease in others[0]}
+        kept = dict(others[1])
+        steps: dict[str, tuple[Step, ...]] = {}
+        for task, *step in others[2]:
+            steps[task] = (*steps.get(task, ()), Step._make(step))
         ((floor,),) = connection.execute("SELECT floor FROM idempotent_registry").fetchall()
         effects: Any = connection.execute("SELECT task, token FROM effect").fetchall()
         self._seen = self._index.copies.raw
         connection.execute("COMMIT")
         self.effects = frozenset(effects)
-        return {row[0]: Row._make(row[1:]) for row in rows}, int(str(floor))
+        found = {
+            task: Row._make((*row, leases.pop(task, None), kept.pop(task, None), steps.pop(task, ())))
+            for task, *row in rows
+        }
+        if leases or kept or steps:
+            self._fail(f"left behind by tasks that are gone: {leases}, {kept}, {steps}")
+        return found, int(str(floor))
 
     def _fail(self, what: str, process: Process | None = None) -> None:
         who = "" if process is None else f" ({process}, {process.doing})"
@@ -162,8 +185,25 @@ class Observer:
             problem = self._ended(process, task, old, new)
         else:
             problem = self._settled(process.doing, task, old, new)
+        is_taken = old is not None and old.status == RUNNING and (new is None or old[:2] != new[:2])
+        if is_taken and old is not None and self._holder(old) is not process:
+            self._replaced.add((task, old.token))
+        if new is not None and not problem:
+            problem = self._beside(process, task, old, new)
         if problem:
             self._fail(f"{task}: {_short(old)} became {_short(new)}: {problem}", process)
+
+    def _beside(self, process: Process, task: str, old: Row | None, new: Row) -> str:
+        """What became of the row's lease, kept arguments and steps."""
+        if new.status == RUNNING and (old is None or old[:2] != new[:2]):
+            # A batch's task that was not entered may still be verified: behind a reboot nobody trusts the notes.
+            may_be_hook = old is not None and old.note is not None and new.lease is None and new.on_crash == VERIFY
+            is_hook = (task, new.token) in self._hooks or may_be_hook
+            return beside.claimed(old, new, process.doing, process.begun_ms, self._machine.boot_ms(), is_hook=is_hook)
+        if old is not None and old.status == new.status == RUNNING:
+            piece = process.in_step if process.in_step and process.in_step[0] == task else None
+            return beside.went_on(old, new, process.doing, process.begun_ms, self._machine.boot_ms(), piece)
+        return beside.ended(old, new)
 
     def _judge_effects(self, process: Process, before: frozenset[tuple[str, int]]) -> None:
         if before - self.effects:
@@ -188,7 +228,7 @@ class Observer:
             return "nobody asked for it"
         if self.floor < old.token:
             return "a row went, and the floor stayed below its token"
-        if old.status == RUNNING and not (is_forced and self._holder(old).may_be_taken_for_dead):
+        if old.status == RUNNING and not (is_forced and self._is_free(old)):
             return "it runs"
         if old.status == UNKNOWN and not is_forced:
             return "not without force"
@@ -198,6 +238,21 @@ class Observer:
     def _holder(self, row: Row) -> Process:
         return self._machine.owner_of[row.owner or 0]
 
+    def _is_free(self, row: Row) -> bool:
+        """Whether a running task may be decided about without its owner."""
+        return self._holder(row).may_be_taken_for_dead or self.has_expired(row)
+
+    def has_expired(self, row: Row, at_ms: int | None = None) -> bool:
+        """Whether its lease is over, now or at that time since boot."""
+        now = self.floor >> EPOCH_BITS << EPOCH_BITS | (self._machine.boot_ms() if at_ms is None else at_ms)
+        return row.lease is not None and row.lease.until < now
+
+    def is_late(self, task: str, token: int) -> bool:
+        """Whether the claim is another's by now, or ended without its owner, or may be at any moment."""
+        row = self.rows.get(task)
+        is_its = row is not None and (row.status, row.token) == (RUNNING, token)
+        return (task, token) in self._replaced or (row is not None and is_its and self.has_expired(row))
+
     def _claimed(self, process: Process, task: str, old: Row | None, new: Row) -> str:
         highest = self._highest.get(task, 0)
         self._highest[task] = max(highest, new.token)
@@ -206,6 +261,8 @@ class Observer:
         if self._holder(new) is not process:
             return "claimed for another owner"
         begins = new.attempt == (0 if old is None else old.attempt) + 1
+        if process.doing.kind == "sweep" and (problem := beside.swept(old)):
+            return problem
         if old is None or old.status == PENDING:
             return "" if begins else "wrong attempt"
         if old.status == FAILED:
@@ -218,7 +275,7 @@ class Observer:
 
     def _taken_over(self, process: Process, task: str, old: Row, new: Row) -> str:
         holder = self._holder(old)
-        if holder is not process and not holder.may_be_taken_for_dead:
+        if holder is not process and not self._is_free(old):
             return "its owner lives"
         if new.attempt == old.attempt + 1:
             is_rerun = old.on_crash == new.on_crash == RERUN
@@ -245,13 +302,17 @@ class Observer:
         holder = self._holder(old)
         if new.token != old.token:
             return "another token"
+        if new.status == RUNNING:
+            return "" if holder is process and old[:8] == new[:8] else "it runs"
         if new.status == FAILED and new.verdict == DID_NOT_HAPPEN:
             self.blocked.pop(task, None)
         if holder is process and new.status in {SUCCEEDED, FAILED, PENDING, UNKNOWN}:
             return self._ended_by_owner(process, task, old, new)
-        if holder is not process and not holder.may_be_taken_for_dead:
+        if holder is not process and not self._is_free(old):
             return "its owner lives"
         if new.status == UNKNOWN:
+            if (task, old.token) in self._entered:
+                self.blocked[task] = old.token
             return ""
         if new.status == FAILED and new.verdict != DID_NOT_HAPPEN:
             return "" if old.on_crash == RERUN else "not by itself"
@@ -268,7 +329,8 @@ class Observer:
 
     def _is_put_back(self, process: Process, task: str, old: Row) -> bool:
         """Whether nothing ran, or the job wants it so; else the attempt counts."""
-        return (task, old.token) not in self._entered or process.doing.end == "back"
+        is_wanted = process.doing.end == "back" and (task, old.token) not in self.interrupted
+        return (task, old.token) not in self._entered or is_wanted
 
     def _settled(self, doing: Doing, task: str, old: Row | None, new: Row) -> str:
         if old is None:
@@ -310,21 +372,26 @@ class Observer:
         self.look(process)
         row = self.rows.get(task)
         body = Body(process, task, token)
-        twins = [one for one in self.bodies if one.task == task and not one.process.may_be_taken_for_dead]
-        if twins and not process.may_be_taken_for_dead:
+        is_late = process.may_be_taken_for_dead or self.is_late(task, token)  # stopped behind its claim, it cannot know
+        twins = [
+            one
+            for one in self.bodies
+            if one.task == task and not one.process.may_be_taken_for_dead and not self.is_late(task, one.token)
+        ]
+        if twins and not is_late:
             self._fail(f"{task} is entered, and runs in {twins[0].process}", process)
         is_own = row is not None and row.status == RUNNING and row.token == token and self._holder(row) is process
-        if not is_own and not process.may_be_taken_for_dead:
+        if not is_own and not is_late:
             self._fail(f"{task} is entered with token {_token(token)}, and its row is {_short(row)}", process)
         if (task, token) in self._entered:
             self._fail(f"{task} is entered twice with token {_token(token)}", process)
         if (task, token) in self._hooks:
             self._fail(f"{task} is entered by a claim for the verify hook", process)
-        if task in self.blocked and not process.may_be_taken_for_dead:
+        if task in self.blocked and not is_late:
             self._fail(f"{task} is entered again without a verdict, after token {_token(self.blocked[task])}", process)
         self._entered[task, token] = self._machine.now
         self.bodies.append(body)
-        if row is not None and is_own and row.on_crash != RERUN:
+        if row is not None and is_own and (row.on_crash != RERUN or row.kept is not None):
             self.require(task, row)
         return body
 
@@ -332,6 +399,20 @@ class Observer:
         """A job's body has ended."""
         if body in self.bodies:
             self.bodies.remove(body)
+
+    def enter_step(self, process: Process, task: str, token: int, name: str) -> None:
+        """A piece of the job begins."""
+        self.look(process)
+        saved = self.step(task, name)
+        if saved is not None and not process.may_be_taken_for_dead and not self.is_late(task, token):
+            self._fail(f"{task}: step {name} is run again, and was saved with token {_token(saved.token)}", process)
+        process.in_step = (task, token, name)
+
+    def step(self, task: str, name: str) -> Step | None:
+        """The step, as it was saved."""
+        row = self.rows.get(task)
+        steps = () if row is None else row.steps
+        return next((one for one in steps if one.name == name), None)
 
     def died(self, process: Process) -> None:
         """With all bodies that it was in, or whose ends it had not stored."""
@@ -401,7 +482,7 @@ class Observer:
 
 
 def _state(task: str, row: Row | None) -> tuple[Any, ...]:
-    return (task,) if row is None else (task, row.status, row.token, row.verdict)
+    return (task,) if row is None else (task, row.status, row.token, row.verdict, row.kept, row.steps)
 
 
 _WORDS: Final = ("pending", "succeeded", "failed", "running", "unknown", "skipped", "cancelled")

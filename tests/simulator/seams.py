@@ -3,7 +3,8 @@
 Time is the registry's `Clock`; everything else here is a module's name that is exchanged while a schedule runs. None of
 it takes a barrier of the product away: a record's process id is looked up in the machine's table in place of /proc, an
 owner's number comes from the seed, a sync of the -wal is noted (on a memory file system there is nothing to sync), and
-where there is no futex the product naps, as it does on machines that have none.
+where there is no futex the product naps, as it does on machines that have none. Each virtual process has a heartbeat of
+its own, as each real one has.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from idemreg import faults, futex, liveness
+from idemreg import faults, futex, heartbeat, limited, liveness
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, opening, syncing
 from tests.simulator.machine import DiedError
@@ -36,6 +37,18 @@ class _System:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
+
+
+class _Hearts:
+    """The heartbeat of whoever runs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._nobodys = heartbeat.Heart()  # of finalisers behind the last process
+
+    def __getattr__(self, name: str) -> Any:
+        running = self._machine.running
+        return getattr(self._nobodys if running is None else running.heart, name)
 
 
 @contextlib.contextmanager
@@ -64,6 +77,7 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
     def namespace(kind: str) -> int:
         return running().namespace if kind == "pid" else 1
 
+    hearts = _Hearts(machine)
     with contextlib.ExitStack() as stack:
         for module, name, instead in (
             (liveness, "os", _System(getpid=lambda: running().pid)),
@@ -74,6 +88,8 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
             (opening, "LockFile", NotedLockFile),
             (files, "_mounts_on_the_way", lambda _path, _mounts: [("/", "tmpfs")]),
             (futex, "NUMBERS", {}),
+            (limited, "heart", hearts),
+            (heartbeat, "heart", hearts),
             (sys, "unraisablehook", _unraisable),
         ):
             stack.enter_context(mock.patch.object(module, name, instead))

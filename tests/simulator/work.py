@@ -28,6 +28,7 @@ from idemreg import (
 from idemreg.claim import Claim
 from idemreg.model import Outcome, Verdict
 from idemreg.options import Verified
+from tests.simulator.beside import argument_of, expected_step
 from tests.simulator.machine import Doing
 from tests.simulator.model import (
     CANCELLED,
@@ -49,7 +50,9 @@ if TYPE_CHECKING:
     import random
 
     from idemreg import Task
-    from tests.simulator.machine import Machine, Process
+    from idemreg.base_claim import BaseClaim
+    from idemreg.sweeping import Swept
+    from tests.simulator.machine import Machine, Process, Style
     from tests.simulator.model import Observer
 
 __all__ = ["Order", "Work"]
@@ -78,6 +81,21 @@ KINDS: Final = (
     ("checkpoint", 2),
     ("reopen", 3),
 )
+# Where there is recovery, so many of the jobs keep their arguments, and so many orders are sweeps.
+KEEPING: Final = 0.8
+KEPT_KINDS: Final = frozenset({"run", "claim", "batch", "consume", "effect"})
+SWEEPING: Final = 0.35
+SWEPT_ENDS: Final = ("return", "return", "fail")  # of the jobs that a sweep runs
+# Where there are leases, so many tasks are claimed with one, of so many seconds.
+LEASED: Final = 0.7
+LEASES_S: Final = (1.0, 1.0, 2.0)
+LEASED_KINDS: Final = frozenset({"run", "claim", "effect", "keep", "sweep"})  # a batch has none
+# Between two orders, and between two pieces of a job, time passes there; so many times does the heart beat then.
+BETWEEN_S: Final = (0.0, 0.0, 0.4, 1.1)
+IN_JOB_S: Final = (0.0, 0.4, 0.8, 1.3)
+BEATS: Final = 0.6
+GIVES_UP: Final = 0.5  # so often does a job stop that was told so
+MOST_STEPS: Final = 2  # of a job
 
 # What a job does: returns, fails, leaves it open, wants to be put back, is interrupted, or drops its claim.
 ENDS: Final = ("return",) * 8 + ("fail", "fail", "open", "back", "stop")
@@ -117,6 +135,7 @@ class TaskPolicy(NamedTuple):
     on_crash: int
     on_failure: str
     max_attempts: int
+    lease_s: float  # 0 = none
 
 
 class Work:
@@ -128,8 +147,11 @@ class Work:
         self._path = path
         rng = machine.rng
         self.tasks = TASKS[: rng.choice((1, 2, 2, 3, 4))]
-        self.policies = defaultdict(lambda: _policy(rng), {task: _policy(rng) for task in TASKS})
-        self._orders = [_orders(rng, self.tasks) for _ in range(rng.choice((2, 2, 2, 3, 3, 3, 4, 5)))]
+        self.style = style = machine.style
+        self.policies = defaultdict(lambda: _policy(rng, style), {task: _policy(rng, style) for task in TASKS})
+        self.kept_lease_s = rng.choice(LEASES_S) if style.leases and rng.random() < LEASED else None
+        self.kept_on_crash = rng.choice((RERUN, RERUN, VERIFY, HOLD))
+        self._orders = [_orders(rng, self.tasks, style) for _ in range(rng.choice((2, 2, 2, 3, 3, 3, 4, 5)))]
         self._next = [0] * len(self._orders)
         self._happened: set[str] = set()  # tasks whose job came to its effect in a body that was not ended
 
@@ -144,6 +166,8 @@ class Work:
         machine = self._machine
         if machine.violation or machine.is_calm:
             return
+        if process.is_dead and process.doing.kind == "keep":
+            self._next[process.slot] += 1  # its caller does not come again: that is what its arguments are kept for
         has_more = self._next[process.slot] < len(self._orders[process.slot])
         if process.is_dead and has_more and machine.rng.random() < 0.85:
             machine.start(process.slot, self._main, machine.rng.choice((0.0, 0.001, 0.05)))
@@ -175,19 +199,38 @@ class Work:
     # --- orders -----------------------------------------------------------------------------------------------------
 
     def _carry_out(self, process: Process, order: Order) -> None:
-        process.doing = Doing(order.kind, order.task, order.option, "drop" if order.option == "drop" else order.end)
+        if self.style.leases and (pause := self._machine.rng.choice(BETWEEN_S)):
+            process.clock.sleep(pause)
+        self._begin(process, order)
         self._machine.events["calls"] += 1
         _Call(self, process, order).carry_out()
         self._machine.step(process, "told")
+
+    def _begin(self, process: Process, order: Order) -> None:
+        """What the process may do from now on, for the observer to know."""
+        is_kept = order.kind in {"keep", "sweep"}
+        process.doing = Doing(
+            order.kind,
+            order.task,
+            order.option,
+            "drop" if order.option == "drop" else order.end,
+            self.kept_lease_s if is_kept else self.policies[order.task].lease_s * (order.kind in LEASED_KINDS) or None,
+            order.option if order.kind == "keep" else None,
+        )
+        process.begun_ms = self._machine.boot_ms()
 
     def _audit(self, process: Process) -> None:
         """The last process, alone: nothing is in its way, and what the dead have left is settled."""
         registry = self._open(process).open()
         observer, machine = self._observer, self._machine
         observer.look(process)
+        if self.style.recovers:
+            sweep = Order("sweep", "", "return", "", 0, 0, ())
+            self._begin(process, sweep)
+            _Call(self, process, sweep).carry_out()
         for task in (*sorted(observer.rows), "last"):
             order = Order("run", task, "return", "", 0, 0, ())
-            process.doing = Doing("run", task)
+            self._begin(process, order)
             _Call(self, process, order).carry_out()
             row = observer.rows.get(task)
             if row is None or row.status == RUNNING:
@@ -221,8 +264,11 @@ class _Call:
         self.order = order
         self.since = self.observer.now
         self.begun_at = self.machine.now
+        self.begun_ms = self.machine.boot_ms()
         self.tokens: dict[str, int] = {}  # of the bodies that it has entered
-        self.options: dict[str, Any] = {}
+        self.claimed: dict[str, int] = {}  # tokens of the claims that it had
+        self.lapsed: set[str] = set()  # tasks whose lease was over, as their claim said
+        process.call = self
 
     def carry_out(self) -> None:
         order = self.order
@@ -250,17 +296,51 @@ class _Call:
         }
         if policy.on_crash == VERIFY:
             options["verify"] = self.verify
+        if self.process.doing.lease_s:
+            options["lease"] = policy.lease_s
         return options
+
+    def decorated(self) -> Any:
+        """The function of the registry that keeps its arguments."""
+        process, on_crash = self.process, self.work.kept_on_crash
+        if process.decorated is None:
+            options: dict[str, Any] = {"unknown_on": OpenError, "release_on": BackError}
+            if on_crash == VERIFY:
+                options["verify"] = lambda row, **_: process.call.verify(row)
+
+            def job(task: str, n: str) -> Any:
+                return process.call.kept_job(task, n)
+
+            process.decorated = self.registry.idempotent(
+                lambda task, n: task,
+                name="j",
+                checksum=_nothing,
+                recover=True,
+                on_crash=POLICIES[on_crash],  # type: ignore[arg-type]
+                lease=self.work.kept_lease_s,
+                **options,
+            )(job)
+        return process.decorated
 
     # --- what the user's code does ----------------------------------------------------------------------------------
 
-    def body(self, task: str, token: int, end: str) -> Any:
+    def body(self, claim: BaseClaim, end: str, *, in_transaction: bool = False) -> Any:
         """The body of a job."""
         machine, process = self.machine, self.process
-        self.tokens[task] = token
+        task, token = claim.task_id, claim.token
+        self.tokens[task] = self.claimed[task] = token
         body = self.observer.enter(process, task, token)
-        for _ in range(self.order.steps):
-            machine.step(process, "in the job")
+        try:
+            if self.work.style.steps and not in_transaction:
+                self.steps_of(claim)
+            for _ in range(self.order.steps):
+                machine.step(process, "in the job")
+            if process.doing.lease_s and not in_transaction:
+                self.time_passes(claim)
+        except IdemregError:
+            self.observer.interrupted.add((task, token))
+            self.observer.leave(body)
+            raise
         self.work.happened.add(task)
         if self.order.steps > 1:
             process.clock.sleep(0.001)
@@ -276,10 +356,79 @@ class _Call:
                 raise StopJob
         return expected(task, token, is_settled=False)
 
+    def steps_of(self, claim: Any) -> None:
+        """The steps of a job, each of which does nothing twice."""
+        for number in range(min(self.order.steps, MOST_STEPS)):
+            name = f"s{number}"
+            with claim.step(name) as step:
+                if step.done:
+                    self.replayed_step(claim.task_id, name, step.result)
+                    continue
+                self.observer.enter_step(self.process, claim.task_id, claim.token, name)
+                self.machine.step(self.process, "in the step")
+                step.result = expected_step(name, claim.token)
+            self.saved_step(claim, name)
+
+    def replayed_step(self, task: str, name: str, result: Any) -> None:
+        self.observer.look(self.process)
+        saved = self.observer.step(task, name)
+        if saved is None or result != expected_step(name, saved.token):
+            self.fail(f"step {name} of {task} is done, with {result}, and was saved as {saved}")
+        else:
+            self.observer.require(task, self.observer.rows[task])
+
+    def saved_step(self, claim: BaseClaim, name: str) -> None:
+        """It was told that the step is saved."""
+        self.observer.look(self.process)
+        self.process.in_step = None
+        saved, task = self.observer.step(claim.task_id, name), claim.task_id
+        is_late = self.process.may_be_taken_for_dead or self.observer.is_late(task, claim.token)
+        if saved is not None:
+            self.observer.require(task, self.observer.rows[task])
+        elif not is_late:  # whoever has the task by now may have forgotten it
+            self.fail(f"step {name} of {task} is told to be saved, and is not")
+
+    def time_passes(self, claim: BaseClaim) -> None:
+        """So much that a lease may be over; and its heart beats, or does not."""
+        for _ in range(self.order.steps):
+            if pause := self.machine.rng.choice(IN_JOB_S):
+                self.machine.step(self.process, "in the job", pause)
+            if self.machine.rng.random() < BEATS:
+                self.process.heart.step()
+            self.check(claim)
+
+    def check(self, claim: BaseClaim) -> None:
+        """What the claim says of itself is true, or its job is told to stop."""
+        task, token = claim.task_id, claim.token
+        try:
+            claim.check()
+        except ClaimLostError:
+            self.observer.look(self.process)
+            if task not in self.lapsed and not self.observer.is_late(task, token):
+                self.fail("told that its claim is lost, and has it")
+            self.lapsed.add(task)
+            if self.machine.rng.random() < GIVES_UP:
+                raise
+            return
+        self.observer.look(self.process)
+        if self.observer.is_late(task, token) and not self.process.may_be_taken_for_dead:
+            self.fail("told that it has its claim, and does not")
+
     def job(self) -> Any:
         """As a function that the registry calls."""
+        return self.body(current_claim(), self.order.end)
+
+    def kept_job(self, task: str, n: str) -> Any:
+        """As a function that is called with arguments which the file keeps."""
         claim = current_claim()
-        return self.body(claim.task_id, claim.token, self.order.end)
+        self.observer.look(self.process)
+        row = self.observer.rows.get(task)
+        is_its = row is not None and (row.status, row.token) == (RUNNING, claim.token)
+        if row is not None and is_its and (row.kept is None or argument_of(row.kept) != n):
+            self.fail(f"{task} is called with {n}, and keeps {row.kept}")
+        if claim.task_id != task:
+            self.fail(f"{task} is called under the claim of {claim.task_id}")
+        return self.body(claim, self.order.end)
 
     def verify(self, row: Task) -> Any:
         """The hook knows the truth, or does not."""
@@ -302,21 +451,60 @@ class _Call:
         task, end = self.order.task, self.order.end
         claim = self.registry.claim(task, wait=self.order.wait, **self.options_of(task))
         if self.order.option == "drop":
-            self.body(task, claim.token, "return")
+            self.body(claim, "return")
             del claim
             return
         with claim:
-            claim.result = self.body(task, claim.token, end)
+            claim.result = self.body(claim, end)
         self.told(task, claim.token)
 
     def effect(self) -> None:
         task = self.order.task
         options = {**self.options_of(task), "on_crash": "rerun"}
         options.pop("verify", None)
-        with self.registry.claim(task, **options) as claim, claim.transaction() as transaction:
-            transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
-            claim.result = self.body(task, claim.token, self.order.end)
+        with self.registry.claim(task, **options) as claim:
+            self.claimed[task] = claim.token
+            if claim.options.limits is not None and (pause := self.machine.rng.choice(IN_JOB_S)):
+                self.process.clock.sleep(pause)
+            with claim.transaction() as transaction:
+                transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
+                claim.result = self.body(claim, self.order.end, in_transaction=True)
         self.told(task, claim.token)
+
+    def keep(self) -> None:
+        """A call that keeps its arguments, for a sweep to run it again."""
+        task = self.order.task
+        self.judge(task, self.decorated().call(task, self.order.option))
+
+    def sweep(self) -> None:
+        """Each task of a dead owner is settled or run again, unless somebody kept the sweep from it."""
+        self.decorated()
+        self.observer.look(self.process)
+        dead = {task: row for task, row in self.observer.rows.items() if self.must_be_swept(row)}
+        for one in self.registry.sweep():
+            self.observer.look(self.process)
+            self.swept(one)
+        for task, row in dead.items():
+            is_left = (now := self.observer.rows.get(task)) is not None and now[:2] == row[:2]
+            if is_left and not self.machine.stood_still(self.begun_at, BUSY_S / 2, self.process):
+                self.fail(f"a sweep has left {task} as it was: {row}")
+
+    def must_be_swept(self, row: Row) -> bool:
+        holder = self.machine.owner_of.get(row.owner or 0)
+        if row.status != RUNNING or holder is None or not holder.is_dead or row.note is not None:
+            return False
+        return row.on_crash != RERUN or row.kept is not None
+
+    def swept(self, one: Swept) -> None:
+        task, error = one.task_id, one.error
+        if one.outcome is not None:
+            self.judge(task, one.outcome)
+        elif isinstance(error, IdemregError):
+            self.judge_error(error.task_id or task, error)
+        elif error is not None and task not in self.tokens:
+            self.fail(f"{error!r} of {task}, whose job was not entered")
+        elif not self.observer.was(self.since, task, int(one.status)):
+            self.fail(f"{task} was swept to {one.status.word}, which it was not")
 
     def batch(self) -> None:
         tasks = self.order.tasks
@@ -329,7 +517,7 @@ class _Call:
                 continue
             try:
                 answer.enter()
-                ended.append((answer, self.body(task, answer.token, self.order.end)))
+                ended.append((answer, self.body(answer, self.order.end)))
             except (JobError, OpenError, BackError) as error:
                 with self.judging(task):
                     answer.fail(error)
@@ -458,7 +646,8 @@ class _Call:
             case TransitionError():
                 return "it was allowed" if self.observer.stayed(self.since, task, self.allowed()) else ""
             case ClaimLostError():
-                return "" if self.process.may_be_taken_for_dead else "it was not lost"
+                is_lost = task in self.lapsed or self.observer.is_late(task, self.claimed.get(task, 0))
+                return "" if is_lost or self.process.may_be_taken_for_dead else "it was not lost"
             case FinishNotRecordedError() | StoreBusyError():
                 return (
                     "" if self.machine.stood_still(self.begun_at, BUSY_S / 2, self.process) else "nobody is in the way"
@@ -479,26 +668,37 @@ class _Call:
         return (*some, UNKNOWN) if self.order.option == "force" else some
 
     def may_run(self, row: Row) -> bool:
-        """Whether somebody may be told that the task runs: its owner lives; or lived, as the call began."""
+        """Whether somebody may be told that the task runs: its owner and its lease live, or did as the call began."""
+        if self.observer.has_expired(row, self.begun_ms):
+            return False
         holder = self.machine.owner_of.get(row.owner or 0)
         return holder is not None and (not holder.is_dead or holder.died_at >= self.begun_at)
 
 
-def _nothing(_message: object) -> None:
+def _nothing(*_: object, **__: object) -> None:
     return None
 
 
-def _policy(rng: random.Random) -> TaskPolicy:
+def _policy(rng: random.Random, style: Style) -> TaskPolicy:
     return TaskPolicy(
         rng.choice((HOLD, HOLD, RERUN, RERUN, VERIFY)),
         rng.choice(("retry", "retry", "hold")),
         rng.choice((10, 10, 2)),
+        rng.choice(LEASES_S) if style.leases and rng.random() < LEASED else 0,
     )
 
 
-def _orders(rng: random.Random, tasks: tuple[str, ...]) -> list[Order]:
+def _orders(rng: random.Random, tasks: tuple[str, ...], style: Style) -> list[Order]:
     kinds = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS], k=rng.choice((2, 3, 3, 4, 5, 8)))
+    if style.recovers:
+        kinds = [_recovering(rng, kind) for kind in kinds]
     return [_order(rng, kind, tasks) for kind in kinds]
+
+
+def _recovering(rng: random.Random, kind: str) -> str:
+    if rng.random() < SWEEPING:
+        return "sweep"
+    return "keep" if kind in KEPT_KINDS and rng.random() < KEEPING else kind
 
 
 def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
@@ -511,13 +711,15 @@ def _order(rng: random.Random, kind: str, tasks: tuple[str, ...]) -> Order:
         option = rng.choice(("", "force"))
     elif kind == "claim" and rng.random() < 0.1:
         option = "drop"
+    elif kind == "keep":
+        option = f"n{rng.randrange(1_000)}"
     some = tuple(rng.sample(tasks, rng.randint(1, len(tasks))))
     return Order(
         kind,
         rng.choice(tasks),
-        rng.choice(ENDS),
+        rng.choice(SWEPT_ENDS if kind == "sweep" else ENDS),
         option,
         rng.choice((0.0, 0.0, 0.01, 0.1)),
-        rng.choice((0, 1, 1, 2, 4)),
+        rng.choice((1, 1, 2, 4) if kind in {"keep", "sweep"} else (0, 1, 1, 2, 4)),
         some,
     )

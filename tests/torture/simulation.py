@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants.catalogue_simulation import MUTANTS
+from tests.mutants import catalogue_beside, catalogue_simulation
 from tests.simulator.schedule import playground
 from tests.torture.trial import Tally, Trial
 
 __all__ = ["TRIAL"]
 
-OF_OTHERS: Final = ("finish-without-token", "reader-does-not-join")  # mutants of other catalogues
+# Mutants of other catalogues.
+OF_OTHERS: Final = (
+    "finish-without-token",
+    "reader-does-not-join",
+    "lease-ignored-at-finish",
+    "lease-kept-at-finish",
+    "lease-never-expires",
+    "lease-expires-at-once",
+    "lease-by-date",
+    "lease-renewed-by-anybody",
+)
 ENOUGH: Final = 3  # violations of one part: there is no need to go on
-FOUND: Final = (*OF_OTHERS, *(one.name for one in MUTANTS))
+FOUND: Final = (*OF_OTHERS, *(one.name for one in (*catalogue_simulation.MUTANTS, *catalogue_beside.MUTANTS)))
 APART: Final = 2**32  # seeds of the schedules of one part
 
 
