@@ -14,20 +14,27 @@ import pytest
 from idemreg import (
     ArgumentError,
     AsyncRegistry,
+    Liveness,
     Registry,
     Status,
     StoreCorruptError,
+    TaskDoneError,
     acquiring,
     attempt,
     clock,
     feed,
+    oslock,
+    scheduled,
     turn,
 )
 from idemreg.clock import Clock
+from idemreg.liveness import Examiner, OwnerRecord
+from idemreg.lockfile import LockFile
 from idemreg.owned import check_owned
 from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.readers import WalReader
 from idemreg.tagged import decode_arguments
+from idemreg.testing import ManualClock
 from idemreg.turn import Turns
 from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
@@ -35,9 +42,11 @@ from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from idemreg import Task
+    from idemreg.ledger import Ledger
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.database import Database
 
@@ -263,6 +272,75 @@ def test_of_claims_whose_commit_fails_none_is_held(path: Path) -> None:
         assert script.end() == 0
 
 
+# --- schedules ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("times", "ran"), [(1, 1), (scheduled.TRIES, 0)])
+def test_a_look_that_others_are_always_faster_than_runs_nothing(
+    open_registry: Callable[..., Registry], times: int, ran: int
+) -> None:
+    """It looks again, so many times; what is due is left to them, and to the next look."""
+    by = ManualClock()
+    registry = open_registry(clock=by)
+    slots: list[int] = []
+    registry.scheduled("s", cron="* * * * *")(lambda: slots.append(1))
+    registry.run_due("s")
+    by.advance(60)
+    with pytest.MonkeyPatch.context() as patch:
+        plan, left = cast("Ledger", registry.store).plan, iter(range(times))
+        patch.setattr(registry.store, "plan", lambda *words: next(left, None) is None and plan(*words))
+        assert len(registry.run_due("s")) == ran
+    assert len(registry.run_due("s")) == 1 - ran
+    assert slots == [1]
+
+
+def test_a_slot_at_work_elsewhere_is_left_to_whoever_runs_it(open_registry: Callable[..., Registry]) -> None:
+    """Both have found the same slot due: who comes second runs nothing, and nothing behind it."""
+    by = ManualClock()
+    one, other = open_registry(clock=by), open_registry(clock=by)
+    ran: list[str] = []
+    found: list[object] = []
+
+    def begin() -> None:
+        ran.append("one")
+
+    def late() -> None:
+        ran.append("other")
+
+    one.scheduled("s", cron="* * * * *")(begin)
+    other.scheduled("s", cron="* * * * *")(late)
+    one.run_due("s")
+    by.advance(60)
+    claim, slot = one.store.begin, []
+
+    def first(wanted: Any) -> Any:
+        if not slot:
+            slot.append(wanted.task_id)
+            found.extend(other.run_due("s"))
+        return claim(wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.store, "begin", first)
+        assert one.run_due("s") == []
+    assert (ran, len(found)) == (["other"], 1)
+    assert (task_of(one, slot[0]).status, task_of(one, slot[0]).attempt) == (Status.SUCCEEDED, 1)
+
+
+def test_a_job_that_calls_a_task_which_is_skipped_has_failed(open_registry: Callable[..., Registry]) -> None:
+    """The error tells of another task than the slot's: it is the job's own, and told as such."""
+    by = ManualClock()
+    registry = open_registry(clock=by)
+    registry.add("other", name="other")
+    registry.skip("other", reason="not today")
+    registry.scheduled("s", cron="* * * * *")(lambda: registry.run("other", lambda: 1, name="other"))
+    registry.run_due("s")
+    by.advance(60)
+    (run,) = registry.run_due("s")
+    assert isinstance(run.error, TaskDoneError)
+    assert run.error.task_id == "other"
+    assert task_of(registry, run.task_id).status is Status.FAILED
+
+
 # --- small rooms -------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +357,20 @@ def test_without_its_id_each_process_is_a_boot(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(clock, "BOOT_ID_PATH", str(path.parent))
     with pytest.raises(IsADirectoryError):
         clock._boot_id.__wrapped__()
+
+
+def test_without_locks_a_restart_proves_death(path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this boot nobody can tell: its owner may live."""
+    registry.open()
+    monkeypatch.setattr(oslock, "self_test", lambda *_: False)
+    lock_file = LockFile(f"{path}-lock")
+    record = OwnerRecord.of_this_process("lock", Clock())
+    examiner = Examiner(lock_file, Clock())
+    assert examiner.examine(record.id, record)[0] is Liveness.CANNOT_TELL
+    assert examiner.examine(record.id, None)[0] is Liveness.CANNOT_TELL
+    former = record._replace(boot_id="another")
+    assert examiner.examine(record.id, former) == (Liveness.DEAD, "the machine was restarted since")
+    lock_file.close()
 
 
 def test_what_is_not_there_is_nobodys(path: Path) -> None:
