@@ -14,6 +14,7 @@ import pytest
 from idemreg import (
     ArgumentError,
     AsyncRegistry,
+    ClaimLostError,
     Liveness,
     Registry,
     Status,
@@ -25,6 +26,7 @@ from idemreg import (
     feed,
     oslock,
     scheduled,
+    step_command,
     turn,
 )
 from idemreg.clock import Clock
@@ -33,6 +35,7 @@ from idemreg.lockfile import LockFile
 from idemreg.owned import check_owned
 from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.readers import WalReader
+from idemreg.step_command import CommandClaim, StepEnd, run_step_command
 from idemreg.tagged import decode_arguments
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
@@ -45,8 +48,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from idemreg import Task
+    from idemreg import Claim, Task
+    from idemreg.child import Child
     from idemreg.ledger import Ledger
+    from idemreg.progress import Progress
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.database import Database
 
@@ -311,7 +316,8 @@ def test_a_slot_at_work_elsewhere_is_left_to_whoever_runs_it(open_registry: Call
     other.scheduled("s", cron="* * * * *")(late)
     one.run_due("s")
     by.advance(60)
-    claim, slot = one.store.begin, []
+    claim = one.store.begin
+    slot: list[str] = []
 
     def first(wanted: Any) -> Any:
         if not slot:
@@ -339,6 +345,51 @@ def test_a_job_that_calls_a_task_which_is_skipped_has_failed(open_registry: Call
     assert isinstance(run.error, TaskDoneError)
     assert run.error.task_id == "other"
     assert task_of(registry, run.task_id).status is Status.FAILED
+
+
+# --- steps of commands -------------------------------------------------------------------------------------------
+
+
+def step(registry: Registry, claim: Claim, *argv: str) -> StepEnd:
+    with open(os.devnull, "wb") as nowhere:
+        by = CommandClaim(claim.task_id, claim.token, str(registry.path))
+        return run_step_command(registry.store, by, "s", argv, stdout=nowhere.fileno(), stderr=nowhere.fileno())
+
+
+def test_a_step_whose_claim_ends_in_its_middle_is_not_saved(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command has run, and whoever ran it is told that the task is another's by now."""
+    claim = registry.claim("t")
+    save = cast("Progress", registry.store).save_step
+
+    def late(*words: Any, **options: Any) -> Any:
+        claim.succeed(7)
+        return save(*words, **options)
+
+    monkeypatch.setattr(registry.store, "save_step", late)
+    with pytest.raises(ClaimLostError):
+        step(registry, claim, "/bin/true")
+    assert registry.steps("t") == []
+    assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+
+
+def test_a_step_that_is_interrupted_waits_for_its_command(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which can write no more, and so ends: nothing is saved, and the claim is as it was."""
+    claim = registry.claim("t")
+    children: list[Child] = []
+
+    def interrupt(child: Child, *_: object) -> None:
+        children.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step_command, "pump", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        step(registry, claim, "/bin/cat", "/dev/zero")
+    assert not os.path.exists(f"/proc/{children[0].pid}"), "it was waited for"
+    assert registry.steps("t") == []
+    assert task_of(registry, "t").status is Status.RUNNING
+    claim.succeed()
 
 
 # --- small rooms -------------------------------------------------------------------------------------------------
