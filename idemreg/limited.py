@@ -120,7 +120,7 @@ class AsyncLimitedClaim(_Limited, AsyncClaim):
 
     def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
         self.lease = _lease_of(terms, grant, name)
-        self._time: contextlib.AbstractAsyncContextManager[None] | None = None
+        self._time: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()  # until its block begins
         super().__init__(terms, grant, name)
         self._renew()
 
@@ -134,8 +134,7 @@ class AsyncLimitedClaim(_Limited, AsyncClaim):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._time is not None:
-                await self._time.__aexit__(kind, error, trace)
+            await self._time.__aexit__(kind, error, trace)
         except TaskTimeoutError as over:
             await super().__aexit__(type(over), over, over.__traceback__)
             raise

@@ -612,6 +612,32 @@ def test_whoever_was_faster_is_heard(looked: Registry, world: World, monkeypatch
     assert len(list(looked.tasks())) == 1
 
 
+def test_an_alarm_that_goes_as_it_is_confirmed_is_raised_again(
+    looked: Registry, world: World, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator forgets it between a look and its confirmation: nothing was confirmed, so all stays suspended."""
+    world.jump(HOUR)
+    alarm = alarm_of(suspended(looked))
+    world.synchronise(0)
+    settle = looked.store.settle
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(looked.store, "settle", settle)
+        looked.forget(alarm, force=True)
+        return settle(*args)
+
+    monkeypatch.setattr(looked.store, "settle", slow)
+    assert suspended(looked).alarm == alarm
+    assert looked.get(alarm) is None
+    assert [type(event) for event in told] == [events.ClockSuspended]
+    assert suspended(looked).alarm == alarm
+    task = looked.get(alarm)
+    assert task is not None
+    assert task.status is Status.UNKNOWN
+    goes_on(looked)
+    assert [type(event) for event in told] == [events.ClockSuspended, events.ClockSuspended, events.ClockConfirmed]
+
+
 def test_a_damaged_row_about_the_clock_is_an_error(looked: Registry, path: Path) -> None:
     """Nothing is scheduled on its word, and doctor names it."""
     looked.check_clock()

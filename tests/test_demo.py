@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from idemreg import Registry, Status, demo
+from idemreg import Liveness, Registry, Status, demo
 from idemreg.cli.demo import DEMO_FIELDS
 from idemreg.demo import crew as crews
 from idemreg.demo import nights
@@ -24,8 +24,9 @@ from idemreg.demo.book import ENTERED, ISSUED, Book, Entry
 from idemreg.demo.company import Answer, Company
 from idemreg.demo.crew import Crew, Delivery
 from idemreg.demo.fileclock import ClockFile, FileClock
+from idemreg.demo.first import FirstAct
 from idemreg.demo.process import DemoError, _with_our_own
-from idemreg.demo.second import SecondAct, slot
+from idemreg.demo.second import BY_HAND, SecondAct, slot
 from idemreg.demo.witness import Witness
 from tests.support.processes import PATIENCE_S, ROOT
 
@@ -494,3 +495,109 @@ def wait_for(fd: int, word: bytes) -> None:
 def children_of(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
         return [int(child) for child in file.read().split()]
+
+
+# --- what hardly ever happens -----------------------------------------------------------------------------------
+
+
+def test_a_progress_line_is_taken_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal: the account begins where it stood."""
+    act = FirstAct(str(tmp_path), 1, 1, 3, as_json=False)
+    act._is_terminal = True
+    assert act.play() == 0
+    shown = capsys.readouterr().out
+    assert "deliveries, 1 workers killed\r\033[K1 task, delivered " in shown
+
+
+def test_a_job_that_is_to_die_somewhere_is_not_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin of the one that was killed there runs on, and waits for no word."""
+    program = "print('ready', flush=True); input(); print('at running\\nran', flush=True); assert not input()"
+    monkeypatch.setattr(crews, "PROGRAM", program)
+    with Crew("jobs.db", "witness.log", 1, {}) as crew:
+        crew.deliver([Delivery("coupon", 1)], lambda _: None)
+        assert (crew.answers, crew.delivered, crew.killed) == ({"ran": 1}, 1, {})
+
+
+def speak(program: str, *words: str, said: str) -> tuple[int, str]:
+    """What a process of the demonstration answers, and how it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from idemreg.demo.{program} import main; main()", *words],
+        input=said, text=True, cwd=ROOT, stdout=subprocess.PIPE, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+    return done.returncode, done.stdout
+
+
+def test_a_worker_that_nobody_kills_ends_its_job(tmp_path: Path) -> None:
+    """It says that it is at it, and goes on."""
+    database, witness = str(tmp_path / "jobs.db"), str(tmp_path / "witness.log")
+    assert speak("worker", database, witness, said="letter 1 running\n") == (0, "ready\nat running\nran\n")
+    assert Witness(witness).effects() == {"letter:1": 1}
+    with Registry(database) as registry:
+        assert registry.count() == {Status.SUCCEEDED: 1}
+
+
+def test_a_scheduler_whose_company_is_gone_ends_in_the_middle(tmp_path: Path) -> None:
+    """No coupon is issued that nobody would hear of."""
+    database, witness = str(tmp_path / "coupons.db"), str(tmp_path / "coupons.log")
+    clock = ClockFile(str(tmp_path / "clock"), datetime(2026, 11, 23, tzinfo=UTC))
+    code, said = speak("issuer", database, witness, clock.path, "A", said="look entered\nissue coupon:1\n")
+    assert (code, said) == (1, "ready\ndone\nat entered\n")
+    assert [one.what for one in Book(Witness(witness)).entries()] == [ENTERED]
+    with Registry(database, clock=FileClock(clock.path)) as registry:
+        task = registry.get("coupon:1")
+        assert task is not None
+        owner = registry.owner(task)
+        assert owner is not None
+        assert (task.status, owner.liveness) == (Status.RUNNING, Liveness.DEAD)
+
+
+class Canned:
+    """A company whose schedulers answer what they are told to, one after the other."""
+
+    name = "B"
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers = list(answers)
+
+    def hire(self, _name: str) -> Canned:
+        return self
+
+    def look(self, _moment: str = "-") -> Answer:
+        return self._answers.pop(0)
+
+    issue = answer = look
+
+    def beat(self) -> None:
+        """Nobody has a heart here."""
+
+    stop = resume = beat
+
+    def tell(self, words: str) -> None:
+        """Nobody listens."""
+
+
+def test_a_serial_that_goes_back_with_the_clock_ends_the_story(tmp_path: Path, registry: Registry) -> None:
+    """It is what the act is to show."""
+    in_doubt = Answer({}, {}, "suspended", "clock@")
+    second = Canned(
+        Answer({slot(28): "COUP-2"}, {}, "done", ""), in_doubt, in_doubt, Answer({BY_HAND: "COUP-1"}, {}, "done", "")
+    )
+    act = SecondAct(str(tmp_path), as_json=True)
+    with pytest.raises(DemoError, match="the serial went back with the clock: COUP-2, then COUP-1"):
+        act._set_back(registry, cast("Any", second))
+
+
+def test_a_slot_that_two_have_issued_ends_the_story(tmp_path: Path) -> None:
+    """So is this."""
+    both = Answer({slot(31): "COUP-1"}, {}, "done", "")
+    company = Canned(
+        Answer({}, {}, "at", "entered"),
+        Answer({}, {}, "done", ""),
+        Answer({slot(30): "COUP-0"}, {}, "done", ""),
+        Answer({}, {slot(30): "claim-lost"}, "done", ""),
+        both,
+        both,
+    )
+    act = SecondAct(str(tmp_path), as_json=True)
+    with pytest.raises(DemoError, match="two schedulers that looked at once"):
+        act._paused(cast("Any", company), cast("Any", company))

@@ -240,6 +240,25 @@ def test_neither_is_it_where_there_are_no_links(path: Path) -> None:
         assert script.end() == 0
 
 
+@pytest.mark.usefixtures("compiler")
+def test_a_name_that_the_disk_refuses_is_not_taken(path: Path) -> None:
+    """Neither by a link nor by a rename; nothing is left under the name, nor beside it."""
+    source = """
+        from idemreg.errors import StoreError
+        from idemreg.placing import new_file
+        from tests.torture.injected.shim import LASTING
+        try:
+            with new_file(sys.argv[1]) as part: fail("name", errno.EROFS, lasting=LASTING)
+        except StoreError as error: told = type(error).__name__, error.message
+        say(hits(), told[0], f"cannot write {sys.argv[1]}: Read-only file system" == told[1])
+        say(os.listdir(os.path.dirname(sys.argv[1])))
+    """
+    with FaultedScript(source, path) as script:
+        script.expect("2 StoreError True")
+        script.expect("[]")
+        assert script.end() == 0
+
+
 def test_a_folder_of_another_user(path: Path) -> None:
     """May not be written, and is not trusted."""
     if os.geteuid() != 0:

@@ -460,7 +460,7 @@ def test_a_stored_output_that_is_none_is_replayed_as_nothing() -> None:
 
 
 def test_where_there_is_no_terminal_nothing_is_in_front() -> None:
-    """A process without one, and one whose terminal has hung up."""
+    """Of a process without one, until it has one."""
     source = """
         import pty, fcntl, termios
         from idemreg.signals import _is_foreground
@@ -475,6 +475,30 @@ def test_where_there_is_no_terminal_nothing_is_in_front() -> None:
         script.expect("False True")
         assert script.end() == 0
     assert signals._is_told(signal.SIGTERM) is False
+
+
+def test_a_terminal_that_hangs_up_is_not_in_front() -> None:
+    """Also where it does so in the middle of the question: nobody is told anything by it any more."""
+    source = """
+        import pty, fcntl, termios
+        from idemreg.signals import _is_foreground
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.setsid()
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+        ask = os.tcgetpgrp
+        def hang_up_and_ask(terminal):
+            os.close(ours)
+            return ask(terminal)
+        os.tcgetpgrp = hang_up_and_ask
+        said = [_is_foreground()]
+        os.tcgetpgrp = ask
+        said.append(_is_foreground())
+        say(*said)
+    """
+    with Script(source) as script:
+        script.expect("False False")
+        assert script.end() == 0
 
 
 # --- the clock --------------------------------------------------------------------------------------------------

@@ -430,6 +430,9 @@ def test_the_command_reports_what_may_be_missing(path: Path, tmp_path: Path) -> 
     sound = cli("doctor", "--salvage", str(out))
     assert sound.exit_code == 0, sound.output
     assert "nothing is missing" in sound.stdout
+    quiet = cli("doctor", "--quiet", "--salvage", str(tmp_path / "quiet.db"))
+    assert (quiet.exit_code, quiet.output) == (0, "")
+    assert len(rows_of(tmp_path / "quiet.db")) == len(rows_of(out))
     content = bytearray(path.read_bytes())
     clear(content, 2, DICE)
     path.write_bytes(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -566,6 +567,43 @@ def test_what_waits_is_superseded(
     with pytest.raises(ScheduleError):
         registry.run_due()
     assert (job.schedule().version, third.ran) == (2, ["3"])
+
+
+RESCHEDULER = """
+    from idemreg import Registry, faults
+    from idemreg.testing import ManualClock
+    clock = ManualClock()
+    clock.advance(int(sys.argv[2]))
+    registry = Registry(sys.argv[1], durability="normal", clock=clock)
+    registry.scheduled("job", cron="*/30 * * * *", overlap="queue")(lambda: None)
+    faults.arm("slots.committed", faults.kill)
+    registry.run_due()
+"""
+
+
+def test_whoever_dies_as_a_version_begins_leaves_nothing_to_run(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, path: Path
+) -> None:
+    """It is stored, and what waited for the one before has not been told so: the next look does."""
+    job, other = Job(registry, overlap="queue"), Job(open_registry(clock=clock), overlap="queue")
+
+    ends: list[int] = []
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        other.due()
+        with Script(RESCHEDULER, path, passed(BEGAN + 2 * H)) as script:
+            ends.append(script.end())
+
+    job.body = body
+    clock.advance(HOUR)
+    job.due()
+    assert ends == [-signal.SIGKILL]
+    assert job.rows() == {"1": "succeeded", "2": "pending"}
+    assert [one.version for one in ledger(registry).schedules("job")] == [1, 2]
+    heir = Job(open_registry(clock=clock), cron="*/30 * * * *", overlap="queue")
+    assert heir.rows() == {"1": "succeeded", "2": "superseded"}
+    assert (job.ran, other.ran, heir.ran) == (["1"], [], [])
 
 
 def test_another_zone_is_another_schedule(registry: Registry, clock: ManualClock) -> None:

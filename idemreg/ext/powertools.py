@@ -285,7 +285,9 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             (answer,) = store.claim([Wanted(row.task_id, row.name, row.checksum, self._terms.options.policy)])
             if isinstance(answer, Unknown):
                 raise _unknown_error(answer.task)
-            return False
+            if isinstance(answer, Granted):  # an operator has settled it in this moment: it is as he left it
+                store.abandon(End.release(answer, nothing_ran=True))
+            return isinstance(answer, Granted)
         if is_late:
             store.forget(row.task_id, force=True, seen=row.version)
         return is_late

@@ -256,7 +256,8 @@ class SqliteStore(Settler):
             if write.error is not None:
                 raise write.error  # noqa: TRY301 - which of them it is, is looked at in one place
         except CommitUnsureError as error:
-            return self._read_again(end, error)
+            if isinstance(answer := self._read_again(end, error), Unsure):
+                return answer
         except SyncFailedError as error:
             return Unsure(error)
         except Exception as error:  # noqa: BLE001 - it is this one's; the others have their own answers

@@ -106,8 +106,8 @@ class Database(Pool):
 
     def check_files(self) -> None:
         """Before a job is entered: `FilesReplacedError` where its claim is not in the files that were opened."""
-        if self.guard is not None:
-            self.guard.check()
+        assert self.guard is not None  # noqa: S101 - a database that is open has one
+        self.guard.check()
 
     def check_disk(self, *, durable: bool, is_synced: bool = False) -> None:
         """Before a claim: `SyncFailedError` where what it stands on may be lost.

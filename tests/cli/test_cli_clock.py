@@ -13,7 +13,7 @@ from idemreg import Clock, Registry, Status
 from idemreg.cli import clock
 from idemreg.cli.text import width
 from idemreg.clockcheck.chrony import chrony
-from idemreg.clockcheck.readings import HARDWARE, KERNEL, Reading
+from idemreg.clockcheck.readings import HARDWARE, KERNEL, Hardware, Reading
 from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
@@ -103,6 +103,26 @@ def test_a_small_deviation(cli: Cli, say: Callable[..., None]) -> None:
     assert result.stdout.splitlines()[0] == (
         "deviating, 30.0 ms behind: scheduling goes on, execution windows are 20 ms"
     )
+
+
+def test_the_hardware_clock_serves_meanwhile(cli: Cli, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1: the clock is an hour behind it, which is added to what is due; what was missed waits."""
+    registry.open()
+    ahead_us = [0]
+
+    def board(clock: Clock) -> Hardware:
+        return Hardware(clock.wall_us() - ahead_us[0], ahead_us[0], 1_000 * MS, keeps_utc=True, name="rtc0")
+
+    monkeypatch.setattr(Clock, "sources", (silent(KERNEL), board))
+    assert cli("clock").exit_code == 0
+    ahead_us[0] = -HOUR
+    result = cli("clock")
+    assert result.exit_code == 1
+    assert "catch-up is suspended, and what is due goes by the hardware clock" in result.stdout.replace("\n", " ")
+    found = json.loads(cli("clock", "--json").stdout)
+    assert (found["scheduling"], found["catch_up"], found["correction_us"]) == (True, False, HOUR)
+    (alarm,) = registry.tasks(prefix="clock@")
+    assert (alarm.task_id, alarm.status) == (found["alarm"], Status.UNKNOWN)
 
 
 @pytest.mark.parametrize("us", [60 * MS, HOUR, -HOUR])

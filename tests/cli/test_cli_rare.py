@@ -290,6 +290,14 @@ def test_a_plan_of_nothing_has_no_span(capsys: pytest.CaptureFixture[str]) -> No
     assert "would be" not in capsys.readouterr().out
 
 
+def test_a_name_that_no_file_can_have_is_told_by_its_opening(cli: Cli, tmp_path: Path) -> None:
+    """It is not called missing, which `init` would be told to mend."""
+    result = cli("--db", str(tmp_path / ("x" * 300)), "list")
+    assert result.exit_code == 74
+    assert "File name too long" in result.stderr
+    assert "init" not in result.stderr
+
+
 def test_a_step_that_is_being_typed_is_not_refused() -> None:
     """A shell that completes a line asks for what is there so far."""
     assert step.make_context("step", [], resilient_parsing=True).command is step

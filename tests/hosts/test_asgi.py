@@ -1119,3 +1119,41 @@ def test_the_page_tells_every_problem() -> None:
     rows = re.findall(r"^\| (\d{3}) \| ([^|]+) \|", PAGE, re.MULTILINE)
     told = {(int(status), code) for status, codes in rows for code in re.findall(r"`([\w-]+)`", codes)}
     assert told == {(one.status, one.code) for one in problems}
+
+
+def test_what_comes_behind_the_end_goes_nowhere(areg: AsyncRegistry) -> None:
+    """The response is stored; the application is told that the client has gone, and sends more to nobody."""
+    heard: list[str] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+        heard.append((await receive())["type"])
+        await send({"type": "http.response.body", "body": b"more"})
+
+    async def main() -> None:
+        middleware = IdempotencyMiddleware(app, registry=areg)
+        first, again = await call(middleware), await call(middleware)
+        assert (first.status, first.body, first.replayed) == (201, b"ok", False)
+        assert (again.status, again.body, again.replayed) == (201, b"ok", True)
+        assert (await only(areg)).status is Status.SUCCEEDED
+
+    asyncio.run(main())
+    assert heard == ["http.disconnect"]
+
+
+def test_a_body_before_its_start_is_the_applications_error(areg: AsyncRegistry) -> None:
+    """The task has failed with it, and the client has seen nothing."""
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"before http\.response\.start"):
+            await call(IdempotencyMiddleware(app, registry=areg))
+        task = await only(areg)
+        assert task.status is Status.FAILED
+        assert "before http.response.start" in task.error
+
+    asyncio.run(main())

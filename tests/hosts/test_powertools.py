@@ -23,6 +23,7 @@ from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import D
 from idemreg import AsyncRegistry, ClaimLostError, ResultError, Status, TaskDoneError, TaskUnknownError, Verdict
 from idemreg.ext.powertools import IdemregPersistenceLayer
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.store import End
 from idemreg.testing import ManualClock
 from tests.support.processes import ROOT, Script
 
@@ -415,6 +416,27 @@ def test_a_killed_process_that_holds_leaves_unknown(
     assert ship(order={"id": 1}) == ("there" if verdict is Verdict.HAPPENED else "here")
 
 
+def test_a_killed_process_that_an_operator_settles_meanwhile_runs_again(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its owner and the claim that would have made it unknown: that claim is put back."""
+    ship = shipping(IdemregPersistenceLayer(registry, on_crash="hold"), lambda order: "here")
+    with Script(CHILD, path, "hold") as child:
+        child.expect("in the function")
+        child.kill()
+    owner = SqliteStore.owner
+
+    def slow(self: SqliteStore, task: Task) -> Any:
+        monkeypatch.setattr(SqliteStore, "owner", owner)
+        found = owner(self, task)
+        registry.resolve(task.task_id, Verdict.DID_NOT_HAPPEN)
+        return found
+
+    monkeypatch.setattr(SqliteStore, "owner", slow)
+    assert ship(order={"id": 1}) == "here"
+    assert only(registry).status is Status.SUCCEEDED
+
+
 def test_an_interrupted_function_stays_in_progress_for_its_time(
     layer: IdemregPersistenceLayer, clock: ManualClock
 ) -> None:
@@ -647,6 +669,53 @@ def test_an_expired_record_is_removed_only_as_it_was_seen(
         layer._put_record(record_of("k"))
     assert caught.value.old_data_record is not None
     assert caught.value.old_data_record.response_data == '"new"'
+
+
+def test_a_key_that_others_always_claim_first_is_in_progress(
+    layer: IdemregPersistenceLayer, open_registry: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a bound on the tries; the other's run goes on."""
+    other = open_registry()
+    theirs = IdemregPersistenceLayer(other)
+    theirs._put_record(record_of("k"))
+    before = only(other)
+    monkeypatch.setattr(layer, "_row", lambda _task_id: None)  # it was gone at each look
+    with pytest.raises(IdempotencyItemAlreadyExistsError):
+        layer._put_record(record_of("k"))
+    assert only(other) == before
+    theirs._delete_record(record_of("k"))
+
+
+def test_a_run_that_goes_on_elsewhere_is_not_taken(
+    layer: IdemregPersistenceLayer, open_registry: Callable[..., Registry]
+) -> None:
+    """Its owner lives: `ClaimLostError`, and its record stays in progress."""
+    other = open_registry()
+    theirs = IdemregPersistenceLayer(other)
+    theirs._put_record(record_of("k", in_progress_expiry_timestamp=1_999_999_999_999))
+    with pytest.raises(ClaimLostError):
+        layer._update_record(record_of("k", "COMPLETED", response_data="1"))
+    assert only(other).status is Status.RUNNING
+    theirs._update_record(record_of("k", "COMPLETED", response_data="2"))
+    assert layer._get_record("k").response_data == "2"
+
+
+def test_what_is_unknown_makes_way_behind_its_time(
+    layer: IdemregPersistenceLayer, registry: Registry, clock: ManualClock
+) -> None:
+    """Under the utility's own rule: until then it is in progress, whoever has said that nobody knows."""
+    until = clock.wall_us() // 1_000 + 60_000
+    layer._put_record(record_of("k", in_progress_expiry_timestamp=until))
+    task = only(registry)
+    layer._open["k"].claim.end(End("k", task.token, task.owner or 0, Status.UNKNOWN, 1, error="nobody knows"))
+    other = IdemregPersistenceLayer(registry)
+    with pytest.raises(IdempotencyItemAlreadyExistsError):
+        other._put_record(record_of("k"))
+    assert only(registry).status is Status.UNKNOWN
+    clock.advance(61)
+    other._put_record(record_of("k"))
+    other._update_record(record_of("k", "COMPLETED", response_data="1"))
+    assert other._get_record("k").response_data == "1"
 
 
 def test_an_asynchronous_registry_is_refused(registry: Registry) -> None:

@@ -27,11 +27,14 @@ def part(mode: str, seed: int, count: int, only: str = "", root: Path = ROOT) ->
 
     ``only``: the cases with these words in their names. ``root``: the tree, which may be a mutant.
     """
+    environment = shim.environment()
+    if mode == "memory":  # whoever measures coverage takes memory as well, and what he lacks is an error at any line
+        environment = {name: value for name, value in environment.items() if not name.startswith("COVERAGE_")}
     base = tempfile.mkdtemp(prefix="faults-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
     try:
         words = [sys.executable, "-m", "tests.torture.injected.worker", mode, str(seed), str(count), base, only]
         run = subprocess.run(
-            words, cwd=root, env=shim.environment(), capture_output=True, text=True, check=False, timeout=PATIENCE_S
+            words, cwd=root, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE_S
         )
         at = os.path.join(base, "at")
         was_at = Path(at).read_text("utf-8").strip() if os.path.exists(at) else "its beginning"

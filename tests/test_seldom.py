@@ -1,0 +1,456 @@
+"""What hardly ever happens, by what the caller is told and what the row says behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+from typing import TYPE_CHECKING, Any, cast
+
+import apsw
+import pytest
+
+from idemreg import (
+    ArgumentError,
+    AsyncRegistry,
+    ClaimLostError,
+    Liveness,
+    Registry,
+    Status,
+    StoreCorruptError,
+    TaskDoneError,
+    acquiring,
+    attempt,
+    clock,
+    feed,
+    oslock,
+    scheduled,
+    step_command,
+    turn,
+)
+from idemreg.clock import Clock
+from idemreg.liveness import Examiner, OwnerRecord
+from idemreg.lockfile import LockFile
+from idemreg.owned import check_owned
+from idemreg.sqlite.connection import NORMAL
+from idemreg.sqlite.readers import WalReader
+from idemreg.step_command import CommandClaim, StepEnd, run_step_command
+from idemreg.tagged import decode_arguments
+from idemreg.testing import ManualClock
+from idemreg.turn import Turns
+from tests.support.descriptors import left_open
+from tests.support.faulted import FaultedScript
+from tests.support.processes import PATIENCE_S
+from tests.support.raw import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from idemreg import Claim, Task
+    from idemreg.child import Child
+    from idemreg.ledger import Ledger
+    from idemreg.progress import Progress
+    from idemreg.sqlite.backend import SqliteStore
+    from idemreg.sqlite.database import Database
+
+
+def database_of(registry: Registry) -> Database:
+    return cast("SqliteStore", registry.store)._opening.opened().database
+
+
+def task_of(registry: Registry, task_id: str) -> Task:
+    task = registry.get(task_id)
+    assert task is not None
+    return task
+
+
+# --- memory goes between the store and the claim -----------------------------------------------------------------
+
+
+def no_memory(*_words: object, **_options: object) -> Any:
+    raise MemoryError
+
+
+def test_a_claim_that_cannot_be_made_is_put_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was granted; nobody has it, and the next call claims the task."""
+    registry.run("warm", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(acquiring, "make_claim", no_memory)
+        with pytest.raises(MemoryError):
+            registry.claim("t")
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == (Status.PENDING, 0)
+    with registry.claim("t") as claim:
+        assert claim.attempt == 1
+
+
+@pytest.mark.parametrize("way", ["run", "claim"])
+def test_neither_is_one_of_a_coroutine(registry: Registry, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """As above."""
+    jobs = AsyncRegistry.of(registry)
+
+    async def begin() -> None:
+        if way == "run":
+            await jobs.run("t", lambda: pytest.fail("the job started"), name="job")
+        async with jobs.claim("t", name="job"):
+            pytest.fail("the block was entered")
+
+    async def main() -> None:
+        await jobs.run("warm", lambda: 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(acquiring if way == "claim" else attempt, "make_claim", no_memory)
+            with pytest.raises(MemoryError):
+                await begin()
+        outcome = await jobs.run("t", lambda: 7, name="job", wait=PATIENCE_S)  # a thread puts it back
+        assert outcome.attempt == 1
+
+    asyncio.run(main())
+    assert task_of(registry, "t").status is Status.SUCCEEDED
+
+
+def test_turns_that_cannot_be_made_leave_nothing_open(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of their descriptor nobody would know."""
+    registry.open()
+    before = left_open(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(turn, "Turn", no_memory)
+        with pytest.raises(MemoryError):
+            Turns(f"{path}-lock", Clock())
+    assert left_open(path) == before
+
+
+# --- a commit that is reported as failed, and is there -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def commits_told_as_failed(database: Database) -> Any:
+    """What SQLite says where a hook behind the commit fails: it is committed, and the statement reports an error."""
+
+    def hook(*_: object) -> int:
+        return apsw.SQLITE_IOERR
+
+    connection = database.take(NORMAL)
+    connection.set_wal_hook(hook)
+    database.give_back(connection, NORMAL)
+    try:
+        yield
+    finally:
+        connection.set_wal_hook(None)
+
+
+def test_a_finish_that_is_there_is_recorded(registry: Registry) -> None:
+    """Whatever its commit said: what is visible and durable was committed. The caller has his result."""
+    registry.run("warm", lambda: 1)
+    claim = registry.claim("t")
+    other = registry.claim("u")
+    with commits_told_as_failed(database_of(registry)):
+        claim.succeed(7)
+        other.fail(LookupError("none"))
+    assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+    assert task_of(registry, "u").status is Status.FAILED
+
+
+def test_so_is_that_of_a_coroutine(registry: Registry) -> None:
+    """Which is stored together with those of others."""
+    jobs = AsyncRegistry.of(registry)
+
+    async def main() -> None:
+        async with jobs.claim("t") as claim:
+            with commits_told_as_failed(database_of(registry)):
+                await claim.succeed(7)
+
+    asyncio.run(main())
+    assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+
+
+# --- what a sweep finds ------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_as_it_was_seen_is_not_buried(registry: Registry) -> None:
+    """A sweep settles what it has seen of dead owners; the living and the ended stay as they are."""
+    store = cast("SqliteStore", registry.store)
+    claim = registry.claim("t")
+    seen = task_of(registry, "t")
+    assert store.bury([seen]) == [None]
+    assert task_of(registry, "t") == seen
+    claim.succeed(7)
+    assert store.bury([seen]) == [None]
+    assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+
+
+def test_kept_arguments_that_were_changed_are_damage(path: Path, registry: Registry) -> None:
+    """Nothing is run with them: the sweep raises, and the task is as it was."""
+    ran: list[int] = []
+
+    @registry.idempotent("t:{user}", name="job", on_crash="rerun", recover=True)
+    def job(user: int) -> None:
+        ran.append(user)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job(7)
+    before = task_of(registry, "t:7")
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE idempotent_argument SET arguments = replace(arguments, '7', '8')")
+    with pytest.raises(StoreCorruptError, match="kept of the arguments of task 't:7'"):
+        registry.sweep()
+    assert (ran, task_of(registry, "t:7")) == ([7], before)
+
+
+def test_a_claim_that_is_no_batchs_has_no_note(registry: Registry) -> None:
+    """It is entered as it is claimed: to say so again changes nothing."""
+    claim = registry.claim("t")
+    before = task_of(registry, "t")
+    registry.store.enter(claim.grant)
+    assert task_of(registry, "t") == before
+    claim.succeed()
+
+
+# --- the system refuses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_command_whose_process_cannot_be_noted_goes_on(path: Path) -> None:
+    """The disk is full: its lock alone speaks for it then, and it is not tried again."""
+    source = """
+        from idemreg import Registry
+        from tests.torture.injected.shim import LASTING
+        fail("write", errno.ENOSPC, number=LASTING)  # none yet, but its files are known from now on
+        registry = Registry(sys.argv[1], durability="normal")
+        registry.run("warm", int)
+        owner = registry.store.own_byte()
+        fail("write", errno.ENOSPC, lasting=LASTING)
+        say(owner.note_process(os.getpid()), hits() > 0)
+        say(owner.record.pid == os.getpid(), registry.get("warm").status.word)
+        owner.close()
+    """
+    with FaultedScript(source, path) as script:
+        script.expect("True True")
+        script.expect("True succeeded")
+        assert script.end() == 0
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_file_that_cannot_be_looked_into_gets_no_lock_file(path: Path) -> None:
+    """It may be another program's: the error is the disk's, and nothing is put beside it."""
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    source = """
+        from idemreg import Registry, StoreError
+        from tests.torture.injected.shim import LASTING
+        fail("read", errno.EIO, lasting=LASTING)
+        try: Registry(sys.argv[1]).open()
+        except StoreError as error: told = type(error).__name__, error.code
+        say(*told, hits() > 0, os.path.exists(sys.argv[1] + "-lock"))
+    """
+    with FaultedScript(source, path) as script:
+        script.expect("StoreError store True False")
+        assert script.end() == 0
+
+
+@pytest.mark.usefixtures("compiler")
+def test_of_claims_whose_commit_fails_none_is_held(path: Path) -> None:
+    """Each is told as unsure, also the one that was refused; the task of the other is free."""
+    source = """
+        from idemreg import Registry
+        from idemreg.options import Options
+        from idemreg.request import wanted
+        from tests.torture.injected.shim import LASTING
+        fail("write", errno.EIO, number=LASTING)  # as above
+        registry = Registry(sys.argv[1], durability="normal")
+        held = registry.claim("held", name="job")
+        ask = lambda task_id: wanted(task_id, "job", b"null", Options.of({}, "normal"))
+        fail("write", errno.EIO, lasting=LASTING)
+        answers = registry.store.claim([ask("held"), ask("t")])
+        say(hits() > 0, *(type(answer).__name__ for answer in answers))
+        say(list(registry.store._opening.opened().owners.live) == [("held", held.token)])
+        say(registry.run("t", lambda: 7, name="job").attempt, registry.get("held").status.word)
+        held.succeed()
+    """
+    with FaultedScript(source, path) as script:
+        script.expect("True Unsure Unsure")
+        script.expect("True")
+        script.expect("1 running")
+        assert script.end() == 0
+
+
+# --- schedules ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("times", "ran"), [(1, 1), (scheduled.TRIES, 0)])
+def test_a_look_that_others_are_always_faster_than_runs_nothing(
+    open_registry: Callable[..., Registry], times: int, ran: int
+) -> None:
+    """It looks again, so many times; what is due is left to them, and to the next look."""
+    by = ManualClock()
+    registry = open_registry(clock=by)
+    slots: list[int] = []
+    registry.scheduled("s", cron="* * * * *")(lambda: slots.append(1))
+    registry.run_due("s")
+    by.advance(60)
+    with pytest.MonkeyPatch.context() as patch:
+        plan, left = cast("Ledger", registry.store).plan, iter(range(times))
+        patch.setattr(registry.store, "plan", lambda *words: next(left, None) is None and plan(*words))
+        assert len(registry.run_due("s")) == ran
+    assert len(registry.run_due("s")) == 1 - ran
+    assert slots == [1]
+
+
+def test_a_slot_at_work_elsewhere_is_left_to_whoever_runs_it(open_registry: Callable[..., Registry]) -> None:
+    """Both have found the same slot due: who comes second runs nothing, and nothing behind it."""
+    by = ManualClock()
+    one, other = open_registry(clock=by), open_registry(clock=by)
+    ran: list[str] = []
+    found: list[object] = []
+
+    def begin() -> None:
+        ran.append("one")
+
+    def late() -> None:
+        ran.append("other")
+
+    one.scheduled("s", cron="* * * * *")(begin)
+    other.scheduled("s", cron="* * * * *")(late)
+    one.run_due("s")
+    by.advance(60)
+    claim = one.store.begin
+    slot: list[str] = []
+
+    def first(wanted: Any) -> Any:
+        if not slot:
+            slot.append(wanted.task_id)
+            found.extend(other.run_due("s"))
+        return claim(wanted)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.store, "begin", first)
+        assert one.run_due("s") == []
+    assert (ran, len(found)) == (["other"], 1)
+    assert (task_of(one, slot[0]).status, task_of(one, slot[0]).attempt) == (Status.SUCCEEDED, 1)
+
+
+def test_a_job_that_calls_a_task_which_is_skipped_has_failed(open_registry: Callable[..., Registry]) -> None:
+    """The error tells of another task than the slot's: it is the job's own, and told as such."""
+    by = ManualClock()
+    registry = open_registry(clock=by)
+    registry.add("other", name="other")
+    registry.skip("other", reason="not today")
+    registry.scheduled("s", cron="* * * * *")(lambda: registry.run("other", lambda: 1, name="other"))
+    registry.run_due("s")
+    by.advance(60)
+    (run,) = registry.run_due("s")
+    assert isinstance(run.error, TaskDoneError)
+    assert run.error.task_id == "other"
+    assert task_of(registry, run.task_id).status is Status.FAILED
+
+
+# --- steps of commands -------------------------------------------------------------------------------------------
+
+
+def step(registry: Registry, claim: Claim, *argv: str) -> StepEnd:
+    with open(os.devnull, "wb") as nowhere:
+        by = CommandClaim(claim.task_id, claim.token, str(registry.path))
+        return run_step_command(registry.store, by, "s", argv, stdout=nowhere.fileno(), stderr=nowhere.fileno())
+
+
+def test_a_step_whose_claim_ends_in_its_middle_is_not_saved(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command has run, and whoever ran it is told that the task is another's by now."""
+    claim = registry.claim("t")
+    save = cast("Progress", registry.store).save_step
+
+    def late(*words: Any, **options: Any) -> Any:
+        claim.succeed(7)
+        return save(*words, **options)
+
+    monkeypatch.setattr(registry.store, "save_step", late)
+    with pytest.raises(ClaimLostError):
+        step(registry, claim, "/bin/true")
+    assert registry.steps("t") == []
+    assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+
+
+def test_a_step_that_is_interrupted_waits_for_its_command(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which can write no more, and so ends: nothing is saved, and the claim is as it was."""
+    claim = registry.claim("t")
+    children: list[Child] = []
+
+    def interrupt(child: Child, *_: object) -> None:
+        children.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step_command, "pump", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        step(registry, claim, "/bin/cat", "/dev/zero")
+    assert not os.path.exists(f"/proc/{children[0].pid}"), "it was waited for"
+    assert registry.steps("t") == []
+    assert task_of(registry, "t").status is Status.RUNNING
+    claim.succeed()
+
+
+# --- small rooms -------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_knows_of_a_reader_is_not_said() -> None:
+    """Its process has ended by the time that it is looked at."""
+    assert WalReader(2**22 + 1, "", None).describe() == f"process {2**22 + 1} (its command cannot be told)"
+    assert WalReader(2**22 + 1, "x", None, 3).describe() == f"process {2**22 + 1} (x), seen reading for 3 s"
+
+
+def test_without_its_id_each_process_is_a_boot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nothing of another process counts as of this boot."""
+    monkeypatch.setattr(clock, "BOOT_ID_PATH", str(path / "boot_id"))
+    assert clock._boot_id.__wrapped__() == clock._PROCESS_BOOT_ID
+    monkeypatch.setattr(clock, "BOOT_ID_PATH", str(path.parent))
+    with pytest.raises(IsADirectoryError):
+        clock._boot_id.__wrapped__()
+
+
+def test_without_locks_a_restart_proves_death(path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this boot nobody can tell: its owner may live."""
+    registry.open()
+    monkeypatch.setattr(oslock, "self_test", lambda *_: False)
+    lock_file = LockFile(f"{path}-lock")
+    record = OwnerRecord.of_this_process("lock", Clock())
+    examiner = Examiner(lock_file, Clock())
+    assert examiner.examine(record.id, record)[0] is Liveness.CANNOT_TELL
+    assert examiner.examine(record.id, None)[0] is Liveness.CANNOT_TELL
+    former = record._replace(boot_id="another")
+    assert examiner.examine(record.id, former) == (Liveness.DEAD, "the machine was restarted since")
+    lock_file.close()
+
+
+def test_what_is_not_there_is_nobodys(path: Path) -> None:
+    """The files of a registry come and go; those that are there are looked at."""
+    path.parent.chmod(0o700)
+    check_owned(path)
+    path.touch(0o600)
+    check_owned(path)
+
+
+def test_a_reader_waits_where_its_descriptor_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that has it has set it so. The first bytes come when it is about to wait for them."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    poll = select.poll
+
+    def then_write() -> Any:
+        os.write(writing, b"line\n")
+        return poll()
+
+    monkeypatch.setattr(select, "poll", then_write)
+    assert feed.read_some(reading, 100) == b"line\n"
+    assert not os.get_blocking(reading)
+    os.close(writing)
+    assert feed.read_some(reading, 100) == b""
+    os.close(reading)
+
+
+def test_kept_arguments_that_are_none_are_told() -> None:
+    """They are told as arguments, and not as a result."""
+    with pytest.raises(ArgumentError, match="kept of the arguments"):
+        decode_arguments("no JSON")
