@@ -23,13 +23,14 @@ from idemreg import (
     acquiring,
     attempt,
     clock,
+    command_parts,
     feed,
     oslock,
     scheduled,
-    step_command,
     turn,
 )
 from idemreg.clock import Clock
+from idemreg.doctor.salvage import salvage
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import LockFile
 from idemreg.owned import check_owned
@@ -43,6 +44,7 @@ from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
 from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
+from tests.test_seal import mistype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -347,6 +349,32 @@ def test_a_job_that_calls_a_task_which_is_skipped_has_failed(open_registry: Call
     assert task_of(registry, run.task_id).status is Status.FAILED
 
 
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+def test_a_salvage_leaves_views_out_and_tables_of_jobs(path: Path) -> None:
+    """A view has no page; the table is told."""
+    with Registry(path, durability="normal") as registry:
+        registry.run("t", lambda: 1, name="job")
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE stock (n); CREATE VIEW shown AS SELECT n FROM stock").fetchall()
+    done = salvage(path, path.with_name("out.db"))
+    assert (done.copied, done.gaps.other_tables) == (1, ("stock",))
+
+
+def test_a_row_about_the_file_of_other_types_is_lost(path: Path) -> None:
+    """Its seal cannot even be reckoned: the copy has a new id, and all tasks."""
+    with Registry(path, durability="normal") as registry:
+        registry.run("t", lambda: 1, name="job")
+        before = registry.store.origin().registry_id
+    mistype(path, "idempotent_registry SET registry_id = 1.5")
+    done = salvage(path, path.with_name("out.db"))
+    assert (done.copied, done.gaps.lost_file_row) == (1, True)
+    with Registry(path.with_name("out.db"), durability="normal") as registry:
+        assert registry.store.origin().registry_id != before
+        assert registry.run("t", lambda: pytest.fail("ran again"), name="job").replayed
+
+
 # --- steps of commands -------------------------------------------------------------------------------------------
 
 
@@ -383,7 +411,7 @@ def test_a_step_that_is_interrupted_waits_for_its_command(registry: Registry, mo
         children.append(child)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step_command, "pump", interrupt)
+    monkeypatch.setattr(command_parts, "pump", interrupt)
     with pytest.raises(KeyboardInterrupt):
         step(registry, claim, "/bin/cat", "/dev/zero")
     assert not os.path.exists(f"/proc/{children[0].pid}"), "it was waited for"

@@ -31,6 +31,7 @@ from idemreg.cli.values import EXIT_CODES
 from idemreg.doctor import examine, inside
 from idemreg.model import NO_CHECKSUM, Policy, Task
 from idemreg.purge import Purge
+from idemreg.sqlite.readers import WalReader
 from idemreg.sqlite.salvaging import EVERYWHERE, Gaps, Range
 from idemreg.sqlite.upkeep import Checkpoint
 from tests.support.raw import connect
@@ -308,7 +309,12 @@ def test_what_the_doctor_says_of_a_long_wal(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(inside, "WAL_LARGE_BYTES", 0)
     with Registry(path, durability="normal") as registry:
         registry.run("t", lambda: 1)
-        for readers, told in (((), "nobody that /proc shows"), (None, "/proc does not tell")):
+        reader = WalReader(7, "a report", None)
+        for readers, told in (
+            ((), "nobody that /proc shows"),
+            (None, "/proc does not tell"),
+            ((reader, reader), "while it is read by process 7 (a report); process 7 (a report)"),
+        ):
             monkeypatch.setattr(inside, "wal_readers", lambda *_, found=readers: found)
             (long,) = [one for one in examine(path) if one.code == "wal-large"]
             assert told in long.text

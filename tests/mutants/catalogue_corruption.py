@@ -80,7 +80,7 @@ CORRUPTION: Final[tuple[Mutant, ...]] = (
     Mutant(
         "corrupt-unguarded",
         "nobody looks at the files between a claim and its job",
-        (Patch("idemreg/sqlite/database.py", "            self.guard.check()\n", "            pass\n"),),
+        (Patch("idemreg/sqlite/database.py", "        self.guard.check()\n", "        pass\n"),),
         barrier="file guard",
     ),
     Mutant(

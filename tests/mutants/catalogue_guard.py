@@ -25,7 +25,7 @@ _GUARD: Final = mutants(
     Row(
         "guard-off",
         "nobody looks at the files between a claim and its job",
-        (Patch("idemreg/sqlite/database.py", "            self.guard.check()\n", "            pass\n"),),
+        (Patch("idemreg/sqlite/database.py", "        self.guard.check()\n", "        pass\n"),),
         "test_no_way_in_enters_a_job_whose_claim_is_nowhere[normal-database deleted-decorator]",
     ),
     Row(
@@ -110,7 +110,7 @@ _SYNCED: Final = mutants(
     "file guard",
     Off(
         "the look behind the claim",
-        (Patch("idemreg/sqlite/database.py", "            self.guard.check()\n", "            pass\n"),),
+        (Patch("idemreg/sqlite/database.py", "        self.guard.check()\n", "        pass\n"),),
     ),
     "tests/barriers/test_reader_joins.py",
     Row(
