@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from idemreg import Registry
 from tests.torture.killing.worker import EFFECTS
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from tests.torture.killing.witness import Witness
 
 __all__ = ["audit", "prepare"]
+
+# What must lie beside no row: arguments of a final task, the limits of a claim that has ended.
+LEFT: Final = (
+    "SELECT task_id FROM idempotent_argument JOIN idempotent_log USING (task_id) WHERE status IN (1, 5, 6)",
+    "SELECT task_id FROM idempotent_lease WHERE task_id NOT IN (SELECT task_id FROM idempotent_log WHERE status = 3)",
+)
 
 
 def prepare(path: str) -> None:
@@ -32,6 +38,9 @@ def audit(path: str, tasks: list[str], witness: Witness) -> None:
                 witness.say("said", 0, row.status.word, row.token, row.attempt, json.loads(row.result or '"-"'))
         with registry.claim("looked", on_crash="rerun") as claim, claim.transaction() as tx:
             effects = tx.execute("SELECT task, token FROM effect")
+            left = [row for sql in LEFT for row in tx.execute(sql)]
+        if left:
+            witness.say("trouble", "left behind:", *left[0])
         for task, token in effects:
             witness.say("effect", task, token)
     witness.say("leaving")

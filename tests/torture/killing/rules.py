@@ -105,7 +105,7 @@ class Rules:
                 self._break(f"{task}: token {token} behind {before.token}")
             if before.is_open:
                 self._overlap(task, before)
-            if not before.may_repeat and not task.startswith(("rerun", "effects")) and not self._verdicts[task]:
+            if not before.may_repeat and not task.startswith(("rerun", "kept", "effects")) and not self._verdicts[task]:
                 self._break(f"{task}: entered again under token {token}, and nobody gave a verdict over {before.token}")
         self._bodies[task] = _Body(process, thread, token, is_open=True, may_repeat=bool(self._verdicts[task]))
         self._in[process, thread] = task, token

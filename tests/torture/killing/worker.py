@@ -48,16 +48,19 @@ __all__ = ["BODY", "BUSY_S", "MOST_ATTEMPTS", "SHARED", "Orders", "Worker", "kin
 
 BUSY_S: Final = 10
 MOST_ATTEMPTS: Final = 4
+LEASE_S: Final = 3_600  # longer than any run: a lease must change nothing about the dead, nor about the stopped
 SHARED: Final = struct.Struct("<QQ")  # the first task that is worked on, and whether all is over
 WIDTH: Final = 3  # so many tasks are worked on at a time
 EFFECTS: Final = "CREATE TABLE IF NOT EXISTS effect (task TEXT, token INTEGER)"
 
 # How often which kind of task comes, and what it asks for on a crash.
-KINDS: Final = ("hold", "hold", "claim", "rerun", "effects", "effects", "verify", "batch", "batch")
+KINDS: Final = ("hold", "leased", "claim", "rerun", "kept", "effects", "effects", "verify", "batch", "batch")
 POLICIES: Final = {
     "hold": "hold",
+    "leased": "hold",
     "claim": "hold",
     "rerun": "rerun",
+    "kept": "rerun",
     "effects": "rerun",
     "verify": "verify",
     "batch": "hold",
@@ -228,6 +231,15 @@ class _Thread:
                 self.run(task, kind, self.decorated(task))
             case "rerun":
                 self.run(task, kind, lambda: self.registry.run(task, self.body, name="j", on_crash="rerun", **OPTIONS))
+            case "leased":
+                job = self.body
+                self.run(
+                    task,
+                    kind,
+                    lambda: self.registry.run(task, job, name="j", on_crash="hold", lease=LEASE_S, **OPTIONS),
+                )
+            case "kept":
+                self.run(task, kind, self.decorated(task, on_crash="rerun", recover=True))
             case "verify":
                 self.run(task, kind, lambda: self.verified(task))
             case "effects":
@@ -244,13 +256,14 @@ class _Thread:
 
     # --- a job ------------------------------------------------------------------------------------------------------
 
-    def decorated(self, task: str) -> Callable[[], Outcome[str]]:
+    def decorated(self, task: str, **options: Any) -> Callable[[], Outcome[str]]:
         if task not in self.jobs:
 
             def job() -> str:
                 return self.body()
 
-            idempotent = self.registry.idempotent(lambda: task, name="j", on_crash="hold", **OPTIONS)
+            options = {"on_crash": "hold", **OPTIONS, **options}
+            idempotent = self.registry.idempotent(lambda: task, name="j", **options)
             self.jobs[task] = idempotent(job).call
         return self.jobs[task]
 
