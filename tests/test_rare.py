@@ -15,6 +15,7 @@ import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import apsw
 import pytest
 
 import idemreg
@@ -664,18 +665,27 @@ def test_a_step_of_a_type_that_nobody_knows_any_more(path: Path, registry: Regis
             _ = step.result
 
 
-def test_a_scheduler_goes_on_behind_an_error_of_the_store(registry: Registry) -> None:
+def test_a_scheduler_goes_on_behind_an_error_of_the_store(path: Path, open_registry: Callable[..., Registry]) -> None:
     """It is told, and the next look tries again."""
+    clock = ManualClock()
+    registry = open_registry(clock=clock, busy_timeout=0.01)
     registry.scheduled("s", cron="* * * * *")(lambda: None)
-    told: list[object] = []
+    assert registry.run_due() == [], "it begins now"
+    clock.advance(60)
+    told: list[Any] = []
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE")
 
-    def busy(*_: str) -> list[Any]:
-        msg = "others write"
-        raise StoreBusyError(msg)
+    def pause(seconds: float) -> bool:
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+        clock.advance(max(seconds, 0.001))
+        return len(told) > 1
 
-    patched = cast("Any", SimpleNamespace(clock=registry.clock, schedules=registry.schedules, run_due=busy))
-    keep(patched, "s", told.append, lambda _: True)
-    assert [type(one) for one in told] == [StoreBusyError]
+    keep(registry, "s", told.append, pause)
+    other.close()
+    assert type(told[0]) is StoreBusyError
+    assert [run.error for run in told[1:]] == [None]
 
 
 def test_a_version_that_another_process_has_begun(path: Path, open_registry: Callable[..., Registry]) -> None:
