@@ -7,9 +7,11 @@ import errno
 import fcntl
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import termios
+import threading
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from idemreg.output import READ_BYTES, STDERR, STDOUT
@@ -185,15 +187,58 @@ def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], fl
             selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, sink, output))
         if exited is not None:
             selector.register(exited, selectors.EVENT_READ, None)
-        while not child.has_ended():
-            pause = chore()
-            if exited is None:
-                pause = POLL_S if pause is None else min(pause, POLL_S)
-            for key, _ in selector.select(pause):
-                if key.data is not None and not key.data.pass_on():
-                    selector.unregister(key.fileobj)
+        with _woken_by_signals(selector):
+            while not child.has_ended():
+                pause = chore()
+                if exited is None:
+                    pause = POLL_S if pause is None else min(pause, POLL_S)
+                for key, _ in selector.select(pause):
+                    if key.data is not None and not key.data.pass_on():
+                        selector.unregister(key.fileobj)
         for stream in [key.data for key in selector.get_map().values() if key.data is not None]:
             stream.pass_rest_on()
+
+
+@contextlib.contextmanager
+def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
+    """Let a signal end the selector's wait, in the main thread, where Python carries out its handlers.
+
+    One that comes right before the wait would be handled only behind it, for the system call has not begun that it
+    could interrupt: a command that is silent would never be told to end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, pythons = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        before = signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)
+        woken = _Woken(ours, before)
+        try:
+            selector.register(ours, selectors.EVENT_READ, woken)
+            yield
+            selector.unregister(ours)
+        finally:
+            signal.set_wakeup_fd(before)
+            woken.pass_on()
+    finally:
+        os.close(pythons)
+        os.close(ours)
+
+
+class _Woken:
+    """What Python writes where a signal has come. An event loop that runs beneath is told of it as well."""
+
+    def __init__(self, ours: int, before: int) -> None:
+        self._ours = ours
+        self._before = before
+
+    def pass_on(self) -> bool:
+        """Take it from the pipe, and give it to whom it would have gone."""
+        with contextlib.suppress(OSError):  # there is none, or the other has no room
+            numbers = os.read(self._ours, READ_BYTES)
+            if self._before >= 0:
+                os.write(self._before, numbers)
+        return True
 
 
 @contextlib.contextmanager

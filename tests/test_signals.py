@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import signal
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import Registry, Status, faults
+from idemreg.child import Child
 from idemreg.command import run_command
+from idemreg.command_parts import attend
 from idemreg.each import Each, End, Kind
 from idemreg.feed import Line
+from idemreg.output import Output
 from idemreg.signals import Inbox, Interrupted, Relay, Signals
 from tests.support.processes import PATIENCE_S, ROOT, Script
 
@@ -52,7 +56,9 @@ def test_a_signal_ends_the_wait_for_a_twin(registry: Registry, path: Path) -> No
     """A wait of an hour ends at once by SIGTERM; the twin is not touched."""
     twin = """
         from idemreg import Registry
-        from idemreg.command import run_command
+        from idemreg.child import Child
+from idemreg.command import run_command
+from idemreg.command_parts import attend
         from idemreg.clock import Clock
         class Told(Clock):
             def sleep(self, pause):
@@ -204,6 +210,43 @@ signal.sigwait([{int(number)}])
         assert process.wait(PATIENCE_S) == 0
 
 
+def test_a_signal_that_another_thread_gets_is_passed_on(tmp_path: Path) -> None:
+    """As one is that comes right before the wait for the command's output: neither interrupts it."""
+    ready, gate = tmp_path / "ready", tmp_path / "gate"
+    os.mkfifo(ready)
+    os.mkfifo(gate)
+
+    def interrupt() -> None:
+        ready.read_text()
+        until_main_sleeps()
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with Signals() as inbox:
+        process = subprocess.Popen([SH, "-c", f"echo >{ready}; read x <{gate}"], stdout=subprocess.PIPE)
+        assert attend(Child(process), inbox, Output(100), None) == -signal.SIGTERM
+    other.join()
+
+
+def test_a_wait_for_a_command_takes_no_signal_from_an_event_loop(registry: Registry) -> None:
+    """A program that runs a command within a coroutine loses no signal that its loop is to handle."""
+    handled: list[int] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+        loop.add_signal_handler(signal.SIGALRM, told.set_result, None)
+        run_command(registry, "t", [SH, "-c", f"kill -ALRM {os.getpid()}"])
+        await asyncio.wait_for(told, PATIENCE_S)
+        handled.append(1)
+        loop.remove_signal_handler(signal.SIGALRM)
+
+    asyncio.run(main())
+    assert handled == [1]
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 def test_an_ignored_signal_stays_ignored(path: Path, tmp_path: Path) -> None:
     """Under nohup a hangup ends neither the wrapper nor the command."""
     gate = tmp_path / "gate"
@@ -311,13 +354,10 @@ def test_a_handler_may_stop_at_any_step() -> None:
 
 def test_a_signal_that_a_worker_gets_is_handled() -> None:
     """The kernel may give a signal to any thread; its handler runs all the same, though the main thread waits."""
-    handled, looks = threading.Event(), 0
+    handled = threading.Event()
 
     def handle(line: Line) -> End:
-        nonlocal looks
-        while looks < ROUNDS:  # each look lets the main thread go on, as far as it can
-            with open(f"/proc/self/task/{os.getpid()}/stat", encoding="utf-8") as stat:
-                looks = looks + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
+        until_main_sleeps()
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         return End(line, Kind.DONE if handled.wait(PATIENCE_S) else Kind.FAILED)
 
@@ -327,6 +367,14 @@ def test_a_signal_that_a_worker_gets_is_handled() -> None:
         assert [end.kind for end in every] == [Kind.DONE]
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def until_main_sleeps() -> None:
+    """Each look lets the main thread go on, as far as it can."""
+    looks = 0
+    while looks < ROUNDS:
+        with open(f"/proc/self/task/{os.getpid()}/stat", encoding="utf-8") as stat:
+            looks = looks + 1 if stat.read().rpartition(")")[2].split()[0] == "S" else 0
 
 
 def test_a_caller_that_fails_waits_for_those_begun() -> None:
