@@ -187,6 +187,31 @@ def test_what_happened_before_the_claim_is_seen_as_well(at_work: Registry, path:
         at_work.run("t", begun)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_wal_cut_by_less_than_a_block_is_not_written_to(at_work: Registry, path: Path, way: str) -> None:
+    """The next frame would give it its size back, and leave no hole: only zeros, in rows that had ended."""
+    size = cut_a_little(at_work, path)
+    with pytest.raises(StoreCorruptError, match=r"cut short"):
+        WAYS[way](at_work)
+    assert os.stat(f"{path}-wal").st_size == size
+
+
+def test_nor_is_it_by_a_finish(at_work: Registry, path: Path) -> None:
+    """Whose caller keeps the result."""
+    claim = at_work.claim("t")
+    size = cut_a_little(at_work, path)
+    with pytest.raises(FinishNotRecordedError) as lost:
+        claim.succeed("mine")
+    assert (lost.value.result, os.stat(f"{path}-wal").st_size) == ("mine", size)
+
+
+def cut_a_little(registry: Registry, path: Path) -> int:
+    index = database(registry).index
+    assert index is not None
+    os.truncate(f"{path}-wal", index.used_bytes - 100)
+    return index.used_bytes - 100
+
+
 @pytest.mark.parametrize("what", LOSSES)
 def test_files_that_are_lost_are_not_written_any_more(at_work: Registry, path: Path, what: str) -> None:
     """What is at the names now is another's. Claims, ends and reads fail until the registry is closed."""

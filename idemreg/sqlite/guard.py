@@ -15,8 +15,9 @@ next write and sync dearer (Linux 6.13 and later).
     lock file   one page, written once
     -wal        the frames that its index tells of. Whoever cuts it (a TRUNCATE checkpoint, by any program) sets the
                 index to none first; so frames that were read, and are still told of behind a size too small, are gone.
-                The next commit gives it its size back, with a hole in it: so it is asked for its first hole, which is
-                its end where it has none. (A cut of less than a block leaves none; the next opening finds it.)
+                The next commit gives it its size back: so it is looked at before each, with the turn held. A program
+                that knows nothing of turns does not look; but what it writes leaves a hole where a block is missing,
+                so the -wal is asked for its first hole then, which is its end where it has none.
     database    what it had. SQLite makes it smaller for one reason only, a VACUUM of another program, and then to what
                 the index says; or to less, where it has grown since in the -wal, and then the tables are read to see
 
@@ -127,6 +128,15 @@ class Guard:
             self._look_again(error)
         if self._lock_file_gone:
             raise self._lock_file_lost(GONE)
+
+    def before_writing(self) -> None:
+        """`FilesReplacedError` where the -wal was cut: the next frame would give it its size back, with zeros in it."""
+        if frames := self._frames.value:
+            try:
+                if lseek(self._wal, 0, SEEK_END) < FILE_HEADER_BYTES + frames * self._frame_bytes:
+                    self._check_wal()
+            except OSError as error:
+                self._look_again(error)
 
     def check_names(self, now: float) -> None:
         """The first half of it: that the names still lead to the files. OSError where the system cannot tell.

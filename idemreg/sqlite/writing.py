@@ -171,6 +171,7 @@ class Gate:
     def __init__(self, turn: Turn, clock: Clock, busy_s: float) -> None:
         self.busy_s = busy_s
         self.until: float | None = None  # the deadline of who has come through by `try_enter`, if he had to wait
+        self.look: Callable[[], None] = _nobody_looks  # at the files, before anything is written to them
         self._turn = turn
         self._clock = clock
         self._inside: dict[int, Ticket] = {}
@@ -197,6 +198,7 @@ class Gate:
         except OSError:
             self.until = self._clock.monotonic() + self.busy_s
             self._take_turn(self.until)
+        self.look()
         return True
 
     def enter_at_once(self, ticket: Ticket) -> bool:
@@ -211,6 +213,7 @@ class Gate:
             if self.waiting:
                 self._let_in()
             return False
+        self.look()
         return True
 
     def _take_turn(self, until: float) -> None:
@@ -243,6 +246,7 @@ class Gate:
             return False
         mine.round = Round()
         self._take_turn(until)
+        self.look()
         faults.point("turn.taken")
         if not mine.is_alone and self.waiting:
             self._collect(mine)
@@ -375,3 +379,7 @@ _OF_NOBODY: Final = _references({WRITER: Ticket()})
 
 def _nothing(_connection: Connection) -> None:
     """What is left of a write that is over."""
+
+
+def _nobody_looks() -> None:
+    """There is no guard yet."""
