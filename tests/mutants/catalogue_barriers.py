@@ -158,8 +158,8 @@ _WRITERS: Final = (
                 Patch(
                     WRITING,
                     "            self._inside.clear()\n            if self.waiting:\n                self._let_in()\n"
-                    "            return False\n        return True\n",
-                    "            return True\n        return True\n",
+                    "            return False\n        self.look()\n",
+                    "            return True\n        self.look()\n",
                 ),
             ),
         ),

@@ -29,6 +29,12 @@ _GUARD: Final = mutants(
         "test_no_way_in_enters_a_job_whose_claim_is_nowhere[normal-database deleted-decorator]",
     ),
     Row(
+        "cut-wal-written-to",
+        "a -wal that was cut is written to, and so gets its size back",
+        (Patch("idemreg/sqlite/database.py", "        self.gate.look = guard.before_writing\n", ""),),
+        "test_a_wal_cut_by_less_than_a_block_is_not_written_to[normal-run]",
+    ),
+    Row(
         "guard-not-asked-by-claims",
         "the hot path does not ask the guard behind its claim",
         (
