@@ -177,8 +177,8 @@ def claimed_by_hand(scene: Scene) -> None:
         scene.tries(task_id, RUNNING, PENDING, UNKNOWN)
     claim = scene.registry.claim("new", name=NAME)
     claim.enter()
-    scene.check(claim.downstream_key, "no key")
     scene.entered["new"] += 1
+    scene.check(claim.downstream_key, "no key")  # which reads: a claim that is dropped in here has begun
     claim.succeed(RESULT)
     scene.tells("new", SUCCEEDED)
     claim = scene.registry.claim("new-2", name=NAME, on_failure="hold")
