@@ -11,8 +11,8 @@ Left out, since the README says that it is not promised:
 - a row that is hidden by a bit that the disk gives otherwise, where no time of the file tells and the file has no page
   checksums, and by older pages in the place of newer ones: these must not crash, hang or change a result all the same;
 - what ran since an older copy was made that was put in its place: it is judged by what it knows, and its tokens;
-- a missing -wal of a registry that was copied elsewhere, or at durability "normal"; a lock file and a -wal that are
-  damaged both, as the one tells of the other.
+- a missing -wal of a registry that was copied elsewhere, or at durability "normal", and rows that the -wal of another
+  registry hides beside such a copy; a lock file and a -wal that are damaged both, as the one tells of the other.
 
 A -shm that is cut under a live process is SIGBUS: SQLite reads it through a mapping, and no Python could stop it.
 """

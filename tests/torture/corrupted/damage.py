@@ -25,7 +25,7 @@ class Damaged(NamedTuple):
     shows: bool = True  # the times of the database tell
     at_home: bool = True  # the files are those that the lock file knows
     top: int = 0  # what runs gets a token above this one
-    may_forget: bool = False  # an older page in its place: not promised
+    may_forget: bool = False  # an older page in its place, or another registry's: not promised
 
 
 class Scene(NamedTuple):
@@ -161,7 +161,9 @@ def wal_of_another_time(scene: Scene) -> Damaged:
     content, flip = _some_garbage(files, scene)
     # Copied elsewhere without its -wal, nothing could tell; closed in order it has none.
     at_home = stage % 2 == 1 or kind != "another registry" or scene.dice.random() < 0.5
-    return Damaged(content, f"{kind} {what} {length} {flip}", stage, shows=False, at_home=at_home)
+    what = f"{kind} {what} {length} {flip}"
+    # Of a copy no note tells that it is whole without any -wal: pages of another registry may happen to fit.
+    return Damaged(content, what, stage, shows=False, at_home=at_home, may_forget=not at_home)
 
 
 def _some_garbage(files: Files, scene: Scene) -> tuple[Files, str]:
