@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.model import Task, Wanted
     from idemreg.options import Options
-    from idemreg.store import Answer
+    from idemreg.store import Answer, Store
 
 __all__ = [
     "Terms",
@@ -35,6 +35,7 @@ __all__ = [
     "make_claim",
     "make_claims",
     "never_made",
+    "put_back_granted",
 ]
 
 R = TypeVar("R")
@@ -69,9 +70,14 @@ def never_made(terms: Terms, answers: Iterable[object], claim: BaseClaim | None 
     """
     if claim is not None:
         claim.settled()
+    put_back_granted(terms.store, answers)
+
+
+def put_back_granted(store: Store, answers: Iterable[object]) -> None:
+    """What was granted is nobody's: its job has not begun."""
     for answer in answers:
         if type(answer) is Granted:
-            terms.store.abandon(End.release(answer, nothing_ran=True))
+            store.abandon(End.release(answer, nothing_ran=True))
 
 
 def make_claims(terms: Terms, answers: Sequence[Any], wanted: Sequence[Wanted]) -> list[Any]:

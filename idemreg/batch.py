@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.acquiring import acquire, claim_into, make_claims, never_made
+from idemreg.acquiring import acquire, claim_into, make_claims, never_made, put_back_granted
 from idemreg.attempt import ended_in_job, outcome_of
 from idemreg.batching import BATCH_LIMIT
 from idemreg.claim import BaseClaim, go_in, leave
@@ -170,8 +170,15 @@ def _noted(store: Store) -> Callable[[Sequence[Wanted]], list[Answer]]:
     """
 
     def claim(wanted: Sequence[Wanted]) -> list[Answer]:
-        answers = store.claim_batch(wanted)
-        return store.claim(wanted) if isinstance(answers[0], Unknown) and wanted[0].can_verify else answers
+        answers: list[Answer] = []
+        try:
+            answers = store.claim_batch(wanted)
+            if isinstance(answers[0], Unknown) and wanted[0].can_verify:
+                answers = store.claim(wanted)
+        except BaseException:  # an interrupt, before the caller has them
+            put_back_granted(store, answers)
+            raise
+        return answers
 
     return claim
 

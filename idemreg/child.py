@@ -209,20 +209,27 @@ def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    before = signal.set_wakeup_fd(-1)
     ours, pythons = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    woken = _Woken(ours, before)
     try:
-        before = signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)
-        woken = _Woken(ours, before)
-        try:
-            selector.register(ours, selectors.EVENT_READ, woken)
-            yield
-            selector.unregister(ours)
-        finally:
-            signal.set_wakeup_fd(before)
-            woken.pass_on()
+        signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)
+        selector.register(ours, selectors.EVENT_READ, woken)
+        yield
+        selector.unregister(ours)
     finally:
+        # In this order, whatever a handler raises in between: Python must not write to a number that is another file's.
+        _set_wakeup(before)
         os.close(pythons)
+        woken.pass_on()
         os.close(ours)
+
+
+def _set_wakeup(fd: int) -> None:
+    try:
+        signal.set_wakeup_fd(fd)
+    except (OSError, ValueError):  # an event loop's, which was closed meanwhile
+        signal.set_wakeup_fd(-1)
 
 
 class _Woken:

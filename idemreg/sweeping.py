@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from idemreg import faults
+from idemreg.acquiring import put_back_granted
 from idemreg.attempt import run_walk
 from idemreg.beside import BesideStore
 from idemreg.errors import (
@@ -281,12 +282,17 @@ class _Following(BesideStore):
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own, of one task."""
         kept = cast("Kept", wanted[0].kept)._replace(follows=self._found)
-        answers = self._store.claim([wanted[0]._replace(kept=kept)])
+        answers: list[Answer] = []
+        try:
+            answers = self._store.claim([wanted[0]._replace(kept=kept)])
+            if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
+                self._found = Version(Status.FAILED, answers[0].token)
+        except BaseException:  # an interrupt, before the caller has them
+            put_back_granted(self._store, answers)
+            raise
         if isinstance(answers[0], Lost):
             msg = "somebody has claimed or ended the task since the sweep found it, or has removed it"
             raise TaskRunningError(msg, task_id=wanted[0].task_id)
-        if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
-            self._found = Version(Status.FAILED, answers[0].token)
         return answers
 
 

@@ -10,7 +10,7 @@ __all__ = ["Untold", "tell_hook"]
 
 def tell_hook(error: BaseException) -> None:
     """Give the error to `threading.excepthook`, where programs look for errors of threads; never raises one itself."""
-    with contextlib.suppress(Exception):  # of a hook of the program's own: whoever tells of an error must go on
+    with contextlib.suppress(Exception, SystemExit):  # of the program's own hook: the thread goes on
         threading.excepthook(
             threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
         )
@@ -24,7 +24,10 @@ class Untold:
 
     def tell(self, error: BaseException) -> None:
         """Tell of it, unless the last was the same."""
-        if (text := repr(error)) != self._last:
+        text = type(error).__name__
+        with contextlib.suppress(Exception, SystemExit):  # of an error of the program's own
+            text = repr(error)
+        if text != self._last:
             self._last = text
             tell_hook(error)
 

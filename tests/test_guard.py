@@ -21,6 +21,7 @@ from idemreg import (
     StoreCorruptError,
     StoreError,
     TaskRunningError,
+    current_claim,
 )
 from idemreg.command import run_command
 from idemreg.lockfile import SIZE
@@ -203,6 +204,45 @@ def test_nor_is_it_by_a_finish(at_work: Registry, path: Path) -> None:
     with pytest.raises(FinishNotRecordedError) as lost:
         claim.succeed("mine")
     assert (lost.value.result, os.stat(f"{path}-wal").st_size) == ("mine", size)
+
+
+@pytest.mark.parametrize("returned", [None, "x" * 5_000], ids=["a failure", "a large result"])
+def test_nor_by_an_end_that_is_no_plain_success(at_work: Registry, path: Path, returned: str | None) -> None:
+    """Its caller hears that it is not stored, and by no other error."""
+
+    def job() -> str:
+        cut_a_little(at_work, path)
+        if returned is None:
+            raise LookupError
+        return returned
+
+    with pytest.raises(FinishNotRecordedError) as lost:
+        at_work.run("t", job)
+    assert lost.value.result == returned
+
+
+def test_nor_by_the_end_of_a_batch(at_work: Registry, path: Path) -> None:
+    """Each of them is told so."""
+    claims = [claim for claim in at_work.claim_many([("t", None), ("u", None)]) if isinstance(claim, Claim)]
+    for claim in claims:
+        claim.enter()
+    cut_a_little(at_work, path)
+    ended = at_work.finish_many([(claim, 1) for claim in claims])
+    assert [type(one) for one in ended] == [FinishNotRecordedError] * 2
+
+
+def test_nor_by_the_transaction_of_a_job(at_work: Registry, path: Path) -> None:
+    """Which may have been open for long: it is looked at right before its commit."""
+    sizes = []
+
+    def job() -> None:
+        with current_claim().transaction() as transaction:
+            transaction.execute("CREATE TABLE own (n)")
+            sizes.append(cut_a_little(at_work, path))
+
+    with pytest.raises(FinishNotRecordedError):
+        at_work.run("t", job)
+    assert [os.stat(f"{path}-wal").st_size] == sizes
 
 
 def cut_a_little(registry: Registry, path: Path) -> int:

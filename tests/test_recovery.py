@@ -534,6 +534,19 @@ def test_a_hook_that_was_cut_off_is_asked_again(
     assert job.asked == [ARGUMENTS]
 
 
+def test_a_hook_is_asked_although_a_call_without_it_found_the_owner_dead(
+    open_registry: Callable[..., Registry], path: Path
+) -> None:
+    """That call could settle it to unknown only, and is no answer of the hook."""
+    killed_under_verify(path)
+    sweeper, other = open_registry(), open_registry()
+    job = AskedJob(sweeper, [True])
+    with pytest.raises(TaskUnknownError):
+        Job(other, on_crash="hold", recover=False).call(*ARGUMENTS[0], **ARGUMENTS[1])
+    one = only(sweeper.sweep())
+    assert (one.did, one.status, job.asked) == ("settled", Status.SUCCEEDED, [ARGUMENTS])
+
+
 def test_a_hook_that_ends_its_thread_is_told_as_not_run(registry: Registry, path: Path) -> None:
     """Where nothing else raises SystemExit it is the hook's: the task is unknown, and its job did not run."""
     killed_under_verify(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import Registry, Status, faults
-from idemreg.child import Child
+from idemreg.child import Child, pump
 from idemreg.command import run_command
 from idemreg.command_parts import attend
 from idemreg.each import Each, End, Kind
@@ -56,9 +56,7 @@ def test_a_signal_ends_the_wait_for_a_twin(registry: Registry, path: Path) -> No
     """A wait of an hour ends at once by SIGTERM; the twin is not touched."""
     twin = """
         from idemreg import Registry
-        from idemreg.child import Child
-from idemreg.command import run_command
-from idemreg.command_parts import attend
+        from idemreg.command import run_command
         from idemreg.clock import Clock
         class Told(Clock):
             def sleep(self, pause):
@@ -244,6 +242,19 @@ def test_a_wait_for_a_command_takes_no_signal_from_an_event_loop(registry: Regis
 
     asyncio.run(main())
     assert handled == [1]
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_wait_that_is_broken_off_leaves_no_descriptor_to_signals() -> None:
+    """Python would write to whatever file gets its number next, be it a registry."""
+
+    def break_off() -> None:
+        raise LookupError
+
+    child = Child(subprocess.Popen([SH, "-c", "exit 0"], stdout=subprocess.PIPE))
+    with pytest.raises(LookupError):
+        pump(child, Output(100), None, break_off)
+    child.wait()
     assert signal.set_wakeup_fd(-1) == -1
 
 

@@ -303,6 +303,7 @@ class SqliteStore(Settler):
             answers: list[Recorded | Lost | Unsure] = []
 
             def finish(connection: Connection) -> None:
+                answers.clear()
                 records.floor(connection, self._schema_version)
                 answers[:] = [self._finish_in(connection, opened, end) for end in ends]
                 recorded = zip(ends, answers, strict=True)
@@ -316,6 +317,7 @@ class SqliteStore(Settler):
             except CommitUnsureError as error:
                 answers = [self._read_again(end, error) for end in ends]
             except SyncFailedError as error:
+                answers = answers or [Unsure(error)] * len(ends)  # none: the files are lost, and nothing ran
                 committed = zip(ends, answers, strict=True)
                 answers = [Unsure(error) if end.durable and isinstance(a, Recorded) else a for end, a in committed]
             faults.point("finish.committed")

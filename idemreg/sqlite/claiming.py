@@ -135,8 +135,9 @@ class Claiming(NamedTuple):
         is_expired = owner is not None and owner.liveness is Liveness.EXPIRED
         what = "LeaseExpired" if is_expired else "OwnerDied"
         failed = decision is Decision.BECOMES_FAILED
+        is_to_ask = row.policy.keeps_arguments and row.policy.on_crash is OnCrash.VERIFY  # a sweep, which has its hook
         settlement = Settlement(
-            Verdict.CANNOT_TELL,
+            None if is_to_ask else Verdict.CANNOT_TELL,
             by,
             evidence=reason,
             error=f"{what}: attempt {row.attempt} ended without a finish ({reason})",

@@ -377,6 +377,7 @@ class LongWrite:
 
     def commit(self) -> None:
         """Commit, let the next writer through, and return once it is durable. Errors as in `Database.write`."""
+        self._database.gate.look()  # the job may have taken long since the last
         try:
             self.connection.execute("COMMIT")
         except apsw.Error as error:

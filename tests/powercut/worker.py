@@ -181,8 +181,7 @@ class Jobs:
         self.tell("ended", task, claim.token, Status.SUCCEEDED, json.dumps(claim.result))
 
     def release(self, claim: Claim) -> None:
-        prior = claim.grant.prior
-        status = Status.FAILED if prior is not None and prior.status is Status.FAILED else Status.PENDING
+        status = released(claim)
         self.tell("ending", claim.task_id, claim.token, status, None)
         claim.release()
         self.tell("ended", claim.task_id, claim.token, status, None)
@@ -209,13 +208,19 @@ class Jobs:
         for claim in claims:
             self.tell("granted", claim.task_id, claim.token, POLICIES[policy])
         done = []
-        for claim in claims:
-            claim.enter()
-            try:
-                done.append((claim, self.entered(claim.task_id, claim.token)))
-            except JobError as error:
-                claim.fail(error)
-                self.failed(error)
+        try:
+            for claim in claims:
+                claim.enter()
+                try:
+                    done.append((claim, self.entered(claim.task_id, claim.token)))
+                except JobError as error:
+                    claim.fail(error)
+                    self.failed(error)
+        except IdemregError:
+            for claim in claims:
+                if not claim.is_entered:  # dropped with this, and so put back
+                    self.tell("ending", claim.task_id, claim.token, released(claim), None)
+            raise
         for outcome in self.registry.finish_many(done):
             if isinstance(outcome, Outcome):
                 self.tell("ended", outcome.task_id, outcome.token, Status.SUCCEEDED, json.dumps(outcome.result))
@@ -261,6 +266,12 @@ class Jobs:
     def reopen(self) -> None:
         """Close, and so, where nobody else has the file open, checkpoint and delete the -wal."""
         self.registry.close()
+
+
+def released(claim: Claim) -> Status:
+    """What a task is that is put back: it keeps a failure that it had."""
+    prior = claim.grant.prior
+    return Status.FAILED if prior is not None and prior.status is Status.FAILED else Status.PENDING
 
 
 USUAL: Final = (Jobs.run, Jobs.run, Jobs.run, Jobs.claim, Jobs.look, Jobs.effect)
