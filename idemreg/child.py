@@ -210,7 +210,12 @@ def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
         yield
         return
     before = signal.set_wakeup_fd(-1)
-    ours, pythons = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        ours, pythons = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:  # no descriptor is left, nor for the command's end: so it is looked for, now and then
+        _set_wakeup(before)
+        yield
+        return
     woken = _Woken(ours, before)
     try:
         signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)

@@ -251,10 +251,12 @@ def test_a_wait_that_is_broken_off_leaves_no_descriptor_to_signals() -> None:
     def break_off() -> None:
         raise LookupError
 
-    child = Child(subprocess.Popen([SH, "-c", "exit 0"], stdout=subprocess.PIPE))
-    with pytest.raises(LookupError):
-        pump(child, Output(100), None, break_off)
-    child.wait()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with pytest.raises(LookupError):
+            pump(Child(process), Output(100), None, break_off)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(PATIENCE_S)
     assert signal.set_wakeup_fd(-1) == -1
 
 

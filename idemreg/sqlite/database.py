@@ -74,8 +74,7 @@ class Database(Pool):
         self._anchor = self._open(NORMAL)
         self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
         guard = self.guard = Guard(self.path, lock_file, self._clock)
-        guard.lose, guard.is_whole = self.lose, self.is_whole
-        self.gate.look = guard.before_writing
+        guard.lose, guard.is_whole, self.gate.look = self.lose, self.is_whole, guard.before_writing
         index = WalIndex(self._anchor)
         if index.is_known:
             self.index = index

@@ -31,7 +31,7 @@ _GUARD: Final = mutants(
     Row(
         "cut-wal-written-to",
         "a -wal that was cut is written to, and so gets its size back",
-        (Patch("idemreg/sqlite/database.py", "        self.gate.look = guard.before_writing\n", ""),),
+        (Patch("idemreg/sqlite/database.py", ", guard.before_writing\n", ", self.gate.look\n"),),
         "test_a_wal_cut_by_less_than_a_block_is_not_written_to[normal-run]",
     ),
     Row(
