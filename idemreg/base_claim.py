@@ -204,7 +204,8 @@ class BaseClaim:
         """The walk that stores an end; whatever comes of it, this claim is over."""
         if end.attempt == self.grant.attempt:  # no release
             self.check_entered()
-        self._check_open()
+        else:
+            self._check_open()
         return record(self, end, result)
 
     def check_entered(self) -> None:

@@ -88,21 +88,17 @@ def test_a_signal_ends_the_wait_for_a_twin(registry: Registry, path: Path) -> No
 def test_a_signal_reaches_the_verify_command(registry: Registry, tmp_path: Path) -> None:
     """A verify command that hangs is told as well; then this process ends, and the task is as unknown as before."""
     os.mkfifo(tmp_path / "gate")
-    run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify="exit 2")
-    hook = f"kill -TERM $PPID; exec cat {tmp_path / 'gate'}"
-    with pytest.raises(SystemExit) as ended:
-        run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify=hook)
-    assert ended.value.args == (128 + signal.SIGTERM,)
-    task = registry.get("t")
-    assert task is not None
-    assert (task.status, task.attempt, task.verdict) == (Status.UNKNOWN, 1, None)
+    check_no_verdict_of(registry, f"kill -TERM $PPID; exec cat {tmp_path / 'gate'}")
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_what_a_verify_command_exits_with_by_our_signal_is_no_verdict(registry: Registry, code: int) -> None:
     """One that was told to end may have looked at nothing: neither did it happen by that, nor did it not."""
+    check_no_verdict_of(registry, f"tail -f /dev/null & trap 'kill $!; exit {code}' TERM; kill -TERM $PPID; wait")
+
+
+def check_no_verdict_of(registry: Registry, hook: str) -> None:
     run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify="exit 2")
-    hook = f"tail -f /dev/null & trap 'kill $!; exit {code}' TERM; kill -TERM $PPID; wait"
     with pytest.raises(SystemExit) as ended:
         run_command(registry, "t", [SH, "-c", "kill -9 $$"], on_crash="verify", verify=hook)
     assert ended.value.args == (128 + signal.SIGTERM,)
