@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from idemreg import (
-    Clock,
-    Liveness,
-    Registry,
-    Status,
-    acquiring,
-    attempt,
-    base_claim,
-    batch,
-    claim,
-    ends,
-    turn,
-    walk,
-)
+from idemreg import Clock, Liveness, Registry, Status, acquiring, attempt, base_claim, claim, ends, turn, walk
 from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.request import wanted
@@ -159,26 +146,6 @@ def claim_new(registry: Registry, task_id: str) -> None:
         pass
 
 
-def claim_many_asked(registry: Registry, task_id: str) -> None:
-    """Of a task that is unknown: a hook is asked, and what it leaves is claimed as a batch of its own."""
-    (answer,) = registry.claim_many([(task_id, None)], name="j", on_crash="verify", verify=lambda *_: False)
-    if isinstance(answer, claim.Claim):
-        with answer:
-            pass
-
-
-class _LeftOpenError(Exception):
-    """Nobody knows."""
-
-
-def leave_open(registry: Registry, task_id: str) -> None:
-    def job() -> None:
-        raise _LeftOpenError
-
-    with contextlib.suppress(_LeftOpenError):
-        registry.run(task_id, job, unknown_on=(_LeftOpenError,), name="j")
-
-
 # A claim that is dropped says so. One that is interrupted while it is dropped is heard by nobody.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -195,20 +162,6 @@ def test_an_interrupted_walk_leaves_no_task_running(
         task = registry.get(task_id)
         assert task is not None
         assert task.status is Status.SUCCEEDED
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_batch_that_asks_leaves_no_task_running(registry: Registry) -> None:
-    """Its hook is asked again, or it is known that nothing ran: nobody waits for this process to end."""
-    leave_open(registry, "warm")
-    claim_many_asked(registry, "warm")
-    for number, interrupter in enumerate(each_interrupt(acquiring, batch, walk, base_claim, claim, ends)):
-        leave_open(registry, f"task:{number}")
-        interrupter.carry_out(claim_many_asked, registry, f"task:{number}")
-        registry.add("another", name="j")  # a write: what was dropped is settled with it
-        task = registry.get(f"task:{number}")
-        assert task is None or task.status is not Status.RUNNING
 
 
 def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Registry) -> None:
