@@ -7,7 +7,8 @@ process must not be there any more, where this process can see that at all.
     the byte is held                                             -> alive
     the record is of another boot                                -> dead
     the record's lock file is not this one, or is not at its path
-    any more, or locks do nothing on this file system            -> cannot tell
+    any more, or locks do nothing on this file system, or could
+    not be tried                                                 -> cannot tell
     the byte is free, the process is still there (same process
     id namespace; same start time; no zombie)                    -> cannot tell
     the byte is free                                             -> dead
@@ -24,6 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from idemreg import oslock
+from idemreg.errors import StoreError
 from idemreg.lockfile import LockFile, owner_byte, random_owner
 from idemreg.model import Liveness
 
@@ -85,11 +87,32 @@ class Examiner:
         self._boot_id = clock.boot_id()
         self._pid_ns = _namespace("pid")
         self._time_ns = _namespace("time")
-        self.locks_work = oslock.SUPPORTED and any(
-            # Three tries: a fork of another thread in mid-test inherits the lock and makes one try fail.
-            oslock.self_test(lock_file.path, owner_byte(random_owner()))
-            for _ in range(3)
-        )
+        self.untried = ""  # why the locks could not be tried, if the last test of them has failed so
+        self._locks_proven = self._try_locks()  # now, while this process surely may open the file
+
+    @property
+    def locks_work(self) -> bool:
+        """Whether locks mean anything here. ``untried`` tells locks that do nothing from those of whom nobody knows.
+
+        Only a proof is remembered: what has kept the test from one (no descriptor left, an error of the disk) may be
+        over when the next owner is looked at.
+        """
+        if not self._locks_proven:
+            self._locks_proven = self._try_locks()
+        return self._locks_proven
+
+    def _try_locks(self) -> bool:
+        self.untried = ""
+        try:
+            return oslock.SUPPORTED and any(
+                # Three tries: a fork of another thread in mid-test inherits the lock and makes one try fail.
+                oslock.self_test(self._lock_file.path, owner_byte(random_owner()))
+                for _ in range(3)
+            )
+        except (OSError, StoreError) as error:
+            said = error.message if isinstance(error, StoreError) else error.strerror
+            self.untried = f"the locks could not be tried: {said}"
+            return False
 
     def has_entered(self, record: OwnerRecord | None, note: int | None) -> bool:
         """Whether a dead owner has entered the job of a claim. Yes unless a note that can be trusted says no."""
@@ -128,7 +151,7 @@ class Examiner:
     def _without_locks(self, record: OwnerRecord | None) -> tuple[Liveness, str]:
         if record is not None and record.boot_id != self._boot_id:
             return Liveness.DEAD, "the machine was restarted since"
-        return Liveness.CANNOT_TELL, "locks do nothing on this file system"
+        return Liveness.CANNOT_TELL, self.untried or "locks do nothing on this file system"
 
     def _still_there(self, record: OwnerRecord) -> bool:
         if record.pid_ns != self._pid_ns or not record.pid_ns:

@@ -131,16 +131,16 @@ def self_test(path: str, byte: int) -> bool:
     a proof of death rests on: a lock is seen through another open file; it survives the close of one of two
     descriptors (as an orphan's must); and it is gone with the last (as at death, when the kernel closes them all).
     ``byte`` must be the caller's alone, a random one: two self-tests on one byte would fail each other.
+
+    OSError or `StoreError` where it could not be carried out (no descriptor left, an error of the disk, no lock to be
+    had): that says nothing of what locks mean.
     """
-    try:
-        with _opened(path) as prober:
-            with _opened(path) as holder:
-                with _doubled(holder):
-                    seen = try_lock(holder, byte) and is_held(prober, byte)
-                survives = is_held(prober, byte)
-            return seen and survives and not is_held(prober, byte)
-    except (OSError, StoreError):
-        return False
+    with _opened(path) as prober:
+        with _opened(path) as holder:
+            with _doubled(holder):
+                seen = try_lock(holder, byte) and is_held(prober, byte)
+            survives = is_held(prober, byte)
+        return seen and survives and not is_held(prober, byte)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -281,6 +282,15 @@ def _(scene: Scene) -> None:
 def _(scene: Scene) -> None:
     scene.closed()
     scene.patch.setattr(oslock, "is_held", lambda *_: False)
+
+
+@plants("locks-untried")
+def _(scene: Scene) -> None:
+    def refuse(fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    scene.closed()
+    scene.patch.setattr(os, "dup", refuse)
 
 
 @plants("empty")

@@ -26,6 +26,17 @@ say("dropped")
 wait()
 """
 
+# Opens the file while the test of its locks lacks a descriptor, and asks for "task" of the dead; then once more.
+UNTRIED = """
+from idemreg import Registry, TaskRunningError
+from tests.torture.injected.shim import LASTING
+fail("duplicate", errno.EMFILE, lasting=LASTING)
+registry = Registry(sys.argv[1], durability="normal").open()
+try: registry.run("task", lambda: "other", name="job", on_crash="rerun")
+except TaskRunningError as error: say(hits(), error.owner.reason)
+say(registry.run("task", lambda: "other", name="job", on_crash="rerun").attempt)
+"""
+
 # Asks for "task" as soon as nothing under /proc can be read any more.
 WITHOUT_PROC = """
 from idemreg import Registry, TaskRunningError
@@ -57,6 +68,18 @@ def test_without_proc_the_number_alone_speaks(path: Path) -> None:
         task = registry.get("task")
         assert task is not None
         assert (task.status.word, task.result) == ("succeeded", '"other"')
+
+
+@pytest.mark.usefixtures("compiler")
+def test_locks_that_could_not_be_tried_are_tried_again(path: Path) -> None:
+    """An error as the file was opened is no word on what locks mean here: the dead are found once it is over."""
+    with Script(OWNER, path) as owner:
+        owner.line()
+        owner.kill()
+    with FaultedScript(UNTRIED, path) as script:
+        script.expect("2 the locks could not be tried: Too many open files")  # at the opening, and for the dead
+        script.expect("2")
+        assert script.end() == 0
 
 
 @pytest.mark.usefixtures("compiler")

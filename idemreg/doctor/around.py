@@ -128,7 +128,10 @@ def locks(case: Case) -> Iterator[Finding]:
     """Whether locks mean anything here: a lock must be seen, survive one close, and be gone with the last."""
     if case.lock is None:
         return
-    if case.lock.examiner.locks_work:
+    examiner = case.lock.examiner
+    if examiner.locks_work:
         yield finding("locks", "Locks work here: one is seen by others, and gone when its holder is.")
+    elif examiner.untried:
+        yield finding("locks-untried", f"Of {case.lock.file.path}, {examiner.untried}.")
     else:
         yield finding("locks-inert", f"Locks do nothing on the file system of {case.path}.")

@@ -65,6 +65,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "sync-failed": (ERROR, "Look after the disk, then reboot: until then nothing durable is answered."),
     "locks": (INFO, ""),
     "locks-inert": (ERROR, "Move the files to another file system: nobody's death can be proven on this one."),
+    "locks-untried": (WARNING, "Mend what is said; until then nobody's death can be proven."),
     # --- the database
     "empty": (WARNING, "Create the registry: idemreg init"),
     "vanished": (ERROR, "Put a backup in its place; to forget every task and start anew, remove the lock file too."),
