@@ -48,6 +48,9 @@ def drive(walk: Walk[R]) -> R:
                 step = walk.send(value)
     except StopIteration as stop:
         return cast("R", stop.value)
+    except BaseException:
+        walk.close()  # see `adrive`
+        raise
 
 
 def _refuse(coroutine: Coroutine[Any, Any, Any], job: object) -> None:
@@ -79,7 +82,9 @@ class Host(Protocol):
 async def adrive(walk: Walk[R], host: Host) -> R:
     """Carry the steps out from an event loop. A claim or a finish once begun is done whole, whatever is cancelled.
 
-    A coroutine that is closed in the middle of its job awaits no more: its claim is dropped.
+    A coroutine that is closed in the middle of its job awaits no more: its claim is dropped. Here and in `drive` an
+    error may also come between two steps, where the walk does not see it (Ctrl-C, no memory): that closes it. Left as
+    it was, the traceback of its job's error would keep it alive, and with it a claim that nobody ends.
     """
     try:
         step = next(walk)
@@ -87,7 +92,6 @@ async def adrive(walk: Walk[R], host: Host) -> R:
             try:
                 value = await _do(step, host)
             except GeneratorExit:
-                walk.close()
                 raise
             except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
                 step = walk.throw(error)
@@ -98,8 +102,10 @@ async def adrive(walk: Walk[R], host: Host) -> R:
         return cast("R", stop.value)
     except NotStartedError as stop:
         raise cast("BaseException", stop.__cause__) from None
-    except Exception:
-        host.leave()
+    except BaseException as error:
+        walk.close()
+        if isinstance(error, Exception):
+            host.leave()
         raise
 
 
