@@ -21,7 +21,7 @@ waits for a person, or for a call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
 
 from idemreg import faults
 from idemreg.acquiring import put_back_granted
@@ -287,13 +287,17 @@ class _Following(BesideStore):
             answers = self._store.claim([wanted[0]._replace(kept=kept)])
             if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
                 self._found = Version(Status.FAILED, answers[0].token)
+            elif isinstance(answers[0], Lost):
+                _refuse_moved_on(wanted[0].task_id)
         except BaseException:  # an interrupt, before the caller has them
             put_back_granted(self._store, answers)
             raise
-        if isinstance(answers[0], Lost):
-            msg = "somebody has claimed or ended the task since the sweep found it, or has removed it"
-            raise TaskRunningError(msg, task_id=wanted[0].task_id)
         return answers
+
+
+def _refuse_moved_on(task_id: str) -> NoReturn:
+    msg = "somebody has claimed or ended the task since the sweep found it, or has removed it"
+    raise TaskRunningError(msg, task_id=task_id)
 
 
 def following(terms: Terms, task: Task) -> Terms:

@@ -10,9 +10,24 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from idemreg import Clock, Liveness, Registry, Status, acquiring, attempt, base_claim, claim, ends, turn, walk
+from idemreg import (
+    Clock,
+    Liveness,
+    Registry,
+    Status,
+    acquiring,
+    attempt,
+    base_claim,
+    batch,
+    claim,
+    ends,
+    sweeping,
+    turn,
+    walk,
+)
 from idemreg.errors import TaskDoneError
 from idemreg.options import Options
+from idemreg.recovery import Kept
 from idemreg.request import wanted
 from idemreg.sqlite import backend, claiming, forking, hot, opening, pool, settling, writing
 from idemreg.sqlite import database as databases
@@ -24,14 +39,17 @@ from tests.support.processes import PATIENCE_S
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
-    from idemreg.model import Wanted
+    from idemreg.model import Task, Wanted
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.database import Database
+    from idemreg.store import Answer
     from tests.support.interrupts import Interrupter
+
+    Claims = Callable[[Sequence[Wanted]], list[Answer]]
 
 ROOMS = (writing, hot, databases, turn, pool)
 
@@ -110,20 +128,39 @@ def test_an_interrupt_leaves_nothing_held(
             assert owner.liveness is Liveness.DEAD
 
 
+def directly(registry: Registry, _task: Task) -> Claims:
+    return registry.store.claim
+
+
+def of_a_batch(registry: Registry, _task: Task) -> Claims:
+    return batch._noted(registry.store)
+
+
+def of_a_sweep(registry: Registry, task: Task) -> Claims:
+    return sweeping._Following(registry.store, task).claim
+
+
 # One that comes while a generator is closed is heard by nobody.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_claim_is_nobodys(open_registry: Callable[..., Registry]) -> None:
+@pytest.mark.parametrize("way", [directly, of_a_batch, of_a_sweep])
+def test_an_interrupted_claim_is_nobodys(
+    way: Callable[[Registry, Task], Claims], open_registry: Callable[..., Registry]
+) -> None:
     """Wherever the claim of a task with a row is interrupted, on its way out as well, the next claims the task."""
     registry = open_registry(busy_timeout=1)
     store = registry.store
     registry.run("warm", lambda: 1)
-    for number, interrupter in enumerate(each_interrupt(backend, opening, claiming, settling)):
+    for number, interrupter in enumerate(each_interrupt(batch, sweeping, backend, opening, claiming, settling)):
         task_id = f"task:{number}"
         add(registry, task_id)
+        (task,) = store.get([task_id])
+        assert task is not None
+        request = asked(task_id)._replace(kept=Kept(is_command=False, arguments=""))
         answers: list[object] = []  # who has the answer has the claim
+        claims = way(registry, task)
 
-        def claim(task_id: str = task_id, answers: list[object] = answers) -> None:
-            answers.extend(store.claim([asked(task_id)]))
+        def claim(claims: Claims = claims, request: Wanted = request, to: list[object] = answers) -> None:
+            to.extend(claims([request]))
 
         interrupter.carry_out(claim)
         assert isinstance(store.claim([asked(task_id)])[0], Granted) == (not answers)

@@ -12,8 +12,6 @@ changes nothing. docs/powertools.md tells what becomes of idemreg's promises und
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
 import threading
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -25,56 +23,41 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import STATUS_CONSTANTS, DataRecord
 
+from idemreg.acquiring import put_back_granted
 from idemreg.claim import Claim
 from idemreg.codec import load_result
 from idemreg.errors import (
-    ChecksumMismatchError,
     ClaimLostError,
     ResultError,
     TaskDoneError,
-    TaskIdError,
-    TaskUnknownError,
 )
-from idemreg.model import NO_CHECKSUM, Liveness, Status, Wanted
+from idemreg.ext.powertools_rows import (
+    StoredResponse,
+    StoredResponseCodec,
+    check_ours,
+    deadline_ms,
+    name_until,
+    task_id_of,
+    unknown_error,
+)
+from idemreg.model import Liveness, Status, Wanted
 from idemreg.registry import Registry
 from idemreg.request import checksum
 from idemreg.store import End, Granted, Unknown
 from idemreg.tagged import canonical
-from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
     from idemreg.model import Task
     from idemreg.options import CallOptions, Durability
+    from idemreg.store import Answer
 
 __all__ = ["IdemregPersistenceLayer"]
-
-# The name of the job in the row also says until when an unfinished run counts as in progress, in milliseconds since the
-# epoch: other processes must know, and the utility gives it with the claim.
-NAME: Final = re.compile(r"powertools until (\d+)")
 
 TRIES: Final = 10  # each is lost only to another process that claimed, finished or removed the row in between
 MAX_NESTED: Final = 64  # claims that one thread has open
 
 IN_PROGRESS: Final = STATUS_CONSTANTS["INPROGRESS"]
 COMPLETED: Final = STATUS_CONSTANTS["COMPLETED"]
-
-
-class _Stored(NamedTuple):
-    """What a completed row keeps. ``response`` is the utility's JSON; None where the result was none."""
-
-    response: str | None
-    expires_at: int
-
-
-class _StoredCodec:
-    def encode(self, value: _Stored, /) -> object:
-        if value.response is None:
-            msg = "the result of the function has no JSON"
-            raise ValueError(msg)
-        return {"response": value.response, "expires_at": value.expires_at}
-
-    def decode(self, data: Any, /) -> _Stored:  # noqa: ANN401 - plain data
-        return _Stored(data["response"], data["expires_at"])
 
 
 class _Held(NamedTuple):
@@ -124,7 +107,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._holds = on_crash == "hold"
-        asked: CallOptions = {"on_crash": on_crash, "durability": durability, "result": _StoredCodec()}
+        asked: CallOptions = {"on_crash": on_crash, "durability": durability, "result": StoredResponseCodec()}
         self._terms = registry.terms(registry.checked(asked))
         self._open: dict[str, _Held] = {}  # by task_id, of this process
 
@@ -157,10 +140,10 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             super().save_success(data, result)
         except (TypeError, ValueError):
             key = str(self._get_hashed_idempotency_key(data))  # there is one: without it nothing is to be stored
-            held = self._mine(key) or self._open.get(_task_id(key))
+            held = self._mine(key) or self._open.get(task_id_of(key))
             if held is not None and held.claim.is_open:
                 with contextlib.suppress(ResultError):
-                    self._let_go(held).succeed(_Stored(None, 0))
+                    self._let_go(held).succeed(StoredResponse(None, 0))
             raise
 
     def delete_record(self, data: Any, exception: Exception) -> None:  # noqa: ANN401 - as the base
@@ -197,15 +180,15 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
     # --- the four methods of a layer --------------------------------------------------------------------------------
 
     def _get_record(self, idempotency_key: str) -> DataRecord:
-        row = self._row(_task_id(idempotency_key))
+        row = self._row(task_id_of(idempotency_key))
         if row is None or row.status in (Status.PENDING, Status.FAILED):
             raise IdempotencyItemNotFoundError
         return self._record(row, idempotency_key)
 
     def _put_record(self, data_record: DataRecord) -> None:
         """Claim. What stands in the way and has expired is removed first; `Lost` to another process, it looks again."""
-        task_id = _task_id(data_record.idempotency_key)
-        deadline_ms = data_record.in_progress_expiry_timestamp or (data_record.expiry_timestamp or 0) * 1_000
+        task_id = task_id_of(data_record.idempotency_key)
+        until_ms = data_record.in_progress_expiry_timestamp or (data_record.expiry_timestamp or 0) * 1_000
         for _ in range(TRIES):
             row = self._row(task_id)
             if row is not None and not self._remove(row):
@@ -214,7 +197,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
             options = self._terms.options
             wanted = Wanted(
                 task_id,
-                f"powertools until {deadline_ms}",
+                name_until(until_ms),
                 self._checksum(data_record.payload_hash),
                 options.policy,
                 keep_ms,
@@ -229,7 +212,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
     def _update_record(self, data_record: DataRecord) -> None:
         """Succeed, or `ClaimLostError` where the key was given to another run since; that one's record stays."""
         held = self._mine(data_record.idempotency_key) or self._adopt(data_record.idempotency_key)
-        stored = _Stored(data_record.response_data, data_record.expiry_timestamp or 0)
+        stored = StoredResponse(data_record.response_data, data_record.expiry_timestamp or 0)
         self._let_go(held).succeed(stored)
 
     def _delete_record(self, data_record: DataRecord) -> None:
@@ -246,8 +229,8 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
 
     def _remove(self, row: Task) -> bool:
         """Make way for a new run, if the row may be replaced. True also where it has changed meanwhile."""
-        _check_ours(row)
-        store, is_late = self._terms.store, self._now_ms() > _deadline_ms(row)
+        check_ours(row)
+        store, is_late = self._terms.store, self._now_ms() > deadline_ms(row)
         match row.status:
             case Status.PENDING | Status.FAILED:
                 store.forget(row.task_id, force=False, seen=row.version)
@@ -261,7 +244,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
                 return self._remove_running(row, is_late=is_late)
             case Status.UNKNOWN:
                 if self._is_held(row):
-                    raise _unknown_error(row)
+                    raise unknown_error(row)
                 if is_late:
                     store.forget(row.task_id, force=True, seen=row.version)
                 return is_late
@@ -282,12 +265,14 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
         if owner is None or owner.liveness is not Liveness.DEAD:
             return False
         if self._is_held(row):
-            (answer,) = store.claim([Wanted(row.task_id, row.name, row.checksum, self._terms.options.policy)])
-            if isinstance(answer, Unknown):
-                raise _unknown_error(answer.task)
-            if isinstance(answer, Granted):  # an operator has settled it in this moment: it is as he left it
-                store.abandon(End.release(answer, nothing_ran=True))
-            return isinstance(answer, Granted)
+            answers: list[Answer] = []
+            try:
+                answers = store.claim([Wanted(row.task_id, row.name, row.checksum, self._terms.options.policy)])
+                if isinstance(answers[0], Unknown):
+                    raise unknown_error(answers[0].task)
+                return isinstance(answers[0], Granted)
+            finally:  # where an operator has settled it in this moment, it is as he left it
+                put_back_granted(store, answers)
         if is_late:
             store.forget(row.task_id, force=True, seen=row.version)
         return is_late
@@ -309,20 +294,20 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
 
     def _record(self, row: Task, key: str) -> DataRecord:
         """The row as the utility's record."""
-        _check_ours(row)
+        check_ours(row)
         if row.status is Status.SUCCEEDED:
             stored = self._stored(row)
             return DataRecord(key, COMPLETED, stored.expires_at, None, stored.response or "", row.checksum)
         # One that is late and yet not to be replaced (its owner lives elsewhere) has no expiry to go by.
-        deadline_ms = _deadline_ms(row)
-        expiry_ms = deadline_ms if deadline_ms >= self._now_ms() else None
+        until_ms = deadline_ms(row)
+        expiry_ms = until_ms if until_ms >= self._now_ms() else None
         return DataRecord(key, IN_PROGRESS, None, expiry_ms, "", row.checksum)
 
-    def _stored(self, row: Task) -> _Stored:
+    def _stored(self, row: Task) -> StoredResponse:
         if row.result is None:
             msg = f"task {row.task_id!r} succeeded, but its result was lost ({row.error})"
             raise ResultError(msg, task_id=row.task_id)
-        stored: _Stored = load_result(row.result, self._terms.options.codec)
+        stored: StoredResponse = load_result(row.result, self._terms.options.codec)
         return stored
 
     def _expires_at(self, row: Task) -> int:
@@ -361,7 +346,7 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
 
     def _adopt(self, key: str) -> _Held:
         """The claim of an earlier part of the same run: a durable function goes on where that one was suspended."""
-        task_id = _task_id(key)
+        task_id = task_id_of(key)
         if held := self._open.get(task_id):
             return held
         row = self._row(task_id)
@@ -372,29 +357,3 @@ class IdemregPersistenceLayer(BasePersistenceLayer):
                 return _Held(key, Claim(self._terms, answer, row.name))
         msg = f"the claim of task {task_id!r} is not this owner's any more"
         raise ClaimLostError(msg, task_id=task_id)
-
-
-def _task_id(key: str) -> str:
-    """The utility's key, or a hash of one that is no task_id: names of functions may be of any length."""
-    try:
-        return check_task_id(key)
-    except TaskIdError:
-        return f"powertools:{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def _check_ours(row: Task) -> None:
-    if row.checksum != NO_CHECKSUM and NAME.fullmatch(row.name) is None:
-        msg = f"task {row.task_id!r} belongs to the job {row.name!r}, not to Powertools"
-        raise ChecksumMismatchError(msg, task_id=row.task_id)
-
-
-def _deadline_ms(row: Task) -> int:
-    named = NAME.fullmatch(row.name)
-    return int(named[1]) if named else 0
-
-
-def _unknown_error(row: Task) -> TaskUnknownError:
-    msg = f"nobody knows whether task {row.task_id!r} happened: its process died in the function"
-    error = TaskUnknownError(msg, task_id=row.task_id)
-    error.task = row
-    return error
