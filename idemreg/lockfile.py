@@ -255,10 +255,8 @@ class LockFile:
 
     def close(self) -> None:
         """Close the descriptor, and with it drop every lock taken through it."""
-        fd, self.fd = (
-            self.fd,
-            -1,
-        )  # first: a thread may fork in between, and the child close another file of that number
+        # -1 first: a thread may fork in between, and the child close another file of that number.
+        fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 

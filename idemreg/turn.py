@@ -48,11 +48,11 @@ class Turns:
 
     def close(self) -> None:
         """Close the descriptor, which drops what this process holds; in a forked child it drops nothing."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
             for turn in (self.write, self.sync, self.checkpoint):
                 turn.fd = -1
+            os.close(fd)
 
 
 class Turn:

@@ -410,6 +410,26 @@ def test_a_descriptor_closed_by_mistake_is_an_error_of_the_store(at_work: Regist
         watching._database = -1
 
 
+def test_a_registry_whose_descriptors_were_closed_closes_with_a_typed_error(path: Path) -> None:
+    """All that it still has is closed, and the next opening of the file works."""
+    source = """
+        from idemreg import Registry, StoreError
+        registry = Registry(sys.argv[1])
+        registry.run("t", int)
+        os.closerange(3, 2_000)
+        try: registry.close()
+        except StoreError as error: say("os.closerange" in error.hint)
+        say(registry.run("t", int).replayed)
+        registry.close()
+        say(len(os.listdir("/proc/self/fd")))
+    """
+    with Script(source, path) as script:
+        script.expect("True")
+        script.expect("True")
+        script.expect("4")  # the streams, and the folder itself
+        assert script.end() == 0
+
+
 def test_looking_drops_no_lock_of_sqlite(path: Path, registry: Registry) -> None:
     """A descriptor that only names the database takes no part in its locks: opened and closed, they are still held."""
     registry.run("t", lambda: 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -133,7 +134,7 @@ class Opened:
             if not self.wants_close or self.is_closed or self.users.copy() or not self.owners.are_idle:
                 return
             self.is_closed = True
-        self._close()
+        self._close_typed()
 
     def _close(self) -> None:
         try:
@@ -143,6 +144,14 @@ class Opened:
                 self.database.close()
             finally:
                 self.lock_file.close()
+
+    def _close_typed(self) -> None:
+        try:
+            self._close()
+        except OSError as error:  # all the others are closed
+            msg = f"a file beside {self.lock_file.path} cannot be closed: {error.strerror}"
+            hint = "Another part of this process has closed its descriptor (os.closerange, perhaps)."
+            raise StoreError(msg, hint=hint if error.errno == errno.EBADF else None) from error
 
     def __del__(self) -> None:
         """A registry that was dropped without a close leaves no descriptors.
