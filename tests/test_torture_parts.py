@@ -26,6 +26,12 @@ def test_the_last_parts_are_shared_out() -> None:
     assert sorted(seen.events.elements()) == ["4", "4"]
 
 
+def test_a_trial_that_waits_runs_more_parts() -> None:
+    """Where a part often waits, another goes on beside it on the same processor."""
+    seen = _run(Trial("sizes", "sizes", 8, 6, size, crowd=2), 8, seed=1, jobs=2)
+    assert sorted(seen.events.elements()) == ["2", "2", "2", "2"]
+
+
 def size(seed: int, count: int) -> Tally:
     """A part that tells how much it was to try."""
     return Tally(count, {seed * 1_000 + number for number in range(count)}, events=Counter([str(count)]))

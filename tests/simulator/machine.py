@@ -1,7 +1,7 @@
 """A virtual machine: processes that run one at a time, time that passes when it is told to, death and reboot.
 
-Each virtual process is a thread, and only one of them runs. Whoever comes past a named fault point, naps, or takes a
-step in a job hands control to the machine, which decides by chance, from a seed alone, who goes on: the same process,
+Each virtual process has a thread (`crew.py`), and only one of them runs. Whoever comes past a named fault point, naps,
+or takes a step in a job hands control to the machine, which decides by chance, from a seed alone, who goes on: itself,
 another, or one that dies here. Files, locks and SQLite are real. What is not: the clock (`VirtualClock`), the process
 ids that an owner's record tells of, the owners' numbers, and the sync of the -wal, which is noted instead (`seams.py`).
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from idemreg import Registry
     from idemreg.lockfile import LockFile
+    from tests.simulator.crew import Crew, Member
 
 __all__ = ["DiedError", "Doing", "Machine", "Process", "Style", "VirtualClock"]
 
@@ -183,9 +184,7 @@ class Process:
         self.clock = VirtualClock(self)
         self.wake = wake  # goes on from then on
         self.ran_at = machine.now
-        self.gate = _thread.allocate_lock()
-        self.gate.acquire()
-        self.thread = 0
+        self.member: Member | None = None  # the thread that carries it out
         self.kill = False  # dies as soon as it is to go on
         self.is_dead = False
         self.died_at = 0.0
@@ -202,6 +201,11 @@ class Process:
         self.begun_ms = 0  # when it began what it is at
         self.in_step: tuple[str, int, str] | None = None  # the task, token and name of the step that it is in
         self.heart = Heart()
+
+    @property
+    def gate(self) -> _thread.LockType:
+        assert self.member is not None
+        return self.member.gate
 
     def __repr__(self) -> str:
         return f"process {self.slot}.{self.started}"
@@ -270,7 +274,7 @@ class Process:
                 opening: Any = self.registry.store._opening  # type: ignore[attr-defined]
                 opening.current, opening._closing = None, []
             for ticket, thread in list(forking.inside.items()):
-                if thread == self.thread:
+                if thread == _thread.get_ident():
                     del forking.inside[ticket]
         self.registry = self.call = self.decorated = None
 
@@ -278,7 +282,8 @@ class Process:
 class Machine:
     """Runs one schedule."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, crew: Crew) -> None:
+        self._crew = crew
         self.rng = random.Random(seed)
         self.style = Style.draw(self.rng)
         self.now = 1.0
@@ -310,7 +315,7 @@ class Machine:
         self._lives += 1
         process = Process(self, slot, self._lives, self.now + delay)
         self.processes.append(process)
-        _thread.start_new_thread(self._live, (process, main))
+        process.member = self._crew.take(lambda: self._live(process, main))
         return process
 
     def run(self) -> None:
@@ -323,8 +328,6 @@ class Machine:
                 raise AssertionError(msg)
 
     def _live(self, process: Process, main: Callable[[Process], None]) -> None:
-        process.gate.acquire()
-        process.thread = _thread.get_ident()
         try:
             if process.kill:
                 process.die()
@@ -357,6 +360,10 @@ class Machine:
                 self.when_over(self._fallen.pop(0))
         except BaseException as error:  # noqa: BLE001 - as above
             self.fail(_told(error))
+        member = process.member
+        assert member is not None
+        member.is_over()
+        self._crew.give_back(member)
         following = self._next()
         if following is None:
             self.running = None

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import apsw
 
 from idemreg import Registry
+from tests.simulator.crew import Crew
 from tests.simulator.machine import Machine, Process
 from tests.simulator.model import WAL_HEADER_BYTES, Observer
-from tests.simulator.seams import installed
+from tests.simulator.seams import Seat, installed
 from tests.simulator.work import Work
 
 if TYPE_CHECKING:
@@ -43,33 +44,33 @@ class Played(NamedTuple):
 class Playground:
     """A folder in which schedules are played, one after the other."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._template = os.path.join(folder, "template.db")
+    def __init__(self, folder: str, template: str, seat: Seat, crew: Crew) -> None:
+        self._seat, self._crew = seat, crew
+        self._template = template
         self._path = os.path.join(folder, "jobs.db")
         self._played = 0
-        with Registry(self._template, clock=_FirstClock()) as registry:
-            registry.open()
-        connection = apsw.Connection(self._template)
-        connection.execute("CREATE TABLE effect (task TEXT, token INTEGER)")
-        connection.close()
 
     def play(self, seed: int, *, is_whole: bool = False) -> Played:
         """Play the schedule of the seed; ``is_whole``: its story is told from its beginning."""
         self._lay()
-        machine = Machine(seed)
+        machine = Machine(seed, self._crew)
         observer = Observer(machine, self._path)
         machine.look, machine.when_dead = observer.look, observer.died
         machine.when_down = lambda: self._down(machine, observer)
         work = Work(machine, observer, self._path)
-        with installed(machine, observer.synced):
-            work.start()
-            machine.run()
+        self._seat.take(machine, observer.synced)
+        work.start()
+        machine.run()
         observer.close()
         self._check_end(machine, observer)
         story = machine.story(is_whole=is_whole) if machine.violation else ""
         points = frozenset(point for _, point, _ in machine.trace)
-        return Played(machine.digest(), machine.violation, story, machine.events, len(machine.trace), points)
+        played = Played(machine.digest(), machine.violation, story, machine.events, len(machine.trace), points)
+        # All that was seen and done, which would else be garbage in a circle, and take long to collect.
+        vars(observer).clear()
+        vars(work).clear()
+        machine.trace.clear()
+        return played
 
     def _lay(self) -> None:
         """The files as the template has them."""
@@ -118,7 +119,7 @@ class _FirstClock:
     """Of the template: the first boot of the machine."""
 
     def __new__(cls) -> Any:
-        machine = Machine(0)
+        machine = Machine(0, Crew())
         return Process(machine, 0, 0, 0.0).clock
 
 
@@ -130,12 +131,25 @@ def playground() -> Iterator[Playground]:
     with tempfile.TemporaryDirectory(prefix="simulation-", dir=where) as folder:
         gc.disable()  # a finaliser of the product must not run in the middle of another's step
         try:
-            ground = Playground(folder)
-            gc.collect()
-            gc.freeze()  # all that is imported: to go through it took a twentieth of each schedule
-            yield ground
+            template = _template(folder)
+            with contextlib.closing(Crew()) as crew, installed() as seat:
+                ground = Playground(folder, template, seat, crew)
+                gc.collect()
+                gc.freeze()  # all that is imported: to go through it took a twentieth of each schedule
+                yield ground
         finally:
             gc.unfreeze()
             gc.collect()
             if was_collecting:
                 gc.enable()
+
+
+def _template(folder: str) -> str:
+    """The path of a file as the first boot leaves it."""
+    path = os.path.join(folder, "template.db")
+    with Registry(path, clock=_FirstClock()) as registry:
+        registry.open()
+    connection = apsw.Connection(path)
+    connection.execute("CREATE TABLE effect (task TEXT, token INTEGER)")
+    connection.close()
+    return path

@@ -1,10 +1,10 @@
 """Where the virtual machine is put under the real code: the few places at which it asks the system who and when.
 
-Time is the registry's `Clock`; everything else here is a module's name that is exchanged while a schedule runs. None of
-it takes a barrier of the product away: a record's process id is looked up in the machine's table in place of /proc, an
-owner's number comes from the seed, a sync of the -wal is noted (on a memory file system there is nothing to sync), and
-where there is no futex the product naps, as it does on machines that have none. Each virtual process has a heartbeat of
-its own, as each real one has.
+Time is the registry's `Clock`; everything else here is a module's name that is exchanged once, for as many schedules as
+are played; what stands there asks the machine of the schedule. None of it takes a barrier of the product away: a
+record's process id is looked up in the machine's table in place of /proc, an owner's number comes from the seed, a sync
+of the -wal is noted (on a memory file system there is nothing to sync), and where there is no futex the product naps,
+as it does on machines that have none. Each virtual process has a heartbeat of its own, as each real one has.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from idemreg import faults, futex, heartbeat, limited, liveness
+from idemreg.heartbeat import Heart
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import files, opening, syncing
 from tests.simulator.machine import DiedError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.simulator.machine import Machine, Process
 
-__all__ = ["installed"]
+__all__ = ["Seat", "installed"]
 
 
 class _System:
@@ -39,52 +40,82 @@ class _System:
         return getattr(os, name)
 
 
-class _Hearts:
-    """The heartbeat of whoever runs."""
+class Seat:
+    """Whichever machine is in place of the system."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
-        self._nobodys = heartbeat.Heart()  # of finalisers behind the last process
+    def __init__(self) -> None:
+        self._machine: Machine | None = None
+        self._nobodys = Heart()  # of finalisers behind the last process
+        self.synced: Callable[[], None] = _nothing
+
+    def take(self, machine: Machine, synced: Callable[[], None]) -> None:
+        """From now on it is this one; ``synced`` is called where the -wal would be synced."""
+        self._machine, self.synced, self._nobodys = machine, synced, Heart()
+
+    @property
+    def machine(self) -> Machine:
+        assert self._machine is not None
+        return self._machine
+
+    @property
+    def running(self) -> Process:
+        """Whoever of its processes runs."""
+        running = self.machine.running
+        assert running is not None
+        return running
+
+    def new_owner(self) -> int:
+        """A number for an owner of whoever runs."""
+        return self.machine.new_owner()
+
+    @property
+    def heart(self) -> Heart:
+        """The heartbeat of whoever runs."""
+        running = self.machine.running
+        return self._nobodys if running is None else running.heart
+
+
+class _Hearts:
+    """The heartbeat of whoever runs, as the module has one of its process."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
 
     def __getattr__(self, name: str) -> Any:
-        running = self._machine.running
-        return getattr(self._nobodys if running is None else running.heart, name)
+        return getattr(self._seat.heart, name)
 
 
 @contextlib.contextmanager
-def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
-    """The machine in place of the system; ``synced`` is called where the -wal would be synced."""
-
-    def running() -> Process:
-        assert machine.running is not None
-        return machine.running
+def installed() -> Iterator[Seat]:
+    """A seat in place of the system, for one machine after the other."""
+    seat = Seat()
 
     class NotedLockFile(LockFile):
         def __init__(self, path: str) -> None:
             super().__init__(path)
-            running().lock_files.append(self)
+            seat.running.lock_files.append(self)
 
         def note_database(self) -> None:
             super().note_database()
-            if running().adopts:  # its commit was synced by SQLite, and all before it
-                running().adopts = False
-                synced()
+            if seat.running.adopts:  # its commit was synced by SQLite, and all before it
+                seat.running.adopts = False
+                seat.synced()
 
     def state_of(pid: int) -> Any:
-        there = machine.process_of(pid, running().namespace)
+        there = seat.machine.process_of(pid, seat.running.namespace)
         return None if there is None else liveness._ProcessState(is_dead=False, started=there.started)
 
     def namespace(kind: str) -> int:
-        return running().namespace if kind == "pid" else 1
+        return seat.running.namespace if kind == "pid" else 1
 
-    hearts = _Hearts(machine)
+    hearts = _Hearts(seat)
     with contextlib.ExitStack() as stack:
         for module, name, instead in (
-            (liveness, "os", _System(getpid=lambda: running().pid)),
+            (liveness, "os", _System(getpid=lambda: seat.running.pid)),
             (liveness, "_process_state", state_of),
             (liveness, "_namespace", namespace),
-            (liveness, "random_owner", machine.new_owner),
-            (syncing, "os", _System(fdatasync=lambda _fd: synced())),
+            (liveness, "random_owner", seat.new_owner),
+            (syncing, "os", _System(fdatasync=lambda _fd: seat.synced())),
             (opening, "LockFile", NotedLockFile),
             (files, "_mounts_on_the_way", lambda _path, _mounts: [("/", "tmpfs")]),
             (futex, "NUMBERS", {}),
@@ -97,8 +128,12 @@ def installed(machine: Machine, synced: Callable[[], None]) -> Iterator[None]:
         warnings.simplefilter("ignore", ResourceWarning)  # jobs that drop their claims
         stack.callback(faults.disarm)
         for point in faults.POINTS:
-            faults.arm(point, lambda point=point: machine.reach(point))  # type: ignore[misc]
-        yield
+            faults.arm(point, lambda point=point: seat.machine.reach(point))  # type: ignore[misc]
+        yield seat
+
+
+def _nothing() -> None:
+    """Nothing is synced yet."""
 
 
 def _unraisable(problem: sys.UnraisableHookArgs) -> None:

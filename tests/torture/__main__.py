@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.mutants import CATALOGUE, mutated
+from tests.support.lean import without_statistics
 from tests.torture.table import save
 from tests.torture.trial import Tally, Trial
 from tests.torture.trials import TRIALS
@@ -34,7 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first part; the next have the next")
     parser.add_argument("--share", type=int, default=1, help="a part of the counts: 10 for a tenth")
     parser.add_argument("--count", type=int, default=0, help="in place of each trial's own count")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parts at a time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processors to use")
     parser.add_argument("--power", action="store_true", help="try each trial on its mutants instead")
     parser.add_argument("--save", action="store_true", help="put the figures into docs/reliability.md")
     parser.add_argument("--json", default="", help="write what was found to this file as well")
@@ -85,11 +86,12 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
 
 def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
     """Part after part, several at once, until so many distinct things were tried."""
+    jobs *= trial.crowd
     total = Tally()
     seeds = iter(range(seed, seed + SPARE * -(-count // trial.part) + SPARE_PARTS))
     # Spawned, so that no part inherits locks or connections of another.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, spawn, without_statistics, max_tasks_per_child=1) as pool:
         running: dict[Future[Tally], int] = {}  # and how many each is to try
         while True:
             # The last parts share what is missing: a whole one for a few would take a minute, with nobody beside it.

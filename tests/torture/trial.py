@@ -36,6 +36,7 @@ class Trial:
     ``run(seed, count)`` tries about ``count`` things, chosen by the seed alone as far as the machine allows, and says
     what it found; it may be called in several processes at once. ``part`` is the ``count`` of one call: a minute's
     work at most. ``mutants`` are those of `tests.mutants` that it must find, each within a hundredth of ``count``.
+    ``crowd`` parts run for each processor: more than one where a part often waits, and one beside it can go on.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Trial:
     part: int
     run: Callable[[int, int], Tally]
     mutants: tuple[str, ...] = ()
+    crowd: int = 1
