@@ -42,5 +42,5 @@ TRIAL: Final = Trial(
         "disk-error-untyped",
         "unsure-finish-believed",
     ),
-    crowd=2,  # a lock that is refused is asked for again, with naps: a fifth of the time
+    crowd=2,  # a lock that is refused is asked for again, with naps
 )

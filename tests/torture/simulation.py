@@ -45,5 +45,5 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-# Where one virtual process hands control to another, its processor waits for a moment: a third of the time.
+# Where one virtual process hands control to another, its processor waits for a moment.
 TRIAL: Final = Trial("simulation", "schedules", 200_000, 2_500, run, FOUND, crowd=2)
