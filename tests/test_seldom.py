@@ -16,8 +16,10 @@ from idemreg import (
     AsyncRegistry,
     ClaimLostError,
     Liveness,
+    RecoveryError,
     Registry,
     Status,
+    StoreBusyError,
     StoreCorruptError,
     TaskDoneError,
     acquiring,
@@ -166,6 +168,47 @@ def test_so_is_that_of_a_coroutine(registry: Registry) -> None:
 
     asyncio.run(main())
     assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
+
+
+# --- claims that are lost, or cut off ----------------------------------------------------------------------------
+
+
+def test_a_claim_that_is_gone_within_its_own_transaction_is_lost(registry: Registry) -> None:
+    """As in a process that has lost SQLite's locks: it is told, nothing is overwritten, and nobody keeps the claim."""
+    registry.run("warm", lambda: 1)
+    owners = cast("SqliteStore", registry.store)._opening.opened().owners
+    with pytest.raises(ClaimLostError), registry.claim("t") as claim, claim.transaction() as effects:
+        cast("Any", effects)._connection.execute("DELETE FROM idempotent_log WHERE task_id = 't'; COMMIT").fetchall()
+    assert registry.get("t") is None
+    assert owners.live == {}
+
+
+def test_a_hook_whose_answer_cannot_be_stored_is_told_and_asked_again(
+    path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """Another program writes all the time: the task is unknown again, without a verdict, and whoever listens hears."""
+    events: list[Any] = []
+    registry = open_registry(on_event=events.append, busy_timeout=0.01)
+    other = connect(path)
+    answers: list[Any] = [lambda: other.execute("BEGIN IMMEDIATE"), lambda: None]
+
+    def hook(_task: Task) -> bool:
+        answers.pop(0)()
+        return True
+
+    ask: dict[str, Any] = {"name": "job", "on_crash": "verify", "verify": hook}
+    with pytest.raises(KeyboardInterrupt), registry.claim("t", **ask):
+        raise KeyboardInterrupt
+    with pytest.raises(StoreBusyError):
+        registry.run("t", lambda: pytest.fail("the job started"), **ask)
+    assert task_of(registry, "t").status is Status.RUNNING, "the hook's claim, until the store can write"
+    other.execute("ROLLBACK")
+    other.close()
+    registry.add("another")
+    assert (task_of(registry, "t").status, task_of(registry, "t").verdict) == (Status.UNKNOWN, None)
+    assert [type(event).__name__ for event in events] == ["Claimed", "Unknown", "Claimed", "Unknown"]
+    assert registry.run("t", lambda: pytest.fail("the job started"), **ask).replayed
+    assert task_of(registry, "t").status is Status.SUCCEEDED
 
 
 # --- what a sweep finds ------------------------------------------------------------------------------------------
@@ -450,6 +493,19 @@ def test_without_locks_a_restart_proves_death(path: Path, registry: Registry, mo
     former = record._replace(boot_id="another")
     assert examiner.examine(record.id, former) == (Liveness.DEAD, "the machine was restarted since")
     lock_file.close()
+
+
+def test_what_another_user_owns_is_not_executed(path: Path) -> None:
+    """Nobody but its owner may have written it; and no hint but to make it one's own helps."""
+    path.parent.chmod(0o700)
+    path.touch(0o600)
+    theirs = "/etc/passwd"  # root's
+    if os.geteuid() == 0:
+        os.chown(path, 1, -1)
+        theirs = str(path)
+    with pytest.raises(RecoveryError, match="another user's") as refused:
+        check_owned(theirs, "t")
+    assert (refused.value.task_id, f"chown {os.geteuid()} {theirs}" in refused.value.hint) == ("t", True)
 
 
 def test_what_is_not_there_is_nobodys(path: Path) -> None:
