@@ -682,18 +682,21 @@ def test_an_error_of_the_store_behind_what_was_swept_is_the_next_sweeps(registry
     assert job.attempts == [1]
 
 
-def test_what_another_sweep_settles_first_is_its_own_to_tell(open_registry: Callable[..., Registry], path: Path) -> None:
+def test_what_another_sweep_settles_first_is_its_own_to_tell(
+    open_registry: Callable[..., Registry], path: Path
+) -> None:
     """Both have seen the same dead owner: one tells of the task."""
     killed(path, {"on_crash": "hold"})
     late, quick = open_registry(), open_registry()
-    page, swept = late.store.page, []  # type: ignore[var-annotated]
+    page = late.store.page
+    swept: list[Swept] = []
 
     def overtaken(*words: Any) -> Any:
         found = page(*words)
         swept.extend(quick.sweep())
         return found
 
-    late.store.page = overtaken  # type: ignore[method-assign]
+    late.store.page = overtaken  # type: ignore[method-assign,assignment]
     assert late.sweep() == []
     assert (only(swept).did, status(late)) == ("settled", Status.UNKNOWN)
 

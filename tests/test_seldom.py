@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import select
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import apsw
@@ -39,6 +40,7 @@ from idemreg.owned import check_owned
 from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.readers import WalReader
 from idemreg.step_command import CommandClaim, StepEnd, run_step_command
+from idemreg.store import End
 from idemreg.tagged import decode_arguments
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
@@ -46,6 +48,7 @@ from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
 from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
+from tests.support.waiting import until
 from tests.test_seal import mistype
 
 if TYPE_CHECKING:
@@ -181,6 +184,46 @@ def test_a_claim_that_is_gone_within_its_own_transaction_is_lost(registry: Regis
         cast("Any", effects)._connection.execute("DELETE FROM idempotent_log WHERE task_id = 't'; COMMIT").fetchall()
     assert registry.get("t") is None
     assert owners.live == {}
+
+
+def test_two_threads_settle_what_was_dropped_once(registry: Registry) -> None:
+    """Both have seen it wait: who comes second finds it gone, and the task is put back once."""
+    store = cast("Any", registry.store)
+    claim = registry.claim("t")
+    meeting, settle = threading.Barrier(2, timeout=PATIENCE_S), store._try_to_settle
+
+    def together(left: object) -> bool:
+        meeting.wait()
+        return bool(settle(left))
+
+    store._try_to_settle = together
+
+    def meet() -> None:
+        until(lambda: store._unsettled)
+        store._settle_dropped()
+
+    other = threading.Thread(target=meet)
+    other.start()
+    ended = store.abandon(End.release(claim.grant, nothing_ran=True))
+    other.join(PATIENCE_S)
+    claim.settled()
+    assert (ended, len(store._unsettled), store._settling) == (True, 0, set())
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == (Status.PENDING, 0)
+
+
+def test_a_finish_writes_what_waits_as_well(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """What was dropped while another program wrote is put back with the next end, if no other call has come."""
+    registry = open_registry(busy_timeout=0.01)
+    dropped, claim = registry.claim("t"), registry.claim("u")
+    with contextlib.closing(connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        registry.store.abandon(End.release(dropped.grant, nothing_ran=True))
+        dropped.settled()
+    with contextlib.closing(connect(path)) as other:
+        status = "SELECT status FROM idempotent_log WHERE task_id = 't'"
+        assert other.execute(status).fetchall() == [(Status.RUNNING,)]
+        claim.succeed(7)
+        assert other.execute(status).fetchall() == [(Status.PENDING,)]
 
 
 def test_a_hook_whose_answer_cannot_be_stored_is_told_and_asked_again(
@@ -319,6 +362,38 @@ def test_of_claims_whose_commit_fails_none_is_held(path: Path) -> None:
         script.expect("True Unsure Unsure")
         script.expect("True")
         script.expect("1 running")
+        assert script.end() == 0
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("way", ["plain", "awaited"])
+def test_an_end_whose_commit_fails_is_told_with_its_result(path: Path, way: str) -> None:
+    """It may be stored or not, and is not: the task is unknown once the disk can be written."""
+    source = """
+        import asyncio
+        from idemreg import AsyncRegistry, FinishNotRecordedError, Registry
+        from tests.torture.injected.shim import LASTING
+        fail("write", errno.EIO, number=LASTING)  # as above
+        registry = Registry(sys.argv[1], durability="normal")
+        registry.run("warm", int)
+        async def end():
+            claim = await AsyncRegistry.of(registry).claim("t")
+            fail("write", errno.EIO, lasting=LASTING)
+            await claim.succeed(7)
+        try:
+            if sys.argv[2] == "awaited": asyncio.run(end())
+            else:
+                claim = registry.claim("t")
+                fail("write", errno.EIO, lasting=LASTING)
+                claim.succeed(7)
+        except FinishNotRecordedError as error: said = error.result
+        say(said, hits() > 0)
+        registry.add("another")
+        say(registry.get("t").status.word, registry.get("warm").status.word)
+    """
+    with FaultedScript(source, path, way) as script:
+        script.expect("7 True")
+        script.expect("unknown succeeded")
         assert script.end() == 0
 
 
