@@ -641,7 +641,7 @@ def test_a_coroutine_closed_in_its_claim_puts_the_task_back(areg: AsyncRegistry)
 def test_a_coroutine_closed_in_its_claim_under_trio_puts_the_task_back(
     areg: AsyncRegistry, point: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run has ended by the time that the claim is made: what was granted to nobody is released, without a word."""
+    """Also where the run has ended by the time that the claim is made: what was granted to nobody is released."""
     reached, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -657,6 +657,10 @@ def test_a_coroutine_closed_in_its_claim_under_trio_puts_the_task_back(
         assert reached.wait(PATIENCE_S)
         coroutine.close()
         one.close()
+        if point == "claim.committed":  # a coroutine that shared it with others is not woken either
+            faults.disarm()
+            go_on.set()
+            await areg.add("another")
 
     trio.run(main)
     faults.disarm()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from idemreg import RecoveryError, Registry, Status, StoreBusyError, Swept, faults
@@ -638,6 +640,20 @@ def test_an_error_that_cannot_say_what_it_is_is_told(cli: Cli, path: Path, tmp_p
         )
     done = cli.process("watch", "--once", jobs, script=f'cd {tmp_path} && exec "$@"')
     assert "MuteError: (its message cannot be made: TypeError)" in done.stdout
+
+
+def test_a_signal_before_the_watch_begins_ends_it(path: Path) -> None:
+    """Nobody has heard of it yet who could stop the loop: no sweep begins, and nothing is told."""
+    from idemreg.cli.context import Settings  # noqa: PLC0415 - click is for the command line
+    from idemreg.cli.watch import _Account, _watch  # noqa: PLC0415 - as above
+
+    Registry(path).open().close()
+    out = io.StringIO()
+    with click.Context(click.Command("watch"), obj=Settings()), Operations(path) as operations, Relay() as relay:
+        account = _Account(out, "traceback")
+        relay.received = signal.SIGTERM
+        _watch(operations, None, relay, account, 5.0, is_of_module=False)
+    assert (out.getvalue(), account.exit_code) == ("", 0)
 
 
 def test_the_longest_pause_is_one(path: Path) -> None:
