@@ -417,10 +417,10 @@ def test_a_killed_process_that_holds_leaves_unknown(
 
 
 @pytest.mark.parametrize("verdict", [Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN])
-def test_a_killed_process_that_an_operator_settles_meanwhile_is_as_he_left_it(
+def test_a_killed_process_that_an_operator_settles_meanwhile_runs_again(
     path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
 ) -> None:
-    """Between the look at its owner and the claim that would have made it unknown: it is looked at again."""
+    """Between the look at its owner and the claim that would have made it unknown; where it happened it is replayed."""
     ship = shipping(IdemregPersistenceLayer(registry, on_crash="hold"), lambda order: "here")
     with Script(CHILD, path, "hold") as child:
         child.expect("in the function")
