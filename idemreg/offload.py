@@ -10,6 +10,7 @@ thread, and the finish that they wait for would get none.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -91,7 +92,8 @@ class Offload:
             if progress is not None:
                 progress(*so_far)
             if host.is_cancelled:
-                raise _LeftError
+                msg = "the caller was cancelled, and is not any more"
+                raise _LeftError(msg)
 
         try:
             return await host.call(functools.partial(call, progress=told), ())
@@ -292,13 +294,17 @@ class _TrioHost:
                 raise
             return item.result()
         future: Future[Any] = self._pool().submit(call, *args)
-        future.add_done_callback(lambda _: token.run_sync_soon(done.set))
+        future.add_done_callback(functools.partial(self._tell, token, done))
         try:
             await self._wait(done)
         except GeneratorExit:
             future.add_done_callback(self._put_back)
             raise
         return future.result()
+
+    def _tell(self, token: Any, done: Any, _future: object) -> None:  # noqa: ANN401 - trio's token, and its event
+        with contextlib.suppress(self._trio.RunFinishedError):  # nobody waits for it any more
+            token.run_sync_soon(done.set)
 
     async def _wait(self, done: Any) -> None:  # noqa: ANN401 - a trio.Event
         try:

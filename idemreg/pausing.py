@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from idemreg.errors import ScheduleError, StoreBusyError
+from idemreg.errors import ScheduleError
 from idemreg.ledger import State
 from idemreg.model import NO_CHECKSUM, Policy, Wanted
-from idemreg.planning import NOTHING, resumed
+from idemreg.planning import NOTHING, always_changing, resumed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,5 +43,4 @@ def _write(store: Store, name: str, change: Callable[[Schedule], Plan]) -> None:
         plan = change(seen)
         if not plan.becomes or ledger.plan(seen, plan.becomes, plan.slots, wanted):
             return
-    msg = f"others change the schedule {name!r} all the time"
-    raise StoreBusyError(msg)
+    raise always_changing(name)

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from idemreg.clockcheck.verdict import Permit
 from idemreg.cron import Cron
-from idemreg.errors import ScheduleError
+from idemreg.errors import ScheduleError, StoreBusyError
 from idemreg.ledger import NewSlot, Schedule, State
 from idemreg.model import Decision, Liveness, Status, Verdict, decide
 from idemreg.slots import Reason, slot_id, slot_of
@@ -54,6 +54,7 @@ __all__ = [
     "Overlap",
     "Plan",
     "Timetable",
+    "always_changing",
     "reckon",
     "resumed",
 ]
@@ -307,3 +308,9 @@ def _coalesce(waits: list[int], table: Timetable, reasons: dict[int, Reason]) ->
     left = frozenset(kept)
     reasons.update({at_s: reason for at_s in waits if at_s not in left})
     return kept
+
+
+def always_changing(name: str) -> StoreBusyError:
+    """The error of who was never the first to write what he has seen of a schedule; a bound on his tries."""
+    msg = f"others change the schedule {name!r} all the time"
+    return StoreBusyError(msg)

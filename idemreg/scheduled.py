@@ -22,7 +22,7 @@ from idemreg.cron import Cron
 from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError
 from idemreg.model import Liveness, Status, Verdict
 from idemreg.overtime import within_time
-from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, reckon
+from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, always_changing, reckon
 from idemreg.request import check_job, job_name, wanted
 from idemreg.slots import BY_SCHEDULE, instant, slot_id, slot_of
 from idemreg.store import Settlement
@@ -156,16 +156,16 @@ def due(
             permit = yield may_schedule, (), None
             seen = Look(clock.wall_us() + permit.correction_us, permit, ran)
             plan = yield from look(store, table, wanted, seen, memory)
+            began_s = seen.now_s if began_s is None else began_s
+            following = (one for one in plan.runs if one not in tried and _at(one) <= began_s)
+            if (task_id := next(following, None)) is None:
+                return runs
+            tried.add(task_id)
+            yield from _keep_in_sight(store, table.name, _at(task_id), wanted)
         except IdemregError:
             if runs:
                 return runs
             raise
-        began_s = seen.now_s if began_s is None else began_s
-        following = (one for one in plan.runs if one not in tried and _at(one) <= began_s)
-        if (task_id := next(following, None)) is None:
-            return runs
-        tried.add(task_id)
-        yield from _keep_in_sight(store, table.name, _at(task_id), wanted)
         started_us = clock.wall_us()
         run = yield from _run(execute, task_id)
         if run is _AT_WORK:
@@ -200,7 +200,10 @@ def _at(task_id: str) -> int:
 
 
 def _keep_in_sight(store: Store, name: str, at_s: int, wanted: Wanted) -> Walk[None]:
-    """Whoever looks for running slots must find this one, also if it is older than any that may run by itself."""
+    """Whoever looks for running slots must find this one, also if it is older than any that may run by itself.
+
+    `StoreBusyError` where others change the schedule all the time: it must not run unseen.
+    """
     ledger = cast("Ledger", store)
     for _ in range(TRIES):
         schedule = (yield ledger.waiting, (name,), None).schedule
@@ -209,6 +212,7 @@ def _keep_in_sight(store: Store, name: str, at_s: int, wanted: Wanted) -> Walk[N
         is_lowered = yield ledger.plan, (schedule, [schedule._replace(open_s=at_s)], [], wanted), None
         if is_lowered:
             return
+    raise always_changing(name)
 
 
 def check_alone(ledger: Ledger, name: str, task_id: str) -> None:

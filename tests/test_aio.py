@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 import pytest
 import trio
+import trio.testing
 
 from idemreg import (
     AsyncRegistry,
@@ -636,6 +637,38 @@ def test_a_coroutine_closed_in_its_claim_puts_the_task_back(areg: AsyncRegistry)
     assert areg.registry.run("t", lambda: 3, name="job", wait=PATIENCE_S).result == 3
 
 
+@pytest.mark.parametrize("point", ["claim.committed", "batch.committed"])
+def test_a_coroutine_closed_in_its_claim_under_trio_puts_the_task_back(
+    areg: AsyncRegistry, point: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the run has ended by the time that the claim is made: what was granted to nobody is released."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert go_on.wait(PATIENCE_S)
+
+    async def main() -> None:
+        await areg.run("warm", lambda: 1)
+        faults.arm(point, hold)
+        one = areg.run("t", never, name="job")
+        coroutine: Any = one if point == "claim.committed" else areg.claim_many([("t", None)], name="job")
+        coroutine.send(None)
+        assert reached.wait(PATIENCE_S)
+        coroutine.close()
+        one.close()
+        if point == "claim.committed":  # a coroutine that shared it with others is not woken either
+            faults.disarm()
+            go_on.set()
+            await areg.add("another")
+
+    trio.run(main)
+    faults.disarm()
+    go_on.set()
+    assert areg.registry.run("t", lambda: 3, name="job", wait=PATIENCE_S).result == 3
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed"])
 def test_an_error_from_outside_as_a_claim_is_stored_puts_it_back(areg: AsyncRegistry, loop: Any, point: str) -> None:
     """A host that raises in a thread of the pool: the job never began, and the task can run at once."""
@@ -807,6 +840,36 @@ def test_cancelled_between_two_chunks_a_long_operation_ends_there(
         assert registry.count() == {Status.SUCCEEDED: 500}
     assert areg.registry.count() == {Status.SUCCEEDED: 600}
     assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_cancellation_that_is_taken_back_is_told(areg: AsyncRegistry, tmp_path: Path) -> None:
+    """Under trio a shield may come behind it: what was ended between two chunks is no success all the same."""
+    go_on = threading.Event()
+    areg.registry.run("t", lambda: 1)
+
+    async def main() -> None:
+        begun, token = trio.Event(), trio.lowlevel.current_trio_token()
+        cancelled, shielded = trio.CancelScope(), trio.CancelScope()
+
+        def progress(*_: object) -> None:
+            token.run_sync_soon(begun.set)
+            assert go_on.wait(PATIENCE_S)
+
+        async def meddle() -> None:
+            await begun.wait()
+            cancelled.cancel()
+            shielded.shield = True
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(meddle)
+            with pytest.raises(Exception, match="was cancelled, and is not any more"), cancelled, shielded:
+                await areg.backup(tmp_path / "copy.db", progress=progress)
+
+    trio.run(main)
+    assert not list(tmp_path.glob("copy*"))
+    assert row(areg).status is Status.SUCCEEDED
 
 
 # --- closing --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import (
+    ArgumentError,
     ChecksumMismatchError,
     Liveness,
     Registry,
@@ -683,3 +684,17 @@ def test_a_status_that_another_part_of_the_process_took_is_lost(path: Path) -> N
     with Script(source, path) as script:
         script.expect("76 unknown")
         assert script.end() == 0
+
+
+def test_words_without_a_folder_are_not_kept(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone by now: nothing starts that could not be run again, and nothing is stored."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(ArgumentError, match="would be rerun in is gone"):
+        run_command(registry, "t", ["/bin/true"], recover=True, on_crash="rerun")
+    assert registry.get("t") is None

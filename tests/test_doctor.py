@@ -20,6 +20,7 @@ from idemreg.processes import locks_on
 from idemreg.sqlite import files, looking, pages
 from idemreg.sqlite.looking import BROKEN, WAITING
 from idemreg.testing import ManualClock
+from tests.support.faulted import FaultedScript
 from tests.support.processes import Script
 from tests.support.raw import connect, reseal
 
@@ -837,6 +838,39 @@ def test_a_stranger_may_look_and_changes_nothing(scene: Scene) -> None:
             stranger.expect("sound unknown")
             assert stranger.end() == 0
     assert contents(folder) == before
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_file_that_this_user_may_not_read_is_told(scene: Scene) -> None:
+    """As root may read all, the system itself says no here; nothing else is looked at."""
+    scene.closed()
+    source = """
+        from idemreg.doctor import examine
+        fail("look", errno.EACCES, lasting=9)
+        found = examine(sys.argv[1])
+        say(hits() > 0, *(one.code for one in found), "may not be read by this user" in found[-1].text)
+    """
+    with FaultedScript(source, scene.path) as script:
+        script.expect("True versions unreadable True")
+        assert script.end() == 0
+
+
+def test_a_wal_that_others_have_open_is_theirs(scene: Scene) -> None:
+    """What they have lost they are told themselves; the next to open the files compares them."""
+    with scene.script(OWNER, "claimed") as owner:
+        scene.overwrite(64 + 24, b"\0" * 8, "-lock")  # the checksum over what was synced
+        assert not scene.find("wal-lost")
+        owner.kill()
+    assert scene.find("wal-lost")
+
+
+def test_another_boot_of_a_registry_without_tasks(scene: Scene) -> None:
+    """There are no rows whose boots could be told."""
+    scene.closed()
+    scene.clock = ManualClock(wall_us=2**60, boot_id="another")
+    assert [one.text for one in scene.find("other-boot")] == [
+        "The registry was last opened in another boot of the machine."
+    ]
 
 
 @pytest.mark.parametrize("arrange", [crashed, crashed_without_index])

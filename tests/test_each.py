@@ -23,13 +23,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import ArgumentError, Registry, Status, TaskIdError, TaskUnknownError, faults
+from idemreg import (
+    ArgumentError,
+    Registry,
+    Status,
+    StoreBusyError,
+    TaskIdError,
+    TaskUnknownError,
+    current_claim,
+    faults,
+)
 from idemreg.cli.account import progress_text
 from idemreg.command import run_command
-from idemreg.each import Each, End, Kind, command_name
+from idemreg.each import Each, End, Kind, Work, command_name
 from idemreg.errors import CommandNotExecutableError
 from idemreg.feed import LINE_BYTES, Line, LineTemplate, read_lines
+from idemreg.signals import Relay
 from tests.support.processes import PATIENCE_S, ROOT
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -384,6 +395,67 @@ def functions(tmp_path: Path) -> Path:
     (tmp_path / "boom.py").write_text("1 / 0\n")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(0)\n")
     return tmp_path
+
+
+class Handled:
+    """One line of a registry that does not wait for a writer, handled by a function."""
+
+    def __init__(self, path: Path) -> None:
+        self.registry = Registry(path, durability="normal", busy_timeout=0.01)
+        self.other = connect(path)  # another writer
+
+    def __call__(self, function: Callable[[Any], object], raw: bytes = b'{"id": 1}') -> End | None:
+        with Relay() as relay:
+            work = Work(self.registry, LineTemplate("{id}"), {"name": "job"})
+            return work.by_function(function, relay)(Line(1, raw, len(raw)))
+
+
+@pytest.fixture
+def handled(path: Path) -> Iterator[Handled]:
+    with Registry(path) as registry:
+        registry.open()
+    one = Handled(path)
+    yield one
+    one.other.close()
+    one.registry.close()
+
+
+def test_a_line_whose_task_is_of_another_line_is_no_failure_of_the_function(handled: Handled) -> None:
+    """Its task is as it was, and the function is not called."""
+    ends = [handled(lambda _: None), handled(lambda _: pytest.fail("called"), b'{"id": 1, "n": 2}')]
+    assert [end and end.kind for end in ends] == [Kind.DONE, Kind.MISMATCH]
+    task = handled.registry.get("1")
+    assert task is not None
+    assert (task.status, task.attempt) == (Status.SUCCEEDED, 1)
+
+
+def test_a_transaction_of_a_function_that_does_not_begin_ends_all(handled: Handled) -> None:
+    """The store is at fault, not the line: nothing happened, and its task is put back."""
+
+    def transact(_line: object) -> None:
+        handled.other.execute("BEGIN IMMEDIATE")
+        try:
+            with current_claim().transaction():
+                pytest.fail("it began")
+        finally:
+            handled.other.execute("ROLLBACK")
+
+    with pytest.raises(StoreBusyError):
+        handled(transact)
+    task = handled.registry.get("1")
+    assert task is not None
+    assert (task.status, task.attempt) == (Status.PENDING, 0)
+
+
+def test_a_line_whose_end_cannot_be_stored_is_unknown(handled: Handled) -> None:
+    """It did run: the others go on, and its task says so once the store can write."""
+    end = handled(lambda _: handled.other.execute("BEGIN IMMEDIATE"))
+    assert (end and end.kind, end and "could not be stored" in str(end.error)) == (Kind.UNKNOWN, True)
+    handled.other.execute("ROLLBACK")
+    assert handled.registry.run("2", lambda: 2).result == 2
+    task = handled.registry.get("1")
+    assert task is not None
+    assert task.status is Status.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import apsw
 import pytest
 
-from idemreg import Clock, Liveness, Registry, StoreBusyError, StoreCorruptError, StoreError, StorePathError, oslock
+from idemreg import (
+    Clock,
+    Liveness,
+    Registry,
+    Status,
+    StoreBusyError,
+    StoreCorruptError,
+    StoreError,
+    StorePathError,
+    oslock,
+)
 from idemreg import lockfile as lockfiles
 from idemreg.liveness import Examiner
 from idemreg.lockfile import LockFile, random_owner
@@ -280,3 +291,24 @@ def test_a_folder_of_another_user(path: Path) -> None:
     with Script(source, path) as script:
         script.expect("True True")
         assert script.end() == 0
+
+
+def test_a_lock_file_that_was_written_over_proves_nobody_dead(path: Path, tmp_path: Path) -> None:
+    """In its place, with that of another registry, while one is at work, who holds his byte all the same."""
+    with Registry(tmp_path / "other.db") as other:
+        other.open()
+    with Registry(path, durability="normal") as registry:
+        claim = registry.claim("t", name="job")
+        shutil.copyfile(tmp_path / "other.db-lock", f"{path}-lock")  # as the content of a file is restored
+        source = """
+            from idemreg import Registry
+            registry = Registry(sys.argv[1], durability="normal")
+            say(registry.owner(registry.get("t")).liveness.value, registry.store.origin().registry_id)
+        """
+        with Script(source, path) as script:
+            script.expect(f"alive {registry.store.origin().registry_id}")
+            assert script.end() == 0
+        claim.succeed(7)
+        task = registry.get("t")
+        assert task is not None
+        assert (task.status, task.result) == (Status.SUCCEEDED, "7")

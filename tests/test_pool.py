@@ -145,6 +145,31 @@ def test_a_fault_says_nothing_about_the_file(path: Path) -> None:
         assert script.end() == 0
 
 
+NO_MEMORY = """
+from idemreg import Registry, StoreError
+from tests.torture.injected.shim import watch_sqlite
+watch_sqlite(_functions)
+registry = Registry(sys.argv[1], durability="normal")
+registry.run("t", lambda: 7, name="job")
+database = registry.store._opening.opened().database
+told = set()
+for number in range(1, 1_000):
+    fail("sqlite", errno.ENOMEM, number=number)
+    try: told.add(database.is_whole())
+    except StoreError as error: told.add(type(error).__name__)
+    if not hits(): break
+say(sorted(map(str, told)), number < 1_000)
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_nor_does_a_lack_of_memory(path: Path) -> None:
+    """Wherever SQLite meets it in the look at all tables."""
+    with FaultedScript(NO_MEMORY, path) as script:
+        script.expect("['StoreError', 'True'] True")
+        assert script.end() == 0
+
+
 def test_a_file_that_is_none_any_more_is_not_whole(path: Path, registry: Registry, database: Database) -> None:
     """Damage is told from what cannot be read."""
     registry.checkpoint("TRUNCATE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import itertools
 import threading
@@ -15,15 +16,19 @@ from idemreg import (
     ArgumentError,
     AsyncRegistry,
     ClaimLostError,
+    FinishNotRecordedError,
     RecoveryError,
     Registry,
     Status,
+    StoreCorruptError,
     Swept,
+    TaskDoneError,
     TaskFailedError,
     TaskUnknownError,
     Verdict,
     current_claim,
     faults,
+    sweeping,
 )
 from idemreg.aio import current_claim as current_async_claim
 from idemreg.events import Succeeded, TakenOver, Unknown
@@ -31,7 +36,7 @@ from idemreg.rerunning import sweep as sweep_for_watch
 from idemreg.tagged import MAX_ARGUMENTS_BYTES
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
-from tests.support.raw import connect
+from tests.support.raw import connect, reseal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -649,6 +654,126 @@ def test_many_dead_tasks_are_settled_in_batches(registry: Registry, path: Path) 
         worker.kill()
     assert len(registry.sweep()) == count
     assert registry.count() == {Status.UNKNOWN: count}
+
+
+# --- what comes in between --------------------------------------------------------------------------------------
+
+
+def put_back(registry: Registry, *users: int) -> Job:
+    """A job that waits for a sweep, for each of these: its first attempt was interrupted."""
+    job = Job(registry, interrupt)
+    for user in users:
+        with pytest.raises(KeyboardInterrupt):
+            job.call(user)
+    job.body = lambda: "done"
+    return job
+
+
+def test_an_error_of_the_store_behind_what_was_swept_is_the_next_sweeps(registry: Registry, path: Path) -> None:
+    """What was settled is told all the same; the next sweep, which settles nothing, meets the damage."""
+    job = put_back(registry, 7)
+    killed(path, {"on_crash": "hold"}, CALL.replace("7", "8", 1))
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE idempotent_argument SET arguments = '{}'")
+    assert only(registry.sweep()).task_id == "t:8"
+    with pytest.raises(StoreCorruptError, match="kept of the arguments of task 't:7'"):
+        registry.sweep()
+    assert (status(registry), status(registry, "t:8")) == (Status.PENDING, Status.UNKNOWN)
+    assert job.attempts == [1]
+
+
+def test_what_another_sweep_settles_first_is_its_own_to_tell(
+    open_registry: Callable[..., Registry], path: Path
+) -> None:
+    """Both have seen the same dead owner: one tells of the task."""
+    killed(path, {"on_crash": "hold"})
+    late, quick = open_registry(), open_registry()
+    page = late.store.page
+    swept: list[Swept] = []
+
+    def overtaken(*words: Any) -> Any:
+        found = page(*words)
+        swept.extend(quick.sweep())
+        return found
+
+    late.store.page = overtaken  # type: ignore[method-assign,assignment]
+    assert late.sweep() == []
+    assert (only(swept).did, status(late)) == ("settled", Status.UNKNOWN)
+
+
+def test_arguments_that_no_claim_brought_are_not_run(registry: Registry, path: Path) -> None:
+    """Its claim kept none, says the row: whatever lies beside it is none of that claim's."""
+    job = put_back(registry, 7)
+    with contextlib.closing(connect(path)) as connection:
+        connection.execute("UPDATE idempotent_log SET policy = policy & ~16")
+        reseal(connection)
+    assert registry.sweep() == []
+    assert (status(registry), job.attempts) == (Status.PENDING, [1])
+
+
+def test_more_than_a_page_of_kept_arguments_is_run(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page, each task once, while those of the pages before go."""
+    monkeypatch.setattr(sweeping, "KEPT_AT_ONCE", 2)
+    job = put_back(registry, *range(5))
+    assert [one.task_id for one in registry.sweep()] == [f"t:{user}" for user in range(5)]
+    assert job.attempts == [1] * 5 + [2] * 5
+    assert registry.sweep() == []
+
+
+def test_a_rerun_job_that_calls_a_task_which_is_skipped_has_failed(registry: Registry) -> None:
+    """The error is of the other task, and so the job's own."""
+    registry.add("other", name="other")
+    registry.skip("other", reason="not today")
+    job = put_back(registry, 7)
+    job.body = lambda: registry.run("other", lambda: 1, name="other")
+    one = only(registry.sweep())
+    assert (one.did, one.status, type(one.error)) == ("rerun", Status.FAILED, TaskDoneError)
+    assert (status(registry), status(registry, "other")) == (Status.FAILED, Status.SKIPPED)
+
+
+def test_a_rerun_whose_end_nobody_can_read_is_told_as_it_was(path: Path) -> None:
+    """Its file is gone in the middle of the job: the caller has the error, and no row to go by."""
+    with Registry(path, durability="full") as registry:
+        job = put_back(registry, 7)
+        job.body = path.unlink
+        one = only(registry.sweep())
+        assert (one.did, one.status, type(one.error)) == ("rerun", Status.PENDING, FinishNotRecordedError)
+        assert job.attempts == [1, 2]
+
+
+def test_a_rerun_that_cannot_be_made_is_put_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory goes behind its claim: nothing ran, and the next sweep runs it."""
+    job = put_back(registry, 7)
+
+    def no_memory(*_words: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeping, "Version", no_memory)
+        one = only(registry.sweep())
+    assert (one.status, type(one.error), job.attempts) == (Status.PENDING, MemoryError, [1])
+    assert only(registry.sweep()).status is Status.SUCCEEDED
+    assert job.attempts == [1, 2]
+
+
+def test_a_sweep_that_is_dropped_in_a_job_ends(registry: Registry) -> None:
+    """Whatever errors are a job's there: the end of the walk itself is none of them, and nothing more is done."""
+    put_back(registry, 7)
+    before = registry.get("t:7")
+
+    def job() -> None:
+        pytest.fail("nobody carries it out")
+
+    def rerun(*_: object) -> Any:
+        yield job, (), {}
+
+    told: list[Swept] = []
+    walk = sweeping.sweep(registry.store, None, rerun, jobs_own=(BaseException,), tell=told.append)
+    call, args, _ = next(walk)
+    while call is not job:
+        call, args, _ = walk.send(call(*args))
+    walk.close()
+    assert (told, registry.get("t:7")) == ([], before)
 
 
 # --- who may ----------------------------------------------------------------------------------------------------

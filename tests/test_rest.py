@@ -571,6 +571,19 @@ def test_a_wal_that_hides_what_is_in_the_database(path: Path) -> None:
     check_all(path, "t")
 
 
+def test_an_older_wal_that_no_sync_knows_hides_nothing_unseen(path: Path) -> None:
+    """At normal nothing is noted of it. Each of its pages is sound, and the database has tasks that it has not."""
+    work(path, name="a", then="close", durability="normal", tasks=1)
+    work(path, name="v", durability="normal", tasks=1)
+    beside(path, "-wal").rename(beside(path, ".older"))
+    work(path, name="u", then="close", durability="normal", tasks=1)
+    beside(path, ".older").rename(beside(path, "-wal"))
+    assert "hides what is in the database" in refuse(path).message
+    beside(path, "-wal").unlink()
+    with Registry(path) as registry:
+        assert [task.task_id for task in registry.tasks()] == ["a:0", "u:0"]
+
+
 def test_a_purge_that_was_killed_hides_nothing(path: Path) -> None:
     """The first that is in a -wal of which no sync knows: rows went, and the token floor says so, a second time too."""
     work(path, name="t", then="close", durability="normal")

@@ -20,12 +20,14 @@ from idemreg.options import Options
 from idemreg.request import wanted
 from idemreg.sqlite import carving, forking, hot, opening, pages, rest, tasks, walindex
 from idemreg.sqlite.carving import Image
-from idemreg.sqlite.cells import _value, adds_up
+from idemreg.sqlite.cells import INTERIOR_INDEX, _value, adds_up, children
 from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.guard import CLOSED, FilesReplacedError, Guard, _no
 from idemreg.sqlite.looking import Look
 from idemreg.sqlite.making import PAGE_BYTES
+from idemreg.sqlite.salvaging import Salvage
 from idemreg.sqlite.trust import _check_kind, _has_other_names
+from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.sqlite.walindex import WalIndex
 from idemreg.sqlite.writing import State, Write
 from tests.support.descriptors import left_open
@@ -35,7 +37,7 @@ from tests.support.raw import connect
 from tests.support.second_schema import open_second
 from tests.support.waiting import until
 from tests.test_races import in_child
-from tests.test_salvage import fill
+from tests.test_salvage import fill, rows_of
 from tests.test_seal import kept_open, mistype, tamper
 
 if TYPE_CHECKING:
@@ -137,6 +139,61 @@ def test_a_page_whose_cells_begin_in_front_of_it_does_not_add_up(path: Path) -> 
     image.close()
 
 
+def test_a_key_of_an_inner_page_that_is_garbled_bounds_nothing(path: Path) -> None:
+    """The children are found all the same; between which keys the two beside it are is not known."""
+    fill(path)
+    image = Image(str(path))
+    number = next(n for n in image.numbers() if (page := image.newest(n)) and page.data[0] == INTERIOR_INDEX)
+    data = bytearray(image.newest(number).data)  # type: ignore[union-attr]
+    sound = children(image, number, bytes(data))
+    cell = int.from_bytes(data[12:14], "big")
+    data[cell + 4 : cell + 8] = b"\xff" * 4  # longer than a row of ours is
+    first, second, *others = children(image, number, bytes(data))
+    assert [one.page for one in (first, second, *others)] == [one.page for one in sound]
+    assert (sound[0].below, first.below, second.above, second.below) == (sound[1].above, None, None, sound[1].below)
+    assert others == sound[2:]
+    assert sound[0].below is not None
+    image.close()
+
+
+def test_free_pages_that_are_in_use_are_none(path: Path) -> None:
+    """The list is not believed: every row is there, and none that was removed, from a page that it names no more."""
+    fill(path)
+    there = rows_of(path).keys()
+    content = bytearray(path.read_bytes())
+    trunk = int.from_bytes(content[32:36], "big")
+    first = (trunk - 1) * PAGE_BYTES + 8
+    leaves = int.from_bytes(content[first - 4 : first], "big")
+
+    def page(at: int) -> bytearray:
+        begin = (int.from_bytes(content[at : at + 4], "big") - 1) * PAGE_BYTES
+        return content[begin : begin + PAGE_BYTES]
+
+    at = next(at for at in range(first, first + 4 * leaves, 4) if b"task:" in page(at))
+    content[at : at + 4] = (2).to_bytes(4, "big")
+    path.write_bytes(content)
+    found = Salvage(str(path), Clock())
+    gaps = found.read()
+    assert {task.task_id for task in found.tasks()} == there
+    assert (gaps.damaged, gaps.broken_rows) == (0, 0)
+    found.close()
+
+
+def test_a_lock_file_that_cannot_be_opened_tells_a_salvage_nothing(path: Path) -> None:
+    """A folder in its place: what the pages hold comes out, and is not called older than it is."""
+    with Registry(path, durability="normal") as registry:
+        registry.run("t", lambda: 1, name="job")
+        registry.add("u")
+    lock_file = path.with_name(f"{path.name}-lock")
+    lock_file.unlink()
+    lock_file.mkdir()
+    found = Salvage(str(path), Clock())
+    gaps = found.read()
+    assert {task.task_id: task.status for task in found.tasks()} == {"t": Status.SUCCEEDED, "u": Status.PENDING}
+    assert (gaps.are_none, gaps.lost_frames) == (True, False)
+    found.close()
+
+
 def test_a_look_names_no_more_rows_than_asked(path: Path) -> None:
     """Of those whose seals do not hold."""
     with Registry(path, durability="normal") as registry:
@@ -163,7 +220,7 @@ def test_a_glance_at_a_result_of_another_type_sees_nothing(path: Path) -> None:
                 lambda connection: connection.execute("SELECT checksum FROM idempotent_log").fetchall()
             )
             exactly = asked._replace(checksum=str(row[0]))
-            assert database_of(registry).read(tasks.glance, 1, exactly) is None
+            assert database_of(registry).read(tasks.glance, SCHEMA.version, exactly) is None
         mistype(path, "idempotent_log SET updated_at = 1.5")
         with Registry(path, durability="normal") as registry, pytest.raises(StoreCorruptError, match="date"):
             registry.purge(older_than=0)
@@ -183,6 +240,31 @@ def test_where_it_comes_from_is_not_told_of_another_schema(path: Path, registry:
     open_second(str(path)).close()
     with pytest.raises(StoreVersionError):
         registry.store.origin()
+
+
+def test_a_tree_that_leads_to_anothers_row_is_damage(path: Path) -> None:
+    """Two cells in each other's place: the row that is found is whole, and it is not the task's."""
+    with Registry(path, durability="normal") as registry:
+        for number in range(9):
+            registry.run(f"t:{number}", lambda: 1, name="job")
+    content = bytearray(path.read_bytes())
+    page = next(at for at in range(0, len(content), PAGE_BYTES) if b"t:8" in content[at : at + PAGE_BYTES])
+    places = content[page + 8 : page + 8 + 18]
+    content[page + 8 : page + 8 + 18] = b"".join(places[at : at + 2] for at in range(16, -2, -2))  # backwards
+    with Registry(path, durability="normal") as registry:
+        registry.open()
+        path.write_bytes(content)
+        told = [tell(registry, f"t:{number}") for number in range(9)]
+    assert "damage" in told
+    assert set(told) <= {"damage", "none", "its own"}
+
+
+def tell(registry: Registry, task_id: str) -> str:
+    try:
+        task = registry.get(task_id)
+    except StoreCorruptError:
+        return "damage"
+    return "none" if task is None else "its own" if task.task_id == task_id else "another's"
 
 
 # --- what is kept beside it -------------------------------------------------------------------------------------
@@ -209,6 +291,31 @@ def test_a_checkpoint_without_an_index_notes_nothing(path: Path, monkeypatch: py
         registry.run("t", lambda: 1)
         assert not registry.checkpoint("TRUNCATE").busy
         assert registry.get("t") is not None
+
+
+def test_a_commit_in_the_middle_of_a_note_leaves_none(path: Path, registry: Registry) -> None:
+    """What was looked at would not be what is there; nothing is said of the files then."""
+    registry.run("t", lambda: 1)
+    assert not registry.checkpoint("TRUNCATE").busy
+    index: Any = database_of(registry).index
+    lock_file = LockFile(f"{path}-lock")
+    assert rest._read(lock_file).noted == 1
+    rest.void(lock_file)
+    looks: list[int] = []
+
+    class Late:
+        moved = 0
+
+        def header(self) -> bytes | None:
+            looks.append(1)
+            if len(looks) == 2:
+                registry.run("u", lambda: 1)
+            found: bytes | None = index.header()
+            return found
+
+    rest.note(str(path), lock_file, cast("Any", Late()))
+    assert (len(looks), rest._read(lock_file).noted) == (2, 0)
+    lock_file.close()
 
 
 def test_another_wal_beside_another_database_is_no_exchange(path: Path, registry: Registry) -> None:
@@ -437,3 +544,31 @@ def test_whichever_call_fails_it_is_a_store_error(path: Path, kind: str, error: 
         assert script.end() == 0
     with contextlib.closing(connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+NO_LOCKS = """
+from idemreg import Registry, StoreError
+from tests.torture.injected.shim import LASTING
+
+def look():
+    with Registry(sys.argv[1]) as registry: return registry.get("t").status.word
+
+with Registry(sys.argv[1]) as registry: registry.run("t", lambda: 1)
+fail("lock", errno.EIO, number=LASTING)
+look()
+last, told = _fault.seen, set()
+for number in range(last - 15, last):
+    fail("lock", errno.EIO, number=number, lasting=LASTING)
+    try: told.add(look())
+    except StoreError: told.add("store error")
+hits()
+say(*sorted(told), look())
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_where_locks_come_to_an_end_the_opening_is_a_store_error(path: Path) -> None:
+    """At whichever of the last of them; nothing is left that would keep the next from opening."""
+    with FaultedScript(NO_LOCKS, path) as script:
+        script.expect("store error succeeded succeeded")
+        assert script.end() == 0

@@ -28,6 +28,7 @@ from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.model import Verdict
 from idemreg.planning import MOST_ROWS
+from idemreg.scheduled import TRIES
 from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
@@ -947,6 +948,57 @@ def test_threads_of_a_process_run_each_slot_once(registry: Registry, clock: Manu
     for thread in threads:
         thread.join()
     assert sorted(job.ran, key=int) == [str(hour) for hour in range(1, 41)]
+
+
+@pytest.mark.parametrize("failures", [1, TRIES])
+def test_a_slot_that_others_would_not_see_does_not_run(
+    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Older than those that may run by themselves, it is noted first; where others are always faster it is told."""
+    job = Job(registry)
+    clock.advance(3 * HOUR)
+    job.due()
+    plan, left = ledger(registry).plan, iter(range(failures))
+    monkeypatch.setattr(registry.store, "plan", lambda *words: next(left, None) is None and plan(*words))
+    if failures == 1:
+        assert registry.run_slot("job@2026-11-23T05:00:00Z").status is Status.SUCCEEDED
+    else:
+        with pytest.raises(StoreBusyError, match="all the time"):
+            registry.run_slot("job@2026-11-23T05:00:00Z")
+    assert job.ran == (["3", "2"] if failures == 1 else ["3"])
+    assert registry.run_slot("job@2026-11-23T05:00:00Z").replayed is (failures == 1)
+    assert job.rows() == {"1": "coalesced", "2": "succeeded", "3": "succeeded"}
+
+
+def test_a_slot_that_finds_another_at_work_is_put_back(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another was begun by hand between the look and the claim: nothing runs beside it, and the next look runs it."""
+    job, other = Job(registry), Job(open_registry(clock=clock))
+    begun, ends = threading.Event(), threading.Event()
+
+    def body(_slot: datetime) -> None:
+        begun.set()
+        assert ends.wait(PATIENCE_S)
+
+    other.body = body
+    clock.advance(2 * HOUR)
+    by_hand = threading.Thread(target=other.registry.run_slot, args=("job@2026-11-23T04:00:00Z",))
+    begin = registry.store.begin
+
+    def late(wanted: Any) -> Any:
+        if not begun.is_set():
+            by_hand.start()
+            assert begun.wait(PATIENCE_S)
+        return begin(wanted)
+
+    monkeypatch.setattr(registry.store, "begin", late)
+    assert job.due() == []
+    assert (job.ran, job.rows()) == ([], {"1": "running", "2": "pending"})
+    ends.set()
+    by_hand.join(PATIENCE_S)
+    assert [run.error for run in job.due()] == [None]
+    assert (other.ran, job.ran, job.rows()) == (["1"], ["2"], {"1": "succeeded", "2": "succeeded"})
 
 
 def test_a_slot_of_a_forgotten_schedule_keeps_its_row(registry: Registry, clock: ManualClock) -> None:

@@ -615,9 +615,9 @@ def mistype(path: Path, change: str) -> None:
             assert connection.changes() > 0
 
     define(" STRICT", " /*RICT*/")
-    define(" TEXT ", " BLOB ")
+    define(" TEXT", " BLOB")
     tamper(path, f"UPDATE {change}")
-    define(" BLOB ", " TEXT ")
+    define(" BLOB", " TEXT")
     define(" /*RICT*/", " STRICT")
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import select
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import apsw
@@ -16,8 +17,10 @@ from idemreg import (
     AsyncRegistry,
     ClaimLostError,
     Liveness,
+    RecoveryError,
     Registry,
     Status,
+    StoreBusyError,
     StoreCorruptError,
     TaskDoneError,
     acquiring,
@@ -37,6 +40,7 @@ from idemreg.owned import check_owned
 from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.readers import WalReader
 from idemreg.step_command import CommandClaim, StepEnd, run_step_command
+from idemreg.store import End
 from idemreg.tagged import decode_arguments
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
@@ -44,6 +48,7 @@ from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
 from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
+from tests.support.waiting import until
 from tests.test_seal import mistype
 
 if TYPE_CHECKING:
@@ -168,6 +173,87 @@ def test_so_is_that_of_a_coroutine(registry: Registry) -> None:
     assert (task_of(registry, "t").status, task_of(registry, "t").result) == (Status.SUCCEEDED, "7")
 
 
+# --- claims that are lost, or cut off ----------------------------------------------------------------------------
+
+
+def test_a_claim_that_is_gone_within_its_own_transaction_is_lost(registry: Registry) -> None:
+    """As in a process that has lost SQLite's locks: it is told, nothing is overwritten, and nobody keeps the claim."""
+    registry.run("warm", lambda: 1)
+    owners = cast("SqliteStore", registry.store)._opening.opened().owners
+    with pytest.raises(ClaimLostError), registry.claim("t") as claim, claim.transaction() as effects:
+        cast("Any", effects)._connection.execute("DELETE FROM idempotent_log WHERE task_id = 't'; COMMIT").fetchall()
+    assert registry.get("t") is None
+    assert owners.live == {}
+
+
+def test_two_threads_settle_what_was_dropped_once(registry: Registry) -> None:
+    """Both have seen it wait: who comes second finds it gone, and the task is put back once."""
+    store = cast("Any", registry.store)
+    claim = registry.claim("t")
+    meeting, settle = threading.Barrier(2, timeout=PATIENCE_S), store._try_to_settle
+
+    def together(left: object) -> bool:
+        meeting.wait()
+        return bool(settle(left))
+
+    store._try_to_settle = together
+
+    def meet() -> None:
+        until(lambda: store._unsettled)
+        store._settle_dropped()
+
+    other = threading.Thread(target=meet)
+    other.start()
+    ended = store.abandon(End.release(claim.grant, nothing_ran=True))
+    other.join(PATIENCE_S)
+    claim.settled()
+    assert (ended, len(store._unsettled), store._settling) == (True, 0, set())
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == (Status.PENDING, 0)
+
+
+def test_a_finish_writes_what_waits_as_well(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """What was dropped while another program wrote is put back with the next end, if no other call has come."""
+    registry = open_registry(busy_timeout=0.01)
+    dropped, claim = registry.claim("t"), registry.claim("u")
+    with contextlib.closing(connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        registry.store.abandon(End.release(dropped.grant, nothing_ran=True))
+        dropped.settled()
+    with contextlib.closing(connect(path)) as other:
+        status = "SELECT status FROM idempotent_log WHERE task_id = 't'"
+        assert other.execute(status).fetchall() == [(Status.RUNNING,)]
+        claim.succeed(7)
+        assert other.execute(status).fetchall() == [(Status.PENDING,)]
+
+
+def test_a_hook_whose_answer_cannot_be_stored_is_told_and_asked_again(
+    path: Path, open_registry: Callable[..., Registry]
+) -> None:
+    """Another program writes all the time: the task is unknown again, without a verdict, and whoever listens hears."""
+    events: list[Any] = []
+    registry = open_registry(on_event=events.append, busy_timeout=0.01)
+    other = connect(path)
+    answers: list[Any] = [lambda: other.execute("BEGIN IMMEDIATE"), lambda: None]
+
+    def hook(_task: Task) -> bool:
+        answers.pop(0)()
+        return True
+
+    ask: dict[str, Any] = {"name": "job", "on_crash": "verify", "verify": hook}
+    with pytest.raises(KeyboardInterrupt), registry.claim("t", **ask):
+        raise KeyboardInterrupt
+    with pytest.raises(StoreBusyError):
+        registry.run("t", lambda: pytest.fail("the job started"), **ask)
+    assert task_of(registry, "t").status is Status.RUNNING, "the hook's claim, until the store can write"
+    other.execute("ROLLBACK")
+    other.close()
+    registry.add("another")
+    assert (task_of(registry, "t").status, task_of(registry, "t").verdict) == (Status.UNKNOWN, None)
+    assert [type(event).__name__ for event in events] == ["Claimed", "Unknown", "Claimed", "Unknown"]
+    assert registry.run("t", lambda: pytest.fail("the job started"), **ask).replayed
+    assert task_of(registry, "t").status is Status.SUCCEEDED
+
+
 # --- what a sweep finds ------------------------------------------------------------------------------------------
 
 
@@ -276,6 +362,38 @@ def test_of_claims_whose_commit_fails_none_is_held(path: Path) -> None:
         script.expect("True Unsure Unsure")
         script.expect("True")
         script.expect("1 running")
+        assert script.end() == 0
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("way", ["plain", "awaited"])
+def test_an_end_whose_commit_fails_is_told_with_its_result(path: Path, way: str) -> None:
+    """It may be stored or not, and is not: the task is unknown once the disk can be written."""
+    source = """
+        import asyncio
+        from idemreg import AsyncRegistry, FinishNotRecordedError, Registry
+        from tests.torture.injected.shim import LASTING
+        fail("write", errno.EIO, number=LASTING)  # as above
+        registry = Registry(sys.argv[1], durability="normal")
+        registry.run("warm", int)
+        async def end():
+            claim = await AsyncRegistry.of(registry).claim("t")
+            fail("write", errno.EIO, lasting=LASTING)
+            await claim.succeed(7)
+        try:
+            if sys.argv[2] == "awaited": asyncio.run(end())
+            else:
+                claim = registry.claim("t")
+                fail("write", errno.EIO, lasting=LASTING)
+                claim.succeed(7)
+        except FinishNotRecordedError as error: said = error.result
+        say(said, hits() > 0)
+        registry.add("another")
+        say(registry.get("t").status.word, registry.get("warm").status.word)
+    """
+    with FaultedScript(source, path, way) as script:
+        script.expect("7 True")
+        script.expect("unknown succeeded")
         assert script.end() == 0
 
 
@@ -450,6 +568,19 @@ def test_without_locks_a_restart_proves_death(path: Path, registry: Registry, mo
     former = record._replace(boot_id="another")
     assert examiner.examine(record.id, former) == (Liveness.DEAD, "the machine was restarted since")
     lock_file.close()
+
+
+def test_what_another_user_owns_is_not_executed(path: Path) -> None:
+    """Nobody but its owner may have written it; and no hint but to make it one's own helps."""
+    path.parent.chmod(0o700)
+    path.touch(0o600)
+    theirs = "/etc/passwd"  # root's
+    if os.geteuid() == 0:
+        os.chown(path, 1, -1)
+        theirs = str(path)
+    with pytest.raises(RecoveryError, match="another user's") as refused:
+        check_owned(theirs, "t")
+    assert (refused.value.task_id, f"chown {os.geteuid()} {theirs}" in refused.value.hint) == ("t", True)
 
 
 def test_what_is_not_there_is_nobodys(path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import struct
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
@@ -414,6 +415,24 @@ def test_a_finish_whose_sync_fails_is_told(path: Path, full: Registry) -> None:
         assert booted.run("t", lambda: pytest.fail("ran"), name="job", on_crash="rerun").result == 7
 
 
+def test_an_awaited_finish_whose_sync_fails_is_told(full: Registry) -> None:
+    """As above, of a coroutine."""
+    full.run("first", lambda: 1)
+
+    async def main() -> None:
+        claim = await AsyncRegistry.of(full).claim("t", name="job", on_crash="rerun")
+        break_disk(full)
+        with pytest.raises(FinishNotRecordedError) as unsure:
+            await claim.succeed(7)
+        assert unsure.value.result == 7
+
+    asyncio.run(main())
+    with pytest.raises(SyncFailedError):
+        full.get("t")
+    with Registry(full.path, clock=LaterBoot()) as booted:
+        assert booted.run("t", lambda: pytest.fail("ran"), name="job", on_crash="rerun").result == 7
+
+
 def test_effects_whose_sync_fails_are_told(full: Registry) -> None:
     """A transaction that was committed and not synced is a finish that was not recorded."""
     full.run("first", lambda: 1)
@@ -463,6 +482,43 @@ def test_a_failure_that_cannot_be_noted_is_remembered(path: Path, full: Registry
     for _ in range(2):
         with pytest.raises(SyncFailedError):
             full.get("first")
+
+
+def test_a_failure_that_another_thread_was_told_meanwhile_counts(full: Registry) -> None:
+    """Behind the last look of a sync that went well: its own caller is answered, and nobody else is any more."""
+    full.run("first", lambda: 1)
+    sync = sync_of(full)
+    sound = sync._sound
+
+    def fails_then() -> Any:
+        record = sound()
+        other = threading.Thread(target=sync.taint)
+        other.start()
+        other.join(PATIENCE_S)
+        return record
+
+    faults.arm("sync.published", lambda: setattr(sync, "_sound", fails_then))
+    assert full.run("t", lambda: 7, name="job", on_crash="rerun").result == 7
+    faults.disarm()
+    sync._sound = sound  # type: ignore[method-assign]
+    with pytest.raises(SyncFailedError):
+        full.get("t")
+
+
+def test_a_sync_under_an_index_that_cannot_be_read_covers_nothing(full: Registry) -> None:
+    """A writer was killed in its header: what was synced is durable, and the next who answers syncs once more."""
+    full.run("first", lambda: 1)
+    full.run("t", lambda: 1, durability="normal")
+    sync, index = sync_of(full), sync_of(full)._index
+    copies, cast("Any", index).copies = index.copies, SimpleNamespace(raw=b"a" * 48 + b"b" * 48)
+    before = sync.syncs
+    sync.durable()
+    index.copies = copies
+    assert sync.syncs == before + 1
+    assert not is_covered(full)
+    task = full.get("t")
+    assert task is not None
+    assert (task.status, sync.syncs, is_covered(full)) == (Status.SUCCEEDED, before + 2, True)
 
 
 def test_an_end_that_was_lost_is_told_so_whatever_became_of_the_sync(full: Registry) -> None:

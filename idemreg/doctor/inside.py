@@ -123,10 +123,9 @@ def wal(case: Case) -> Iterator[Finding]:
     assert case.look is not None  # noqa: S101
     try:
         state = case.look.wal()
-    except StorePathError:  # the question needs the right to write
-        if os.path.exists(file := f"{case.path}-wal"):
-            size = os.path.getsize(file) / MEGABYTE
-            yield finding("wal", f"The -wal takes {size:.1f} MiB; how much of it is in use, this user may not ask.")
+    except StorePathError:  # the question needs the right to write; without a -wal nobody need ask
+        size = os.path.getsize(f"{case.path}-wal") / MEGABYTE
+        yield finding("wal", f"The -wal takes {size:.1f} MiB; how much of it is in use, this user may not ask.")
         return
     yield from _lost(case, state.pages)
     readers = wal_readers(case.path, case.clock)

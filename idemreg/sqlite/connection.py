@@ -30,6 +30,7 @@ __all__ = [
     "harden",
     "is_sync_failure",
     "leave_wal",
+    "roll_back",
     "translate",
 ]
 
@@ -150,6 +151,12 @@ def harden(connection: Connection) -> None:
             msg = f"SQLite does not accept the setting {apsw.mapping_db_config[switch]}={value}"
             raise StoreError(msg)
     connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)
+
+
+def roll_back(connection: Connection) -> None:
+    """Undo what is not committed. SQLite itself did so after most errors."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
 
 
 def leave_wal(connection: Connection) -> None:

@@ -87,6 +87,7 @@ class Effects:
         """Finish the claim and commit. `Lost`: the caller leaves the block, and everything is rolled back."""
         self._refuse_in_child()
         if not self._finish(self._connection, end):
+            self._let_go(end)
             return Lost(None)
         faults.point("transaction.finished")
         try:

@@ -9,6 +9,7 @@ from idemreg.errors import StoreError, StorePathError
 from idemreg.lockfile import open_error
 from idemreg.placing import make_file
 from idemreg.sqlite import pages
+from idemreg.sqlite.connection import roll_back
 
 if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
@@ -57,8 +58,7 @@ def check_identity(connection: Connection, path: str) -> bool:
         version = connection.pragma("user_version")
         is_empty = connection.execute("SELECT 1 FROM sqlite_schema").fetchall() == []
     finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        roll_back(connection)
     if not is_empty or application_id or version:
         msg = f"{path} is a database of another program"
         raise StorePathError(msg, hint="Choose another path: a registry has a file of its own.")

@@ -36,6 +36,7 @@ from idemreg.store import Instant
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from idemreg.store import Granted
 
 __all__ = ["Opened", "Opening"]
 
@@ -282,6 +283,11 @@ class Opening:
             opened.owners.let_go(task_id, token)
             if opened.wants_close:
                 opened.close_if_idle()
+
+    def take_back(self, grant: Granted) -> None:
+        """The claim is not stored; see `Owners.take_back`."""
+        for opened in self._of_this_process():
+            opened.owners.take_back(grant)
 
     def _of_this_process(self) -> list[Opened]:
         current = self.current  # before those that it may become one of

@@ -178,15 +178,17 @@ class Pool:
         `StoreError` where it cannot be read, which says nothing about it.
         """
         try:
-            with no_fork_meanwhile(self._clock), contextlib.closing(self._open(NORMAL)) as connection:
-                leave_wal(connection)
-                return damage(connection, "quick_check", 1) == []
-        except apsw.Error as error:
-            if isinstance(told := self.translate(error), StoreCorruptError):
-                return False
-            raise told from error
+            return self._damage() == []
         except StoreCorruptError:
             return False
+
+    def _damage(self) -> list[str]:
+        with no_fork_meanwhile(self._clock), contextlib.closing(self._open(NORMAL)) as connection:
+            leave_wal(connection)
+            try:
+                return damage(connection, "quick_check", 1)
+            except apsw.Error as error:
+                raise self.translate(error) from error
 
     def surely_give_back(self, connection: Connection, synchronous: int) -> None:
         """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""

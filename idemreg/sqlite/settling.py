@@ -161,8 +161,8 @@ class Settler(Keeper):
                 opened = self._opening.of_owner(grant.owner)
                 if is_stored and (opened is None or opened.database.lost is None):
                     self._unsettled.append(_Left(End.release(grant, durable=False, nothing_ran=True), grant))
-                elif opened is not None:
-                    opened.owners.take_back(grant)
+                else:
+                    self._opening.take_back(grant)
         self._settle_dropped()
 
     def _settle_dropped(self) -> None:
@@ -176,9 +176,9 @@ class Settler(Keeper):
             self._settling.add(me)
             while self._unsettled:
                 left = self._unsettled[0]
-                opened = self._opening.of_owner(left.end.owner)  # None: of a parent process
+                opened = self._opening.of_owner(left.end.owner)
                 is_busy = opened is not None and opened.database.gate.is_taken and opened.database.lost is None
-                if is_busy or (opened is not None and not self._try_to_settle(left)):
+                if is_busy or not self._try_to_settle(left):
                     self._unsettled.rotate(-1)
                     return
                 self._unsettled.remove(left)

@@ -269,7 +269,7 @@ class GroupSync:
         if record is not None:
             self._put(_BEGUN_OFFSET, _NUMBER.pack(record.begun + 1))
         faults.point("sync.begun")
-        header = self._index.header()  # before the sync: see step 1
+        header = self._index.header() or NO_HEADER  # before the sync: see step 1
         begun_at = self._clock.monotonic()
         self._guard.check_names(begun_at)
         try:
@@ -280,12 +280,11 @@ class GroupSync:
         self._last_s = self._clock.monotonic() - begun_at
         faults.point("sync.done")
         if record is not None:
-            self._publish(record, header or NO_HEADER)
+            self._publish(record, header)
             faults.point("sync.published")
         record = self._sound()  # nobody without the turn has failed meanwhile
         self.syncs = begun
-        if header is not None:
-            self._note_synced(header)
+        self._note_synced(header)
         return record
 
     def _publish(self, record: SyncRecord, header: bytes) -> None:

@@ -219,7 +219,7 @@ def _create(connection: Connection, lock_file: LockFile, schema: Schema, clock: 
         faults.point("create.in-transaction")
         connection.execute("COMMIT")
     finally:
-        _roll_back(connection)
+        connections.roll_back(connection)
     faults.point("create.committed")
 
 
@@ -243,7 +243,7 @@ def _migrate(connection: Connection, schema: Schema) -> None:
         faults.point("migrate.in-transaction")
         connection.execute("COMMIT")
     finally:
-        _roll_back(connection)
+        connections.roll_back(connection)
     faults.point("migrate.committed")
 
 
@@ -278,7 +278,7 @@ def _adopt(
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
     finally:
-        _roll_back(connection)
+        connections.roll_back(connection)
     registered = _registered(connection, schema)
     rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
     return registered
@@ -299,7 +299,7 @@ def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> Regist
         connection.execute("COMMIT")
         return row
     finally:
-        _roll_back(connection)
+        connections.roll_back(connection)
 
 
 def _registered(connection: Connection, schema: Schema) -> RegistryRow:
@@ -312,11 +312,6 @@ def _registered(connection: Connection, schema: Schema) -> RegistryRow:
         msg = f"the file says that tokens begin above {row.floor}, which no registry has come to"
         raise StoreCorruptError(msg)
     return row
-
-
-def _roll_back(connection: Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
 
 
 # --- checkpoint -------------------------------------------------------------------------------------------------

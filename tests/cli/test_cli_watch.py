@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
 from idemreg import RecoveryError, Registry, Status, StoreBusyError, Swept, faults
@@ -321,7 +323,7 @@ def test_words_that_were_changed_are_not_run(cli: Cli, command: Command) -> None
     assert len(command.ran()) == 1
 
 
-@pytest.mark.parametrize("lacking", ["folder", "argv", "options", "unknown_on"])
+@pytest.mark.parametrize("lacking", ["folder", "argv", "options", "unknown_on", "all of it"])
 def test_words_of_another_version_are_left(lacking: str, cli: Cli, command: Command) -> None:
     """Where something is not there that this version needs, nothing is claimed, and the task stays as it is."""
     command.killed()
@@ -330,13 +332,37 @@ def test_words_of_another_version_are_left(lacking: str, cli: Cli, command: Comm
         stored: Any = registry.store
         ((_, whole),) = stored.kept(None, 1)
         words = decode_arguments(whole.arguments)
-        del words[lacking]
-        less = whole._replace(arguments=encode_arguments(words))
+        words.pop(lacking, None)
+        less = whole._replace(arguments="no JSON" if lacking == "all of it" else encode_arguments(words))
         stored.kept = lambda after, _limit: [] if after else [(task, less)]
         with Relay() as relay:
             (one,) = sweep_commands(registry, None, relay)
     assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
     assert len(command.ran()) == 1
+
+
+def test_a_command_is_not_run_by_a_registry_of_functions(cli: Cli, command: Command) -> None:
+    """Its words are of another kind than a function's arguments: it is left, and who runs it is told."""
+    command.killed()
+    with Registry(cli.path) as registry:
+        (one,) = registry.sweep()
+    assert (one.did, one.status, type(one.error)) == ("left", Status.RUNNING, RecoveryError)
+    assert "is a command's" in str(one.error)
+    assert "without a module" in str(getattr(one.error, "hint", ""))
+    assert len(command.ran()) == 1
+    assert cli.process("watch", "--once").stdout == "t was run again: succeeded\n"
+
+
+def test_a_line_without_a_folder_to_be_rerun_in_is_refused(cli: Cli, tmp_path: Path) -> None:
+    """Before the command starts: a rerun in another folder may do something else."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    script = f'cd {folder} && rmdir {folder} && exec "$@"'
+    done = cli.process("run", "--recover", "--on-crash", "rerun", "t", "--", "echo", "ran", script=script)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the folder that the command would be rerun in is gone" in done.stderr
+    assert "without --recover" in done.stderr
+    assert row(cli.path) is None
 
 
 def test_a_line_that_is_too_long_to_be_kept_is_refused(cli: Cli) -> None:
@@ -616,6 +642,20 @@ def test_an_error_that_cannot_say_what_it_is_is_told(cli: Cli, path: Path, tmp_p
     assert "MuteError: (its message cannot be made: TypeError)" in done.stdout
 
 
+def test_a_signal_before_the_watch_begins_ends_it(path: Path) -> None:
+    """Nobody has heard of it yet who could stop the loop: no sweep begins, and nothing is told."""
+    from idemreg.cli.context import Settings  # noqa: PLC0415 - click is for the command line
+    from idemreg.cli.watch import _Account, _watch  # noqa: PLC0415 - as above
+
+    Registry(path).open().close()
+    out = io.StringIO()
+    with click.Context(click.Command("watch"), obj=Settings()), Operations(path) as operations, Relay() as relay:
+        account = _Account(out, "traceback")
+        relay.received = signal.SIGTERM
+        _watch(operations, None, relay, account, 5.0, is_of_module=False)
+    assert (out.getvalue(), account.exit_code) == ("", 0)
+
+
 def test_the_longest_pause_is_one(path: Path) -> None:
     """An interval of a million days is more than a thread can wait for at once."""
     loops = Loops({"watch": lambda pause: stopped.append(pause(1e12))})
@@ -711,6 +751,43 @@ def test_a_command_that_is_being_started_is_killed_behind_it(monkeypatch: pytest
     assert done[:1] == ["died"]
     assert told[0] == "--on failed: tail was killed by signal 9"
     assert "is being killed" in told[1]
+
+
+def test_a_command_that_runs_is_killed_at_once() -> None:
+    """Who is to die at once leaves none behind, and waits for nothing; later events are handed to nobody."""
+    done: list[str] = []
+    told: list[str] = []
+    with Hand(["failed"], ["tail", "-f", "/dev/null"], {}, told.append) as hand:
+        hand(EVENT)
+        until(lambda: hand._process is not None)
+        hand.kill(lambda: done.append("died"))
+        assert done == ["died"]
+        hand(EVENT)
+    assert told[0] == "--on failed: tail was killed by signal 9"
+    assert "is being killed" in told[1]
+
+
+def test_the_second_signal_ends_as_the_first_would_have() -> None:
+    """Of the process itself, and behind what is handed an event. A signal that is blocked waits: so it can be asked."""
+    source = """
+        from types import SimpleNamespace
+        from idemreg.cli.watch import _die
+        from idemreg.handing import Hand
+        number = signal.SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        relay = SimpleNamespace(received=number)
+        signal.signal(number, lambda *_: None)
+        _die(relay)
+        say(signal.getsignal(number) is signal.SIG_DFL, signal.sigpending() == {number})
+        signal.sigwait([number])
+        hand = Hand(["failed"], ["true"], {}, say)
+        _die(relay, hand)
+        say(hand._after_kill is not None, signal.sigpending() == {number})
+    """
+    with Script(source) as script:
+        script.expect("True True")
+        script.expect("True True")
+        assert script.end() == 0
 
 
 def test_the_first_signal_loses_no_event(cli: Cli, tmp_path: Path) -> None:

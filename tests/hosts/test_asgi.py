@@ -1143,6 +1143,31 @@ def test_what_comes_behind_the_end_goes_nowhere(areg: AsyncRegistry) -> None:
     assert heard == ["http.disconnect"]
 
 
+def test_what_is_no_part_of_a_response_passes_by(areg: AsyncRegistry) -> None:
+    """A message that no extension hides reaches the server, and is not recorded: a replay is without it."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.debug", "info": {"template": "x"}})
+        await App(CREATED)(scope, receive, send)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        protected = IdempotencyMiddleware(app, registry=areg)
+        await protected(scope_of(), receive, send)
+        assert [one["type"].rpartition(".")[2] for one in sent] == ["debug", "start", "body"]
+        again = await call(protected)
+        assert (again.status, again.body, again.replayed) == (201, b"ok", True)
+        assert (await only(areg)).status is Status.SUCCEEDED
+
+    asyncio.run(main())
+
+
 def test_a_body_before_its_start_is_the_applications_error(areg: AsyncRegistry) -> None:
     """The task has failed with it, and the client has seen nothing."""
 

@@ -416,10 +416,11 @@ def test_a_killed_process_that_holds_leaves_unknown(
     assert ship(order={"id": 1}) == ("there" if verdict is Verdict.HAPPENED else "here")
 
 
+@pytest.mark.parametrize("verdict", [Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN])
 def test_a_killed_process_that_an_operator_settles_meanwhile_runs_again(
-    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
 ) -> None:
-    """Between the look at its owner and the claim that would have made it unknown: that claim is put back."""
+    """Between the look at its owner and the claim that would have made it unknown; where it happened it is replayed."""
     ship = shipping(IdemregPersistenceLayer(registry, on_crash="hold"), lambda order: "here")
     with Script(CHILD, path, "hold") as child:
         child.expect("in the function")
@@ -429,12 +430,45 @@ def test_a_killed_process_that_an_operator_settles_meanwhile_runs_again(
     def slow(self: SqliteStore, task: Task) -> Any:
         monkeypatch.setattr(SqliteStore, "owner", owner)
         found = owner(self, task)
-        registry.resolve(task.task_id, Verdict.DID_NOT_HAPPEN)
+        registry.resolve(task.task_id, verdict, result={"response": '"there"', "expires_at": 2_000_000_000})
         return found
 
     monkeypatch.setattr(SqliteStore, "owner", slow)
-    assert ship(order={"id": 1}) == "here"
+    assert ship(order={"id": 1}) == ("there" if verdict is Verdict.HAPPENED else "here")
     assert only(registry).status is Status.SUCCEEDED
+
+
+def test_a_late_function_whose_result_cannot_be_stored_loses_nothing(
+    layer: IdemregPersistenceLayer, registry: Registry, clock: ManualClock
+) -> None:
+    """Its key was given to another run meanwhile, whose response stays; its own error is told."""
+    runs: list[str] = []
+
+    def body(order: Any) -> object:
+        runs.append("run")
+        if len(runs) > 1:
+            return "second"
+        clock.advance(600)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(ship, order=order).result() == "second"
+        return object()
+
+    ship = shipping(layer, body)
+    with pytest.raises(IdempotencyPersistenceLayerError) as caught:
+        ship(order={"id": 1})
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert ship(order={"id": 1}) == "second"
+    assert (len(runs), registry.count()) == (2, {Status.SUCCEEDED: 1})
+
+
+def test_the_end_of_what_has_not_begun_changes_nothing(layer: IdemregPersistenceLayer, registry: Registry) -> None:
+    """Of a function that the utility has not entered, of whatever key."""
+    ship = shipping(layer, lambda order: "ok")
+    assert ship(order={"id": 1}) == "ok"
+    before = only(registry)
+    layer.delete_record({"id": 1}, LookupError())
+    assert only(registry) == before
+    assert ship(order={"id": 1}) == "ok"
 
 
 def test_an_interrupted_function_stays_in_progress_for_its_time(

@@ -59,7 +59,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 SYNCING,
-                "self._publish(record, header or NO_HEADER)",
+                "self._publish(record, header)",
                 "self._publish(record, self._index.header() or NO_HEADER)",
             ),
         ),

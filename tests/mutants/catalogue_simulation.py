@@ -255,9 +255,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             Patch(
                 SYNCING,
                 '        faults.point("sync.begun")\n'
-                "        header = self._index.header()  # before the sync: see step 1\n",
-                "        header = self._index.header()  # before the sync: see step 1\n"
-                "        if record is not None:\n            self._publish(record, header or NO_HEADER)\n"
+                "        header = self._index.header() or NO_HEADER  # before the sync: see step 1\n",
+                "        header = self._index.header() or NO_HEADER  # before the sync: see step 1\n"
+                "        if record is not None:\n            self._publish(record, header)\n"
                 '        faults.point("sync.begun")\n',
             ),
         ),
