@@ -33,7 +33,7 @@ MOST_ATTEMPTS: Final = 4
 # How often which kind of task comes, and what it asks for on a crash.
 KINDS: Final = (
     *("hold", "leased", "claim", "rerun", "kept", "kept", "steps"),
-    *("effects", "effects", "verify", "batch", "batch"),
+    *("effects", "effects", "effects", "verify", "batch", "batch"),
 )
 POLICIES: Final = {
     "hold": "hold",
@@ -113,8 +113,8 @@ ENDS: Final[tuple[tuple[type[BaseException] | None, str], ...]] = (
 )
 # How often each comes, usually; of a job that sweeps run again; and within a sweep, which an interruption would end.
 USUAL_ENDS: Final = (80, 12, 3, 5, 0)
-ENDS_OF_KEPT: Final = (40, 30, 3, 7, 20)
-ENDS_IN_SWEEPS: Final = (40, 50, 3, 7, 0)
+ENDS_OF_KEPT: Final = (25, 35, 3, 5, 32)
+ENDS_IN_SWEEPS: Final = (22, 70, 3, 5, 0)
 OPTIONS: Final[dict[str, Any]] = {
     "unknown_on": (JobUnsureError,),
     "release_on": (JobLaterError,),

@@ -42,8 +42,8 @@ CALLS_BETWEEN: Final = (5, 60)  # what the conductor itself does
 RECORDS_STOPPED: Final = (5, 150)  # so long is a process stopped
 AT_POINT: Final = 0.8  # so often is a process to kill itself, where there were too few kills
 FROM_OUTSIDE: Final = 0.4  # so often does the conductor kill, for the same reason
-SWEEPERS: Final = 0.25  # so many of all processes sweep
-AT_FOUND: Final = 0.6  # so many of those stop before they run a task again: others may, meanwhile
+SWEEPERS: Final = 0.3  # so many of all processes sweep
+AT_FOUND: Final = 0.8  # so many of those stop before they run a task again: others may, meanwhile
 UNLOCKED: Final = 0.4  # so many of those that stop themselves have lost their locks
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
@@ -55,7 +55,7 @@ POINTS: Final = (
     *("owner.byte-held", "turn.taken", "sync.begun", "sync.done", "sync.published", "job.returned"),
     *("batch.in-transaction", "batch.committed", "batch.entered", "settle.in-transaction", "settle.committed"),
     *("forget.in-transaction", "forget.committed", "transaction.open"),
-    *("transaction.finished",) * 6,
+    *("transaction.finished",) * 9,
     *("step.in-transaction", "step.saved"),
 )
 # The same for those that sweep.
