@@ -41,7 +41,7 @@ from idemreg.errors import (
 from idemreg.listing import PAGE_TASKS
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, Version, decide
 from idemreg.recovery import BURIED_AT_ONCE, as_stored
-from idemreg.store import Granted, Lost, Query, Refused
+from idemreg.store import Done, Granted, Lost, Query, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -117,7 +117,8 @@ def sweep(
             for task, kept in waiting:
                 if is_ended():
                     return swept
-                if not (yield _is_unchanged, (store, task), None):
+                # The jobs before it may have taken hours, and others sweep as well.
+                if not (yield _unchanged, (store, [task]), None):
                     continue
                 one = yield from _rerun(store, task, kept, rerun, jobs_own)
                 swept.add([] if one is None else [one])
@@ -146,16 +147,23 @@ class _Told(list[Swept]):
 def _settle_page(store: Store, teller: Teller | None, after: str | None) -> tuple[list[Swept], str | None]:
     """Settle the dead among a page of running tasks; where the next page begins."""
     page = store.page(Query(status=Status.RUNNING), after, PAGE_TASKS)
-    swept, to_bury = [], []
+    left, to_bury = [], []
     for task in page.tasks:
         decision = _decision(store, task)
         if decision in {Decision.BECOMES_UNKNOWN, Decision.BECOMES_FAILED} and not _is_asked(store, task, decision):
             to_bury.append(task)
         elif decision is Decision.PUT_BACK or (decision is Decision.TAKE_OVER and _kept_of(store, task) is None):
-            swept.append(Swept(task.task_id, task.name, LEFT, task.status))
+            left.append(task)
+    swept = [Swept(task.task_id, task.name, LEFT, task.status) for task in _unchanged(store, left)]
     for first in range(0, len(to_bury), BURIED_AT_ONCE):
         swept += _bury(store, teller, to_bury[first : first + BURIED_AT_ONCE])
     return swept, page.after
+
+
+def _unchanged(store: Store, seen: Sequence[Task]) -> list[Task]:
+    """Those that still are as their page told: whose owner has ended its task since, and itself, looks dead as well."""
+    rows = store.get([task.task_id for task in seen]) if seen else []
+    return [task for task, row in zip(seen, rows, strict=True) if row == task]
 
 
 def _decision(store: Store, task: Task) -> Decision:
@@ -213,11 +221,6 @@ def _waits(store: Store, task: Task) -> bool:
         return task.policy.on_crash is OnCrash.VERIFY and task.verdict is None
     is_said = task.status is Status.FAILED and task.verdict in _SAID_TO_RUN
     return is_said and _decision(store, task) is Decision.CLAIM
-
-
-def _is_unchanged(store: Store, task: Task) -> bool:
-    """Whether the task still is as its page told: the jobs before it may have taken hours, and others sweep as well."""
-    return store.get([task.task_id]) == [task]
 
 
 def _rerun(
@@ -278,6 +281,10 @@ class _Following(BesideStore):
     def __init__(self, store: Store, task: Task) -> None:
         super().__init__(store)
         self._found = task.version
+        self._is_asked = False  # whether a claim for the hook was granted, so that what is found then is its answer
+
+    def look(self, _wanted: Wanted) -> None:
+        """Nothing: what others have made of the task since must not be answered as if it were this sweep's doing."""
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own, of one task."""
@@ -286,13 +293,19 @@ class _Following(BesideStore):
         try:
             answers = self._store.claim([wanted[0]._replace(kept=kept)])
             if isinstance(answers[0], Granted):  # for a hook, perhaps: where it says no, the task is claimed anew
-                self._found = Version(Status.FAILED, answers[0].token)
-            elif isinstance(answers[0], Lost):
+                self._found, self._is_asked = Version(Status.FAILED, answers[0].token), True
+            elif self._is_of_others(answers[0]):
                 _refuse_moved_on(wanted[0].task_id)
         except BaseException:  # an interrupt, before the caller has them
             put_back_granted(self._store, answers)
             raise
         return answers
+
+    def _is_of_others(self, answer: Answer) -> bool:
+        """Whether the task has moved on since it was found, or since the hook of this rerun was asked."""
+        if isinstance(answer, Done):
+            return not self._is_asked or answer.task.token != self._found.token
+        return isinstance(answer, Lost)
 
 
 def _refuse_moved_on(task_id: str) -> NoReturn:

@@ -24,6 +24,7 @@ from tests.powercut.crews import SYNC_FAILS
 from tests.powercut.cuts import WAYS
 from tests.powercut.disk import Disk
 from tests.powercut.image import contents
+from tests.powercut.judge import problem_beside
 from tests.powercut.run import check_whole, record_and_judge
 from tests.powercut.settings import SETTINGS
 from tests.powercut.told import Found, Row, Told
@@ -310,6 +311,65 @@ def test_an_acknowledged_success_is_final() -> None:
     assert verdict(ended, Status.FAILED)
     assert verdict(ended, Status.RUNNING)
     assert verdict(ended, Status.RUNNING, TOKEN + 1)
+
+
+KEPT: list[object] = ["granted", "t", TOKEN, "kept"]
+STEPPING: list[object] = ["stepping", "t", "first", '"1"']
+STEPPED: list[object] = ["stepped", "t", "first", '"1"']
+
+
+def test_a_claim_that_keeps_its_arguments_must_be_there() -> None:
+    """Under rerun as well, since no caller stands for it who would come again."""
+    assert list(told(KEPT).lost(Found({}, 1 << 40)))
+    assert not verdict(told(KEPT), Status.RUNNING)
+
+
+def test_a_step_that_was_told_must_be_there() -> None:
+    """With what it gave; nothing is owed of one that nobody was told, but it must be what its body said."""
+    floor = 1 << 40
+    none, right, wrong = (
+        Found({}, floor, "", steps) for steps in ({}, {("t", "first"): '"1"'}, {("t", "first"): '"2"'})
+    )
+    assert [len(list(told(STEPPING, STEPPED).lost(found))) for found in (none, right, wrong)] == [1, 0, 1]
+    assert [len(list(told(STEPPING).lost(found))) for found in (none, right, wrong)] == [0, 0, 0]
+    assert [len(list(told(STEPPING).invented(found))) for found in (none, right, wrong)] == [0, 0, 1]
+
+
+def test_steps_that_need_no_cut_are_found_as_well() -> None:
+    """One that is entered again, and one that gives what no body said, or something else than before."""
+    another: list[object] = ["stepped", "t", "first", '"2"']
+    assert not told(STEPPING, STEPPING, STEPPED, STEPPED).problems
+    assert told(STEPPING, STEPPED, STEPPING).problems
+    assert told(STEPPED).problems
+    assert told(STEPPING, ["stepping", "t", "first", '"2"'], STEPPED, another).problems
+
+
+ARGUMENTS = '{"task":"k1"}'
+BESIDE: dict[str, tuple[int, dict[str, str], dict[tuple[str, str], str], str]] = {
+    "running, with its arguments": (Status.RUNNING, {"k1": ARGUMENTS}, {("k1", "first"): "1"}, ""),
+    "ended, and without": (Status.SUCCEEDED, {}, {("k1", "first"): "1"}, ""),
+    "ended, and still with": (Status.SUCCEEDED, {"k1": ARGUMENTS}, {}, "keeps"),
+    "running, and without": (Status.RUNNING, {}, {}, "gone"),
+    "failed, and without": (Status.FAILED, {}, {}, "gone"),
+    "running, with another's": (Status.RUNNING, {"k1": '{"task":"k2"}'}, {}, "keeps"),
+    "arguments of no task": (Status.SUCCEEDED, {"k2": '{"task":"k2"}'}, {}, "left behind"),
+    "steps of no task": (Status.SUCCEEDED, {}, {("k2", "first"): "1"}, "left behind"),
+}
+
+
+@pytest.mark.parametrize(("status", "kept", "steps", "said"), BESIDE.values(), ids=BESIDE.keys())
+def test_what_lies_beside_a_row_comes_and_goes_with_it(
+    status: int, kept: dict[str, str], steps: dict[tuple[str, str], str], said: str
+) -> None:
+    """Whatever the cut, an image has the arguments of a task that began and did not end, and of no other."""
+    problem = problem_beside({"k1": Row(TOKEN, (status, None))}, {"k1"}, kept, steps)
+    assert said in problem
+    assert bool(said) == bool(problem)
+
+
+def test_of_what_was_put_back_before_its_job_nothing_is_kept() -> None:
+    """Its row binds nobody, and no attempt counts."""
+    assert not problem_beside({"k1": Row(TOKEN, (Status.PENDING, None))}, set(), {}, {})
 
 
 def test_what_needs_no_cut_is_found_as_well() -> None:

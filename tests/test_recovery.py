@@ -31,10 +31,13 @@ from idemreg import (
     sweeping,
 )
 from idemreg.aio import current_claim as current_async_claim
+from idemreg.beside import BesideStore
 from idemreg.events import Succeeded, TakenOver, Unknown
 from idemreg.rerunning import sweep as sweep_for_watch
+from idemreg.sweeping import sweep as sweep_walk
 from idemreg.tagged import MAX_ARGUMENTS_BYTES
 from idemreg.testing import ManualClock
+from idemreg.walk import drive
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
 
@@ -404,6 +407,32 @@ def test_a_rerun_without_arguments_is_left_to_its_call(registry: Registry, path:
     job = Job(registry)
     args, kwargs = ARGUMENTS
     assert job.call(*args, **kwargs) == "done"
+
+
+def test_nothing_is_told_of_an_owner_that_ended_meanwhile(registry: Registry, path: Path) -> None:
+    """Who ends its task, and then itself, between a sweep's look at the row and that at its owner, left nothing."""
+    with Script(
+        """
+        from idemreg import Registry
+        with Registry(sys.argv[1]) as registry, registry.claim("t:7", on_crash="rerun"):
+            say("claimed")
+            wait()
+        """,
+        path,
+    ) as worker:
+        worker.expect("claimed")
+
+        class Slow(BesideStore):
+            def page(self, *args: Any) -> Any:
+                page = self._store.page(*args)
+                worker.go()
+                assert worker.end() == 0
+                return page
+
+        store: Any = Slow(registry.store)
+        nothing_to_run: Any = None
+        assert drive(sweep_walk(store, None, nothing_to_run)) == []
+    assert status(registry) is Status.SUCCEEDED
 
 
 def test_a_task_of_a_batch_that_was_not_begun_is_left(registry: Registry, path: Path) -> None:
@@ -830,6 +859,38 @@ def test_a_sweep_reruns_nothing_that_has_moved_on(
     row = slow.get("t:7")
     assert (row and row.status) == left
     assert (len(behind.calls), len(before.calls)) == (0, 0 if left is None else 1)
+
+
+def test_a_sweep_does_not_tell_of_what_others_have_settled(open_registry: Callable[..., Registry], path: Path) -> None:
+    """Somebody ran the task for the last time since the sweep found it: that it failed for good is not its doing."""
+    options = {**RERUN, "max_attempts": 2}
+    killed(path, options)
+    slow, other = open_registry(), open_registry()
+    behind, before = Job(slow, **options), Job(other, lambda: 1 / 0, **options)
+
+    def happens() -> None:
+        faults.disarm()
+        assert only(other.sweep()).status is Status.FAILED
+
+    faults.arm("sweep.found", happens)
+    assert slow.sweep() == []
+    assert (len(behind.calls), len(before.calls)) == (0, 1)
+
+
+def test_nor_of_what_others_know_to_have_happened(open_registry: Callable[..., Registry], path: Path) -> None:
+    """An operator was faster than the hook, which nobody asks then."""
+    options: dict[str, Any] = {"on_crash": "verify", "recover": True, "verify": lambda _: 1 / 0}
+    killed_under_verify(path)
+    slow, other = open_registry(), open_registry()
+    job = Job(slow, **options)
+
+    def happens() -> None:
+        faults.disarm()
+        other.resolve("t:7", "happened")
+
+    faults.arm("sweep.found", happens)
+    assert slow.sweep() == []
+    assert job.calls == []
 
 
 def test_a_sweep_reruns_nothing_that_its_late_owner_has_ended(

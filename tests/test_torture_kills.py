@@ -81,6 +81,40 @@ LINEARIZABLE = {
         3-4 A finish recorded asked=released token=1
         5-6 B claim granted token=2 attempt=1
         7-8 A finish lost asked=succeeded token=1 result=r""",
+    "a sweep runs again what a dead owner left with its arguments": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A die ok
+        5-8 B sweep granted token=2 attempt=2 asked=kept
+        9-10 B finish recorded token=2 asked=succeeded result=r
+        11-12 C sweep untouched asked=kept""",
+    "a sweep runs again what an operator has said may run": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A finish recorded token=1 asked=failed
+        5-6 B retry ok
+        7-8 C sweep granted token=2 attempt=2 asked=kept""",
+    "a sweep settles what is held, and leaves what its next call runs by itself": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B sweep unknown asked=hold
+        7-8 B resolve ok asked=did-not-happen
+        9-10 C claim granted token=2 attempt=2 asked=rerun
+        11-12 C die ok
+        13-14 D sweep left asked=rerun""",
+    "a sweep that was killed has settled it, or has not": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-8 B sweep pending asked=hold
+        7-8 B die ok
+        9-10 C get ok asked=unknown token=1 attempt=1""",
+    "a sweep that another was faster than": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A die ok
+        5-9 B sweep untouched asked=kept
+        6-7 C sweep granted token=2 attempt=2 asked=kept""",
+    "a job that could not save a step is put back with its attempt counted": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A finish recorded token=1 asked=interrupted
+        5-6 B sweep granted token=2 attempt=2 asked=kept""",
     "whoever lost its lock may be taken for dead, or be seen": """
         1-2 A claim granted token=1 attempt=1 asked=rerun
         3-3 A lose ok
@@ -143,6 +177,37 @@ NOT_LINEARIZABLE = {
         3-4 A enter ok token=1
         5-6 A die ok
         7-8 B claim granted token=2 attempt=1""",
+    "a sweep runs what a living owner has": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 B sweep granted token=2 attempt=2 asked=kept""",
+    "a sweep runs what simply failed": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A finish recorded token=1 asked=failed
+        5-6 B sweep granted token=2 attempt=2 asked=kept""",
+    "a sweep runs what was put back as it was": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A finish recorded token=1 asked=released
+        5-6 B sweep granted token=2 attempt=1 asked=kept""",
+    "a sweep runs what keeps no arguments": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A die ok
+        5-6 B sweep granted token=2 attempt=2 asked=rerun""",
+    "a sweep settles what a living owner has": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 B sweep unknown asked=hold""",
+    "a whole sweep passes a dead owner's task over": """
+        1-2 A claim granted token=1 attempt=1
+        3-4 A die ok
+        5-6 B sweep untouched asked=hold""",
+    "two sweeps run it": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A die ok
+        5-6 B sweep granted token=2 attempt=2 asked=kept
+        7-8 C sweep granted token=3 attempt=3 asked=kept""",
+    "a sweep says left, and it was done": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-4 A finish recorded token=1 asked=succeeded result=r
+        5-6 B sweep left asked=rerun""",
     "an operator's verdict over a task whose owner lives": """
         1-2 A claim granted token=1 attempt=1
         3-4 B resolve ok asked=happened result=r""",
@@ -197,6 +262,21 @@ BROKEN = {
     ),
     "an effect twice": ("effect 1 effects-1 5", "effect 1 effects-1 5"),
     "an effect is lost": ("call 1 0 finish effects-1 succeeded 5 1.1", "said 1 0 recorded"),
+    "a step is entered again": (
+        *("step 1 0 kept-1 part-0 1.1", "stepped 1 0 kept-1 part-0 1.1", "saved 9 kept-1 part-0 1.1"),
+        *("killing 1", "gone 1", "step 2 0 kept-1 part-0 2.1"),
+    ),
+    "a step gives something else": (
+        *("step 1 0 kept-1 part-0 1.1", "step 1 0 kept-1 part-0 2.1", "stepped 1 0 kept-1 part-0 1.1"),
+        *("stepped 2 0 kept-1 part-0 2.1", "saved 9 kept-1 part-0 2.1"),
+    ),
+    "a step gives what another gave": (
+        *("step 1 0 kept-1 part-0 1.1", "stepped 1 0 kept-1 part-1 1.1", "saved 9 kept-1 part-1 1.1"),
+    ),
+    "a step is lost": ("step 1 0 kept-1 part-0 1.1", "stepped 1 0 kept-1 part-0 1.1"),
+    "a sweep's claim is lost, and its process lives": (
+        *("call 1 0 sweep - - 0 -", "in 1 0 kept-1 5 1", "out 1 0 succeeded 1.1", "got 1 0 kept-1 lost"),
+    ),
     "trouble": ("trouble 1 something",),
 }
 
@@ -207,7 +287,7 @@ def test_each_plain_rule_speaks(records: tuple[str, ...]) -> None:
     rules = Rules()
     for record in records:
         rules.read(record.split())
-    rules.look_at_effects()
+    rules.look_at_the_end()
     assert len(rules.broken) == 1
 
 
@@ -219,6 +299,73 @@ def test_a_killed_call_is_open_until_its_death() -> None:
     claim, die = told.ops["hold-1"]
     assert (claim.kind, claim.answer, claim.begun, claim.ended) == ("claim", "pending", 0, 2)
     assert (die.kind, die.begun, die.ended) == ("die", 1, 2)
+
+
+FORGOTTEN = (
+    ("call 2 0 forget kept-1 force 0 -", "said 2 0 ok"),
+    ("call 2 0 forget kept-1 force 0 -", "killing 2", "gone 2"),
+)
+
+
+@pytest.mark.parametrize("records", FORGOTTEN, ids=["told", "killed"])
+def test_steps_go_with_their_task(records: tuple[str, ...]) -> None:
+    """What may have been forgotten may run again, give something else, and be gone in the end."""
+    rules = Rules()
+    done = ("step 1 0 kept-1 part-0 {0}", "stepped 1 0 kept-1 part-0 {0}")
+    for result in ("1.1", "1.2"):
+        for record in (*done, *records):
+            rules.read(record.format(result).split())
+    rules.look_at_the_end()
+    assert rules.broken == []
+
+
+def test_a_forget_that_was_refused_changes_nothing() -> None:
+    """While it may still be carried out nothing is judged; once it was not, all is owed as before."""
+    rules = Rules()
+    done = ("step 1 0 kept-1 part-0 1.1", "stepped 1 0 kept-1 part-0 1.1", "saved 9 kept-1 part-0 1.1")
+    again = "step 3 0 kept-1 part-0 3.1"
+    for record in (*done, "call 2 0 forget kept-1 force 0 -", again, "said 2 0 refused"):
+        rules.read(record.split())
+    assert rules.broken == []
+    rules.read(again.split())
+    assert len(rules.broken) == 1
+
+
+def test_a_killed_sweep_may_have_done_anything_it_may_do() -> None:
+    """Each task that is known then has a pending operation; what is kept may have been claimed by the dead process."""
+    told = History()
+    before = ("call 2 0 get kept-1 - 0 -", "said 2 0 none", "call 2 0 get hold-2 - 0 -", "said 2 0 none")
+    for record in (*before, "call 1 0 sweep - - 0 -", "killing 1", "gone 1"):
+        told.read(record.split())
+    kinds = {task: [(op.kind, op.answer, op.asked) for op in ops[1:]] for task, ops in told.ops.items()}
+    assert kinds == {
+        "kept-1": [("sweep", "pending", "kept"), ("die", "ok", "")],
+        "hold-2": [("sweep", "pending", "hold")],
+    }
+
+
+def test_a_sweep_is_told_by_the_task() -> None:
+    """Its claims, the ends of what it ran, what it settled; and of what a dead owner had, and it does not tell of."""
+    told = History()
+    owner = (
+        "call 1 0 run hold-1 hold 0 -",
+        "in 1 0 hold-1 5 1",
+        "call 1 1 run verify-2 verify 0 -",
+        "killing 1",
+        "gone 1",
+    )
+    sweep = (
+        *("call 3 0 sweep - - 0 -", "in 3 0 kept-4 6 2", "out 3 0 failed 3.1", "got 3 0 hold-1 settled unknown"),
+        *("got 3 0 kept-4 recorded", "said 3 0 swept"),
+    )
+    for record in (*owner, *sweep):
+        told.read(record.split())
+    swept = {task: [(op.kind, op.answer) for op in ops if op.process == 3] for task, ops in told.ops.items()}
+    assert swept == {
+        "hold-1": [("sweep", "unknown")],
+        "verify-2": [("sweep", "untouched")],
+        "kept-4": [("sweep", "granted"), ("finish", "recorded")],
+    }
 
 
 def test_an_effect_tells_what_became_of_a_killed_finish() -> None:

@@ -70,6 +70,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (Patch(KEEPING, "opened.database.write(save, durable=durable)", "opened.database.write(save, durable=False)"),),
     ),
     Mutant(
+        "step-reader-does-not-join",
+        "a step that another attempt has saved is answered as soon as it is visible, before it is durable",
+        (
+            Patch(
+                KEEPING,
+                "            if found is not None:\n                opened.database.seen_final(durable=durable)",
+                "            if found is not None:\n                opened.database.seen_final(durable=False)",
+            ),
+        ),
+    ),
+    Mutant(
         "kept-claim-not-synced",
         "a claim under rerun that keeps arguments is not on the disk when its body is entered",
         (Patch(CLAIMING, " or wanted.kept is not None\n", "\n"),),
@@ -87,13 +98,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 SWEEPING,
                 "    return decide(task, as_stored(task), owner.liveness, entered=owner.entered)",
                 "    return decide(task, as_stored(task), Liveness.DEAD, entered=owner.entered)",
-            ),
-            Patch(
-                SWEEPING,
-                "    def claim(self, wanted: Sequence[Wanted])",
-                "    def look(self, _wanted: Wanted) -> None:\n"
-                "        pass\n\n"
-                "    def claim(self, wanted: Sequence[Wanted])",
             ),
             Patch(
                 CLAIMING,

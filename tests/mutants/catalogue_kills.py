@@ -189,6 +189,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        "step-of-another-name",
+        "a step that is done answers for every step of its task",
+        (
+            Patch(
+                "idemreg/sqlite/steps.py",
+                "FROM idempotent_step WHERE task_id = ? AND name = ?",
+                "FROM idempotent_step WHERE task_id = ? AND ? > ''",
+            ),
+        ),
+    ),
+    Mutant(
         "token-given-twice",
         "a task that is claimed again keeps its token",
         (

@@ -113,6 +113,24 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
     ),
     Mutant(
+        "arguments-dropped-apart",
+        "kept arguments are removed by a commit of their own, before the end of their task is stored",
+        (
+            Patch(
+                "idemreg/sqlite/backend.py",
+                "            try:\n                opened.database.write(finish, durable=are_durable(ends))",
+                "            from idemreg.model import Status\n"
+                "            from idemreg.sqlite import arguments\n"
+                "            for end in ends:\n"
+                "                if end.status is Status.SUCCEEDED:\n"
+                "                    opened.database.write(\n"
+                "                        lambda connection, end=end: arguments.remove(connection, end.task_id),\n"
+                "                        durable=False)\n"
+                "            try:\n                opened.database.write(finish, durable=are_durable(ends))",
+            ),
+        ),
+    ),
+    Mutant(
         "epoch-not-synced",
         "the commit that raises the epoch after a boot is not synced: the tokens of the lost epoch come back",
         (

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # Points that no worker here comes past.
-ELSEWHERE: Final = ("migrate.", "purge.", "import.", "serial.", "step.", "backup.", "place.", "command.")
+ELSEWHERE: Final = ("migrate.", "purge.", "import.", "serial.", "slots.", "renew.", "backup.", "place.", "command.")
 CREATION: Final = "create."
 
 FAILING_SYNCS: Final = 10  # one of the first so many of a round

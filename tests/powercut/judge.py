@@ -7,12 +7,13 @@ is written, so the next image can be built on this one. The thorough look (`rebo
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
-from idemreg.model import Status
+from idemreg.model import FINAL, Status
 from idemreg.sqlite.pages import vfs
 from tests.powercut.image import Folder
 from tests.powercut.told import Found, Row
@@ -20,15 +21,17 @@ from tests.powercut.told import Found, Row
 if TYPE_CHECKING:
     from tests.powercut.image import Content
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "problem_beside"]
 
 SUCCEEDED: Final = int(Status.SUCCEEDED)
 
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE name IN ('idempotent_registry', 'effect')"
-_ROWS: Final = "SELECT task_id, status, token, result, is_large FROM idempotent_log"
+_ROWS: Final = "SELECT task_id, status, token, result, is_large, attempt FROM idempotent_log"
 _LARGE: Final = "SELECT task_id, result FROM idempotent_large"
 _FLOOR: Final = "SELECT floor FROM idempotent_registry"
 _EFFECTS: Final = "SELECT task, token FROM effect"
+_KEPT: Final = "SELECT task_id, arguments FROM idempotent_argument"
+_STEPS: Final = "SELECT task_id, name, result FROM idempotent_step"
 
 _NOTHING: Final = Found({}, 0)
 
@@ -73,15 +76,19 @@ class Reader:
             rows = every(_ROWS)
             large = dict(every(_LARGE)) if any(row[4] for row in rows) else {}
             effects = every(_EFFECTS) if len(tables) > 1 else []
+            kept = dict(every(_KEPT))
+            steps = {(task, name): result for task, name, result in every(_STEPS)}
             ((floor,),) = every(_FLOOR)
             check = every("PRAGMA integrity_check")
         finally:
             connection.close()
         found = {
             task: Row(token, (status, None if status != SUCCEEDED else large.get(task) if is_large else result))
-            for task, status, token, result, is_large in rows
+            for task, status, token, result, is_large, _ in rows
         }
-        return Found(found, floor, _problem(check, found, effects))
+        begun = {task for task, *_, attempt in rows if attempt}
+        problem = _problem(check, found, effects) or problem_beside(found, begun, kept, steps)
+        return Found(found, floor, problem, steps)
 
     def close(self) -> None:
         self._folder.forget()
@@ -93,4 +100,22 @@ def _problem(check: list[tuple[str]], rows: dict[str, Row], effects: list[tuple[
     done = {(task, row.token) for task, row in rows.items() if task[0] == "e" and row.state[0] == SUCCEEDED}
     if len(effects) != len(done) or done.difference(effects):
         return f"the effects {effects} are not those of the tasks that succeeded, {sorted(done)}"
+    return ""
+
+
+def problem_beside(
+    rows: dict[str, Row], begun: set[str], kept: dict[str, str], steps: dict[tuple[str, str], str]
+) -> str:
+    """Arguments are kept from the claim of their task to its final end, in the commits of both, and steps are a task's.
+
+    ``begun``: tasks of which an attempt counts; of one that was put back before its job nothing is kept.
+    """
+    for task, row in rows.items():
+        is_final = row.state[0] in FINAL
+        if task in kept and (is_final or kept[task] != json.dumps({"task": task}, separators=(",", ":"))):
+            return f"{task} is {row}, and keeps {kept[task]}"
+        if task[0] == "k" and task not in kept and task in begun and not is_final:
+            return f"{task} is {row}, and its arguments are gone"
+    if orphans := {*kept, *(task for task, _ in steps)}.difference(rows):
+        return f"left behind by tasks that are gone: {sorted(orphans)}"
     return ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import Clock, IdemregError, Registry, Status, TaskUnknownError, current_claim
 from tests.powercut.image import write_out
-from tests.powercut.worker import JOB, POLICIES
+from tests.powercut.worker import JOB, POLICIES, STEPS, recoverable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["reboot"]
 
 ASKED: Final = 8  # tasks an image
+
+# What a sweep makes of what is running, which nobody is any more.
+SWEPT: Final = {
+    "kept": ("rerun", Status.SUCCEEDED),
+    "hold": ("settled", Status.UNKNOWN),
+    "verify": ("settled", Status.UNKNOWN),
+    "rerun": ("left", Status.RUNNING),
+}
 
 
 class Rebooted(Clock):
@@ -41,15 +49,52 @@ def reboot(image: dict[str, Content], folder: str, database: str, told: Told, ch
         except IdemregError as error:
             yield f"the registry does not open: {error!r}"
             return
+        jobs = _Kept(registry, told)
         try:
             for task in chance.sample(sorted(told.needs), min(ASKED, len(told.needs))):
-                yield from _ask(registry, task, told.needs[task], told)
+                yield from _ask(registry, task, told.needs[task], told, jobs)
+            yield from _sweep(registry)
+            yield from jobs.problems
             yield from _claim_new(registry, told)
         except IdemregError as error:
             yield f"{error!r}"
 
 
-def _ask(registry: Registry, task: str, need: Need, told: Told) -> Iterator[str]:
+class _Kept:
+    """The job whose arguments are kept: run again, it goes on where its steps end."""
+
+    def __init__(self, registry: Registry, told: Told) -> None:
+        self.told = told
+        self.entered: list[int] = []
+        self.problems: list[str] = []
+        self.call = recoverable(registry, self._body)
+
+    def _body(self, task: str) -> str:
+        claim = current_claim()
+        if claim.task_id != task:
+            self.problems.append(f"{claim.task_id}: is run again with the arguments of {task}")
+        self.entered.append(claim.token)
+        for name in STEPS:
+            entered: list[str] = []
+            result = json.dumps(claim.run_step(name, lambda entered=entered: entered.append("") or ""))  # type: ignore[misc]
+            if (before := self.told.steps.get((task, name))) is not None and (entered or result != before):
+                self.problems.append(
+                    f"{task}: step {name} was told to be done with {before}, and is run again: {result}"
+                )
+        return ""
+
+
+def _sweep(registry: Registry) -> Iterator[str]:
+    """A sweep leaves nothing running but what its next call runs again by itself."""
+    dead = {task.task_id: task for task in registry.tasks(status=Status.RUNNING)}
+    swept = {one.task_id: (one.did, one.status) for one in registry.sweep()}
+    for task, row in dead.items():
+        policy = "kept" if task[0] == "k" else POLICIES[task[0]]
+        if (became := swept.get(task)) != SWEPT[policy]:
+            yield f"{task}: a sweep made {became} of {row}"
+
+
+def _ask(registry: Registry, task: str, need: Need, told: Told, jobs: _Kept) -> Iterator[str]:
     """Call the task again: a success is replayed, and what may have begun under hold does not begin again."""
     entered: list[int] = []
     row = registry.get(task)
@@ -58,7 +103,11 @@ def _ask(registry: Registry, task: str, need: Need, told: Told) -> Iterator[str]
     if task[0] == "v":
         options["verify"] = lambda _: None  # cannot tell
     try:
-        outcome = registry.run(task, lambda: entered.append(current_claim().token), **options)
+        if task[0] == "k":
+            outcome: Any = jobs.call(task)
+            entered = jobs.entered[-1:] * (not outcome.replayed)
+        else:
+            outcome = registry.run(task, lambda: entered.append(current_claim().token), **options)
     except IdemregError as error:
         if need.is_final:
             yield f"{task}: must be replayed, and is {error!r}"

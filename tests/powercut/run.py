@@ -181,7 +181,7 @@ class Judging:
         else:
             yield from self._told.lost(found)
             if is_new:
-                yield from self._told.invented(found.rows)
+                yield from self._told.invented(found)
 
 
 def judge(log: str, folder: str, seed: int, *, images: int = 0, ways: int = len(WAYS), stop_at: int = 20) -> Report:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg.model import Status
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     rows: Mapping[str, Row]
     floor: int  # of the tokens
     problem: str = ""
+    steps: Mapping[tuple[str, str], str] = MappingProxyType({})  # their results, by task and name
 
 
 class Need(NamedTuple):
@@ -61,6 +63,8 @@ class Told:
         self.events: Counter[str] = Counter()
         self.entries = 0
         self.ends = 0
+        self.steps: dict[tuple[str, str], str] = {}  # what each that a caller was told is done has given
+        self._promised: dict[tuple[str, str], set[str]] = {}  # what the bodies of a step have said that it gives
         self._states: dict[tuple[str, int], set[State]] = {}
         self._tokens: dict[str, int] = {}
         self._inside: dict[str, int] = {}  # entered under hold or verify: the token
@@ -71,6 +75,8 @@ class Told:
             "ended": self._ended,
             "seen": self._seen,
             "forgetting": self._forgetting,
+            "stepping": self._stepping,
+            "stepped": self._stepped,
             "event": self._event,
         }
 
@@ -119,6 +125,19 @@ class Told:
         self.needs.pop(task, None)
         self._inside.pop(task, None)
 
+    def _stepping(self, task: str, name: str, result: str) -> None:
+        """The body of a step is entered, and will give this. Whatever steps were told before it are done."""
+        if (task, name) in self.steps:
+            self.problems.append(f"{task}: step {name} is entered again, and was told to be done")
+        self._promised.setdefault((task, name), set()).add(result)
+
+    def _stepped(self, task: str, name: str, result: str) -> None:
+        """Its caller was told that it is done, now or by an attempt before."""
+        if result not in self._promised.get((task, name), ()):
+            self.problems.append(f"{task}: step {name} gave {result}, which no body of it has said")
+        if (before := self.steps.setdefault((task, name), result)) != result:
+            self.problems.append(f"{task}: step {name} gave {result}, and {before} before")
+
     def _event(self, what: str) -> None:
         """Of the conductor: what befell a process."""
         self.events[what] += 1
@@ -156,12 +175,18 @@ class Told:
                     yield f"{task}: claimed again (token {row.token}), and was final with {token}"
             elif row.state not in states:
                 yield f"{task}: is {row.state}, and must be one of {sorted(states, key=str)}"
+        for (task, name), result in self.steps.items():
+            if (saved := found.steps.get((task, name))) != result:
+                yield f"{task}: step {name} was told to be done with {result}, and is {saved}"
         epoch = (floor >> EPOCH_BITS) + 1
         if self.newest >= epoch << EPOCH_BITS:
             yield f"token {self.newest} can be given again: after a reboot they begin at epoch {epoch}"
 
-    def invented(self, rows: Mapping[str, Row]) -> Iterator[str]:
-        """Successes in an image that nobody ever announced."""
-        for task, row in rows.items():
+    def invented(self, found: Found) -> Iterator[str]:
+        """Successes and steps in an image that nobody ever announced."""
+        for (task, name), result in found.steps.items():
+            if result not in self._promised.get((task, name), ()):
+                yield f"{task}: no body of step {name} has said {result}"
+        for task, row in found.rows.items():
             if row.state[0] == Status.SUCCEEDED and row.state not in self._states.get((task, row.token), ()):
                 yield f"{task}: nobody ended it so: {row}"

@@ -2,7 +2,8 @@
 
 `Teller` tells the moment a caller would learn: inside the body, right behind the return of a call. The names of tasks
 say what they are, since every call of a task must say the same: h, r, v for its crash policy (hold, rerun, verify), e
-for one whose effect commits with its finish, o for those that operators forget.
+for one whose effect commits with its finish, o for those that operators forget, k for one that keeps its arguments
+under rerun, s for one under hold. Those of k and s, and of r where they are claimed by hand, have steps.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from idemreg import Task
     from idemreg.sqlite.upkeep import Mode
 
-__all__ = ["ROLES", "Plan", "work"]
+__all__ = ["JOB", "KEPT", "POLICIES", "ROLES", "STEPS", "Plan", "recoverable", "work"]
 
-POLICIES: Final = {"h": "hold", "r": "rerun", "v": "verify", "e": "rerun", "o": "hold"}
+POLICIES: Final = {"h": "hold", "r": "rerun", "v": "verify", "e": "rerun", "o": "hold", "k": "rerun", "s": "hold"}
 JOB: Final = "job"
+KEPT: Final = "kept"  # the job whose arguments are kept; as a policy, rerun that a caller may rely on
+STEPS: Final = ("first", "second")
 
 # How many neighbouring tasks the processes pick from at a time: few, so that they meet.
 WIDTH: Final = 6
@@ -104,6 +107,7 @@ class Jobs:
         self.plan, self.registry, self.tell, self.chance = plan, registry, tell, chance
         self.stepped = stepped
         self.step = 0
+        self.job = recoverable(registry, lambda _task: self.body(current_claim()))
 
     def steps(self) -> Iterator[None]:
         for step in range(self.plan.steps):
@@ -134,8 +138,27 @@ class Jobs:
     def body(self, claim: Any) -> str:
         """The job: succeeds, or fails now and then."""
         task, token = claim.task_id, claim.token
-        self.tell("granted", task, token, POLICIES[task[0]])
+        self.tell("granted", task, token, KEPT if task[0] == "k" else POLICIES[task[0]])
+        if task[0] == "k":
+            self.steps_of(claim)
         return self.entered(task, token)
+
+    def steps_of(self, claim: Claim) -> None:
+        """The pieces of a job, each told as its body is entered, and as its caller learns that it is done."""
+        task, token = claim.task_id, claim.token
+        for name in STEPS:
+            result = f"{task}.{name}#{token}"
+
+            def piece(name: str = name, result: str = result) -> str:
+                self.tell("stepping", task, name, json.dumps(result))
+                return result
+
+            try:
+                given = claim.run_step(name, piece)
+            except StoreError:  # the job is interrupted: under rerun it is put back
+                self.tell("ending", task, token, Status.PENDING, None)
+                raise
+            self.tell("stepped", task, name, json.dumps(given))
 
     def entered(self, task: str, token: int) -> str:
         self.tell("entered", task, token, POLICIES[task[0]])
@@ -166,12 +189,14 @@ class Jobs:
 
     def claim(self) -> None:
         """A claim by hand, now and then released."""
-        task = self.pick()
+        task = self.pick("hhhrrvss")
         with self.registry.claim(task, **self.options(task)) as claim:
             self.tell("granted", task, claim.token, POLICIES[task[0]])
             if self.chance.random() < 0.2:
                 self.release(claim)
                 return
+            if task[0] in "rs":
+                self.steps_of(claim)
             try:
                 claim.result = self.entered(task, claim.token)
             except JobError as error:
@@ -185,6 +210,21 @@ class Jobs:
         self.tell("ending", claim.task_id, claim.token, status, None)
         claim.release()
         self.tell("ended", claim.task_id, claim.token, status, None)
+
+    def keep(self) -> None:
+        """A job whose arguments are kept, called as anybody would."""
+        try:
+            self.tell.outcome(self.job(self.pick("k")))
+        except JobError as error:
+            self.failed(error)
+
+    def sweep(self) -> None:
+        """What the dead have left is run again with its arguments, or settled."""
+        for one in self.registry.sweep():
+            if one.outcome is not None:
+                self.tell.outcome(one.outcome)
+            elif isinstance(one.error, JobError):
+                self.failed(one.error)
 
     def effect(self) -> None:
         """An effect in the same file, in one commit with the finish."""
@@ -228,7 +268,7 @@ class Jobs:
     def look(self) -> None:
         """Whoever gets a final row may rely on it."""
         with contextlib.suppress(StoreError):  # a sync has failed: nothing is told
-            self.tell.row(self.registry.get(self.pick("hhrve")))
+            self.tell.row(self.registry.get(self.pick("hhrveks")))
 
     def overlook(self) -> None:
         """The same of whoever gets a list."""
@@ -240,7 +280,7 @@ class Jobs:
     def settle(self) -> None:
         """An operator decides about an unknown task. One process at a time does this."""
         for task in self.registry.tasks(status=Status.UNKNOWN):
-            if task.task_id[0] == "h" and task.attempt:
+            if task.task_id[0] in "hs" and task.attempt:
                 verdict = self.chance.choice(("happened", "did-not-happen"))
                 status = Status.SUCCEEDED if verdict == "happened" else Status.FAILED
                 result = json.dumps("by hand") if verdict == "happened" else None
@@ -274,12 +314,22 @@ def released(claim: Claim) -> Status:
     return Status.FAILED if prior is not None and prior.status is Status.FAILED else Status.PENDING
 
 
-USUAL: Final = (Jobs.run, Jobs.run, Jobs.run, Jobs.claim, Jobs.look, Jobs.effect)
+def recoverable(registry: Registry, body: Callable[[str], str]) -> Callable[[str], Outcome[str]]:
+    """The job that any process can run again with the arguments that are kept of it."""
+
+    def job(task: str) -> str:
+        return body(task)
+
+    decorate = registry.idempotent(lambda task: task, name=KEPT, on_crash="rerun", recover=True)
+    return decorate(job).call
+
+
+USUAL: Final = (Jobs.run, Jobs.run, Jobs.run, Jobs.claim, Jobs.keep, Jobs.look, Jobs.effect)
 
 
 def jobs(one: Jobs) -> None:
     """One thread, all kinds of calls."""
-    one.work(*USUAL, Jobs.batch, Jobs.reopen)
+    one.work(*USUAL, Jobs.batch, Jobs.sweep, Jobs.reopen)
 
 
 def visitors(one: Jobs) -> None:
@@ -339,8 +389,8 @@ def coroutines(one: Jobs) -> None:
 
 
 def keeper(one: Jobs) -> None:
-    """Checkpoints of all modes, an operator's work, and a few jobs."""
-    one.work(Jobs.checkpoint, Jobs.checkpoint, Jobs.checkpoint, Jobs.settle, Jobs.forget, Jobs.run)
+    """Checkpoints of all modes, an operator's work, sweeps, and a few jobs."""
+    one.work(Jobs.checkpoint, Jobs.checkpoint, Jobs.checkpoint, Jobs.settle, Jobs.forget, Jobs.sweep, Jobs.run)
 
 
 def foreign(one: Jobs) -> None:

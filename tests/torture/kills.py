@@ -26,6 +26,7 @@ def run(seed: int, count: int) -> Tally:
 
 
 MUTANTS: Final = (
+    "arguments-kept-for-ever",
     "batch-entered-not-noted",
     "begin-deferred",
     "byte-released-early",
@@ -39,6 +40,11 @@ MUTANTS: Final = (
     "hold-is-rerun",
     "living-is-dead",
     "replay-of-another-attempt",
+    "step-of-another-name",
+    "step-run-again",
+    "sweep-reruns-what-lives",
+    "sweep-runs-twice",
+    "sweep-settles-nothing",
     "token-given-twice",
 )
 TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS)

@@ -12,8 +12,8 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from tests.torture.killing.chances import BODY
 from tests.torture.killing.conductor import Conductor, Plan, call_hash
-from tests.torture.killing.worker import BODY
 from tests.torture.trial import Tally, Trial
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tests.torture.killing.audit import prepare
+from tests.torture.killing.chances import BODY, EVERY_TIME, task_id
 from tests.torture.killing.history import COUNTED, History
 from tests.torture.killing.linear import find_stuck
 from tests.torture.killing.rules import Rules
 from tests.torture.killing.witness import records
-from tests.torture.killing.worker import BODY, SHARED, WIDTH, task_id
+from tests.torture.killing.worker import SHARED, WIDTH
 from tests.torture.trial import Tally
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ CALLS_BETWEEN: Final = (5, 60)  # what the conductor itself does
 RECORDS_STOPPED: Final = (5, 150)  # so long is a process stopped
 AT_POINT: Final = 0.8  # so often is a process to kill itself, where there were too few kills
 FROM_OUTSIDE: Final = 0.4  # so often does the conductor kill, for the same reason
+SWEEPERS: Final = 0.3  # so many of all processes sweep
+AT_FOUND: Final = 0.8  # so many of those stop before they run a task again: others may, meanwhile
 UNLOCKED: Final = 0.4  # so many of those that stop themselves have lost their locks
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
@@ -52,7 +55,14 @@ POINTS: Final = (
     *("owner.byte-held", "turn.taken", "sync.begun", "sync.done", "sync.published", "job.returned"),
     *("batch.in-transaction", "batch.committed", "batch.entered", "settle.in-transaction", "settle.committed"),
     *("forget.in-transaction", "forget.committed", "transaction.open"),
-    *("transaction.finished",) * 6,
+    *("transaction.finished",) * 9,
+    *("step.in-transaction", "step.saved"),
+)
+# The same for those that sweep.
+SWEEPING_POINTS: Final = (
+    *("sweep.found",) * 2,
+    *("sweep.in-transaction", "sweep.committed", "claim.in-transaction", "claim.granted", "step.saved", "job.returned"),
+    *("finish.in-transaction", "finish.committed", BODY, BODY),
 )
 # Passed by every second call: a process dies at a later time. At all others the first time may be the last.
 OFTEN: Final = frozenset({BODY, "turn.taken", "claim.in-transaction", "claim.committed", "finish.in-transaction"})
@@ -164,17 +174,22 @@ class Conductor:
         self.born += 1
         chance = self.random
         point, action = "-", "-"
-        if self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < AT_POINT:
-            point, action = chance.choice(self.plan.points), "kill"
+        is_sweeper = chance.random() < SWEEPERS
+        points = SWEEPING_POINTS if is_sweeper else self.plan.points
+        if is_sweeper and chance.random() < AT_FOUND:
+            point, action = EVERY_TIME, "stop"
+        elif self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < AT_POINT:
+            point, action = chance.choice(points), "kill"
         elif chance.random() < 0.6:
-            point, action = chance.choice(self.plan.points), "stop"
+            point, action = chance.choice(points), "stop"
             if chance.random() < UNLOCKED:
                 point, action = BODY, "unlock"
         threads = 1 if action == "unlock" else min(self.plan.threads, chance.choice((1, 1, 1, 2, 3)))
         durability = "normal" if action == "unlock" else chance.choice(("full", "normal"))
         passes = 1 + (int(chance.expovariate(0.3)) if point in OFTEN else 0)
         self.alive[self.born] = side
-        self._order(side, "start", self.born, self.seed, self.path, threads, durability, point, passes, action)
+        fields = (self.seed, self.path, threads, durability, point, passes, action, is_sweeper)
+        self._order(side, "start", self.born, *fields)
 
     def _act(self) -> None:
         """Kill somebody, or stop somebody."""
@@ -297,7 +312,7 @@ class Conductor:
             if not self._listen():
                 return
         self.history.settle_effects()
-        self.rules.look_at_effects()
+        self.rules.look_at_the_end()
 
     def judge(self) -> Tally:
         """What has come out of it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tests.torture.killing.chances import INTERRUPTED, MOST_ATTEMPTS, POLICIES, SWEEP
 from tests.torture.killing.spec import NOTHING, PENDING, Op
-from tests.torture.killing.worker import MOST_ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["COUNTED", "History"]
 
 # What counts as a call of the public API, an item of a batch as one.
-COUNTED: Final = frozenset({"run", "claim", "finish", "late", "get", "resolve", "retry", "forget"})
+COUNTED: Final = frozenset({"run", "claim", "finish", "late", "get", "resolve", "retry", "forget", "sweep"})
+KEPT: Final = "kept"  # as what is asked for: rerun, by whoever sweeps
 _TOLD: Final = {"busy": NOTHING, "not-recorded": NOTHING}
 
 
@@ -41,6 +42,8 @@ class History:
         self._open: dict[tuple[int, str], dict[str, _Open]] = defaultdict(dict)  # by process and thread, then by task
         self._claimed: dict[int, set[str]] = defaultdict(set)
         self._dying: dict[int, int] = {}
+        self._dead: dict[str, int] = {}  # tasks that the dead have touched, and no whole sweep has looked at since
+        self._listed: dict[tuple[int, str], set[str]] = {}  # of what a sweep has told
         self._abandoned: dict[int, list[tuple[str, _Open]]] = defaultdict(list)
 
     def read(self, record: Sequence[str]) -> None:
@@ -65,6 +68,9 @@ class History:
 
     def _answer(self, process: int, kind: str, words: Sequence[str]) -> None:
         thread, *answer = words
+        if SWEEP in self._open[process, thread]:
+            self._swept(process, thread, kind, answer)
+            return
         if kind == "said":
             ((task, begun),) = self._open.pop((process, thread)).items()
         else:
@@ -87,8 +93,10 @@ class History:
 
     def _op(self, process: int, task: str, begun: _Open, kind: str, answer: str, **more: object) -> None:
         op = Op(begun.begun, self.now, process, kind, answer, begun.token, 0, begun.result, begun.asked, MOST_ATTEMPTS)
-        self._note(op._replace(**more), task)  # type: ignore[arg-type]
-        if kind in ("claim", "verify"):
+        op = op._replace(**more)  # type: ignore[arg-type]
+        self._note(op, task)
+        may_be_granted = kind == "sweep" and (op.answer == "granted" or (op.answer == PENDING and op.asked == KEPT))
+        if kind in ("claim", "verify") or may_be_granted:
             self._claimed[process].add(task)
 
     # --- inside a run -----------------------------------------------------------------------------------------------
@@ -98,6 +106,9 @@ class History:
         ours = self._open.get((process, words[0]))
         if not ours:
             return  # of a claim, whose parts are calls
+        if SWEEP in ours:
+            self._inside_sweep(kind, process, words, ours)
+            return
         ((task, begun),) = ours.items()
         match kind:
             case "hook":
@@ -128,6 +139,44 @@ class History:
         if begun.kind == "settle":
             self._op(process, task, begun, "settle", "ok")
 
+    # --- sweeps -----------------------------------------------------------------------------------------------------
+
+    def _inside_sweep(self, kind: str, process: int, words: Sequence[str], ours: dict[str, _Open]) -> None:
+        """The body of one of the tasks that it runs again, one after the other."""
+        if kind == "in":
+            _, task, token, attempt = words
+            claim = {"token": int(token), "attempt": int(attempt), "asked": _asked_of(task)}
+            self._op(process, task, ours[SWEEP], "sweep", "granted", **claim)
+            ours[task] = _Open("body", self.now, "", int(token), None)
+        else:
+            ((task, body),) = ((task, one) for task, one in ours.items() if one.kind == "body")
+            ours[task] = body._replace(kind="finish", begun=self.now, asked=words[1], result=_result(words[2]))
+
+    def _swept(self, process: int, thread: str, kind: str, words: Sequence[str]) -> None:
+        """It tells of one task after the other; then it has ended, and has left alone whatever it did not tell of."""
+        ours = self._open[process, thread]
+        listed = self._listed.setdefault((process, thread), set())
+        if kind == "got":
+            task, *answer = words
+            listed.add(task)
+            if (begun := ours.pop(task, None)) is not None:
+                self._ended(process, task, begun, answer)
+            elif answer[0] == "settled":
+                self._op(process, task, ours[SWEEP], "sweep", answer[1], asked=_asked_of(task))
+            elif task in self._dead and _asked_of(task) != KEPT:  # what is kept is left where the file is busy
+                self._op(process, task, ours[SWEEP], "sweep", "left", asked=_asked_of(task))
+            return
+        sweep = self._open.pop((process, thread)).pop(SWEEP)
+        del self._listed[process, thread]
+        for task, begun in ours.items():
+            self._op(process, task, begun, "finish", "untold")
+        if words[0] != "swept":
+            return
+        for task in [task for task, died_at in self._dead.items() if died_at < sweep.begun]:
+            del self._dead[task]
+            if task not in listed:
+                self._op(process, task, sweep, "sweep", "untouched", asked=_asked_of(task))
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def _ended(self, process: int, task: str, begun: _Open, words: Sequence[str]) -> None:
@@ -139,6 +188,8 @@ class History:
                 self._settled(process, task, begun)
                 if begun.kind != "settle" or (answer, begun.asked) != ("unknown", "cannot-tell"):
                     self._claim_ended(process, task, begun, answer, words[1:])
+            case "finish" if begun.asked == INTERRUPTED and answer == NOTHING:  # the file was busy for its step
+                self._op(process, task, begun, "finish", PENDING)
             case "finish" | "late":
                 self._op(process, task, begun, "finish", answer)
                 if words[0] == "not-recorded":
@@ -175,6 +226,7 @@ class History:
         died_at = self._dying.get(process, self.now)
         for task in self._claimed.pop(process, ()):
             self._note(Op(died_at, self.now, process, "die", "ok"), task)
+            self._dead[task] = self.now
 
     def _left_open(self, process: int, task: str, begun: _Open) -> None:
         asked = begun.policy or begun.asked
@@ -190,6 +242,9 @@ class History:
                 self._op(process, task, begun, "finish", PENDING)
             case "body" | "hook" | "get":
                 pass
+            case "sweep":
+                for one in list(self.ops):
+                    self._op(process, one, begun, "sweep", PENDING, token=None, result=None, asked=_asked_of(one))
             case _:
                 self._op(process, task, begun, begun.kind, PENDING)
 
@@ -204,6 +259,12 @@ class History:
         if (op.kind, op.answer, op.asked) != ("finish", PENDING, "succeeded"):
             return op
         return op._replace(answer="recorded" if op.token in tokens else NOTHING)
+
+
+def _asked_of(task: str) -> str:
+    """What a sweep may do about it: its policy, or that its arguments are kept."""
+    kind = task.partition("-")[0]
+    return KEPT if kind == KEPT else POLICIES[kind]
 
 
 def _result(word: str) -> str | None:

@@ -7,17 +7,23 @@
 * Who is told a result is told that of the one body, or verdict, that it belongs to.
 * The owner of a claim never loses it, and a claim that has ended is never ended again.
 * An effect in the same file is there exactly once for each success, and for nothing else.
+* A step that somebody was told is done is never entered again, and gives the same to all (`pieces`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tests.torture.killing.pieces import Pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["Rules"]
+
+# Kinds of tasks that a dead owner leaves to be run again.
+REPEATED: Final = ("rerun", "kept", "steps", "effects")
 
 
 class _Body(NamedTuple):
@@ -35,7 +41,7 @@ class Rules:
         self.broken: list[str] = []
         self._bodies: dict[str, _Body] = {}
         self._in: dict[tuple[int, str], tuple[str, int]] = {}  # the body that a thread is in, or was in last
-        self._left: dict[tuple[int, str], tuple[str, int, str]] = {}  # how that ended: its end, token and result
+        self._left: dict[tuple[int, str, str], tuple[str, int, str]] = {}  # by task too: its end, token and result
         self._doomed: set[int] = set()
         self._unlocked: set[int] = set()
         self._replaced: dict[int, str] = {}  # processes in whose body another is by now
@@ -45,6 +51,7 @@ class Rules:
         self._results: dict[tuple[str, int], str] = {}
         self._effects: dict[str, list[int]] = defaultdict(list)
         self._recorded: dict[str, list[int]] = defaultdict(list)  # successes by token, of tasks with effects
+        self._pieces = Pieces(self._break, self._unlocked)
 
         self._kinds: dict[str, Callable[[int, Sequence[str]], None]] = {
             "call": self._call,
@@ -58,6 +65,9 @@ class Rules:
             "unlocked": lambda process, _: self._unlocked.add(process),
             "gone": self._gone,
             "effect": self._effect,
+            "step": self._pieces.enter,
+            "stepped": self._pieces.tell,
+            "saved": lambda _, words: self._pieces.find(words),
         }
 
     def read(self, record: Sequence[str]) -> None:
@@ -87,6 +97,7 @@ class Rules:
     def _gone(self, process: int, _words: Sequence[str]) -> None:
         self._doomed.add(process)
         self._replaced.pop(process, None)
+        self._pieces.died(process)
         for calls in self._verdicts.values():
             calls -= {call for call in calls if call[0] == process}
 
@@ -105,7 +116,7 @@ class Rules:
                 self._break(f"{task}: token {token} behind {before.token}")
             if before.is_open:
                 self._overlap(task, before)
-            if not before.may_repeat and not task.startswith(("rerun", "kept", "effects")) and not self._verdicts[task]:
+            if not before.may_repeat and not task.startswith(REPEATED) and not self._verdicts[task]:
                 self._break(f"{task}: entered again under token {token}, and nobody gave a verdict over {before.token}")
         self._bodies[task] = _Body(process, thread, token, is_open=True, may_repeat=bool(self._verdicts[task]))
         self._in[process, thread] = task, token
@@ -124,7 +135,7 @@ class Rules:
             self._bodies[task] = body._replace(
                 is_open=False, may_repeat=body.may_repeat or end in ("failed", "released")
             )
-        self._left[process, thread] = (end, token, result)
+        self._left[process, thread, task] = (end, token, result)
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
@@ -132,6 +143,8 @@ class Rules:
         thread, kind, task, *_ = words
         self._calls[process, thread] = words
         self._finishes[process, thread, task] = words
+        if kind == "forget":
+            self._pieces.begin_to_forget(process, thread, task)
         if kind == "forget" or (kind == "resolve" and words[3] == "did-not-happen"):
             self._give_verdict(task)
             self._verdicts[task].add((process, thread))
@@ -143,10 +156,14 @@ class Rules:
     def _said(self, process: int, thread: str, call: Sequence[str], answer: Sequence[str]) -> None:
         _, kind, task, *_ = call
         self._verdicts[task].discard((process, thread))
+        self._pieces.forgot(process, thread, is_gone=answer[0] == "ok")
         self._judge(process, kind, task, call, answer)
 
     def _got(self, process: int, words: Sequence[str]) -> None:
         thread, task, *answer = words
+        if (call := self._calls.get((process, thread), ()))[1:2] == ["sweep"]:
+            self._judge(process, "run", task, call, answer)
+            return
         call = self._finishes[process, thread, task]
         self._calls.pop((process, thread), None)
         self._judge(process, call[1], task, call, answer)
@@ -154,7 +171,9 @@ class Rules:
     def _judge(self, process: int, kind: str, task: str, call: Sequence[str], answer: Sequence[str]) -> None:
         if answer[0] == "done":
             self._told(task, int(answer[1]), answer[3])
-        elif answer[0] == "recorded" and kind == "run" and (left := self._left[process, call[0]])[0] == "succeeded":
+        elif (
+            answer[0] == "recorded" and kind == "run" and (left := self._left[process, call[0], task])[0] == "succeeded"
+        ):
             self._told(task, *left[1:])
         if kind == "late" and answer[0] != "lost":
             self._break(f"{task}: a claim that had ended was ended again, under token {call[4]}: {answer[0]}")
@@ -168,10 +187,11 @@ class Rules:
         if (other := self._results.setdefault((task, token), result)) != result:
             self._break(f"{task}: {result} was told for token {token}, and {other} before")
 
-    # --- effects ----------------------------------------------------------------------------------------------------
+    # --- the end ----------------------------------------------------------------------------------------------------
 
-    def look_at_effects(self) -> None:
-        """When all is over: no effect twice, none of a finish that was refused, and each of one that was recorded."""
+    def look_at_the_end(self) -> None:
+        """When all is over: no effect twice, each of a finish that was recorded, and each step that was told."""
+        self.broken += self._pieces.missing()
         for task in self._effects.keys() | {task for task in self._recorded if task.startswith("effects")}:
             found, recorded = self._effects[task], self._recorded[task]
             for token in {token for token in found if found.count(token) > 1}:

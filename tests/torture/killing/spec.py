@@ -46,8 +46,10 @@ class State(NamedTuple):
     result: str | None = None
     owner: int = 0
     is_entered: bool = True
-    may_retry: bool = False  # an operator or a verdict has said so
-    before: tuple[bool, bool] = (False, False)  # the claim: was it failed, and might it be retried
+    may_retry: bool = False  # an operator has said so, whatever its attempts
+    is_said: bool = False  # an operator, or a verdict, has said that it may run
+    # The claim: was it failed, might it be retried, was it said to.
+    before: tuple[bool, bool, bool] = (False, False, False)
     dead: frozenset[int] = frozenset()
     lost: frozenset[int] = frozenset()  # alive, but their lock is gone: they may be taken for dead
 
@@ -123,7 +125,8 @@ def _grant(state: State, op: Op, attempt: int) -> Iterator[State]:
         owner=op.process,
         is_entered=not op.batch,
         may_retry=False,
-        before=(state.status == "failed", state.may_retry),
+        is_said=False,
+        before=(state.status == "failed", state.may_retry, state.is_said),
     )
 
 
@@ -148,9 +151,11 @@ def _finish(state: State, op: Op) -> Iterator[State]:
             case "succeeded":
                 yield _ended(state, "succeeded")._replace(result=op.result)
             case "released":
-                was_failed, may_retry = state.before
-                status = "failed" if was_failed else "pending"
-                yield _ended(state, status)._replace(attempt=state.attempt - 1, may_retry=may_retry)
+                was_failed, may_retry, is_said = state.before
+                ended = _ended(state, "failed" if was_failed else "pending")
+                yield ended._replace(attempt=state.attempt - 1, may_retry=may_retry, is_said=is_said)
+            case "interrupted":  # of a job under rerun, which could not save a step
+                yield _ended(state, "pending" if state.attempt < op.most else "failed")
             case _:
                 yield _ended(state, op.asked)
 
@@ -183,14 +188,14 @@ def _by_verdict(state: State, op: Op) -> State:
         case "happened":
             return _ended(state, "succeeded")._replace(result=op.result)
         case "did-not-happen":
-            return _ended(state, "failed")
+            return _ended(state, "failed")._replace(is_said=True)
     return _ended(state, "unknown")
 
 
 def _retry(state: State, op: Op) -> Iterator[State]:
     if state.status == "failed":
         if op.answer in ("ok", PENDING):
-            yield state._replace(may_retry=True)
+            yield state._replace(may_retry=True, is_said=True)
     elif op.answer == "refused":
         yield state
 
@@ -201,9 +206,40 @@ def _forget(state: State, op: Op) -> Iterator[State]:
     by_force = op.asked == "force"
     may = state.status in ("pending", "failed", "succeeded") or (by_force and (state.status == "unknown" or is_dead))
     if op.answer in ("ok", PENDING) and may:
-        yield state._replace(status="none", attempt=0, result=None, owner=0, is_entered=True, may_retry=False)
+        yield _ended(state, "none")._replace(attempt=0, result=None)
     if op.answer == "refused" and (is_alive or not may):
         yield state
+
+
+def _sweep(state: State, op: Op) -> Iterator[State]:
+    """What a sweep has done about the task: run it again where its arguments are kept, settled it, or nothing."""
+    is_dead = state.status == "running" and (state.owner in state.dead or state.owner in state.lost)
+    has_attempts = state.attempt < op.most
+    becomes = ""
+    if is_dead and state.is_entered:
+        becomes = "unknown" if op.asked in ("hold", "verify") else "" if has_attempts else "failed"
+    if becomes and op.answer in (becomes, PENDING):
+        yield _ended(state, becomes)
+    runs = op.asked == "kept" and _waits(state, op)
+    if runs and op.answer in ("granted", PENDING):
+        yield from _grant(state, op, state.attempt + 1)
+    if op.answer == "left" and is_dead and not becomes:  # its next call runs it by itself
+        yield state
+    is_due = state.status == "running" and state.owner in state.dead and (becomes or runs)
+    if op.answer == "untouched" and not is_due:
+        yield state
+
+
+def _waits(state: State, op: Op) -> bool:
+    """Whether a job whose arguments are kept is to be run again without a caller."""
+    match state.status:
+        case "running":
+            return (state.owner in state.dead or state.owner in state.lost) and state.attempt < op.most
+        case "pending":
+            return state.attempt > 0
+        case "failed":
+            return state.may_retry or (state.is_said and state.attempt < op.most)
+    return False
 
 
 def _get(state: State, op: Op) -> Iterator[State]:
@@ -222,7 +258,8 @@ def _seen(state: State, token: int | None) -> Iterator[State]:
 
 
 def _ended(state: State, status: str) -> State:
-    return state._replace(status=status, owner=0, is_entered=True, may_retry=False, before=(False, False))
+    fresh = {"owner": 0, "is_entered": True, "may_retry": False, "is_said": False, "before": NO_TASK.before}
+    return state._replace(status=status, **fresh)  # type: ignore[arg-type]
 
 
 _KINDS: Final[dict[str, Callable[[State, Op], Iterator[Any]]]] = {
@@ -235,4 +272,5 @@ _KINDS: Final[dict[str, Callable[[State, Op], Iterator[Any]]]] = {
     "retry": _retry,
     "forget": _forget,
     "get": _get,
+    "sweep": _sweep,
 }

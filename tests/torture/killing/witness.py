@@ -10,7 +10,11 @@ A record is its kind, the number of the process (every start is a new one), and 
     born P                              killing P    gone P         written by the keeper
     point P NAME        the fault point at which it is about to kill or stop itself
     call P T KIND TASK ASKED MOST       said P T ANSWER...          a call of thread T begins, and has ended
+    got P T TASK ANSWER...              of an item of a batch; what a sweep has done about a task
     in P T TASK TOKEN ATTEMPT           out P T END RESULT          a body is entered, and left
+    step P T TASK NAME RESULT           a step's body is entered, and is to give this
+    stepped P T TASK NAME RESULT        its caller is told that it is done, now or before
+    saved P TASK NAME RESULT            it is in the file when all is over
     hook P T TASK TOKEN                 verdict P T VERDICT RESULT  so is a verify hook
     unlocked P                          its own locks are gone, and it lives
     leaving P                           it ends in order

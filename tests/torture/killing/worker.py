@@ -36,55 +36,42 @@ from idemreg import (
 )
 from idemreg.model import Status
 from idemreg.store import End, Recorded
+from idemreg.sweeping import RERUN
+from tests.torture.killing.chances import (
+    BODY,
+    EVERY_TIME,
+    FOR_SWEEPS,
+    INTERRUPTED,
+    OPTIONS,
+    POLICIES,
+    STEPS,
+    SWEEP,
+    VERDICTS,
+    JobFailedError,
+    JobInterruptedError,
+    JobLaterError,
+    JobUnsureError,
+    draw_call,
+    draw_end,
+    is_left,
+    kind_of,
+    task_id,
+)
 from tests.torture.killing.witness import Witness
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Iterator
 
-    from idemreg import Claim
+    from idemreg import Claim, Swept
 
-__all__ = ["BODY", "BUSY_S", "MOST_ATTEMPTS", "SHARED", "Orders", "Worker", "kind_of", "task_id"]
+__all__ = ["EFFECTS", "SHARED", "WIDTH", "Orders", "Worker"]
 
 BUSY_S: Final = 10
-MOST_ATTEMPTS: Final = 4
 LEASE_S: Final = 3_600  # longer than any run: a lease must change nothing about the dead, nor about the stopped
 SHARED: Final = struct.Struct("<QQ")  # the first task that is worked on, and whether all is over
 WIDTH: Final = 3  # so many tasks are worked on at a time
 EFFECTS: Final = "CREATE TABLE IF NOT EXISTS effect (task TEXT, token INTEGER)"
-
-# How often which kind of task comes, and what it asks for on a crash.
-KINDS: Final = ("hold", "leased", "claim", "rerun", "kept", "effects", "effects", "verify", "batch", "batch")
-POLICIES: Final = {
-    "hold": "hold",
-    "leased": "hold",
-    "claim": "hold",
-    "rerun": "rerun",
-    "kept": "rerun",
-    "effects": "rerun",
-    "verify": "verify",
-    "batch": "hold",
-}
-# What is called, out of a hundred times: usually, and after what was told last.
-WHAT: Final = ("work", "get", "resolve", "forget", "retry", "late")
-USUALLY: Final = (72, 8, 4, 4, 2, 10)
-AFTER: Final = {
-    "done": (58, 8, 2, 25, 2, 5),
-    "unknown": (30, 5, 50, 10, 5, 0),
-    "failed": (20, 5, 5, 20, 50, 0),
-}
-VERDICTS: Final = (Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN, Verdict.DID_NOT_HAPPEN, Verdict.CANNOT_TELL)
-BODY: Final = "body"  # in place of a fault point: inside a body
-
-
-def kind_of(seed: int, number: int) -> str:
-    """Of which kind the task is."""
-    return random.Random(f"{seed}:task:{number}").choice(KINDS)
-
-
-def task_id(seed: int, number: int) -> str:
-    """Its id, which says its kind."""
-    return f"{kind_of(seed, number)}-{number}"
 
 
 class Orders(NamedTuple):
@@ -98,31 +85,7 @@ class Orders(NamedTuple):
     point: str  # at which it kills or stops itself; "-" = nowhere
     passes: int  # when it comes there for this time
     action: str  # kill, stop, or unlock: lose its locks, and stop
-
-
-class JobFailedError(Exception):
-    """What a body raises."""
-
-
-class JobUnsureError(Exception):
-    """What leaves open whether the effect happened."""
-
-
-class JobLaterError(Exception):
-    """What puts the task back."""
-
-
-ENDS: Final[tuple[tuple[type[Exception] | None, str, int], ...]] = (
-    (None, "succeeded", 80),
-    (JobFailedError, "failed", 12),
-    (JobUnsureError, "unknown", 3),
-    (JobLaterError, "released", 5),
-)
-OPTIONS: Final[dict[str, Any]] = {
-    "unknown_on": (JobUnsureError,),
-    "release_on": (JobLaterError,),
-    "max_attempts": MOST_ATTEMPTS,
-}
+    is_sweeper: bool = False
 
 
 class Worker:
@@ -136,6 +99,19 @@ class Worker:
         self.passes = 0
         self.must_leave = False
         self.counting = threading.Lock()
+        self.here = threading.local()  # its `thread`: who is in a job that a sweep may have begun
+        self.kept = self._kept()
+
+    def _kept(self) -> Callable[[str], Outcome[str]]:
+        """The job that any process can run again with the arguments that are kept of it."""
+
+        def job(task: str) -> str:
+            if current_claim().task_id != task:
+                self.witness.say("trouble", "of", current_claim().task_id, "are kept the arguments", task)
+            return self.here.thread.body(STEPS)  # type: ignore[no-any-return]
+
+        options: dict[str, Any] = {"name": "kept", "on_crash": "rerun", "recover": True, **OPTIONS}
+        return self.registry.idempotent(lambda task: task, **options)(job).call
 
     def live(self) -> None:
         """Until all is over, or a kill."""
@@ -156,7 +132,8 @@ class Worker:
         """The fault point; or a body."""
         with self.counting:
             self.passes += 1
-            if self.passes != self.orders.passes:
+            again = self.orders.action == "stop" and self.orders.point == EVERY_TIME
+            if self.passes != self.orders.passes and not again:
                 return
         if self.orders.action == "unlock":
             self._lose_locks()
@@ -190,11 +167,13 @@ class _Thread:
         self.worker, self.registry, self.number, self.seed = worker, worker.registry, number, orders.seed
         self.random = random.Random(f"{orders.seed}:{orders.process}:{number}")
         self.calls = 0
+        self.is_sweeping = False
         self.stale: dict[str, End] = {}
         self.jobs: dict[str, Callable[[], Outcome[str]]] = {}
         self.last: dict[str, str] = {}  # what the last call of each task was told
 
     def live(self) -> None:
+        self.worker.here.thread = self
         try:
             while not self.worker.is_over:
                 self.one()
@@ -209,9 +188,10 @@ class _Thread:
         """One call of the public API, or a few that belong together."""
         number = self.worker.first + self.random.randrange(WIDTH)
         task, kind = task_id(self.seed, number), kind_of(self.seed, number)
-        match self.random.choices(WHAT, AFTER.get(self.last.get(task, ""), USUALLY))[0]:
+        match draw_call(self.random, self.last.get(task, ""), is_sweeper=self.worker.orders.is_sweeper):
             case "work":
-                self.work(kind, task)
+                if not self.is_left(kind, task):
+                    self.work(kind, task)
             case "get":
                 self.get(task)
             case "resolve":
@@ -222,8 +202,17 @@ class _Thread:
                 self.order("forget", task, asked, lambda: self.registry.forget(task, force=force))
             case "retry":
                 self.order("retry", task, "-", lambda: self.registry.retry(task))
-            case _ if task in self.stale:
+            case "late" if task in self.stale:
                 self.end_late(task)
+            case "sweep":
+                self.sweep()
+
+    def is_left(self, kind: str, task: str) -> bool:
+        """Whether it is left to whoever sweeps; if its owner is dead, nobody may have called it then."""
+        if kind not in FOR_SWEEPS:
+            return False
+        self.get(task)
+        return is_left(self.random, self.last[task])
 
     def work(self, kind: str, task: str) -> None:
         match kind:
@@ -239,7 +228,9 @@ class _Thread:
                     lambda: self.registry.run(task, job, name="j", on_crash="hold", lease=LEASE_S, **OPTIONS),
                 )
             case "kept":
-                self.run(task, kind, self.decorated(task, on_crash="rerun", recover=True))
+                self.run(task, kind, lambda: self.worker.kept(task))
+            case "steps":
+                self.claimed(task, "rerun", lambda claim, result: claim.succeed(result), STEPS)
             case "verify":
                 self.run(task, kind, lambda: self.verified(task))
             case "effects":
@@ -256,14 +247,13 @@ class _Thread:
 
     # --- a job ------------------------------------------------------------------------------------------------------
 
-    def decorated(self, task: str, **options: Any) -> Callable[[], Outcome[str]]:
+    def decorated(self, task: str) -> Callable[[], Outcome[str]]:
         if task not in self.jobs:
 
             def job() -> str:
                 return self.body()
 
-            options = {"on_crash": "hold", **OPTIONS, **options}
-            idempotent = self.registry.idempotent(lambda: task, name="j", **options)
+            idempotent = self.registry.idempotent(lambda: task, name="j", on_crash="hold", **OPTIONS)
             self.jobs[task] = idempotent(job).call
         return self.jobs[task]
 
@@ -275,25 +265,24 @@ class _Thread:
             outcome = call()
             answer.extend(_done(outcome) if outcome.replayed else ["recorded"])
 
-    def body(self) -> str:
+    def body(self, steps: int = 0) -> str:
         """What a job does, as it tells itself."""
-        claim = current_claim()
-        self.say("in", claim.task_id, claim.token, claim.attempt)
-        error, end = self.dwell()
-        result = self.result()
-        self.say("out", end, result)
+        error, _, result = self.inside(current_claim(), steps)
         if error is not None:
             raise error(result)
         return result
 
-    def dwell(self) -> tuple[type[Exception] | None, str]:
-        """Be in a body for a while; how it ends."""
+    def dwell(self) -> None:
+        """Be in a body for a while."""
         for _ in range(self.random.choice((0, 0, 1, 4))):
             os.sched_yield()
-        if self.worker.orders.point == BODY:
+        self.at_body()
+
+    def at_body(self) -> None:
+        """The point inside a body. Who loses its locks begins nothing more, and a sweep would."""
+        orders = self.worker.orders
+        if orders.point == BODY and not (self.is_sweeping and orders.action == "unlock"):
             self.worker.reached()
-        (end,) = self.random.choices(ENDS, [weight for *_, weight in ENDS])
-        return end[0], end[1]
 
     def hook(self, prior: Task) -> Any:
         """What a verify hook does. It cannot know, so it says anything; and each of it must be taken for the truth."""
@@ -320,7 +309,7 @@ class _Thread:
             )
 
     def claimed(
-        self, task: str, on_crash: Literal["hold", "rerun"], succeed: Callable[[Claim, str], None]
+        self, task: str, on_crash: Literal["hold", "rerun"], succeed: Callable[[Claim, str], None], steps: int = 0
     ) -> tuple[Claim, str] | None:
         """Claim it, be in its body, and end it; the claim and its result, or None where it was not granted."""
         with self.told("claim", task, on_crash) as answer:
@@ -328,7 +317,13 @@ class _Thread:
             answer += ["granted", claim.token, claim.attempt]
         if answer[0] != "granted":
             return None
-        error, end, result = self.inside(claim)
+        try:
+            error, end, result = self.inside(claim, steps)
+        except (ClaimLostError, StoreBusyError) as problem:
+            with self.told("finish", task, INTERRUPTED, claim.token) as answer:
+                claim.fail(problem)
+                answer.append("recorded")
+            return None
         with self.told("finish", task, end, claim.token, result) as answer:
             if error is not None:
                 claim.fail(error())
@@ -337,12 +332,37 @@ class _Thread:
             answer.append("recorded")
         return claim, result
 
-    def inside(self, claim: Claim) -> tuple[type[Exception] | None, str, str]:
+    def inside(self, claim: Claim, steps: int = 0) -> tuple[type[BaseException] | None, str, str]:
         self.say("in", claim.task_id, claim.token, claim.attempt)
-        error, end = self.dwell()
+        try:
+            for number in range(steps):
+                self.step(claim, f"part-{number}")
+        except (ClaimLostError, StoreBusyError):
+            self.say("out", INTERRUPTED, "-")
+            raise
+        self.dwell()
+        error, end = draw_end(self.random, claim.task_id, in_sweep=self.is_sweeping)
         result = self.result()
         self.say("out", end, result)
         return error, end, result
+
+    def step(self, claim: Claim, name: str) -> None:
+        """A piece of the job, in either form; what it gives is known before, and to nobody else."""
+        task, result = claim.task_id, self.result()
+
+        def piece() -> str:
+            self.say("step", task, name, result)
+            self.at_body()
+            return result
+
+        if self.random.random() < 0.5:
+            given = claim.run_step(name, piece)
+        else:
+            with claim.step(name) as step:
+                if not step.done:
+                    step.result = piece()
+            given = step.result
+        self.say("stepped", task, name, given)
 
     def end_late(self, task: str) -> None:
         """End a claim once more that has long ended: somebody else may have the task by now."""
@@ -381,7 +401,9 @@ class _Thread:
             else:
                 self.got(task, "granted", got.token, got.attempt)
                 claims.append(got)
-        ended = [(claim, self.enter(claim)) for claim in claims if self.random.random() < 0.8]
+        # Who has lost its locks meanwhile enters no more of them: others may have done so, who see no process of its.
+        chosen = (claim for claim in claims if self.random.random() < 0.8 and not self.worker.must_leave)
+        ended = [(claim, self.enter(claim)) for claim in chosen]
         entered = {claim for claim, _ in ended}
         for claim in claims:
             if claim not in entered:
@@ -409,6 +431,17 @@ class _Thread:
 
     # --- more -------------------------------------------------------------------------------------------------------
 
+    def sweep(self) -> None:
+        """Whatever dead owners have left; what became of each task is told before the sweep has ended."""
+        clock = self.registry.clock
+        with self.told("sweep", SWEEP, "-") as answer:
+            begun, self.is_sweeping = clock.monotonic(), True
+            for one in self.registry.sweep():
+                self.got(one.task_id, *_became(one))
+            self.is_sweeping = False
+            # It ends in silence where the file is busy, and has then not looked at all of them.
+            answer.append("swept" if clock.monotonic() - begun < BUSY_S else "busy")
+
     def get(self, task: str) -> None:
         with self.told("get", task, "-") as answer:
             row = self.registry.get(task)
@@ -435,7 +468,7 @@ class _Thread:
         answer: list[Any] = []
         try:
             yield answer
-        except (JobFailedError, JobUnsureError, JobLaterError):
+        except (JobFailedError, JobUnsureError, JobLaterError, JobInterruptedError):
             answer[:] = ["recorded"]
         except (TaskDoneError, StoreBusyError) as error:
             answer[:] = _done(error.outcome) if isinstance(error, TaskDoneError) else ["busy"]
@@ -450,6 +483,13 @@ class _Thread:
 def _done(outcome: Outcome[Any] | None) -> list[Any]:
     assert outcome is not None
     return ["done", outcome.token, outcome.attempt, outcome.result]
+
+
+def _became(one: Swept) -> list[str]:
+    if one.did != RERUN:
+        return [one.did, one.status.word]
+    job_ended = one.error is None or isinstance(one.error, (JobFailedError, JobUnsureError, JobLaterError))
+    return ["recorded" if job_ended else _word(one.error)]  # type: ignore[arg-type]
 
 
 _WORDS: Final[dict[type[Exception], str]] = {
