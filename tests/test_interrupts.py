@@ -29,7 +29,7 @@ from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.recovery import Kept
 from idemreg.request import wanted
-from idemreg.sqlite import backend, claiming, forking, hot, opening, pool, settling, writing
+from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, writing
 from idemreg.sqlite import database as databases
 from idemreg.sqlite.writing import Gate, State, Ticket, Write
 from idemreg.store import End, Granted
@@ -150,7 +150,7 @@ def test_an_interrupted_claim_is_nobodys(
     registry = open_registry(busy_timeout=1)
     store = registry.store
     registry.run("warm", lambda: 1)
-    for number, interrupter in enumerate(each_interrupt(batch, sweeping, backend, opening, claiming, settling)):
+    for number, interrupter in enumerate(each_interrupt(batch, sweeping, backend, opened, opening, claiming, settling)):
         task_id = f"task:{number}"
         add(registry, task_id)
         (task,) = store.get([task_id])

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.sqlite.backend import SqliteStore
-    from idemreg.sqlite.opening import Opened
+    from idemreg.sqlite.opened import Opened
 
 
 @pytest.fixture

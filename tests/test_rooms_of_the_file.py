@@ -18,7 +18,7 @@ from idemreg import Clock, Registry, Status, StoreCorruptError, StorePathError, 
 from idemreg.lockfile import LockFile
 from idemreg.options import Options
 from idemreg.request import wanted
-from idemreg.sqlite import carving, forking, hot, opening, pages, rest, tasks, walindex
+from idemreg.sqlite import carving, forking, hot, opened, pages, rest, tasks, walindex
 from idemreg.sqlite.carving import Image
 from idemreg.sqlite.cells import INTERIOR_INDEX, _value, adds_up, children
 from idemreg.sqlite.connection import NORMAL
@@ -384,7 +384,7 @@ def test_an_opening_without_memory_leaves_nothing_open(path: Path, monkeypatch: 
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "Owners", fail)
+        patch.setattr(opened, "Owners", fail)
         with pytest.raises(MemoryError), Registry(path) as registry:
             registry.open()
     assert left_open(path) == []

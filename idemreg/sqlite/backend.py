@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
-    from idemreg.sqlite.opening import Opened
+    from idemreg.sqlite.opened import Opened
     from idemreg.sqlite.owners import CommandOwner
     from idemreg.store import Absent, Answer, Stored
 

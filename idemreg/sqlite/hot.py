@@ -26,7 +26,7 @@ from idemreg.store import Absent, Granted
 if TYPE_CHECKING:
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opened
+    from idemreg.sqlite.opened import Opened
     from idemreg.store import End, Stored
 
 __all__ = ["Claim", "succeed", "success"]

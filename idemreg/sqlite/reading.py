@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from idemreg.progress import Step
     from idemreg.recovery import Kept
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.sqlite.opened import Opened
+    from idemreg.sqlite.opening import Opening
     from idemreg.store import Answer, Instant, Page, Query
 
 __all__ = ["Reader"]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from idemreg.leasing import Renewal
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.sqlite.opened import Opened
+    from idemreg.sqlite.opening import Opening
 
 __all__ = ["renew"]
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from idemreg.leasing import Renewal, Renewed
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.sqlite.opened import Opened
+    from idemreg.sqlite.opening import Opening
     from idemreg.store import Refused, Settlement, Unknown
 
 __all__ = ["Settler", "are_durable"]

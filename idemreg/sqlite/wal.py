@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
-    from idemreg.sqlite.opening import Opened, Opening
+    from idemreg.sqlite.opened import Opened
+    from idemreg.sqlite.opening import Opening
     from idemreg.sqlite.walindex import WalIndex
 
 __all__ = ["Wal"]

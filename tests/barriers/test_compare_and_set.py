@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.sqlite.backend import SqliteStore
-    from idemreg.sqlite.opening import Opened
+    from idemreg.sqlite.opened import Opened
 
 CLAIM = 'kept.append(registry.claim("t", name="j", on_crash="rerun"))'  # kept: one that is dropped would be settled
 

@@ -404,7 +404,7 @@ _OWNERS: Final = (
         Row(
             "byte-dropped-by-close",
             "a registry that is closed gives its byte back under its open claims",
-            (Patch(SQLITE + "opening.py", "self.users.copy() or not self.owners.are_idle:", "self.users.copy():"),),
+            (Patch(SQLITE + "opened.py", "self.users.copy() or not self.owners.are_idle:", "self.users.copy():"),),
             "test_a_live_owner_is_not_replaced",
         ),
         Row(
@@ -412,9 +412,10 @@ _OWNERS: Final = (
             "a forked child unlocks its parent's byte instead of closing its copy",
             (
                 Patch(
-                    SQLITE + "opening.py",
+                    SQLITE + "opened.py",
                     "        self._deciding = threading.RLock()  # it may be held by a thread that is not here\n",
                     "        self._deciding = threading.RLock()  # it may be held by a thread that is not here\n"
+                    "        from idemreg import oslock\n"
                     "        oslock.unlock(self.lock_file.fd, 2**62 + 16 + (self.owners.own_id or 0))\n",
                 ),
             ),

@@ -34,7 +34,7 @@ CLOCKS: Final[tuple[Mutant, ...]] = (
         "a time since boot of more than 34 years runs over into the number of the boot",
         (
             Patch(
-                "idemreg/sqlite/opening.py",
+                "idemreg/sqlite/opened.py",
                 "min(self._boot_ms(), LATEST_MS)\n\n    def instant",
                 "self._boot_ms()\n\n    def instant",
             ),
