@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from idemreg.claim import BaseClaim, go_in
 from idemreg.ends import put_back, success_end
 from idemreg.errors import ClaimLostError, FinishNotRecordedError
+from idemreg.later import later
 from idemreg.lockfile import importing
 from idemreg.store import End
 from idemreg.walk import NotStartedError, adrive
@@ -96,7 +98,7 @@ class AsyncClaim(BaseClaim):
         See `Claim.transaction`. It has a thread of its own while it is open, and every other writer of the file waits.
         """
         offload, thread = self.offload, self.offload.own_thread()
-        block = self._transaction()
+        block, is_left = self._transaction(), False
         try:
             host = offload.host(thread)
             transaction = await host.call(block.__enter__, ())
@@ -104,14 +106,16 @@ class AsyncClaim(BaseClaim):
                 host.leave()
                 yield AsyncTransaction(offload, thread, transaction)
             except GeneratorExit as error:  # the coroutine was closed, and cannot await
-                thread.submit(block.__exit__, type(error), error, error.__traceback__)
+                is_left = True
+                later.do(functools.partial(_leave_closed, block, thread, error))
                 raise
             except BaseException as error:
                 await offload.host(thread).call(block.__exit__, (type(error), error, error.__traceback__))
                 raise
             await self._leave(block, offload, thread)
         finally:
-            thread.shutdown(wait=False)
+            if not is_left:
+                thread.shutdown(wait=False)
 
     @staticmethod
     async def _leave(block: Any, offload: Offload, thread: Executor) -> None:  # noqa: ANN401 - a context manager
@@ -146,6 +150,12 @@ class AsyncClaim(BaseClaim):
             if isinstance(error, Exception):
                 raise
             error.add_note(f"idemreg: {problem}")  # an interruption goes on its way whatever the store says
+
+
+def _leave_closed(block: Any, thread: Executor, error: GeneratorExit) -> None:  # noqa: ANN401 - a context manager
+    """Behind what the thread does for it right now."""
+    thread.submit(block.__exit__, type(error), error, error.__traceback__)
+    thread.shutdown(wait=False)
 
 
 def hand_over(walk: Walk[R]) -> Walk[R]:

@@ -119,7 +119,7 @@ def interrupted(claim: BaseClaim, end: End, error: BaseException) -> None:
     for an interrupted job; only what leaves the task as it was, or as a crash would, is stored after all.
     """
     if isinstance(error, GeneratorExit) and claim.terms.offload is not None:
-        return  # a coroutine was closed: what it waited for is done all the same, and whole
+        return  # a coroutine was closed: what it waited for is done all the same, and whole (see `adrive`)
     if end.attempt == claim.grant.attempt and end.status in {Status.SUCCEEDED, Status.FAILED}:
         what = told(error, claim.options)
         why = f"FinishNotRecorded: the job ended as {end.status.word}; storing that was interrupted: {what}"

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.later import later
 from idemreg.store import End, Granted
 
 if TYPE_CHECKING:
@@ -30,44 +31,57 @@ TAKEN_AT_ONCE: Final = 128
 class Item:
     """A request of one coroutine. ``wake`` is called on its event loop's thread, once there is an answer.
 
-    The answer goes to whoever takes it first: the coroutine, or what puts back a grant that no coroutine will take.
+    ``request``: something for the lane, or what to call by itself (`Lane.carry_out`). The answer goes to whoever takes
+    it first: the coroutine, or what puts back a grant that no coroutine will take.
     """
 
-    __slots__ = ("_answers", "is_done", "is_dropped", "loop", "request", "tell", "wake")
+    __slots__ = ("_answers", "is_dropped", "loop", "request", "tell", "wake")
 
     def __init__(
         self,
-        request: Wanted | End,
+        request: Wanted | End | Callable[[], Any],
         loop: object,
         tell: Callable[[Callable[[Sequence[Item]], None], Sequence[Item]], object],
         wake: Callable[[], object],
     ) -> None:
-        self.request = request
+        self.request: Any = request
         self.loop = loop
         self.tell = tell  # has something called on the event loop's thread
         self.wake = wake
-        self._answers: list[Any] = []  # none, or one; popping it decides without a lock, which no finaliser may take
-        self.is_done = False
-        self.is_dropped = False  # the coroutine was closed: what it is granted is put back
+        self._answers: list[Any] = []  # none, or one; removing it decides without a lock, which no finaliser may take
+        self.is_dropped = False  # its coroutine was closed, or interrupted: what it is granted is put back
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer, be its coroutine woken or not: who was interrupted may have been to wake it."""
+        return bool(self._answers)
 
     def result(self) -> Any:  # noqa: ANN401 - whatever the store has answered
-        """The answer; raises it where it is an error."""
-        answer = self._answers.pop()
+        """Take the answer; raises it where it is an error.
+
+        An interrupt may come behind any call. So nothing is called behind the taking: what is taken is given on.
+        """
+        (answer,) = self._answers
         if isinstance(answer, BaseException):
-            raise answer
+            self._answers.clear()
+            try:
+                raise answer
+            finally:
+                del answer  # whose traceback has this frame
+        del self._answers[0]
         return answer
 
     def answer(self, answer: object) -> None:
         """Note what the store has answered."""
         self._answers.append(answer)
 
-    def untaken(self) -> Granted | None:
-        """Take the answer, if it is there, away from a coroutine that will not: the claim that it may be."""
+    def untaken(self) -> list[Granted]:
+        """Take the answer, if it is there, away from a coroutine that will not: the claims that it may be."""
         try:
             answer = self._answers.pop()
         except IndexError:  # there is none yet, or it is taken
-            return None
-        return answer if isinstance(answer, Granted) else None
+            return []
+        return [one for one in (answer if isinstance(answer, list) else [answer]) if isinstance(one, Granted)]
 
 
 class Lane:
@@ -88,33 +102,48 @@ class Lane:
         self._items, self._lock, self._is_served = deque(), threading.Lock(), False
 
     def put(self, item: Item) -> None:
-        """Have the request carried out with others."""
-        with self._lock:
-            self._items.append(item)
-            starts = not self._is_served
-            self._is_served = True
-        if not starts:
-            return
+        """Have the request carried out with others. Behind an error `drop` it: it may be, all the same."""
         try:
-            self._pool().submit(self._serve)
-        except BaseException:  # there is no thread: the next one tries again
-            self._is_served = False
+            with self._lock:
+                self._items.append(item)
+                starts = not self._is_served
+                self._is_served = True
+            if starts:
+                self._pool().submit(self._serve)
+        except BaseException:  # there is no thread, or an interrupt came before one was told
             item.is_dropped = True
+            self._is_served = False
+            later.do(self._serve)  # others may have come meanwhile, and believe that they are served
             raise
 
+    def carry_out(self, item: Item) -> None:
+        """Call what the item asks for, by itself and at once, and tell it."""
+        try:
+            item.answer(item.request())
+        except BaseException as error:  # noqa: BLE001 - a coroutine waits for it
+            item.answer(error)
+        self._tell([item])
+
     def drop(self, item: Item) -> None:
-        """The coroutine of the item was closed: what it is granted, by now or later, is put back."""
+        """The coroutine of the item was closed or interrupted: what it is granted, by now or later, is put back."""
         item.is_dropped = True  # first: whoever answers looks at it behind its answer
         self._put_back(item)
 
     def _serve(self) -> None:
         while items := self._take():
-            requests = [item.request for item in items]
-            try:
-                answers: Sequence[object] = self._store.together(requests)
-            except BaseException as error:  # noqa: BLE001 - each of them is waited for by a coroutine
-                answers = [error] * len(items)
-            self._deliver(items, answers)
+            if wanted := [item for item in items if _is_wanted(item)]:
+                self._answer(wanted)
+                self._tell(wanted)
+
+    def _answer(self, items: Sequence[Item]) -> None:
+        try:
+            answers: Sequence[object] = self._store.together([item.request for item in items])
+        except BaseException as error:  # noqa: BLE001 - each of them is waited for by a coroutine
+            for item in items:
+                item.answer(error)
+            return
+        for item, answer in zip(items, answers, strict=True):
+            item.answer(answer)
 
     def _take(self) -> list[Item]:
         with self._lock:
@@ -122,10 +151,9 @@ class Lane:
             self._is_served = bool(items)
         return items
 
-    def _deliver(self, items: Sequence[Item], answers: Sequence[object]) -> None:
+    def _tell(self, items: Sequence[Item]) -> None:
         by_loop: dict[int, list[Item]] = {}
-        for item, answer in zip(items, answers, strict=True):
-            item.answer(answer)
+        for item in items:
             if item.is_dropped:
                 self._put_back(item)
             else:
@@ -138,13 +166,17 @@ class Lane:
                     self._put_back(item)
 
     def _put_back(self, item: Item) -> None:
-        if (grant := item.untaken()) is not None:
+        for grant in item.untaken():
             self._store.abandon(End.release(grant, nothing_ran=True))
+
+
+def _is_wanted(item: Item) -> bool:
+    """Whether to carry it out. An end is stored also where nobody waits for it; a claim has to be begun by somebody."""
+    return not item.is_dropped or isinstance(item.request, End)
 
 
 def _arrive(items: Sequence[Item]) -> None:
     """On the event loop's thread."""
     for item in items:
-        item.is_done = True
         if not item.is_dropped:
             item.wake()

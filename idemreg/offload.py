@@ -10,7 +10,6 @@ thread, and the finish that they wait for would get none.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -20,16 +19,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from idemreg.errors import StoreError
 from idemreg.lane import Item, Lane
-from idemreg.store import End, Granted
+from idemreg.later import later
+from idemreg.store import Granted
 from idemreg.tagged import downstream_key
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
     from idemreg.model import Wanted
-    from idemreg.store import Answer, Store
+    from idemreg.store import Answer, End, Store
     from idemreg.walk import Host
 
 __all__ = ["Offload"]
@@ -62,14 +62,7 @@ class Offload:
         """For one walk of the calling coroutine, under asyncio or trio; ``thread``: in place of the shared ones."""
         trio = sys.modules.get("trio")
         kind = _TrioHost if trio is not None and trio.lowlevel.in_trio_task() else _AsyncioHost
-        return kind(self.pool if thread is None else lambda: thread, self._put_back)
-
-    def _put_back(self, done: Future[Any]) -> None:
-        """The coroutine that called was closed before the answer came: put back what it was granted."""
-        answer = None if done.exception() else done.result()
-        for grant in answer if isinstance(answer, list) else [answer]:
-            if isinstance(grant, Granted):
-                self.store.abandon(End.release(grant, nothing_ran=True))
+        return kind(self.lane, self.pool if thread is None else lambda: thread)
 
     @staticmethod
     def own_thread() -> Executor:
@@ -138,7 +131,6 @@ class _OffLoopStore:
 
     def __init__(self, store: Store, pool: Callable[[], Executor]) -> None:
         self._store = store
-        self._pool = pool
         self._registry_id: str | None = None
         self.lane = Lane(cast("Store", self), pool)
         self.begin = self.finish_one = Together(self.lane)
@@ -148,14 +140,17 @@ class _OffLoopStore:
 
     def together(self, requests: Sequence[Wanted | End]) -> list[object]:
         """As the store's own."""
+        later.ready()
         return self._granted(self._store.together(requests))
 
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own."""
+        later.ready()
         return self._granted(self._store.claim(wanted))
 
     def claim_batch(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """As the store's own."""
+        later.ready()
         return self._granted(self._store.claim_batch(wanted))
 
     def _granted(self, answers: list[T]) -> list[T]:
@@ -175,12 +170,13 @@ class _OffLoopStore:
     def abandon(self, end: End) -> bool:
         """As the store's own, but never on the thread of an event loop: finalisers run wherever they happen to.
 
-        On a thread of ours, as a step of a walk, it is done when this returns: whoever is told that an end could not be
-        stored finds at his next call what became of it.
+        Nor on a thread of ours, which may hold what an event loop's thread waits for, but as a step of a walk: that is
+        done when this returns, so whoever is told that an end could not be stored finds at his next call what became
+        of it.
         """
-        if getattr(_here, "is_ours", False):
+        if getattr(_here, "is_in_step", False):
             return self._store.abandon(end)
-        self._pool().submit(self._store.abandon, end)
+        later.do(functools.partial(self._store.abandon, end))
         return True
 
 
@@ -193,27 +189,47 @@ class Together:
         self.lane = lane
 
     def __call__(self, _request: object) -> None:
-        """Nobody calls it: see `_AsyncioHost.call`."""
+        """Nobody calls it: see `_begin`."""
         raise NotImplementedError
 
 
-_here: Final = threading.local()  # whether this thread is of a registry's own
+_here: Final = threading.local()  # whether this thread carries out a step of a walk
 
 
-def _begin_thread() -> None:
-    _here.is_ours = True
+def _step(call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever it returns
+    _here.is_in_step = True
+    try:
+        return call(*args)
+    finally:
+        _here.is_in_step = False
 
 
 def _threads(number: int) -> Executor:
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - 10 ms that only asynchronous callers pay
 
-    return ThreadPoolExecutor(number, thread_name_prefix="idemreg", initializer=_begin_thread)
+    return ThreadPoolExecutor(number, thread_name_prefix="idemreg")
 
 
-class _AsyncioHost:
-    def __init__(self, pool: Callable[[], Executor], put_back: Callable[[Future[Any]], None]) -> None:
+def _request(call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - of an item
+    return args[0] if type(call) is Together else functools.partial(_step, call, args)
+
+
+class _Host:
+    def __init__(self, lane: Lane, pool: Callable[[], Executor]) -> None:
+        self._lane = lane
         self._pool = pool
-        self._put_back = put_back
+
+    def _begin(self, call: Callable[..., Any], item: Item) -> None:
+        """Have it carried out. Behind an error it may be, all the same: then it is to be dropped."""
+        if type(call) is Together:
+            self._lane.put(item)
+        else:
+            self._pool().submit(self._lane.carry_out, item)
+
+
+class _AsyncioHost(_Host):
+    def __init__(self, lane: Lane, pool: Callable[[], Executor]) -> None:
+        super().__init__(lane, pool)
         self._cancelled: asyncio.CancelledError | None = None
 
     @property
@@ -223,23 +239,6 @@ class _AsyncioHost:
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         import asyncio  # noqa: PLC0415 - the caller has imported it; the module may be imported without
 
-        if type(call) is Together:
-            return await self._together(call.lane, args[0])
-        submitted = self._pool().submit(call, *args)
-        future = asyncio.wrap_future(submitted)
-        while not future.done():
-            try:
-                await asyncio.wait((future,))  # which does not cancel the future when it is cancelled itself
-            except asyncio.CancelledError as cancelled:
-                self._cancelled = cancelled
-            except GeneratorExit:
-                submitted.add_done_callback(self._put_back)
-                raise
-        return future.result()
-
-    async def _together(self, lane: Lane, request: Any) -> Any:  # noqa: ANN401
-        import asyncio  # noqa: PLC0415
-
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
@@ -247,18 +246,20 @@ class _AsyncioHost:
             if not future.done():  # the caller may have been cancelled right now
                 future.set_result(None)
 
-        item = Item(request, loop, loop.call_soon_threadsafe, wake)
-        lane.put(item)
-        while not item.is_done:
-            try:
-                await future
-            except asyncio.CancelledError as cancelled:  # the future as well; what was begun is done all the same
-                self._cancelled = cancelled
-                future = loop.create_future()
-            except GeneratorExit:
-                lane.drop(item)
-                raise
-        return item.result()
+        item = Item(_request(call, args), loop, loop.call_soon_threadsafe, wake)
+        try:
+            self._begin(call, item)
+            while True:
+                try:
+                    await future
+                except asyncio.CancelledError as cancelled:  # the future as well; what was begun is done all the same
+                    self._cancelled = cancelled
+                    future = loop.create_future()
+                if item.is_answered:
+                    return item.result()
+        except BaseException:  # closed, or interrupted
+            self._lane.drop(item)
+            raise
 
     async def sleep(self, pause: float) -> None:
         import asyncio  # noqa: PLC0415
@@ -275,36 +276,22 @@ class _AsyncioHost:
             raise cancelled
 
 
-class _TrioHost:
-    def __init__(self, pool: Callable[[], Executor], put_back: Callable[[Future[Any]], None]) -> None:
-        self._pool = pool
-        self._put_back = put_back
+class _TrioHost(_Host):
+    def __init__(self, lane: Lane, pool: Callable[[], Executor]) -> None:
+        super().__init__(lane, pool)
         self._trio = sys.modules["trio"]
         self.is_cancelled = False
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         token, done = self._trio.lowlevel.current_trio_token(), self._trio.Event()
-        if type(call) is Together:
-            item = Item(args[0], token, token.run_sync_soon, done.set)
-            call.lane.put(item)
-            try:
-                await self._wait(done)
-            except GeneratorExit:
-                call.lane.drop(item)
-                raise
-            return item.result()
-        future: Future[Any] = self._pool().submit(call, *args)
-        future.add_done_callback(functools.partial(self._tell, token, done))
+        item = Item(_request(call, args), token, token.run_sync_soon, done.set)
         try:
+            self._begin(call, item)
             await self._wait(done)
-        except GeneratorExit:
-            future.add_done_callback(self._put_back)
+            return item.result()
+        except BaseException:  # closed, or interrupted
+            self._lane.drop(item)
             raise
-        return future.result()
-
-    def _tell(self, token: Any, done: Any, _future: object) -> None:  # noqa: ANN401 - trio's token, and its event
-        with contextlib.suppress(self._trio.RunFinishedError):  # nobody waits for it any more
-            token.run_sync_soon(done.set)
 
     async def _wait(self, done: Any) -> None:  # noqa: ANN401 - a trio.Event
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
 from types import CoroutineType
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
@@ -23,6 +24,9 @@ Walk: TypeAlias = Generator[Step, Any, R]
 
 PAUSE: Final[Mapping[str, Any]] = {}
 
+# What a walk still wants to do about an error that ends it: an end to be stored, and what is to be told if it cannot.
+STEPS_BEHIND_ERROR: Final = 8
+
 
 class NotStartedError(BaseException):
     """Thrown into a walk in place of a step of user code: the caller was cancelled before it began. See its cause."""
@@ -31,26 +35,49 @@ class NotStartedError(BaseException):
 def drive(walk: Walk[R]) -> R:
     """Carry the steps of a walk out by calling them, and return what the walk returns.
 
-    A job that returns a coroutine fails by it: nobody here would ever run it.
+    A job that returns a coroutine fails by it: nobody here would ever run it. Of errors between two steps see `adrive`.
     """
+    step: Step | None = None
     try:
-        step = next(walk)
         while True:
             try:
+                if step is None:
+                    step = next(walk)
                 call, args, kwargs = step
                 if kwargs is None:
                     value = call(*args)
                 elif type(value := call(*args, **kwargs)) is CoroutineType:
                     _refuse(value, call)
-            except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
-                step = walk.throw(error)
-            else:
                 step = walk.send(value)
+            except BaseException as error:
+                if _is_over(walk):
+                    raise
+                step = walk.throw(error)
     except StopIteration as stop:
         return cast("R", stop.value)
-    except BaseException:
-        walk.close()  # see `adrive`
+    except BaseException as error:
+        _end(walk, error)
         raise
+
+
+def _is_over(walk: Any) -> bool:  # noqa: ANN401 - a generator, of which its type tells less
+    """Whether it has returned or raised; else an error comes from its step, or from between two of them."""
+    return walk.gi_frame is None
+
+
+def _end(walk: Walk[Any], error: BaseException) -> None:
+    """Let the walk hear of an error that came between two steps; what it would do about it first is not carried out.
+
+    It takes that for interrupted as well. A walk that is over hears nothing, nor one whose coroutine is closed.
+    """
+    try:
+        with suppress(BaseException):  # the caller hears of the first already
+            for _ in range(STEPS_BEHIND_ERROR):
+                if not isinstance(error, GeneratorExit) and not _is_over(walk):
+                    walk.throw(error)
+        walk.close()
+    finally:
+        del error  # whose traceback has this frame
 
 
 def _refuse(coroutine: Coroutine[Any, Any, Any], job: object) -> None:
@@ -82,28 +109,32 @@ class Host(Protocol):
 async def adrive(walk: Walk[R], host: Host) -> R:
     """Carry the steps out from an event loop. A claim or a finish once begun is done whole, whatever is cancelled.
 
-    A coroutine that is closed in the middle of its job awaits no more: its claim is dropped. Here and in `drive` an
-    error may also come between two steps, where the walk does not see it (Ctrl-C, no memory): that closes it. Left as
-    it was, the traceback of its job's error would keep it alive, and with it a claim that nobody ends.
+    A coroutine that is closed in the middle of its job awaits no more: its claim is dropped. So where a walk is closed
+    as a step is awaited, that was handed over, and is done.
+
+    Here and in `drive` an error may also come between two steps (Ctrl-C, no memory). The walk hears of it as of an
+    error of the step, since it may have been about to store an end. Left as it was, the traceback of its job's error
+    would keep it alive, and with it a claim that nobody ends.
     """
+    step: Step | None = None
     try:
-        step = next(walk)
         while True:
             try:
+                if step is None:
+                    step = next(walk)
                 value = await _do(step, host)
-            except GeneratorExit:
-                raise
-            except BaseException as error:  # noqa: BLE001 - the walk decides about every one of them
-                step = walk.throw(error)
-            else:
                 step = walk.send(value)
+            except BaseException as error:
+                if isinstance(error, GeneratorExit) or _is_over(walk):
+                    raise
+                step = walk.throw(error)
     except StopIteration as stop:
         host.leave()
         return cast("R", stop.value)
     except NotStartedError as stop:
         raise cast("BaseException", stop.__cause__) from None
     except BaseException as error:
-        walk.close()
+        _end(walk, error)
         if isinstance(error, Exception):
             host.leave()
         raise

@@ -9,7 +9,6 @@ import inspect
 import random
 import threading
 import types
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import apsw
@@ -38,12 +37,13 @@ from idemreg import (
     faults,
 )
 from idemreg.doctor import Severity
+from idemreg.later import later
 from idemreg.sqlite import tasks as statements
-from idemreg.store import End
 from idemreg.turn import Turns
 from tests.support.interruptions import TimeLimitError, interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect
+from tests.support.settled import left_is_done
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -151,12 +151,6 @@ def test_an_end_that_cannot_be_stored_is_left_before_it_is_told(
     areg: AsyncRegistry, monkeypatch: pytest.MonkeyPatch, loop: Any
 ) -> None:
     """No further thread is waited for: the next call finds what became of the task, however busy they are."""
-    registry = areg.registry
-    submit = registry.offload.pool().submit
-
-    def never_again(call: Callable[..., Any], *args: Any) -> Future[Any]:
-        is_of_store = getattr(call, "__self__", None) is registry.store  # and not of its stand-in, whose is the step
-        return Future() if is_of_store and isinstance(args[0], End) else submit(call, *args)
 
     def full(*_: object) -> None:
         msg = "full"
@@ -171,7 +165,7 @@ def test_an_end_that_cannot_be_stored_is_left_before_it_is_told(
         with pytest.raises(TaskUnknownError):
             await areg.run("t", int)
 
-    monkeypatch.setattr(registry.offload.pool(), "submit", never_again)
+    monkeypatch.setattr(later, "do", [].append)  # nobody does it
     loop(main)
 
 
@@ -994,9 +988,7 @@ def test_a_forked_child_starts_threads_of_its_own(path: Path) -> None:
 
 def settled(areg: AsyncRegistry) -> None:
     """What was left to the threads is done."""
-    offload = areg.registry.offload
-    offload.pool().shutdown(wait=True)
-    offload.close()
+    left_is_done(areg.registry.offload)
 
 
 def test_a_result_that_cannot_be_stored_is_told_behind_its_success(areg: AsyncRegistry, loop: Any) -> None:

@@ -39,6 +39,7 @@ from idemreg.testing import ManualClock
 from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
+from tests.support.settled import left_is_done
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -807,8 +808,7 @@ def test_a_loop_closed_in_mid_batch_settles_what_it_leaves(path: Path) -> None:
     loop.close()
     del task
     gc.collect()
-    registry.registry.offload.pool().shutdown(wait=True)
-    registry.registry.offload.close()
+    left_is_done(registry.registry.offload)
     assert states(registry.registry) == {"a": "unknown", "b": "pending"}
     registry.registry.close()
 

@@ -28,6 +28,7 @@ class Interrupter:
         self.has_raised = False
         self.has_come = False  # to whoever called: an error in a finaliser does not
         self.is_outside = False  # it was raised where the modules were left already
+        self.at = ""  # the function that it was raised in
         self._left = steps
         self._files = {module.__file__ for module in modules}
 
@@ -53,6 +54,7 @@ class Interrupter:
         if not self.has_raised:
             self.has_raised = True
             self.is_outside = frame is not None and frame.f_code.co_filename == __file__
+            self.at = "" if frame is None else frame.f_code.co_name
             raise KeyboardInterrupt
 
     def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -70,9 +72,9 @@ class Interrupter:
             signal.signal(signal.SIGINT, before)
 
 
-def each_interrupt(*modules: ModuleType) -> Iterator[Interrupter]:
-    """One interrupter a step, until one of them came to the end without an interrupt."""
-    for steps in range(1, MOST_STEPS):
+def each_interrupt(*modules: ModuleType, first: int = 1, stride: int = 1) -> Iterator[Interrupter]:
+    """One interrupter a step, or every so many steps, until one of them came to the end without an interrupt."""
+    for steps in range(first, MOST_STEPS, stride):
         interrupter = Interrupter(steps, *modules)
         yield interrupter
         if not interrupter.has_raised:
