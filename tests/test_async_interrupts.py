@@ -73,19 +73,6 @@ async def claim(areg: AsyncRegistry, task_id: str) -> None:
             claim.result = 1
 
 
-# A claim that is dropped says so. One that is interrupted while it is dropped is heard by nobody.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("interrupted", "first"), [(run, 1), (fail, 2), (claim, 3)])
-def test_an_interrupted_walk_leaves_no_task_running(areg: AsyncRegistry, interrupted: Call, first: int) -> None:
-    """Wherever the loop's thread is interrupted, from the claim to the end: it is stored, or the next call runs it."""
-    gc.disable()  # which would find what nobody else does, but who knows when
-    try:
-        leave_no_task_running(areg, interrupted, first)
-    finally:
-        gc.enable()
-
-
 def under_loop(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run it. Whatever has interrupted asyncio's own code, that may have lost the very step that would wake it."""
     loop = asyncio.new_event_loop()
@@ -100,11 +87,17 @@ def under_loop(coroutine: Coroutine[Any, Any, None]) -> None:
 UNTAKEN = {"run_walk", "claim_walk", "hand_over"}
 
 
-def leave_no_task_running(areg: AsyncRegistry, interrupted: Call, first: int) -> None:
+# A claim that is dropped says so. One that is interrupted while it is dropped is heard by nobody.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("interrupted", "first"), [(run, 1), (fail, 2), (claim, 3)])
+def test_an_interrupted_walk_leaves_no_task_running(areg: AsyncRegistry, interrupted: Call, first: int) -> None:
+    """Wherever the loop's thread is interrupted, from the claim to the end: it is stored, or the next call runs it."""
     under_loop(interrupted(areg, "warm"))
     for number, interrupter in enumerate(each_interrupt(*ROOMS, first=first, stride=STRIDE)):
         task_id = f"task:{number}"
         interrupter.carry_out(under_loop, interrupted(areg, task_id))
+        gc.collect()  # asyncio keeps an interrupt in a circle: task, error, traceback, frame of `run_until_complete`
         if interrupter.at in UNTAKEN:
             continue
         under_loop(interrupted(areg, task_id))
