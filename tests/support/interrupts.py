@@ -54,7 +54,8 @@ class Interrupter:
         if not self.has_raised:
             self.has_raised = True
             self.is_outside = frame is not None and frame.f_code.co_filename == __file__
-            self.at = "" if frame is None else frame.f_code.co_name
+            of_ours = frame.f_back if frame is not None and frame.f_code.co_name == "_call" else frame
+            self.at = "" if of_ours is None else of_ours.f_code.co_name
             raise KeyboardInterrupt
 
     def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
