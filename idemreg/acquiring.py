@@ -278,8 +278,10 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
 
 
 def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException) -> None:
-    """Leave its claim without a verdict, as soon as the store can write."""
-    end = End.release(grant)._replace(verdict=None)
+    """Leave its claim without a verdict of its own, as soon as the store can write: a person's from before stays."""
+    end = End.release(grant)
+    if not _is_told_by_others(grant.prior):
+        end = end._replace(verdict=None)
     if grant.prior is None or grant.prior.status is not Status.UNKNOWN:  # else what is known of the attempt stays
         end = end._replace(error=told(error, terms.options))
     if terms.store.abandon(end) and terms.teller is not None:
@@ -289,14 +291,24 @@ def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException)
 def _failed(options: Options, grant: Granted, error: BaseException) -> Settlement:
     """What a hook that raised makes of the task. An error is its answer: it cannot tell. An interruption is none.
 
-    So the next sweep asks again what was cut off, and leaves to people what the hook itself cannot tell.
+    So the next sweep asks again what was cut off, and leaves to people what the hook itself cannot tell, or what one
+    of them has said before: that stays, with his name and his evidence.
     """
     is_cut_off = isinstance(error, NoVerdictError)
     evidence = str(error) if is_cut_off else told(error, options)
     settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=evidence))
     if isinstance(error, Exception) and not is_cut_off:
         return settlement
+    if (prior := grant.prior) is not None and _is_told_by_others(prior):
+        return settlement._replace(verdict=prior.verdict, by=prior.settled_by or "", evidence=prior.evidence or "")
     return settlement._replace(verdict=None, evidence=bounded(f"no verdict: {evidence}", EVIDENCE_CHARACTERS))
+
+
+def _is_told_by_others(prior: Task | None) -> bool:
+    """Whether somebody else than a hook has said before that he cannot tell."""
+    if prior is None or prior.status is not Status.UNKNOWN:
+        return False
+    return prior.verdict is not None and prior.settled_by != BY_HOOK
 
 
 def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:

@@ -48,7 +48,13 @@ def run(
 def run_walk(
     terms: Terms, wanted: Wanted, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Walk[Outcome[R]]:
-    """The same as one walk, for callers whose first look is a step as well."""
+    """The same as one walk, for callers whose first look is a step as well.
+
+    A coroutine's claims are combined with others by that look (`Store.begin`). Who calls by himself claims the general
+    way: what that grants is kept where no interrupt between two steps can lose it.
+    """
+    if terms.offload is None:
+        return (yield from attempt(terms, wanted, None, job, args, kwargs, is_absent=False))
     seen = yield terms.store.begin, (wanted,), None
     if type(seen) is Stored and not terms.options.raise_on_duplicate:
         return _replay_stored(terms, wanted, seen)

@@ -175,7 +175,7 @@ class Recorded(NamedTuple):
 class Settlement(NamedTuple):
     """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
 
-    ``verdict``: None where such a hook was cut off in its middle: unknown as before, and nobody has answered.
+    ``verdict``: None where such a hook was cut off in its middle, and nobody has answered before: unknown as it was.
     """
 
     verdict: Verdict | None

@@ -984,15 +984,15 @@ def test_a_slot_that_finds_another_at_work_is_put_back(
     other.body = body
     clock.advance(2 * HOUR)
     by_hand = threading.Thread(target=other.registry.run_slot, args=("job@2026-11-23T04:00:00Z",))
-    begin = registry.store.begin
+    look = registry.store.look
 
     def late(wanted: Any) -> Any:
         if not begun.is_set():
             by_hand.start()
             assert begun.wait(PATIENCE_S)
-        return begin(wanted)
+        return look(wanted)
 
-    monkeypatch.setattr(registry.store, "begin", late)
+    monkeypatch.setattr(registry.store, "look", late)
     assert job.due() == []
     assert (job.ran, job.rows()) == ([], {"1": "running", "2": "pending"})
     ends.set()
