@@ -297,7 +297,7 @@ class CommandOwner(Protocol):
         """
 
     def close(self) -> None:
-        """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
+        """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
 
 
 class Store(Protocol):

@@ -445,6 +445,16 @@ _OWNERS: Final = (
         ),
     ),
     *mutants(
+        "owner lock",
+        Off(),
+        "tests/test_command_ends.py::test_a_command_whose_end_could_not_be_stored_does_not_run_again",
+        Row(
+            "command-byte-dropped-by-close",
+            "the byte of a command is given back while its end waits to be stored: the command runs again",
+            (Patch(OWNERS, "command.is_closed and not self.held_by(owner):", "command.is_closed:"),),
+        ),
+    ),
+    *mutants(
         "process check",
         NO_LOCK,
         _LOST,
