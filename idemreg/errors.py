@@ -223,7 +223,10 @@ class RecoveryError(IdemregError):
 
 
 class ClockError(IdemregError):
-    """The wall clock is behind a stored time, so no age by date can be trusted. Nothing was removed."""
+    """The wall clock is behind a stored time, so no age by date can be trusted: `purge` has removed nothing.
+
+    Or it is in doubt: then nothing is scheduled until it is confirmed, which the command line tells (exit code 1).
+    """
 
     code = "clock"
     exit_code = 78

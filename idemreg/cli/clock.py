@@ -13,8 +13,7 @@ from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, facts, write, write_json
 from idemreg.cli.text import columns, escape, fold, paint
 from idemreg.cli.values import TEXT
-from idemreg.clockcheck.readings import amount
-from idemreg.clockcheck.verdict import ClockBands, ClockVerdict
+from idemreg.clockcheck.verdict import SUSPENDED, ClockBands, ClockVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from idemreg.clockcheck.verdict import ClockCheck
 
 __all__ = ["FIELDS", "clock"]
-
-SUSPENDED: Final = 1
 
 FIELDS: Final = {
     "verdict": "good, deviating or cannot-tell",
@@ -126,7 +123,7 @@ def _fields(found: ClockCheck) -> dict[str, Any]:
 def _tell(found: ClockCheck) -> None:
     """The verdict in the first lines, then what each source says; what is to be done about it at the end."""
     colour = "red" if found.is_suspended else COLOURS[found.verdict]
-    for line in fold(f"{_verdict(found)}: {_consequence(found)}", columns()):
+    for line in fold(f"{found.finding}: {found.consequence}", columns()):
         write(paint(line, colour))
     facts((LABELS.get(one.source, one.source), Cell(escape(one.describe()))) for one in found.readings)
     if found.alarm is not None:
@@ -136,19 +133,3 @@ def _tell(found: ClockCheck) -> None:
 def _alarm(alarm: str) -> Iterator[tuple[str, Cell]]:
     yield "alarm", Cell(escape(alarm))
     yield "next", Cell(escape(concrete("Set the clock right, or: idemreg clock --confirm", None, settings())))
-
-
-def _verdict(found: ClockCheck) -> str:
-    if found.verdict is ClockVerdict.DEVIATING:
-        return f"deviating, {amount(found.deviation_us)} {'ahead' if found.deviation_us > 0 else 'behind'}"
-    return "good" if found.verdict is ClockVerdict.GOOD else "cannot tell"
-
-
-def _consequence(found: ClockCheck) -> str:
-    if found.permit.correction_us:
-        return "catch-up is suspended, and what is due goes by the hardware clock"
-    if found.is_suspended:
-        return "scheduling and catch-up are suspended until the clock is confirmed"
-    if found.permit.extension_ms:
-        return f"scheduling goes on, execution windows are {found.permit.extension_ms:g} ms longer"
-    return "scheduling goes on"

@@ -73,8 +73,9 @@ def schedule(
     since anybody last looked is caught up first. Other processes may do the same at the same time. A schedule has a
     thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. It also ends,
     with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there; and where the
-    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say. The exit code with
-    --once and --slot is 1 where a job failed.
+    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say; and while the clock
+    is in doubt (see `idemreg clock`), which it tells once, on stderr. The exit code with --once and --slot is 1 where
+    a job failed, with --once also where the clock suspends scheduling.
 
     Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
     """
@@ -158,6 +159,8 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
         if once:
             for run in registry.run_due():
                 teller(run)
+            if (problem := registry.check_clock().problem) is not None:
+                teller(problem)
             return teller.exit_code
         return _keep(registry, teller)
 
