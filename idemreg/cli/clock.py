@@ -30,6 +30,7 @@ FIELDS: Final = {
     "extension_ms": "by how many milliseconds execution windows are extended",
     "correction_us": "what to add to the clock while the hardware clock serves in its place, else 0",
     "alarm": "task_id of the alarm that suspends scheduling, or null",
+    "confirmed": "task_id of the alarm that --confirm has ended, or null",
     "sources": "what each says: source, deviation_us (or null), resolution_us, speaks, text",
 }
 
@@ -81,19 +82,23 @@ def clock(
     bands = _bands(extend_from_ms=extend_from, suspend_from_ms=suspend_from, extension_ms=extension)
     with settings().existing() as registry:
         registry.clock_bands = bands
-        if confirm:
-            found = registry.confirm_clock(evidence=evidence or "", by=by or login_name())
-        else:
-            found = registry.check_clock()
+        before = registry.check_clock()  # a jump that nobody has looked at is an alarm first
+        found = registry.confirm_clock(evidence=evidence or "", by=by or login_name()) if confirm else before
     if settings().json:
-        write_json(_fields(found))
+        write_json(_fields(found, before.alarm if confirm else None))
     else:
         _tell(found)
+    if confirm and before.alarm is None:
+        _warn("there was nothing to confirm: no alarm suspends scheduling")
     if found.is_suspended:
         click.get_current_context().exit(SUSPENDED)
     if found.verdict is ClockVerdict.CANNOT_TELL:
-        with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
-            sys.stderr.write("idemreg: warning: no source can tell whether the clock is right; scheduling goes on\n")
+        _warn("warning: no source can tell whether the clock is right; scheduling goes on")
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
+        sys.stderr.write(f"idemreg: {text}\n")
 
 
 def _bands(**given: float | None) -> ClockBands:
@@ -105,7 +110,7 @@ def _bands(**given: float | None) -> ClockBands:
         ) from None
 
 
-def _fields(found: ClockCheck) -> dict[str, Any]:
+def _fields(found: ClockCheck, confirmed: str | None) -> dict[str, Any]:
     sources = [
         {
             "source": one.source,
@@ -116,7 +121,7 @@ def _fields(found: ClockCheck) -> dict[str, Any]:
         }
         for one in found.readings
     ]
-    values = (found.verdict.value, found.deviation_us, *found.permit, found.alarm, sources)
+    values = (found.verdict.value, found.deviation_us, *found.permit, found.alarm, confirmed, sources)
     return dict(zip(FIELDS, values, strict=True))
 
 
