@@ -318,9 +318,37 @@ def test_an_audit_says_what_a_time_may_be_and_that_none_had_a_slot(cli: Cli, tim
     """WHEN is a date, a time or an age; a time without slots is not the life of the schedule."""
     cli(*EVERY, "job", "--", "true")
     assert "2026-11-22T19:00Z, and no age such as 7d" in cli("audit", "job", "--since", "yesterday").stderr
-    time.pass_hours(2)
+    time.pass_hours(2.5)
     cli(*EVERY, "job", "--", "true")
-    assert "no slot in that time" in cli("audit", "job", "--since", "2026-12-01").stdout
+    assert "no slot in that time" in cli("audit", "job", "--since", "1m").stdout
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_an_audit_of_no_time_is_refused(cli: Cli, time: Time, form: tuple[str, ...]) -> None:
+    """One that ends before it begins, and one that is all to come: a monitor with a slip would be green for ever."""
+    cli(*EVERY, "job", "--", "true")
+    time.pass_hours(2)
+    for since, until in (("2026-11-23T05:00Z", "2026-11-23T04:00Z"), ("2026-11-23", "2026-11-23"), ("1h", "2h")):
+        turned = cli("audit", "job", "--since", since, "--until", until, *form)
+        assert (turned.exit_code, "the time ends before it begins" in turned.stderr) == (2, True)
+    for words in (("--since", "2026-12-01"), ("--since", "2026-12-01", "--until", "2026-12-02")):
+        early = cli("audit", "job", *words, *form)
+        assert (early.exit_code, "nothing to audit yet" in early.stderr) == (2, True)
+    assert cli("audit", "job", "--since", "2026-11-23T05:00Z", *form).exit_code == 0
+    assert cli("audit", "job", "--since", "2026-11-22", "--until", "2026-12-01", *form).exit_code == 1
+
+
+def test_gaps_beyond_the_list_are_counted(cli: Cli, time: Time) -> None:
+    """The terminal names the first twenty, and says how many more there are."""
+    cli(*EVERY, "job", "--", "true")
+    time.pass_hours(20.9)
+    assert cli("audit", "job").stdout.splitlines()[-1] == "job: 20 late"
+    assert "more; --json" not in cli("audit", "job").stdout
+    time.pass_hours(158)
+    told = cli("audit", "job").stdout.splitlines()
+    assert sum(" is late: " in line for line in told) == 20
+    assert told[-3] == "... and 158 more; --json tells all"
+    assert told[-1] == "job: 178 late"
 
 
 def test_a_day_of_many_slots_is_counted(cli: Cli, time: Time) -> None:
