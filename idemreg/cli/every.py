@@ -93,13 +93,16 @@ def run_every(
 ) -> int:
     """Run what is due, one slot after the other; the exit code of the first that did not succeed.
 
-    1 where the clock is suspended, which is told: else nobody would hear why nothing runs.
+    1 where the clock is suspended, which is told: else nobody would hear why nothing runs. `CommandNotFoundError` or
+    `CommandNotExecutableError` before anything is looked at where the command could never run.
     """
+    from idemreg.handing import check_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.scheduled import Memory, check_alone, due  # noqa: PLC0415 - as above
     from idemreg.signals import Signals  # noqa: PLC0415 - as above
     from idemreg.slots import slot_id  # noqa: PLC0415 - as above
     from idemreg.walk import drive  # noqa: PLC0415 - as above
 
+    check_command(argv[0])  # now, and not at 03:00
     options |= {"on_duplicate": "raise", "counts_argv": False, "name": options["name"] or table.name}
     looks: list[ClockCheck] = []
     with Signals() as inbox:

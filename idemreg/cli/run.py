@@ -138,7 +138,8 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     With --every TASK_ID is the name of a schedule, and this call runs its slots that are due: put it into a line of
     the crontab that runs each minute. The first call begins the schedule, and runs nothing. The command finds its slot
     in IDEMREG_SLOT. Its words do not count for the checksum, so that they may be changed. While the clock is in doubt
-    (see `idemreg clock`) nothing is scheduled: that is told on stderr, with exit code 1.
+    (see `idemreg clock`) nothing is scheduled: that is told on stderr, with exit code 1. A missing command is told by
+    each call, due or not: 127, or 126 where it may not be executed.
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.template import check_task_id  # noqa: PLC0415

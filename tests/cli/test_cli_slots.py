@@ -120,10 +120,22 @@ def test_the_exit_code_is_that_of_the_first_that_failed(cli: Cli, tmp_path: Path
     time.pass_hours(2)
     assert cron().exit_code == 7
     assert rows(cli) == {"04:00": "failed", "05:00": "succeeded"}
+
+
+def test_a_command_that_cannot_run_is_told_at_once(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """By the call that would begin the schedule, and by each one after: not at the first slot, which would be lost."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    for command, exit_code in (("nosuchcommand", 127), ("/no/such/command", 127), (str(script), 126)):
+        result = cli(*EVERY, "job", "--", command)
+        assert (result.exit_code, command in result.stderr) == (exit_code, True)
+    assert cli("audit", "job").exit_code == 2, "it has not begun"
+    cron = Cron(cli, tmp_path)
+    assert cron().exit_code == 0
     time.pass_hours(1)
-    result = cli(*EVERY, "--coalesce", "all", "--max-attempts", "1", "job", "--", "/no/such/command")
-    assert result.exit_code == 127
-    assert rows(cli)["06:00"] == "pending"
+    assert cli(*EVERY, "job", "--", "nosuchcommand").exit_code == 127
+    assert cron().exit_code == 0
+    assert cron.slots() == ["2026-11-23T04:00:00Z"]
 
 
 def test_what_ran_is_told_as_json(cli: Cli, tmp_path: Path, time: Time) -> None:
