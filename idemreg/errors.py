@@ -173,7 +173,7 @@ class TransitionError(IdemregError):
 
 
 class ClaimLostError(IdemregError):
-    """The claim is no longer this owner's: another owner took over, or this process is a fork of the owner.
+    """The claim is no longer this owner's: another took over or settled it, its lease is over, or this is a fork.
 
     Nothing was overwritten, and what was written in ``claim.transaction()`` is rolled back.
     """
@@ -181,7 +181,7 @@ class ClaimLostError(IdemregError):
     code = "claim-lost"
     exit_code = 75
     retryable = True
-    hint = "Another owner has the task now; `idemreg show TASK_ID` tells who."
+    hint = "This owner must not go on with the task; `idemreg show TASK_ID` tells what became of it."
 
 
 class TaskTimeoutError(IdemregError):
