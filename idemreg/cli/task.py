@@ -14,7 +14,7 @@ from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from idemreg.model import OwnerInfo, Task
+    from idemreg.model import OwnerInfo, Policy, Task
     from idemreg.output import StoredOutput
     from idemreg.progress import Step
     from idemreg.recovery import Kept
@@ -200,14 +200,19 @@ def step_pairs(steps: Sequence[Step], now_us: int) -> Iterator[tuple[str, list[s
         yield "steps", lines
 
 
-def kept_pairs(kept: Kept | None) -> Iterator[tuple[str, Cell]]:
-    """How much of its arguments is kept, never what: there may be secrets in them."""
+def kept_pairs(kept: Kept | None, policy: Policy) -> Iterator[tuple[str, Cell]]:
+    """How much of its arguments is kept, never what: there may be secrets in them. And who reruns it by them, when."""
     if kept is not None:
         what = "the command's words" if kept.is_command else "its arguments"
-        yield (
-            "kept",
-            Cell(f"{what}, {len(kept.arguments.encode()):,} bytes, until it is final: `idemreg watch` reruns it"),
-        )
+        text = f"{what}, {len(kept.arguments.encode()):,} bytes, until it is final: {_RERUNS[policy.on_crash]}"
+        yield "kept", Cell(text)
+
+
+_RERUNS: Final = {
+    OnCrash.RERUN: "`idemreg watch` reruns it",
+    OnCrash.VERIFY: "`idemreg watch` asks about it, and reruns it where it did not happen",
+    OnCrash.HOLD: "after a crash `idemreg watch` reruns it only once a person has resolved it as did-not-happen",
+}
 
 
 def _limits(owner: OwnerInfo) -> str | None:

@@ -201,6 +201,20 @@ def test_a_verify_command_that_was_cut_off_is_asked_again(cli: Cli, command: Com
     assert len(command.ran()) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["rerun"], "final: `idemreg watch` reruns it\n"),
+        (["verify", "--verify", "true"], "asks about it, and reruns it where it did not happen\n"),
+        (["hold"], "reruns it only once a person has resolved it as did-not-happen\n"),
+    ],
+)
+def test_show_tells_who_reruns_it_and_when(cli: Cli, command: Command, options: list[str], words: str) -> None:
+    """By the policy: under hold no watch does by itself."""
+    command.killed("--recover", "--on-crash", *options)
+    assert words in cli("show", "t", COLUMNS="200").stdout
+
+
 def test_a_held_command_becomes_unknown(cli: Cli, command: Command) -> None:
     """Also where its words are kept: hold is for a person."""
     command.killed("--recover")
