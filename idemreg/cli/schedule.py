@@ -59,7 +59,12 @@ SCHEDULE_FIELDS: Final = {
 )
 @click.argument("target", metavar="[MODULE:REGISTRY]", required=False)
 @click.option("--once", is_flag=True, help="Run what is due now, and end: for a timer, or a crontab.")
-@click.option("--slot", metavar="TASK_ID", default=None, help="Run this slot by hand, also one that was skipped.")
+@click.option(
+    "--slot",
+    metavar="TASK_ID",
+    default=None,
+    help="Run this slot now, by hand: also one that was skipped. One still to come runs now, and not at its time.",
+)
 @click.option("--pause", metavar="NAME", default=None, help="Hold a schedule: what comes due is skipped as paused.")
 @click.option("--resume", metavar="NAME", default=None, help="Let it go on with its next slot.")
 @common_options()
