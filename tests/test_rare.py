@@ -682,7 +682,7 @@ def test_a_scheduler_goes_on_behind_an_error_of_the_store(path: Path, open_regis
         clock.advance(max(seconds, 0.001))
         return len(told) > 1
 
-    keep(registry, "s", told.append, pause)
+    keep(registry, "s", told.append, lambda: None, pause)
     other.close()
     assert type(told[0]) is StoreBusyError
     assert [run.error for run in told[1:]] == [None]
