@@ -8,7 +8,6 @@ import fcntl
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import termios
 import threading
@@ -17,11 +16,12 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from idemreg.output import READ_BYTES, STDERR, STDOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import subprocess
+    from collections.abc import Callable, Iterator
 
     from idemreg.output import Output
 
-__all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output", "spawn"]
+__all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
@@ -110,11 +110,12 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process: Final = process
+        self._found: os.waitid_result | None = None
         self.pid: Final = process.pid
 
     @property
     def pipes(self) -> dict[int, IO[bytes]]:
-        """What it writes and we read, by its stream: of `spawn` both."""
+        """What it writes and we read, by its stream: of `starting.spawn` both."""
         pipes = {STDOUT: self._process.stdout, STDERR: self._process.stderr}
         return {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
 
@@ -131,45 +132,21 @@ class Child:
             return True
 
     def wait(self) -> int | None:
-        """Wait for its end: its return code (negative: the signal that killed it), or None where that is lost."""
-        try:
-            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            found = None
+        """Wait for its end: its return code (negative: the signal that killed it), or None where that is lost.
+
+        It can be called again where it was interrupted.
+        """
+        with contextlib.suppress(ChildProcessError):
+            self._found = self._found or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self._process.wait()
-        if found is None:
+        if self._found is None:
             return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._found.si_status if self._found.si_code == os.CLD_EXITED else -self._found.si_status
 
     def send_signal(self, number: int) -> None:
         """Send it a signal; nothing where it has ended, for its number may be another's by now."""
         if self._process.returncode is None and not self.has_ended():
             os.kill(self.pid, number)
-
-
-def spawn(
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    lock_fd: int | None,
-    stdin: int | None,
-    folder: str | None = None,
-) -> Child:
-    """Start the command with that standard input (None: ours), two pipes, and its owner's lock; in that folder.
-
-    Without a lock of its own it inherits what we did, so also the lock of the command that it is a part of.
-    """
-    return Child(
-        subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
-            list(argv),
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            cwd=folder,
-            close_fds=lock_fd is not None,
-            pass_fds=() if lock_fd is None else (lock_fd,),
-        )
-    )
 
 
 def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], float | None]) -> None:
