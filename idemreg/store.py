@@ -296,6 +296,9 @@ class CommandOwner(Protocol):
         False where others have the registry: ask again soon. Hardly waits, since the command's output does meanwhile.
         """
 
+    def leave_to(self, pid: int) -> None:
+        """`close`, where the command goes on: its claim is nobody's here. Its lock and that process keep its task."""
+
     def close(self) -> None:
         """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
 

@@ -43,7 +43,7 @@ from idemreg import command as commands
 from idemreg import (
     purge as purges,
 )
-from idemreg.child import Descriptors, _Stream, spawn
+from idemreg.child import Descriptors, _Stream
 from idemreg.claim import Claim, current
 from idemreg.clockcheck import check as checks
 from idemreg.clockcheck.check import _too_many
@@ -62,6 +62,7 @@ from idemreg.output import Output
 from idemreg.pausing import TRIES, pause
 from idemreg.progress import Step
 from idemreg.scheduler import keep
+from idemreg.starting import spawn
 from idemreg.step_command import _replay
 from idemreg.stopping import Stopping
 from idemreg.store import End, Lost, Unsure

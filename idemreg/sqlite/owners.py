@@ -74,6 +74,13 @@ class CommandOwner:
             return True  # a full disk, say: the command goes on
         return True
 
+    def leave_to(self, pid: int) -> None:
+        """See `store.CommandOwner`. From now on its claims are nobody's in this process."""
+        self.note_process(pid)
+        self.close()
+        for held in self._owners.held_by(self.id):
+            self._owners.take_back(held)
+
     def close(self) -> None:
         """Drop this process's share of the lock, once no claim is open; a command that inherited it keeps its own.
 

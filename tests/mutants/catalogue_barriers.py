@@ -441,7 +441,7 @@ _OWNERS: Final = (
         Row(
             "command-without-byte",
             "a command does not inherit its owner's lock: killing the wrapper frees the task of an orphan",
-            (Patch("idemreg/child.py", "            pass_fds=() if lock_fd is None else (lock_fd,),\n", ""),),
+            (Patch("idemreg/starting.py", "            pass_fds=() if lock_fd is None else (lock_fd,),\n", ""),),
         ),
     ),
     *mutants(
