@@ -22,6 +22,8 @@ MUTATION_SET_UP := .venv-mutation/.set-up
 # The caller's virtual environment and import path must not reach ours, nor an option that sends pip elsewhere. All
 # other PIP_* variables (index, proxy, certificates, cache, ...) count as usual.
 unexport PYTHONPATH PYTHONHOME PYTHONOPTIMIZE PYTHONSAFEPATH VIRTUAL_ENV
+# Nor one that keeps nothing compiled: each worker would rewrite the assertions of all tests, in five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 unexport PIP_PYTHON PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
 

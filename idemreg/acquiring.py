@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from idemreg.asking import ask_into
 from idemreg.claim import BaseClaim, Claim, Terms
 from idemreg.codec import load_result, store_result
 from idemreg.ends import bounded, lost_error, lost_result, told
@@ -30,7 +31,6 @@ __all__ = [
     "Terms",
     "acquire",
     "claim",
-    "claim_into",
     "claim_walk",
     "make_claim",
     "make_claims",
@@ -161,7 +161,7 @@ def _claim(
     """The claim, or the store's answer; None where a verify hook was asked, so that it is to be claimed anew."""
     answers: list[list[Answer]] = [[]]
     try:
-        yield claim_into, (by, [wanted], answers), None
+        yield ask_into, (by, [wanted], answers), None
         ((answer,),) = answers
         if type(answer) is not Granted:
             return answer
@@ -174,17 +174,6 @@ def _claim(
         never_made(terms, answers[0])
         raise
     return None
-
-
-def claim_into(
-    claim: Callable[[Sequence[Wanted]], list[Answer]], wanted: Sequence[Wanted], answers: list[list[Answer]]
-) -> list[Answer]:
-    """Claim. The answers stand in ``answers[0]`` at once, which neither takes memory nor can be interrupted.
-
-    So they are there also where whoever waits for them is interrupted before they reach him.
-    """
-    answers[0] = claim(wanted)
-    return answers[0]
 
 
 def claim(terms: Terms, wanted: Wanted) -> Any:  # noqa: ANN401 - as `make_claim`
@@ -202,14 +191,17 @@ def claim(terms: Terms, wanted: Wanted) -> Any:  # noqa: ANN401 - as `make_claim
 
 def claim_walk(terms: Terms, wanted: Wanted) -> Walk[Any]:
     """The same as one walk, for callers whose first look is a step as well."""
-    seen = yield terms.store.begin, (wanted,), None
+    answers: list[Any] = [None]
     try:
+        yield ask_into, (terms.store.begin, wanted, answers), None
+        (seen,) = answers
         if type(seen) is Granted:
             return make_claim(terms, seen, wanted.name)
+        walk = acquire(terms, wanted, is_absent=type(seen) is Absent)
     except BaseException:
-        never_made(terms, [seen])
+        never_made(terms, answers)
         raise
-    return (yield from acquire(terms, wanted, is_absent=type(seen) is Absent))
+    return (yield from walk)
 
 
 def replay(task: Task, terms: Terms) -> Outcome[Any]:
@@ -278,8 +270,10 @@ def _verify(terms: Terms, grant: Granted, name: str, args: Sequence[Any], kwargs
 
 
 def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException) -> None:
-    """Leave its claim without a verdict, as soon as the store can write."""
-    end = End.release(grant)._replace(verdict=None)
+    """Leave its claim without a verdict of its own, as soon as the store can write: a person's from before stays."""
+    end = End.release(grant)
+    if not _is_told_by_others(grant.prior):
+        end = end._replace(verdict=None)
     if grant.prior is None or grant.prior.status is not Status.UNKNOWN:  # else what is known of the attempt stays
         end = end._replace(error=told(error, terms.options))
     if terms.store.abandon(end) and terms.teller is not None:
@@ -289,14 +283,24 @@ def _abandon_hook(terms: Terms, grant: Granted, name: str, error: BaseException)
 def _failed(options: Options, grant: Granted, error: BaseException) -> Settlement:
     """What a hook that raised makes of the task. An error is its answer: it cannot tell. An interruption is none.
 
-    So the next sweep asks again what was cut off, and leaves to people what the hook itself cannot tell.
+    So the next sweep asks again what was cut off, and leaves to people what the hook itself cannot tell, or what one
+    of them has said before: that stays, with his name and his evidence.
     """
     is_cut_off = isinstance(error, NoVerdictError)
     evidence = str(error) if is_cut_off else told(error, options)
     settlement = _settlement(options, grant, Verified(Verdict.CANNOT_TELL, evidence=evidence))
     if isinstance(error, Exception) and not is_cut_off:
         return settlement
+    if (prior := grant.prior) is not None and _is_told_by_others(prior):
+        return settlement._replace(verdict=prior.verdict, by=prior.settled_by or "", evidence=prior.evidence or "")
     return settlement._replace(verdict=None, evidence=bounded(f"no verdict: {evidence}", EVIDENCE_CHARACTERS))
+
+
+def _is_told_by_others(prior: Task | None) -> bool:
+    """Whether somebody else than a hook has said before that he cannot tell."""
+    if prior is None or prior.status is not Status.UNKNOWN:
+        return False
+    return prior.verdict is not None and prior.settled_by != BY_HOOK
 
 
 def _settlement(options: Options, grant: Granted, verified: Verified) -> Settlement:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from idemreg import faults
 from idemreg.acquiring import acquire, make_claim, never_made
+from idemreg.asking import ask_into
 from idemreg.claim import BaseClaim, Terms, go_in, leave
 from idemreg.codec import load_result
 from idemreg.ends import crash_end, interrupted, not_recorded, put_back, record, success_end, told
@@ -48,16 +49,24 @@ def run(
 def run_walk(
     terms: Terms, wanted: Wanted, job: Callable[..., R], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Walk[Outcome[R]]:
-    """The same as one walk, for callers whose first look is a step as well."""
-    seen = yield terms.store.begin, (wanted,), None
-    if type(seen) is Stored and not terms.options.raise_on_duplicate:
-        return _replay_stored(terms, wanted, seen)
-    claim = None
+    """The same as one walk, for callers whose first look is a step as well.
+
+    A coroutine's claims are combined with others by that look (`Store.begin`). Who calls by himself claims the general
+    way: what that grants is kept where no interrupt between two steps can lose it.
+    """
+    if terms.offload is None:
+        return (yield from attempt(terms, wanted, None, job, args, kwargs, is_absent=False))
+    claim: Any = None
+    answers: list[Any] = [None]
     try:
+        yield ask_into, (terms.store.begin, wanted, answers), None
+        seen: Any = answers[0]
+        if type(seen) is Stored and not terms.options.raise_on_duplicate:
+            return _replay_stored(terms, wanted, seen)
         claim = make_claim(terms, seen, wanted.name) if type(seen) is Granted else None
         walk = attempt(terms, wanted, claim, job, args, kwargs, is_absent=type(seen) is Absent)
     except BaseException:
-        never_made(terms, [seen], claim)
+        never_made(terms, answers, claim)
         raise
     return (yield from walk)
 

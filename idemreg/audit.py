@@ -72,7 +72,11 @@ class _Due(NamedTuple):
 
 
 def audit(store: Store, name: str, since_s: int | None, until_s: int | None, now_us: int) -> Iterator[Audited]:
-    """Every slot after ``since_s`` (None: since the schedule began) up to ``until_s`` (now), in order."""
+    """Every slot after ``since_s`` (None: since the schedule began) up to ``until_s`` (now), in order.
+
+    `ScheduleError` at once where there is no such schedule, and where no slot can lie in that time.
+    """
+    _check_time(since_s, until_s, now_us // 1_000_000)
     versions = cast("Ledger", store).schedules(name)
     if not versions:
         msg = f"the file knows no schedule {name!r}"
@@ -81,6 +85,18 @@ def audit(store: Store, name: str, since_s: int | None, until_s: int | None, now
     end_s = min(now_us // 1_000_000, LATEST_S if until_s is None else until_s)
     should = _slots(versions, begin_s, end_s)
     return _compare(should, _rows(store, name, begin_s, end_s), now_us)
+
+
+def _check_time(since_s: int | None, until_s: int | None, now_s: int) -> None:
+    """A slip in a date, which would make every audit a clean one."""
+    if since_s is None:
+        return
+    if until_s is not None and since_s >= until_s:
+        msg = f"no slot lies between {instant(since_s)} and {instant(until_s)}: the time ends before it begins"
+        raise ScheduleError(msg, hint="Give the earlier one as since, and the later one as until.")
+    if since_s > now_s:
+        msg = f"there is nothing to audit yet: by this clock {instant(since_s)} is still to come"
+        raise ScheduleError(msg, hint="Give a time that has passed as since.")
 
 
 def _slots(versions: list[Schedule], since_s: int, until_s: int) -> Iterator[_Due]:

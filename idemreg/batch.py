@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from idemreg import faults
-from idemreg.acquiring import acquire, claim_into, make_claims, never_made, put_back_granted
+from idemreg.acquiring import acquire, make_claims, never_made, put_back_granted
+from idemreg.asking import ask_into
 from idemreg.attempt import ended_in_job, outcome_of
 from idemreg.batching import BATCH_LIMIT
 from idemreg.claim import BaseClaim, go_in, leave
@@ -122,35 +123,37 @@ def claim_many(terms: Terms, requests: Sequence[Wanted | Exception], *, waits: b
         raise ValueError(msg)
     answers: list[list[Any]] = [[]]
     claims: list[Any] = []
+    given: list[Any] = []
     try:
         if wanted:
-            yield claim_into, (terms.store.claim_batch, wanted, answers), None
+            yield ask_into, (terms.store.claim_batch, wanted, answers), None
         (granted,) = answers
         claims = make_claims(terms, granted, wanted)
         pairs = list(zip(granted, wanted, strict=True))
-        rest = iter((yield from _answers(terms, pairs, claims, waits=waits)))
+        yield from _give(terms, pairs, claims, given, waits=waits)
     except BaseException:  # while one was waited for, say: nobody gets the claims of the others
-        for claim in claims:
-            claim.not_begun()
+        for claim in (*claims, *given):
+            if isinstance(claim, BaseClaim):
+                claim.not_begun()
         never_made(terms, () if claims else answers[0])
         raise
+    rest = iter(given)
     return [request if isinstance(request, Exception) else next(rest) for request in requests]
 
 
-def _answers(
-    terms: Terms, pairs: Sequence[tuple[Any, Wanted]], claims: Sequence[BaseClaim], *, waits: bool
-) -> Walk[list[Any]]:
+def _give(
+    terms: Terms, pairs: Sequence[tuple[Any, Wanted]], claims: Sequence[BaseClaim], given: list[Any], *, waits: bool
+) -> Walk[None]:
+    """Put into ``given`` what becomes of each, in order. Should this end early, its caller has what is in there."""
     own = {claim.task_id for claim in claims}
     at_once = terms._replace(options=terms.options._replace(wait_s=0))
     unclaimed = iter(claims)
-    answers: list[Any] = []
     for answer, one in pairs:
         if type(answer) is Granted:
-            answers.append(next(unclaimed))
+            given.append(next(unclaimed))
         else:
             of = terms if waits and one.task_id not in own else at_once
-            answers.append((yield from _answer(of, one, answer)))
-    return answers
+            given.append((yield from _answer(of, one, answer)))
 
 
 def _answer(terms: Terms, wanted: Wanted, answer: Answer) -> Walk[Any]:

@@ -7,21 +7,20 @@ import errno
 import fcntl
 import os
 import selectors
-import signal
-import subprocess
 import sys
 import termios
-import threading
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 from idemreg.output import READ_BYTES, STDERR, STDOUT
+from idemreg.woken import exit_descriptor, woken_by_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    import subprocess
+    from collections.abc import Callable, Iterator
 
     from idemreg.output import Output
 
-__all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output", "spawn"]
+__all__ = ["Child", "Descriptors", "Lines", "Sink", "pump", "replay_output"]
 
 # Where there is no pidfd (before Linux 5.3), the end of the child is looked for this often.
 POLL_S: Final = 0.05
@@ -110,11 +109,12 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process: Final = process
+        self._found: os.waitid_result | None = None
         self.pid: Final = process.pid
 
     @property
     def pipes(self) -> dict[int, IO[bytes]]:
-        """What it writes and we read, by its stream: of `spawn` both."""
+        """What it writes and we read, by its stream: of `starting.spawn` both."""
         pipes = {STDOUT: self._process.stdout, STDERR: self._process.stderr}
         return {stream: pipe for stream, pipe in pipes.items() if pipe is not None}
 
@@ -131,45 +131,21 @@ class Child:
             return True
 
     def wait(self) -> int | None:
-        """Wait for its end: its return code (negative: the signal that killed it), or None where that is lost."""
-        try:
-            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            found = None
+        """Wait for its end: its return code (negative: the signal that killed it), or None where that is lost.
+
+        It can be called again where it was interrupted.
+        """
+        with contextlib.suppress(ChildProcessError):
+            self._found = self._found or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self._process.wait()
-        if found is None:
+        if self._found is None:
             return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return self._found.si_status if self._found.si_code == os.CLD_EXITED else -self._found.si_status
 
     def send_signal(self, number: int) -> None:
         """Send it a signal; nothing where it has ended, for its number may be another's by now."""
         if self._process.returncode is None and not self.has_ended():
             os.kill(self.pid, number)
-
-
-def spawn(
-    argv: Sequence[str],
-    environment: Mapping[str, str],
-    lock_fd: int | None,
-    stdin: int | None,
-    folder: str | None = None,
-) -> Child:
-    """Start the command with that standard input (None: ours), two pipes, and its owner's lock; in that folder.
-
-    Without a lock of its own it inherits what we did, so also the lock of the command that it is a part of.
-    """
-    return Child(
-        subprocess.Popen(  # noqa: S603 - running the caller's command is the purpose
-            list(argv),
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(environment),
-            cwd=folder,
-            close_fds=lock_fd is not None,
-            pass_fds=() if lock_fd is None else (lock_fd,),
-        )
-    )
 
 
 def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], float | None]) -> None:
@@ -181,13 +157,13 @@ def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], fl
     ever, and write to them for ever. Everything that it wrote itself is in the pipes by then, so what is in them at
     that moment is passed on, and no more.
     """
-    with _reading(child), selectors.DefaultSelector() as selector, _exit_descriptor(child.pid) as exited:
+    with _reading(child), selectors.DefaultSelector() as selector, exit_descriptor(child.pid) as exited:
         for number, pipe in child.pipes.items():
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, _Stream(number, pipe, sink, output))
         if exited is not None:
             selector.register(exited, selectors.EVENT_READ, None)
-        with _woken_by_signals(selector):
+        with woken_by_signals(selector):
             while not child.has_ended():
                 pause = chore()
                 if exited is None:
@@ -197,60 +173,6 @@ def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], fl
                         selector.unregister(key.fileobj)
         for stream in [key.data for key in selector.get_map().values() if key.data is not None]:
             stream.pass_rest_on()
-
-
-@contextlib.contextmanager
-def _woken_by_signals(selector: selectors.BaseSelector) -> Iterator[None]:
-    """Let a signal end the selector's wait, in the main thread, where Python carries out its handlers.
-
-    One that comes right before the wait would be handled only behind it, for the system call has not begun that it
-    could interrupt: a command that is silent would never be told to end.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.set_wakeup_fd(-1)
-    try:
-        ours, pythons = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:  # no descriptor is left, nor for the command's end: so it is looked for, now and then
-        _set_wakeup(before)
-        yield
-        return
-    woken = _Woken(ours, before)
-    try:
-        signal.set_wakeup_fd(pythons, warn_on_full_buffer=False)
-        selector.register(ours, selectors.EVENT_READ, woken)
-        yield
-        selector.unregister(ours)
-    finally:
-        # In this order, whatever a handler raises in between: Python must not write to a number that is another file's.
-        _set_wakeup(before)
-        os.close(pythons)
-        woken.pass_on()
-        os.close(ours)
-
-
-def _set_wakeup(fd: int) -> None:
-    try:
-        signal.set_wakeup_fd(fd)
-    except (OSError, ValueError):  # an event loop's, which was closed meanwhile
-        signal.set_wakeup_fd(-1)
-
-
-class _Woken:
-    """What Python writes where a signal has come. An event loop that runs beneath is told of it as well."""
-
-    def __init__(self, ours: int, before: int) -> None:
-        self._ours = ours
-        self._before = before
-
-    def pass_on(self) -> bool:
-        """Take it from the pipe, and give it to whom it would have gone."""
-        with contextlib.suppress(OSError):  # there is none, or the other has no room
-            numbers = os.read(self._ours, READ_BYTES)
-            if self._before >= 0:
-                os.write(self._before, numbers)
-        return True
 
 
 @contextlib.contextmanager
@@ -305,17 +227,3 @@ def _write(fd: int, data: bytes) -> None:
             with selectors.DefaultSelector() as selector:
                 selector.register(fd, selectors.EVENT_WRITE)
                 selector.select()
-
-
-@contextlib.contextmanager
-def _exit_descriptor(pid: int) -> Iterator[int | None]:
-    """A descriptor that becomes readable when the process ends; None where the kernel has none."""
-    try:
-        fd = os.pidfd_open(pid)
-    except (OSError, AttributeError):
-        yield None
-        return
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from idemreg import faults
 from idemreg.acquiring import acquire
 from idemreg.beside import beside
-from idemreg.child import Child, Descriptors, pump, replay_output, spawn
+from idemreg.child import Descriptors, pump, replay_output
 from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result
 from idemreg.command_parts import (
@@ -32,12 +32,13 @@ from idemreg.command_parts import (
     variables,
     verifier,
 )
-from idemreg.ends import crash_end
+from idemreg.ends import abandon, crash_end, told
 from idemreg.errors import TaskFailedError
-from idemreg.model import Outcome, Status
+from idemreg.model import OnCrash, Outcome, Status
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
 from idemreg.signals import Inbox, Signals
+from idemreg.starting import Start, spawn
 from idemreg.store import End
 from idemreg.tagged import canonical
 from idemreg.walk import drive
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from typing import Unpack
 
-    from idemreg.child import Sink
+    from idemreg.child import Child, Sink
     from idemreg.claim import Claim, Terms
     from idemreg.errors import IdemregError
     from idemreg.model import Wanted
@@ -158,15 +159,39 @@ def claim_and_run(
     terms: Terms, request: Wanted, job: Job, inbox: Inbox, admit: Callable[[], None] | None = None
 ) -> CommandEnd | Outcome[Any]:
     """Run the command under a claim of its own owner; the outcome that is stored where the task is done."""
+    start, claim = Start(), None
     owner = terms.store.own_byte()
     try:
         claim = _acquire(terms, request._replace(owner=owner.id), inbox)
         if isinstance(claim, Outcome):
             return claim
         _admit(claim, admit)
-        return _run(claim, job, owner, inbox)
+        return _run(claim, job, owner, inbox, start)
+    except BaseException as error:
+        if claim is not None and not isinstance(claim, Outcome) and claim.is_open:
+            _leave(claim, owner, start, error)
+        raise
     finally:
-        owner.close()
+        try:
+            owner.close()
+        except BaseException:  # an interrupt may have come in the middle of it
+            owner.close()
+            raise
+
+
+def _leave(claim: Claim, owner: CommandOwner, start: Start, error: BaseException) -> None:
+    """An error came in between, so that no end was made: the claim must not stay with an owner that is about to go."""
+    child = start.left(error)
+    if child is None and not start.is_unclear:
+        claim.not_begun()
+    elif child is not None and child.has_ended():
+        claim.interrupted(error)
+    elif child is not None:  # it was waited for, and that was interrupted twice
+        claim.settled()
+        owner.leave_to(child.pid)
+    else:  # it may go on: so nobody runs it again by himself, whatever the policy
+        grant = claim.grant._replace(policy=claim.grant.policy._replace(on_crash=OnCrash.HOLD))
+        abandon(claim, crash_end(grant, claim.options, told(error, claim.options)))
 
 
 def _name(command: str) -> str:
@@ -197,13 +222,14 @@ def _acquire(terms: Terms, request: Wanted, inbox: Inbox) -> Claim | Outcome[Any
     """Claim, or the outcome to be replayed. A failure that a command left behind is replayed as well."""
     terms = terms._replace(clock=_InterruptibleClock(terms.clock, inbox))
     try:
-        return cast("Claim | Outcome[Any]", drive(acquire(terms, request)))
+        got: Claim | Outcome[Any] = drive(acquire(terms, request))
     except TaskFailedError as error:
         task = error.task
         if task is None or task.result is None:
             raise
         stored = load_result(task.result, None)
         return Outcome(task.task_id, task.status, stored, replayed=True, attempt=task.attempt, token=task.token)
+    return got
 
 
 def _replay(outcome: Outcome[Any], sink: Sink | None) -> CommandEnd:
@@ -215,21 +241,26 @@ def _replay(outcome: Outcome[Any], sink: Sink | None) -> CommandEnd:
     return CommandEnd(exit_code, True, outcome.task_id, outcome.attempt, outcome.token, outcome.status)  # noqa: FBT003
 
 
-def _run(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> CommandEnd:
+def _run(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox, start: Start) -> CommandEnd:
     output, problem, stopping = job.streams.output, None, None
-    child = _spawn(claim, job, owner, inbox)
     with contextlib.ExitStack() as stack:
         try:
+            child = _spawn(claim, job, owner, inbox, start)
             if claim.options.limits is not None:
                 stopping = stack.enter_context(_stopping(claim, child))
             inbox.pass_to(child)
             faults.point("command.spawned")
             pump(child, output, job.streams.sink, _Noting(owner, child.pid, claim.terms.clock))
-        except BaseException as error:  # noqa: BLE001 - it goes on its way when the claim has its end
-            problem = error
+        except BaseException as error:
+            if (left := start.left(error)) is None:
+                raise
+            child, problem = left, error  # it goes on its way when the claim has its end
             child.close_pipes()  # a command that fills them would never end
         try:
             code = child.wait()  # the claim must not end before its command has; what it was, it was in spite of us
+        except BaseException as error:  # noqa: BLE001 - as above; another one leaves the command to itself
+            problem = problem or error
+            code = child.wait()
         finally:
             inbox.ended()
     faults.point("command.ended")
@@ -283,7 +314,7 @@ def _record(
     return CommandEnd(exit_code, False, claim.task_id, claim.attempt, claim.token, status, why)  # noqa: FBT003
 
 
-def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> Child:
+def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox, start: Start) -> Child:
     """Start the command; where its execution was refused, nothing ran, and the task is put back.
 
     So it is where a signal asked to end before. One that comes from now on is the command's.
@@ -294,8 +325,10 @@ def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox) -> Child:
         _put_back(claim)
         inbox.check()
     try:
-        return spawn(job.argv, environment, owner.fd, job.streams.stdin, job.folder)
+        return spawn(job.argv, environment, owner.fd, job.streams.stdin, job.folder, start)
     except (OSError, ValueError) as error:  # of exec, or of words that no command line can hold
+        if start.left(error) is not None or start.is_unclear:  # of a signal's handler
+            raise
         _put_back(claim)
         raise refused(job.argv[0], error, claim.task_id) from error
 

@@ -173,7 +173,7 @@ class TransitionError(IdemregError):
 
 
 class ClaimLostError(IdemregError):
-    """The claim is no longer this owner's: another owner took over, or this process is a fork of the owner.
+    """The claim is no longer this owner's: another took over or settled it, its lease is over, or this is a fork.
 
     Nothing was overwritten, and what was written in ``claim.transaction()`` is rolled back.
     """
@@ -181,7 +181,7 @@ class ClaimLostError(IdemregError):
     code = "claim-lost"
     exit_code = 75
     retryable = True
-    hint = "Another owner has the task now; `idemreg show TASK_ID` tells who."
+    hint = "This owner must not go on with the task; `idemreg show TASK_ID` tells what became of it."
 
 
 class TaskTimeoutError(IdemregError):
@@ -223,7 +223,10 @@ class RecoveryError(IdemregError):
 
 
 class ClockError(IdemregError):
-    """The wall clock is behind a stored time, so no age by date can be trusted. Nothing was removed."""
+    """The wall clock is behind a stored time, so no age by date can be trusted: `purge` has removed nothing.
+
+    Or it is in doubt: then nothing is scheduled until it is confirmed, which the command line tells (exit code 1).
+    """
 
     code = "clock"
     exit_code = 78

@@ -35,7 +35,7 @@ class Item:
     it first: the coroutine, or what puts back a grant that no coroutine will take.
     """
 
-    __slots__ = ("_answers", "is_dropped", "loop", "request", "tell", "wake")
+    __slots__ = ("_answers", "_noted", "is_dropped", "loop", "request", "tell", "wake")
 
     def __init__(
         self,
@@ -43,11 +43,13 @@ class Item:
         loop: object,
         tell: Callable[[Callable[[Sequence[Item]], None], Sequence[Item]], object],
         wake: Callable[[], object],
+        answers: list[Any] | None = None,
     ) -> None:
         self.request: Any = request
         self.loop = loop
         self.tell = tell  # has something called on the event loop's thread
         self.wake = wake
+        self._noted = answers  # see `asking`: there the walk finds what a lane has answered
         self._answers: list[Any] = []  # none, or one; removing it decides without a lock, which no finaliser may take
         self.is_dropped = False  # its coroutine was closed, or interrupted: what it is granted is put back
 
@@ -73,6 +75,8 @@ class Item:
 
     def answer(self, answer: object) -> None:
         """Note what the store has answered."""
+        if self._noted is not None and not isinstance(answer, BaseException):
+            self._noted[0] = answer
         self._answers.append(answer)
 
     def untaken(self) -> list[Granted]:

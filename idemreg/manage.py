@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from idemreg.clockcheck.alarm import NEXT, is_alarm
 from idemreg.codec import store_result
 from idemreg.ends import bounded
 from idemreg.errors import TransitionError
@@ -34,6 +35,8 @@ _NEEDS = {
     Verdict.CANCELLED: "only a pending, failed or unknown task can be cancelled",
 }
 
+_RUNS_AGAIN = frozenset({Verdict.DID_NOT_HAPPEN, Verdict.RETRY})
+
 
 def resolve(
     store: Store, task_id: str, verdict: ResolveVerdict | Verdict, result: object, evidence: str, by: str
@@ -47,8 +50,13 @@ def resolve(
 
 
 def settle(store: Store, task_id: str, verdict: Verdict, evidence: str, by: str, result: object = None) -> Task:
-    """Settle the task, or raise `TransitionError` where its status does not allow the verdict."""
+    """Settle the task, or raise `TransitionError` where its status does not allow the verdict.
+
+    Or where it is an alarm of the clock, which nothing would run again.
+    """
     task_id = check_task_id(task_id)
+    if verdict in _RUNS_AGAIN:
+        _refuse_alarm(store, task_id)
     text = store_result(result, None) if verdict is Verdict.HAPPENED else None
     settlement = Settlement(verdict, bounded(by, BY_CHARACTERS), bounded(evidence, EVIDENCE_CHARACTERS), text)
     answer = store.settle(task_id, settlement)
@@ -65,6 +73,13 @@ def forget(store: Store, task_id: str, *, force: bool) -> Task:
         needs = "an unknown task can be forgotten only by force, a running one only by force and with a dead owner"
         raise _not_allowed(store, task_id, answer.task, needs)
     return answer
+
+
+def _refuse_alarm(store: Store, task_id: str) -> None:
+    row = store.get([task_id])[0]
+    if row is not None and is_alarm(row) and not row.is_final:
+        msg = f"task {task_id!r} is an alarm of the clock: it has no job that could run again"
+        raise TransitionError(msg, task_id=task_id, hint=NEXT)
 
 
 def _not_allowed(store: Store, task_id: str, task: Task | None, needs: str) -> TransitionError:

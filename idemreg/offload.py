@@ -17,6 +17,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from idemreg.asking import ask_into
 from idemreg.errors import StoreError
 from idemreg.lane import Item, Lane
 from idemreg.later import later
@@ -210,8 +211,13 @@ def _threads(number: int) -> Executor:
     return ThreadPoolExecutor(number, thread_name_prefix="idemreg")
 
 
-def _request(call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401 - of an item
-    return args[0] if type(call) is Together else functools.partial(_step, call, args)
+def _item(call: Callable[..., Any], args: Sequence[Any], loop: object, tell: Any, wake: Callable[[], object]) -> Item:  # noqa: ANN401
+    """What is to be done, as an item: by the lane, alone or into a list of answers, or by a call of its own."""
+    if type(call) is Together:
+        return Item(args[0], loop, tell, wake)
+    if call is ask_into and type(args[0]) is Together:
+        return Item(args[1], loop, tell, wake, args[2])
+    return Item(functools.partial(_step, call, args), loop, tell, wake)
 
 
 class _Host:
@@ -219,12 +225,12 @@ class _Host:
         self._lane = lane
         self._pool = pool
 
-    def _begin(self, call: Callable[..., Any], item: Item) -> None:
+    def _begin(self, item: Item) -> None:
         """Have it carried out. Behind an error it may be, all the same: then it is to be dropped."""
-        if type(call) is Together:
-            self._lane.put(item)
-        else:
+        if callable(item.request):
             self._pool().submit(self._lane.carry_out, item)
+        else:
+            self._lane.put(item)
 
 
 class _AsyncioHost(_Host):
@@ -246,9 +252,9 @@ class _AsyncioHost(_Host):
             if not future.done():  # the caller may have been cancelled right now
                 future.set_result(None)
 
-        item = Item(_request(call, args), loop, loop.call_soon_threadsafe, wake)
+        item = _item(call, args, loop, loop.call_soon_threadsafe, wake)
         try:
-            self._begin(call, item)
+            self._begin(item)
             while True:
                 try:
                     await future
@@ -284,9 +290,9 @@ class _TrioHost(_Host):
 
     async def call(self, call: Callable[..., Any], args: Sequence[Any]) -> Any:  # noqa: ANN401
         token, done = self._trio.lowlevel.current_trio_token(), self._trio.Event()
-        item = Item(_request(call, args), token, token.run_sync_soon, done.set)
+        item = _item(call, args, token, token.run_sync_soon, done.set)
         try:
-            self._begin(call, item)
+            self._begin(item)
             await self._wait(done)
             return item.result()
         except BaseException:  # closed, or interrupted

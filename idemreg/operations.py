@@ -222,6 +222,7 @@ class Operations:
         """Every slot of a schedule as it should be and as it is, in order; see `idemreg.audit`.
 
         After ``since`` (the schedule's beginning), up to ``until`` (now). It is well where all of them are `is_sound`.
+        A generator, which reads a page of rows at a time; `ScheduleError` at once where no slot can lie in that time.
         """
         from idemreg.audit import audit  # noqa: PLC0415 - most programs have no schedule
         from idemreg.slots import seconds_of  # noqa: PLC0415

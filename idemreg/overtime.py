@@ -24,7 +24,8 @@ def timeout_error(claim: BaseClaim) -> TaskTimeoutError:
     """The error of a job whose time is over."""
     allowed_s = (cast("Limits", claim.options.limits).timeout_ms or 0) / 1_000
     error = TaskTimeoutError(f"task {claim.task_id!r} ran longer than {allowed_s:g} s", task_id=claim.task_id)
-    error.retryable = claim.grant.policy.on_crash is OnCrash.RERUN
+    has_attempts = claim.grant.attempt < claim.options.policy.max_attempts  # as `crash_end` has it
+    error.retryable = claim.grant.policy.on_crash is OnCrash.RERUN and has_attempts
     return error
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
 
-__all__ = ["FOR_GOOD", "LOOK_S", "NAP_S", "Loops", "Scheduler", "keep"]
+__all__ = ["FOR_GOOD", "LOOK_S", "NAP_S", "ClockWatch", "Loops", "Scheduler", "keep"]
 
 NAP_S: Final = 5.0
 LOOK_S: Final = 60
@@ -85,13 +85,41 @@ class Scheduler(Loops):
     """Runs what comes due on a registry until it is told to stop. ``tell``: of each slot, and of each error."""
 
     def __init__(self, registry: Registry, tell: Callable[[SlotRun | IdemregError], None]) -> None:
-        super().__init__({name: functools.partial(keep, registry, name, tell) for name in registry.schedules})
+        watch = ClockWatch(registry, tell)
+        super().__init__({name: functools.partial(keep, registry, name, tell, watch) for name in registry.schedules})
+
+
+class ClockWatch:
+    """Tells of each suspension by the clock once, however many schedules wait for its end."""
+
+    def __init__(self, registry: Registry, tell: Callable[[SlotRun | IdemregError], None]) -> None:
+        self._registry = registry
+        self._tell = tell
+        self._told: str | None = None  # the last alarm: its name never comes again
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        """Look, and tell of an alarm that is new."""
+        problem = self._registry.check_clock().problem
+        if problem is not None and self._is_new(problem.task_id):
+            self._tell(problem)
+
+    def _is_new(self, alarm: str | None) -> bool:
+        with self._lock:
+            told, self._told = self._told, alarm
+        return told != alarm
 
 
 def keep(
-    registry: Registry, name: str, tell: Callable[[SlotRun | IdemregError], None], pause: Callable[[float], bool]
+    registry: Registry,
+    name: str,
+    tell: Callable[[SlotRun | IdemregError], None],
+    watch: Callable[[], None],
+    pause: Callable[[float], bool],
 ) -> None:
     """Look, and wait for the next slot, over and over. ``pause`` lets seconds pass, and says whether to stop.
+
+    ``watch`` looks whether the clock suspends scheduling, since nobody would hear of it by slots that do not run.
 
     An error of the store is told, and the next look tries again; so is a job's SystemExit. A schedule that another
     process has superseded ends. What is `FOR_GOOD` is raised.
@@ -103,6 +131,7 @@ def keep(
             cast("Recovery", registry.store).check_files()  # where nothing is due nothing is written, and none seen
             for run in registry.run_due(name):
                 tell(run)
+            watch()
         except FOR_GOOD:
             raise
         except ScheduleError as error:

@@ -13,7 +13,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from idemreg.child import Descriptors, replay_output, spawn
+from idemreg.child import Descriptors, replay_output
 from idemreg.codec import load_result, store_result
 from idemreg.command_parts import (
     DATABASE_VARIABLE,
@@ -28,6 +28,7 @@ from idemreg.ends import lost_error
 from idemreg.errors import StepError
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.signals import Signals
+from idemreg.starting import spawn
 from idemreg.steps import check_name
 from idemreg.store import Lost
 

@@ -175,7 +175,7 @@ class Recorded(NamedTuple):
 class Settlement(NamedTuple):
     """An end decided without the owner. ``verifying`` is the token of the settler's own claim for a verify hook.
 
-    ``verdict``: None where such a hook was cut off in its middle: unknown as before, and nobody has answered.
+    ``verdict``: None where such a hook was cut off in its middle, and nobody has answered before: unknown as it was.
     """
 
     verdict: Verdict | None
@@ -296,8 +296,11 @@ class CommandOwner(Protocol):
         False where others have the registry: ask again soon. Hardly waits, since the command's output does meanwhile.
         """
 
+    def leave_to(self, pid: int) -> None:
+        """`close`, where the command goes on: its claim is nobody's here. Its lock and that process keep its task."""
+
     def close(self) -> None:
-        """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
+        """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
 
 
 class Store(Protocol):

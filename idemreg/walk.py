@@ -50,7 +50,7 @@ def drive(walk: Walk[R]) -> R:
                     _refuse(value, call)
                 step = walk.send(value)
             except BaseException as error:
-                if _is_over(walk):
+                if walk.gi_frame is None:  # `_is_over`, without the call: each job ends so
                     raise
                 step = walk.throw(error)
     except StopIteration as stop:

@@ -34,10 +34,26 @@ settings.register_profile("long", settings.get_profile("quick"), max_examples=5_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
+gc.disable()  # to go through all modules again and again as they are imported took a third of the collection
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the garbage of each test is collected without looking at all of it again."""
+    gc.enable()
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Nor at what pytest, a cache or a late import keeps from one test to the next, which grew to a third of the suite.
+
+    Once nothing is left of the test, its fixtures included: what goes later, and in a cycle, is not collected at all.
+    """
+    result = yield
+    gc.collect()
+    gc.freeze()
+    return result
 
 
 @pytest.fixture(autouse=True)

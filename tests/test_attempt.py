@@ -678,6 +678,23 @@ def test_a_hook_that_says_did_not_happen_lets_it_run(registry: Registry, path: P
     assert (outcome.result, outcome.attempt, outcome.replayed) == ("now", 2, False)
 
 
+def test_a_hook_that_is_cut_off_leaves_what_an_operator_has_said(registry: Registry) -> None:
+    """He cannot tell, says where he asks, and stays the one who was asked: no sweep asks the hook instead of him."""
+    asks: Any = {"on_crash": "verify", "verify": interrupts}
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", interrupts, **asks)
+    told = registry.resolve("t", "cannot-tell", evidence="asked the bank")
+    with pytest.raises(KeyboardInterrupt):
+        registry.run("t", interrupts, **asks)
+    row = row_of(registry)
+    assert (row.status, row.verdict, row.settled_by) == (Status.UNKNOWN, Verdict.CANNOT_TELL, told.settled_by)
+    assert row.evidence == "asked the bank"
+
+
+def interrupts(*_task: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("answer", CANNOT_TELL)
 def test_a_hook_that_cannot_tell_leaves_it_unknown(registry: Registry, path: Path, answer: object) -> None:
     """The job is not entered, and the next call asks the hook again: so the error is retryable."""

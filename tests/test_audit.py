@@ -44,6 +44,19 @@ def is_clean(registry: Registry) -> bool:
     return all(one.is_sound for one in registry.audit("job"))
 
 
+def test_a_time_without_any_slot_is_refused_at_once(registry: Registry, clock: ManualClock) -> None:
+    """A slip in a date would else be clean for ever. Up to this very second is no slip, and as far as until is."""
+    Job(registry, cron="0 * * * *")
+    registry.run_due()
+    clock.advance(2 * HOUR)
+    now = datetime.fromtimestamp(clock.wall_us() / 1_000_000, UTC)
+    for since, until in ((now, BEGAN), (BEGAN, BEGAN), (now + timedelta(seconds=1), None)):
+        with pytest.raises(ScheduleError):
+            registry.audit("job", since=since, until=until)
+    assert list(registry.audit("job", since=now)) == []
+    assert len(list(registry.audit("job", since=BEGAN, until=now + timedelta(days=9)))) == 2
+
+
 def tamper(path: Path, statement: str) -> None:
     """As if idemreg had written it so: with seals."""
     connection = connect(path)

@@ -235,6 +235,25 @@ def test_what_a_batch_waited_for_is_put_back_as_well(
     assert batch_owners(path) == 0
 
 
+def test_a_batch_that_is_interrupted_keeps_nothing_that_it_waited_for(open_registry: Callable[..., Registry]) -> None:
+    """Also while somebody looks at the interrupt, whose traceback keeps alive what its frames had."""
+    registry, holder = open_registry(clock=(clock := ManualClock())), open_registry()
+    held = [holder.claim(task_id, on_crash="rerun") for task_id in "bc"]
+
+    def nap(pause: float) -> None:
+        if not held[0].is_open:  # that of the first was given, and the second is waited for
+            raise KeyboardInterrupt(pause)
+        held[0].release()
+
+    clock.sleep = nap  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt) as interrupt:
+        registry.claim_many([("a", None), ("b", None), ("c", None)], on_crash="rerun", wait=60)
+    rows = [registry.get(task) for task in "abc"]
+    assert [row and row.status for row in rows] == [Status.PENDING, Status.PENDING, Status.RUNNING]
+    assert interrupt.value.__traceback__ is not None
+    held[1].release()
+
+
 def hook(on_crash: str) -> dict[str, Any]:
     """One that has found out that nothing happened, where there is to be one."""
     return {"verify": lambda _task: False} if on_crash == "verify" else {}

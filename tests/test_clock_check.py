@@ -15,12 +15,14 @@ from idemreg import (
     Registry,
     Status,
     StoreCorruptError,
+    TransitionError,
     Verdict,
     events,
 )
 from idemreg.clockcheck.check import KEEP_MS, moment
 from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
+from idemreg.store import Settlement
 from idemreg.testing import ManualClock
 from tests.support.processes import Script
 from tests.support.raw import connect
@@ -299,7 +301,9 @@ def test_the_alarm_is_an_unknown_task(looked: Registry, world: World, told: list
     assert [one.task_id for one in looked.tasks(status=Status.UNKNOWN, prefix="clock@")] == [alarm]
     assert [(type(one).__name__, one.task_id) for one in told] == [("ClockSuspended", alarm)]
     assert "1.0 h ahead" in told[0].reason
-    assert [one.code for one in looked.doctor() if one.code in ("unknown", "seal-broken")] == ["unknown"]
+    assert [one.code for one in looked.doctor() if one.code in ("unknown", "clock-suspended", "seal-broken")] == [
+        "clock-suspended"
+    ]
 
 
 def test_an_operator_confirms(looked: Registry, world: World, told: list[Any]) -> None:
@@ -335,18 +339,42 @@ def test_cancelling_the_alarm_confirms_too(looked: Registry, world: World) -> No
     alarm = alarm_of(suspended(looked))
     looked.resolve(alarm, "cannot-tell")
     suspended(looked)
-    looked.resolve(alarm, "did-not-happen")
-    suspended(looked)
     looked.cancel(alarm)
     goes_on(looked)
 
 
-def test_an_alarm_that_an_operator_called_right_can_still_be_confirmed(looked: Registry, world: World) -> None:
-    """The clock was wrong (did not happen); later somebody, or a source, confirms it."""
+def test_an_alarm_cannot_be_made_to_run_again(looked: Registry, world: World) -> None:
+    """It has no job: what would let it run is refused with the way out, and changes nothing."""
+    world.jump(HOUR)
+    alarm = alarm_of(suspended(looked))
+    before = looked.get(alarm)
+    refusals: list[Callable[[], object]] = [
+        lambda: looked.resolve(alarm, "did-not-happen"),
+        lambda: looked.resolve(alarm, Verdict.DID_NOT_HAPPEN),
+        lambda: looked.retry(alarm),
+    ]
+    for refused in refusals:
+        with pytest.raises(TransitionError) as caught:
+            refused()
+        assert (caught.value.task_id, "idemreg clock --confirm" in caught.value.hint) == (alarm, True)
+    assert looked.get(alarm) == before
+
+
+def test_a_slot_is_no_alarm(looked: Registry) -> None:
+    """Of a schedule that is called clock, nor is another task of the job's name."""
+    for task_id, name in (("clock@2026-11-23T03:00:00Z", "clock"), ("c", "idemreg clock")):
+        with pytest.raises(LookupError):
+            looked.run(task_id, {}.popitem, name=name, unknown_on=LookupError)
+        assert looked.resolve(task_id, "did-not-happen").status is Status.FAILED
+        assert looked.retry(task_id).status is Status.FAILED
+
+
+def test_an_alarm_that_was_called_right_can_still_be_confirmed(looked: Registry, world: World) -> None:
+    """By an earlier version: the clock was wrong (did not happen); later somebody, or a source, confirms it."""
     for confirm in (looked.confirm_clock, lambda: world.synchronise(0)):
         world.jump(HOUR)
         alarm = alarm_of(suspended(looked))
-        looked.resolve(alarm, "did-not-happen")
+        looked.store.settle(alarm, Settlement(Verdict.DID_NOT_HAPPEN, "ada", ""))
         suspended(looked)
         confirm()
         goes_on(looked)

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import cronsim
@@ -50,11 +51,12 @@ def changes(zone: str) -> list[tuple[datetime, timedelta]]:
 
 
 def wall(zone: str, now: datetime) -> datetime:
-    offset = next(offset for since, offset in changes(zone) if since <= now)
-    return (now + offset).replace(tzinfo=None)
+    for since, offset in changes(zone):
+        if since <= now:
+            return now.replace(tzinfo=None) + offset
+    raise AssertionError(now)
 
 
-@cache
 def allowed(field: str, lowest: int, highest: int) -> set[int]:
     found: set[int] = set()
     for term in field.split(","):
@@ -66,36 +68,54 @@ def allowed(field: str, lowest: int, highest: int) -> set[int]:
     return found
 
 
+class Fields(NamedTuple):
+    """The five of an expression, each read once: a year has half a million minutes."""
+
+    minutes: set[int]
+    hours: set[int]
+    days: set[int]
+    months: set[int]
+    weekdays: set[int]
+    both: bool  # a day must be one of the days and of the weekdays, not only of either
+
+
 @cache
-def fields(expression: str) -> list[str]:
-    return expression.split()
+def fields(expression: str) -> Fields:
+    minute, hour, day, month, weekday = expression.split()
+    return Fields(
+        allowed(minute, 0, 59),
+        allowed(hour, 0, 23),
+        allowed(day, 1, 31),
+        allowed(month, 1, 12),
+        {number % 7 for number in allowed(weekday, 0, 7)},
+        day.startswith("*") or weekday.startswith("*"),
+    )
 
 
-def matches(expression: str, time: datetime) -> bool:
-    minute, hour, day, month, weekday = fields(expression)
-    if time.minute not in allowed(minute, 0, 59) or time.hour not in allowed(hour, 0, 23):
+def matches(wanted: Fields, time: datetime) -> bool:
+    if time.minute not in wanted.minutes or time.hour not in wanted.hours:
         return False
-    by_day = time.day in allowed(day, 1, 31)
-    by_weekday = time.isoweekday() % 7 in {number % 7 for number in allowed(weekday, 0, 7)}
-    both = day.startswith("*") or weekday.startswith("*")
-    return time.month in allowed(month, 1, 12) and (by_day and by_weekday if both else by_day or by_weekday)
+    by_day = time.day in wanted.days
+    by_weekday = time.isoweekday() % 7 in wanted.weekdays
+    return time.month in wanted.months and (by_day and by_weekday if wanted.both else by_day or by_weekday)
 
 
 def as_debian_does(expression: str, zone: str, after: datetime, until: datetime) -> list[str]:
     """cron's own loop: it looks at the wall clock each minute, and at what it has leapt over or shown before."""
     is_fixed = not any(field.startswith("*") for field in expression.split()[:2])
+    wanted = fields(expression)
     virtual = wall(zone, after - 2 * HOUR)  # how far jobs at fixed times have come
     now, found = after - 2 * HOUR, []
     while (now := now + MINUTE) <= until:
         shown = wall(zone, now)
         if not is_fixed:
-            is_due = matches(expression, shown)
+            is_due = matches(wanted, shown)
         else:
             assert shown - virtual < LONGEST_LEAP
             is_due = False
             while virtual < shown:
                 virtual += MINUTE
-                is_due = is_due or matches(expression, virtual)
+                is_due = is_due or matches(wanted, virtual)
         if is_due and now > after:
             found.append(now.strftime("%m-%d %H:%M"))
     return found

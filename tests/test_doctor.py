@@ -530,6 +530,15 @@ def _(scene: Scene) -> None:
     scene.closed(lambda registry: fail(registry, "t", unknown_on=LookupError))
 
 
+@plants("clock-suspended")
+def _(scene: Scene) -> None:
+    scene.clock = clock = ManualClock()
+    with Registry(scene.path, durability="normal", clock=clock) as registry:
+        registry.check_clock()
+        clock.set(wall_us=clock.wall_us() + 3_600_000_000)
+        assert registry.check_clock().is_suspended
+
+
 @plants("dead-letter")
 def _(scene: Scene) -> None:
     scene.closed(lambda registry: fail(registry, "t", max_attempts=1))

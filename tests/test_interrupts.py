@@ -25,6 +25,7 @@ from idemreg import (
     turn,
     walk,
 )
+from idemreg.attempt import run_walk
 from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.recovery import Kept
@@ -179,6 +180,12 @@ def run_known(registry: Registry, task_id: str) -> None:
     registry.run(task_id, int, on_crash="rerun")
 
 
+def run_slot(registry: Registry, task_id: str) -> None:
+    """As `Registry.run_slot` runs a slot, and a sweep what it runs again."""
+    request, terms = asked(task_id), registry.terms(registry.checked({"on_crash": "rerun"}))
+    walk.drive(run_walk(terms, request, int, (), {}))
+
+
 def fail_new(registry: Registry, task_id: str) -> None:
     with contextlib.suppress(LookupError):
         registry.run(task_id, [].pop, on_crash="rerun")
@@ -192,7 +199,7 @@ def claim_new(registry: Registry, task_id: str) -> None:
 # A claim that is dropped says so. One that is interrupted while it is dropped is heard by nobody.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("interrupted", [run_new, run_known, fail_new, claim_new])
+@pytest.mark.parametrize("interrupted", [run_new, run_known, run_slot, fail_new, claim_new])
 def test_an_interrupted_walk_leaves_no_task_running(
     interrupted: Callable[[Registry, str], None], registry: Registry
 ) -> None:

@@ -323,6 +323,21 @@ def test_a_late_owner_learns_it_and_leaves_nothing(pair: tuple[Registry, Registr
         assert tx.execute("select count(*) from sqlite_schema where name = 'effects'") == [(0,)]
 
 
+def test_a_late_owner_is_told_nothing_that_is_not_so(pair: tuple[Registry, Registry], clock: ManualClock) -> None:
+    """Nobody has the task any more where the taker has ended it, nor where it is unknown: the hint names no owner."""
+    late = pair[0].claim("t", **ONCE_MORE)
+    held = pair[0].claim("held", lease=60)
+    clock.advance(61)
+    pair[1].claim("t", **ONCE_MORE).succeed(1)
+    with pytest.raises(TaskUnknownError):
+        pair[1].claim("held", lease=60)
+    for claim in (late, held):
+        with pytest.raises(ClaimLostError) as caught:
+            claim.succeed(2)
+        assert "owner has" not in caught.value.hint
+        assert "`idemreg show TASK_ID` tells what became of it" in caught.value.hint
+
+
 def test_events_tell_of_the_lease_and_of_the_takeover(
     open_registry: Callable[..., Registry], clock: ManualClock
 ) -> None:

@@ -43,7 +43,7 @@ from idemreg import command as commands
 from idemreg import (
     purge as purges,
 )
-from idemreg.child import Descriptors, _Stream, spawn
+from idemreg.child import Descriptors, _Stream
 from idemreg.claim import Claim, current
 from idemreg.clockcheck import check as checks
 from idemreg.clockcheck.check import _too_many
@@ -62,6 +62,7 @@ from idemreg.output import Output
 from idemreg.pausing import TRIES, pause
 from idemreg.progress import Step
 from idemreg.scheduler import keep
+from idemreg.starting import spawn
 from idemreg.step_command import _replay
 from idemreg.stopping import Stopping
 from idemreg.store import End, Lost, Unsure
@@ -683,7 +684,7 @@ def test_a_scheduler_goes_on_behind_an_error_of_the_store(path: Path, open_regis
         clock.advance(max(seconds, 0.001))
         return len(told) > 1
 
-    keep(registry, "s", told.append, pause)
+    keep(registry, "s", told.append, lambda: None, pause)
     other.close()
     assert type(told[0]) is StoreBusyError
     assert [run.error for run in told[1:]] == [None]

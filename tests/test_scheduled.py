@@ -510,6 +510,30 @@ def test_a_failed_slot_is_not_retried_when_its_window_has_closed(registry: Regis
     assert len(job.due()) == 1
 
 
+def test_a_failed_slot_of_an_older_version_is_not_retried(registry: Registry, clock: ManualClock) -> None:
+    """By itself; `retry` has it run, by the job as it is now."""
+    job = Job(registry)
+    job.body = lambda slot: 1 / 0
+    clock.advance(HOUR)
+    assert len(job.due()) == 1
+    job.becomes("30 * * * *")
+    job.body = lambda slot: None
+    assert job.due() == []
+    registry.retry("job@2026-11-23T04:00:00Z")
+    assert [(run.task_id, run.error) for run in job.due()] == [("job@2026-11-23T04:00:00Z", None)]
+
+
+def test_a_slot_to_come_that_is_run_by_hand_has_run_when_its_time_comes(registry: Registry, clock: ManualClock) -> None:
+    """It runs now, and once."""
+    job = Job(registry)
+    assert not registry.run_slot("job@2026-11-23T05:00:00Z").replayed
+    clock.advance(HOUR)
+    assert [run.task_id[-9:-4] for run in job.due()] == ["04:00"]
+    clock.advance(HOUR)
+    assert job.due() == []
+    assert [one.state for one in registry.audit("job")] == ["run", "run"]
+
+
 def test_a_held_failure_is_not_retried(registry: Registry, clock: ManualClock) -> None:
     """on_failure="hold" holds slots as it does any task."""
     job = Job(registry, on_failure="hold")
@@ -984,15 +1008,15 @@ def test_a_slot_that_finds_another_at_work_is_put_back(
     other.body = body
     clock.advance(2 * HOUR)
     by_hand = threading.Thread(target=other.registry.run_slot, args=("job@2026-11-23T04:00:00Z",))
-    begin = registry.store.begin
+    look = registry.store.look
 
     def late(wanted: Any) -> Any:
         if not begun.is_set():
             by_hand.start()
             assert begun.wait(PATIENCE_S)
-        return begin(wanted)
+        return look(wanted)
 
-    monkeypatch.setattr(registry.store, "begin", late)
+    monkeypatch.setattr(registry.store, "look", late)
     assert job.due() == []
     assert (job.ran, job.rows()) == ([], {"1": "running", "2": "pending"})
     ends.set()

@@ -79,6 +79,21 @@ def test_a_coroutine_is_cancelled_when_its_time_is_over(
         assert (got, "TaskTimeoutError" in error) == (status, True)
 
 
+def test_a_time_out_of_the_last_attempt_is_not_retryable(registry: Registry, loop: Loop) -> None:
+    """Its row has failed by then: nobody's call runs it again."""
+    async_registry = AsyncRegistry.of(registry)
+    told: list[tuple[bool, Status]] = []
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(TaskTimeoutError) as caught:
+                await async_registry.run("t", for_ever, on_crash="rerun", timeout=0.01, max_attempts=2)
+            told.append((caught.value.retryable, status_of(registry, "t")[0]))
+
+    loop(main)
+    assert told == [(True, Status.PENDING), (False, Status.FAILED)]
+
+
 def test_a_coroutine_within_its_time_is_let_be(registry: Registry, loop: Loop) -> None:
     """Its result is stored; a time-out of its own, and a cancellation from elsewhere, stay what they are."""
     async_registry = AsyncRegistry.of(registry)

@@ -142,7 +142,8 @@ def test_the_turn_excludes_where_sqlites_locks_were_lost(registry: Registry, pat
             stranger.kill()
         script = """
         from idemreg import Registry, StoreBusyError
-        try: Registry(sys.argv[1], busy_timeout=0.05).add("other")
+        registry = Registry(sys.argv[1], busy_timeout=0.05)  # whom nobody closes before the end
+        try: registry.add("other")
         except StoreBusyError: say("busy")
         os.kill(os.getpid(), signal.SIGKILL)  # its close must not take the -wal away from under the others
         """

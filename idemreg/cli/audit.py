@@ -67,6 +67,7 @@ def audit(name: str, since: str | None, until: str | None) -> int:
     reason, is none: it is accounted for.
 
     WHEN is a date or a time, without a zone in that of the schedule (2026-11-22, 2026-11-22T19:00Z), or an age (7d).
+    A time that ends before it begins, or is all to come, is wrong usage (2): it would be clean whatever happens.
     """
     with settings().existing() as registry:
         versions = cast("Ledger", registry.store).schedules(name)
@@ -121,14 +122,19 @@ def _calendar(name: str, found: Iterable[Audited], *, is_cut: bool) -> int:
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     wrong: list[Audited] = []
+    unsound = 0
     for day, slots in groupby(found, key=_day):
         of_day = list(slots)
         states.update(one.state for one in of_day)
         reasons.update(one.reason or "no reason" for one in of_day if one.state == "skipped")
-        wrong += [one for one in of_day if not one.is_sound][: TOLD - len(wrong)]
+        of_day_wrong = [one for one in of_day if not one.is_sound]
+        unsound += len(of_day_wrong)
+        wrong += of_day_wrong[: TOLD - len(wrong)]
         write(f"{day}  {_marks(of_day)}")
     for one in wrong:
         write_folded(f"{escape(one.task_id)} is {one.state}: {one.reason}")
+    if unsound > len(wrong):
+        write(f"... and {unsound - len(wrong):,} more; --json tells all")
     _sum_up(name, states, reasons, is_cut=is_cut)
     return UNSOUND if wrong else 0
 

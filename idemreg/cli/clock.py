@@ -13,8 +13,7 @@ from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, facts, write, write_json
 from idemreg.cli.text import columns, escape, fold, paint
 from idemreg.cli.values import TEXT
-from idemreg.clockcheck.readings import amount
-from idemreg.clockcheck.verdict import ClockBands, ClockVerdict
+from idemreg.clockcheck.verdict import SUSPENDED, ClockBands, ClockVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from idemreg.clockcheck.verdict import ClockCheck
 
 __all__ = ["FIELDS", "clock"]
-
-SUSPENDED: Final = 1
 
 FIELDS: Final = {
     "verdict": "good, deviating or cannot-tell",
@@ -33,6 +30,7 @@ FIELDS: Final = {
     "extension_ms": "by how many milliseconds execution windows are extended",
     "correction_us": "what to add to the clock while the hardware clock serves in its place, else 0",
     "alarm": "task_id of the alarm that suspends scheduling, or null",
+    "confirmed": "task_id of the alarm that --confirm has ended, or null",
     "sources": "what each says: source, deviation_us (or null), resolution_us, speaks, text",
 }
 
@@ -84,19 +82,23 @@ def clock(
     bands = _bands(extend_from_ms=extend_from, suspend_from_ms=suspend_from, extension_ms=extension)
     with settings().existing() as registry:
         registry.clock_bands = bands
-        if confirm:
-            found = registry.confirm_clock(evidence=evidence or "", by=by or login_name())
-        else:
-            found = registry.check_clock()
+        before = registry.check_clock()  # a jump that nobody has looked at is an alarm first
+        found = registry.confirm_clock(evidence=evidence or "", by=by or login_name()) if confirm else before
     if settings().json:
-        write_json(_fields(found))
+        write_json(_fields(found, before.alarm if confirm else None))
     else:
         _tell(found)
+    if confirm and before.alarm is None:
+        _warn("there was nothing to confirm: no alarm suspends scheduling")
     if found.is_suspended:
         click.get_current_context().exit(SUSPENDED)
     if found.verdict is ClockVerdict.CANNOT_TELL:
-        with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
-            sys.stderr.write("idemreg: warning: no source can tell whether the clock is right; scheduling goes on\n")
+        _warn("warning: no source can tell whether the clock is right; scheduling goes on")
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
+        sys.stderr.write(f"idemreg: {text}\n")
 
 
 def _bands(**given: float | None) -> ClockBands:
@@ -108,7 +110,7 @@ def _bands(**given: float | None) -> ClockBands:
         ) from None
 
 
-def _fields(found: ClockCheck) -> dict[str, Any]:
+def _fields(found: ClockCheck, confirmed: str | None) -> dict[str, Any]:
     sources = [
         {
             "source": one.source,
@@ -119,14 +121,14 @@ def _fields(found: ClockCheck) -> dict[str, Any]:
         }
         for one in found.readings
     ]
-    values = (found.verdict.value, found.deviation_us, *found.permit, found.alarm, sources)
+    values = (found.verdict.value, found.deviation_us, *found.permit, found.alarm, confirmed, sources)
     return dict(zip(FIELDS, values, strict=True))
 
 
 def _tell(found: ClockCheck) -> None:
     """The verdict in the first lines, then what each source says; what is to be done about it at the end."""
     colour = "red" if found.is_suspended else COLOURS[found.verdict]
-    for line in fold(f"{_verdict(found)}: {_consequence(found)}", columns()):
+    for line in fold(f"{found.finding}: {found.consequence}", columns()):
         write(paint(line, colour))
     facts((LABELS.get(one.source, one.source), Cell(escape(one.describe()))) for one in found.readings)
     if found.alarm is not None:
@@ -136,19 +138,3 @@ def _tell(found: ClockCheck) -> None:
 def _alarm(alarm: str) -> Iterator[tuple[str, Cell]]:
     yield "alarm", Cell(escape(alarm))
     yield "next", Cell(escape(concrete("Set the clock right, or: idemreg clock --confirm", None, settings())))
-
-
-def _verdict(found: ClockCheck) -> str:
-    if found.verdict is ClockVerdict.DEVIATING:
-        return f"deviating, {amount(found.deviation_us)} {'ahead' if found.deviation_us > 0 else 'behind'}"
-    return "good" if found.verdict is ClockVerdict.GOOD else "cannot tell"
-
-
-def _consequence(found: ClockCheck) -> str:
-    if found.permit.correction_us:
-        return "catch-up is suspended, and what is due goes by the hardware clock"
-    if found.is_suspended:
-        return "scheduling and catch-up are suspended until the clock is confirmed"
-    if found.permit.extension_ms:
-        return f"scheduling goes on, execution windows are {found.permit.extension_ms:g} ms longer"
-    return "scheduling goes on"

@@ -16,7 +16,7 @@ from idemreg.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.clockcheck.verdict import Permit
+    from idemreg.clockcheck.verdict import ClockCheck, Permit
     from idemreg.command import CommandEnd
     from idemreg.ledger import Ledger
     from idemreg.planning import Timetable
@@ -76,6 +76,9 @@ def table_of(ctx: click.Context, name: str, options: dict[str, Any]) -> Timetabl
                 msg = f"--{option.replace('_', '-')} goes with --every"
                 raise HintedUsageError(msg, "idemreg run --every '0 3 * * *' NAME -- COMMAND [ARGS]...", ctx)
         return None
+    if options["recover"]:
+        msg = "--recover is not for --every, whose next call runs a slot again by itself"
+        raise HintedUsageError(msg, "idemreg run --every '0 3 * * *' --on-crash rerun NAME -- COMMAND [ARGS]...", ctx)
     from idemreg.scheduled import timetable  # noqa: PLC0415 - the help text needs none of it
 
     return timetable(name, every, **{key: _DEFAULTS[key] if value is None else value for key, value in given.items()})
@@ -88,18 +91,26 @@ def run_every(
     options: dict[str, Any],
     tell: Callable[[Registry, CommandEnd], None],
 ) -> int:
-    """Run what is due, one slot after the other; the exit code of the first that did not succeed."""
+    """Run what is due, one slot after the other; the exit code of the first that did not succeed.
+
+    1 where the clock is suspended, which is told: else nobody would hear why nothing runs. `CommandNotFoundError` or
+    `CommandNotExecutableError` before anything is looked at where the command could never run.
+    """
+    from idemreg.handing import check_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.scheduled import Memory, check_alone, due  # noqa: PLC0415 - as above
     from idemreg.signals import Signals  # noqa: PLC0415 - as above
     from idemreg.slots import slot_id  # noqa: PLC0415 - as above
     from idemreg.walk import drive  # noqa: PLC0415 - as above
 
+    check_command(argv[0])  # now, and not at 03:00
     options |= {"on_duplicate": "raise", "counts_argv": False, "name": options["name"] or table.name}
+    looks: list[ClockCheck] = []
     with Signals() as inbox:
 
         def may_schedule() -> Permit:
             inbox.check()  # a signal that ended a command ends the catching up
-            return registry.may_schedule()
+            looks[:] = [registry.check_clock()]
+            return looks[0].permit
 
         def execute(task_id: str) -> Walk[CommandEnd]:
             check = functools.partial(check_alone, cast("Ledger", registry.store), table.name, task_id)
@@ -112,6 +123,7 @@ def run_every(
         template = _wanted(registry, slot_id(table.name, 0), options)
         runs = drive(due(registry.store, registry.clock, table, template, may_schedule, execute, Memory()))
     codes = [run.outcome.exit_code if run.error is None else report_error(run.error, settings()) for run in runs]
+    codes += [report_error(problem, settings()) for one in looks if (problem := one.problem) is not None]
     return next((code for code in codes if code), 0)
 
 

@@ -68,7 +68,7 @@ def show(task_id: str) -> None:
             return
         facts(rows.pairs(task, owner, registry.clock.wall_us()))
         facts(rows.step_pairs(steps, registry.clock.wall_us()))
-        facts(rows.kept_pairs(kept))
+        facts(rows.kept_pairs(kept, task.policy))
         if (step := rows.next_step(task, owner)) is not None:
             facts([("next", Cell(escape(concrete(step, task_id, settings()))))])
 

@@ -137,7 +137,9 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
 
     With --every TASK_ID is the name of a schedule, and this call runs its slots that are due: put it into a line of
     the crontab that runs each minute. The first call begins the schedule, and runs nothing. The command finds its slot
-    in IDEMREG_SLOT. Its words do not count for the checksum, so that they may be changed.
+    in IDEMREG_SLOT. Its words do not count for the checksum, so that they may be changed. While the clock is in doubt
+    (see `idemreg clock`) nothing is scheduled: that is told on stderr, with exit code 1. A missing command is told by
+    each call, due or not: 127, or 126 where it may not be executed.
     """
     from idemreg.command import run_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.template import check_task_id  # noqa: PLC0415
@@ -147,9 +149,6 @@ def run(ctx: click.Context, /, task_id: str, **options: Any) -> int:  # noqa: AN
     argv = list(ctx.args)
     options["payload"] = _payload(options["payload"])
     table = table_of(ctx, task_id, options)
-    if table is not None and options["recover"]:
-        msg = "--recover is not for --every, whose next call runs a slot again by itself"
-        raise HintedUsageError(msg, "idemreg run --every '0 3 * * *' --on-crash rerun NAME -- COMMAND [ARGS]...", ctx)
     registry, is_new = settings().creating()
     with registry:
         if is_new:

@@ -59,7 +59,12 @@ SCHEDULE_FIELDS: Final = {
 )
 @click.argument("target", metavar="[MODULE:REGISTRY]", required=False)
 @click.option("--once", is_flag=True, help="Run what is due now, and end: for a timer, or a crontab.")
-@click.option("--slot", metavar="TASK_ID", default=None, help="Run this slot by hand, also one that was skipped.")
+@click.option(
+    "--slot",
+    metavar="TASK_ID",
+    default=None,
+    help="Run this slot now, by hand: also one that was skipped. One still to come runs now, and not at its time.",
+)
 @click.option("--pause", metavar="NAME", default=None, help="Hold a schedule: what comes due is skipped as paused.")
 @click.option("--resume", metavar="NAME", default=None, help="Let it go on with its next slot.")
 @common_options()
@@ -73,8 +78,9 @@ def schedule(
     since anybody last looked is caught up first. Other processes may do the same at the same time. A schedule has a
     thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. It also ends,
     with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there; and where the
-    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say. The exit code with
-    --once and --slot is 1 where a job failed.
+    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say; and while the clock
+    is in doubt (see `idemreg clock`), which it tells once, on stderr. The exit code with --once and --slot is 1 where
+    a job failed, with --once also where the clock suspends scheduling.
 
     Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
     """
@@ -158,6 +164,8 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
         if once:
             for run in registry.run_due():
                 teller(run)
+            if (problem := registry.check_clock().problem) is not None:
+                teller(problem)
             return teller.exit_code
         return _keep(registry, teller)
 

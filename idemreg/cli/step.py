@@ -75,6 +75,8 @@ def step(ctx: click.Context, /, name: str) -> int:
     The command runs, and once it has ended with 0 the step is saved with the end of its output, on the disk before this
     returns. A later attempt of the task writes that output again and runs nothing; so the job, called again after a
     crash, goes on where it was. Another exit code saves nothing and is passed on, so `set -e` ends the job by it.
+    NAME stands for one piece of the task: used a second time in the same attempt it is skipped as well, whatever the
+    command. In a loop give each round its own: upload:3.
 
     Exit code 75: another owner has the task by now, and nothing was begun, or saved. 74: the command ran, but that
     could not be stored; give such a job --unknown-on 74. 2: there is no `idemreg run` around it.

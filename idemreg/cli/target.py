@@ -8,7 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from idemreg.cli.context import HintedUsageError
+from idemreg.cli.context import HintedUsageError, settings
 
 if TYPE_CHECKING:
     import click
@@ -38,7 +38,13 @@ def named(ctx: click.Context, target: str, what: str, form: str, option: str = "
 
 
 def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
-    """The registry of ``module:registry``; an `AsyncRegistry`'s own. ``form``: how the command is typed."""
+    """The registry of ``module:registry``; an `AsyncRegistry`'s own. ``form``: how the command is typed.
+
+    It has its own file: --db could only name another one. From here on every hint looks into that file.
+    """
+    if settings().db is not None:
+        msg = f"{target} has its own file, and --db names one as well"
+        raise HintedUsageError(msg, f"{form}, without --db", ctx)
     from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
 
     found = named(ctx, target, "registry", form)
@@ -46,4 +52,6 @@ def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
     if not isinstance(registry, Registry):
         msg = f"{target!r} is no registry"
         raise HintedUsageError(msg, form, ctx)
+    settings().db = os.path.abspath(registry.path)
+    settings().unsafe_path = settings().unsafe_path or registry.unsafe_path
     return registry

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.cli.render import Cell, age, local_time, span, utc_time
 from idemreg.cli.text import escape, escape_lines
+from idemreg.clockcheck.alarm import NEXT, is_alarm
 from idemreg.errors import ResultError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from idemreg.model import OwnerInfo, Task
+    from idemreg.model import OwnerInfo, Policy, Task
     from idemreg.output import StoredOutput
     from idemreg.progress import Step
     from idemreg.recovery import Kept
@@ -199,14 +200,19 @@ def step_pairs(steps: Sequence[Step], now_us: int) -> Iterator[tuple[str, list[s
         yield "steps", lines
 
 
-def kept_pairs(kept: Kept | None) -> Iterator[tuple[str, Cell]]:
-    """How much of its arguments is kept, never what: there may be secrets in them."""
+def kept_pairs(kept: Kept | None, policy: Policy) -> Iterator[tuple[str, Cell]]:
+    """How much of its arguments is kept, never what: there may be secrets in them. And who reruns it by them, when."""
     if kept is not None:
         what = "the command's words" if kept.is_command else "its arguments"
-        yield (
-            "kept",
-            Cell(f"{what}, {len(kept.arguments.encode()):,} bytes, until it is final: `idemreg watch` reruns it"),
-        )
+        text = f"{what}, {len(kept.arguments.encode()):,} bytes, until it is final: {_RERUNS[policy.on_crash]}"
+        yield "kept", Cell(text)
+
+
+_RERUNS: Final = {
+    OnCrash.RERUN: "`idemreg watch` reruns it",
+    OnCrash.VERIFY: "`idemreg watch` asks about it, and reruns it where it did not happen",
+    OnCrash.HOLD: "after a crash `idemreg watch` reruns it only once a person has resolved it as did-not-happen",
+}
 
 
 def _limits(owner: OwnerInfo) -> str | None:
@@ -225,6 +231,8 @@ def _limits(owner: OwnerInfo) -> str | None:
 def next_step(task: Task, owner: OwnerInfo | None) -> str | None:
     """What an operator can do about it, or None where there is nothing to do."""
     decision = _decision(task, owner)
+    if is_alarm(task):
+        return None if task.is_final else NEXT
     if decision in {Decision.UNKNOWN, Decision.BECOMES_UNKNOWN}:
         return "find out whether it happened, then `idemreg resolve TASK_ID happened` or `... did-not-happen`"
     if decision in {Decision.REFUSED, Decision.BECOMES_FAILED}:
@@ -247,6 +255,8 @@ def meaning(task: Task, owner: OwnerInfo | None) -> str:
         return "its attempts are used up" if task.is_dead_letter else "it is held, and does not run again by itself"
     if decision is Decision.RUNNING and owner is not None and owner.liveness is Liveness.CANNOT_TELL:
         return "nobody can tell whether its owner lives"
+    if is_alarm(task) and not task.is_final:
+        return "the clock is in doubt, and nothing is scheduled until it is confirmed"
     if task.status is Status.SUCCEEDED and task.result is None:
         return "it ran, and will not run again; its result is lost"
     if decision in _DEAD_MEANINGS:

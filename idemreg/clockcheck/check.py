@@ -4,7 +4,8 @@ The alarm is a task of the registry (``clock@`` and the instant by the clock tha
 and no flag beside it: while it is open nothing is scheduled, and whatever ends it has confirmed the clock. It is
 `unknown`, for that is what it says: nobody knows whether the clock is right, and nothing goes on before somebody says
 so. Every tool for such tasks serves: `idemreg list` and doctor show it, its error tells what was found, its evidence
-who confirmed the clock and by what, and `idemreg resolve` does what `idemreg clock --confirm` does. *Rejected:* a
+who confirmed the clock and by what, and `idemreg resolve ... happened` does what `idemreg clock --confirm` does. What
+would let it run again is refused (`idemreg.manage`), for nothing runs it. *Rejected:* a
 `pending` task, which any call of its job may run and no tool calls urgent; a `failed` one, which `retry` would run.
 
 The order of the two commits is what a crash meets: first the row about the clock names the alarm, then the alarm is
@@ -19,6 +20,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from idemreg.clockcheck.alarm import JOB, PREFIX
 from idemreg.clockcheck.chrony import chrony
 from idemreg.clockcheck.hardware import hardware
 from idemreg.clockcheck.kernel import kernel
@@ -46,9 +48,8 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.model import Task
 
-__all__ = ["JOB", "ClockStore", "check", "confirm", "moment"]
+__all__ = ["ClockStore", "check", "confirm", "moment"]
 
-JOB: Final = "idemreg clock"  # the name of the alarms' job
 BY_SOURCE: Final = "clock check"
 
 EVIDENCE_CHARACTERS: Final = 4_096
@@ -242,7 +243,7 @@ _NOT_RAISED: Final = frozenset({Status.PENDING, Status.RUNNING})
 def _name(store: Store, now: Moment) -> str:
     """A task_id that no task has: a clock that was set back comes past the same instant twice."""
     wall_us = now.wall_us
-    while store.get([name := f"clock@{_instant(wall_us)}"])[0] is not None:
+    while store.get([name := f"{PREFIX}{_instant(wall_us)}"])[0] is not None:
         wall_us += 1
     return name
 
@@ -296,7 +297,8 @@ def _doubt(look: _Look) -> str:
 def _settle(store: Store, row: Task, evidence: str, by: str) -> bool:
     """End the alarm. False while whoever raises it is still at it.
 
-    An operator may have settled it as *did not happen*, so it counts as failed: then it ends as cancelled.
+    In a file of an earlier version it may have been settled as *did not happen*, so it counts as failed: then it ends
+    as cancelled.
     """
     if row.status is Status.FAILED:
         settlement = Settlement(Verdict.CANCELLED, by, evidence)

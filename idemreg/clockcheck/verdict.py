@@ -17,14 +17,16 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from idemreg.clockcheck.readings import ABSOLUTE, BOOT, DISCIPLINED, HARDWARE, STORED, Reading
+from idemreg.clockcheck.readings import ABSOLUTE, BOOT, DISCIPLINED, HARDWARE, STORED, Reading, amount
+from idemreg.errors import ClockError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MS_US", "ClockBands", "ClockCheck", "ClockVerdict", "Judged", "Permit", "judge", "permit"]
+__all__ = ["MS_US", "SUSPENDED", "ClockBands", "ClockCheck", "ClockVerdict", "Judged", "Permit", "judge", "permit"]
 
 MS_US: Final = 1_000
+SUSPENDED: Final = 1  # exit code of whatever schedules, and of `idemreg clock`
 
 
 # --- settings ---------------------------------------------------------------------------------------------------
@@ -150,6 +152,37 @@ class ClockCheck(NamedTuple):
     def is_suspended(self) -> bool:
         """Whether the clock must be confirmed before what was missed is caught up."""
         return self.alarm is not None
+
+    @property
+    def finding(self) -> str:
+        """The verdict for people, with the deviation where there is one."""
+        if self.verdict is not ClockVerdict.DEVIATING:
+            return "good" if self.verdict is ClockVerdict.GOOD else "cannot tell"
+        return f"deviating, {amount(self.deviation_us)} {'ahead' if self.deviation_us > 0 else 'behind'}"
+
+    @property
+    def consequence(self) -> str:
+        """What follows, for people."""
+        if self.permit.correction_us:
+            return "catch-up is suspended, and what is due goes by the hardware clock"
+        if self.is_suspended:
+            return "scheduling and catch-up are suspended until the clock is confirmed"
+        if self.permit.extension_ms:
+            return f"scheduling goes on, execution windows are {self.permit.extension_ms:g} ms longer"
+        return "scheduling goes on"
+
+    @property
+    def problem(self) -> ClockError | None:
+        """For whoever runs a schedule and would else see nothing run; None where nothing is suspended.
+
+        Retryable: a source may answer for the clock at the next look.
+        """
+        if self.alarm is None:
+            return None
+        msg = f"the clock is in doubt ({self.finding}): {self.consequence}; the alarm is {self.alarm}"
+        error = ClockError(msg, task_id=self.alarm, hint="Set the clock right, or: idemreg clock --confirm")
+        error.exit_code, error.retryable = SUSPENDED, True
+        return error
 
 
 def permit(judged: Judged, bands: ClockBands, readings: Sequence[Reading], *, is_suspended: bool) -> Permit:

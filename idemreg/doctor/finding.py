@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
+from idemreg.clockcheck.alarm import NEXT
+
 __all__ = ["CANNOT_OPEN", "KINDS", "Finding", "Severity", "finding"]
 
 
@@ -127,6 +129,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
         "Commands are run by: idemreg watch (or --once, by a timer); functions by: idemreg watch MODULE:REGISTRY",
     ),
     "unknown": (WARNING, "Find out whether each happened, then: idemreg resolve TASK_ID happened (or did-not-happen)"),
+    "clock-suspended": (WARNING, f"{NEXT}."),
     "dead-letter": (WARNING, "idemreg show TASK_ID tells the error; idemreg retry TASK_ID allows one more attempt."),
     "failed-held": (WARNING, "idemreg show TASK_ID tells the error; idemreg retry TASK_ID allows one more attempt."),
     # --- time

@@ -103,6 +103,7 @@ def to_rerun(case: Case) -> Iterator[Finding]:
 
 
 WORDS: Final = {
+    "clock-suspended": "The clock is in doubt, and suspends every schedule of this file: {}.",
     "unknown": "Nobody knows whether it happened: {}.",
     "dead-letter": "Failed, with every attempt used up: {}.",
     "failed-held": "Failed, and held until somebody looks: {}.",

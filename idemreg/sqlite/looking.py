@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
+from idemreg.clockcheck.alarm import JOB, PREFIX
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import arguments, clocks, leases, pages, queries, records, serial_marks, slots, upkeep
 from idemreg.sqlite import connection as connections
@@ -66,10 +67,12 @@ BROKEN: Final = {
 
 # The text of the partial index's own condition, without which the planner does not use it.
 _ATTENTION: Final = "status NOT IN (1, 3)"
+_ALARM: Final = f"name = '{JOB}' AND task_id GLOB '{PREFIX}*'"  # as `is_alarm`
 
 # Which tasks wait for a person: by what their row says.
 WAITING: Final = {
-    "unknown": f"{_ATTENTION} AND status = 4",
+    "clock-suspended": f"{_ATTENTION} AND status = 4 AND {_ALARM}",
+    "unknown": f"{_ATTENTION} AND status = 4 AND NOT ({_ALARM})",
     "dead-letter": f"{_ATTENTION} AND status = 2 AND verdict IS NOT 4 AND attempt >= policy >> 5",
     "failed-held": (
         f"{_ATTENTION} AND status = 2 AND (verdict IS NULL OR verdict NOT IN (2, 4)) AND policy >> 2 & 1 = 1"

@@ -149,7 +149,10 @@ class Opened:
         """
         if not self.is_closed and self._pid == os.getpid() and not sys.is_finalizing():
             self.is_closed = True
-            self._close()
+            try:
+                self._close()
+            finally:
+                self.owners.forget()
 
     def _farewell(self) -> None:
         """Take this process's record away: it has no claim left. If that fails, whoever finds it dead will."""
@@ -162,7 +165,7 @@ class Opened:
             )
 
     def forget(self) -> None:
-        """In a forked child: close the lock descriptor (an unlock would drop the parent's locks) and touch nothing."""
+        """In a forked child: close the lock descriptors (an unlock would drop the parent's locks) and touch nothing."""
         self.is_closed = True
         self._deciding = threading.RLock()  # it may be held by a thread that is not here
         self.lock_file.close()

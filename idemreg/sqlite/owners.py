@@ -38,12 +38,13 @@ class CommandOwner:
         self,
         lock_file: LockFile,
         clock: Clock,
-        registered: dict[int, CommandOwner],
+        owners: Owners,
         rewrite: Callable[[OwnerRecord], None],
         ended: Callable[[], None],
     ) -> None:
         self.record = OwnerRecord.of_this_process(lock_file.lock_id, clock)
         self.id = self.record.id
+        self.is_closed = False
         try:
             self.fd = oslock.open_high(lock_file.path)
         except OSError as error:
@@ -55,8 +56,8 @@ class CommandOwner:
             raise
         self._rewrite = rewrite
         self._ended = ended
-        self._registered = registered
-        registered[self.id] = self
+        self._owners = owners
+        owners.commands[self.id] = self
 
     def note_process(self, pid: int) -> bool:
         """Note which process runs the command; False where others are writing just now.
@@ -73,13 +74,31 @@ class CommandOwner:
             return True  # a full disk, say: the command goes on
         return True
 
+    def leave_to(self, pid: int) -> None:
+        """See `store.CommandOwner`. From now on its claims are nobody's in this process."""
+        self.note_process(pid)
+        self.close()
+        for held in self._owners.held_by(self.id):
+            self._owners.take_back(held)
+
     def close(self) -> None:
-        """Drop this process's share of the lock; a command that inherited the descriptor keeps its own."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-            self._registered.pop(self.id, None)
-            self._ended()
+        """Drop this process's share of the lock, once no claim is open; a command that inherited it keeps its own.
+
+        An end that could not be stored waits in this process, and its claim is open until it is. May be called again
+        where it was interrupted.
+        """
+        self.is_closed = True
+        self._owners.close_command(self.id)
+
+    def drop(self) -> None:
+        """Close the descriptor; interrupted, it can be called again."""
+        try:
+            if self.fd >= 0:
+                fd, self.fd = self.fd, -1  # neither an interrupt nor another thread comes in before the call
+                os.close(fd)
+        finally:
+            self._owners.commands.pop(self.id, None)
+        self._ended()
 
 
 class Batch:
@@ -132,7 +151,7 @@ class Owners:
         self._own: OwnerRecord | None = None
         # The number of this process as an owner, once its record is stored.
         self.recorded: int | None = None
-        self._commands: dict[int, CommandOwner] = {}
+        self.commands: dict[int, CommandOwner] = {}  # until they are closed and their last claims have ended
         self._batches: dict[int, Batch] = {}
         # The claims that somebody in this process holds. A row of ours that is not in here was dropped (interrupted
         # right behind the commit, say), and counts as one of a dead owner. By task and token, so that whoever takes
@@ -142,7 +161,7 @@ class Owners:
     @property
     def are_idle(self) -> bool:
         """Whether no claim is open, and no command is about to be claimed for."""
-        return not self.live and not self._commands
+        return not self.live and not self.commands
 
     @property
     def own_id(self) -> int | None:
@@ -159,8 +178,8 @@ class Owners:
         return self._own
 
     def command(self, rewrite: Callable[[OwnerRecord], None], ended: Callable[[], None]) -> CommandOwner:
-        """A new owner for a command; ``rewrite`` stores its record anew, ``ended`` is called when it is closed."""
-        return CommandOwner(self._lock_file, self._clock, self._commands, rewrite, ended)
+        """A new owner for a command; ``rewrite`` stores its record anew, ``ended`` is called when it is gone."""
+        return CommandOwner(self._lock_file, self._clock, self, rewrite, ended)
 
     def batch(self, size: int) -> Batch:
         """A new owner for the claims of a batch, registered until they have ended."""
@@ -179,6 +198,16 @@ class Owners:
         if batch is not None and not batch.open and self._batches.pop(owner, None) is not None:
             batch.release()
 
+    def held_by(self, owner: int) -> list[Granted]:
+        """The claims of an owner that have not ended."""
+        return [held for held in list(self.live.values()) if held.owner == owner]
+
+    def close_command(self, owner: int) -> None:
+        """Let a command's owner go if it is closed, and its last claim has ended: whichever comes last."""
+        command = self.commands.get(owner)
+        if command is not None and command.is_closed and not self.held_by(owner):
+            command.drop()
+
     def record(self, connection: Connection, owner: int) -> None:
         """Store the owner's record in the transaction of its first claim, and take dead owners' records away.
 
@@ -186,7 +215,7 @@ class Owners:
         """
         if owner in self._batches:
             return
-        command = self._commands.get(owner)
+        command = self.commands.get(owner)
         if command is not None:
             records.record_owner(connection, command.record)
         elif self.recorded is None:
@@ -201,14 +230,14 @@ class Owners:
 
     def ended(self, connection: Connection, owner: int, claims: int = 1) -> None:
         """In the transaction that ends a claim: a command's owner has no other, and a batch has one less."""
-        if owner in self._commands:
+        if owner in self.commands:
             records.forget_owner(connection, owner)
         elif owner != self.own_id:
             records.leave_batch(connection, owner, claims)
 
     def is_ours(self, owner: int) -> bool:
         """Whether the owner lives in this process."""
-        return self._is_here(owner) or owner in self._commands
+        return self._is_here(owner) or owner in self.commands
 
     def _is_here(self, owner: int) -> bool:
         """Whether its byte is held through this process's own lock, which does not see itself."""
@@ -243,11 +272,13 @@ class Owners:
         if held is not None and held.note is not None and (batch := self._batches.get(held.owner)) is not None:
             batch.open.discard(task_id)
             self.close_batch(held.owner)
+        if held is not None and self.commands:
+            self.close_command(held.owner)
 
     def forget(self) -> None:
-        """In a forked child: drop this process's share of the commands' locks."""
-        for command in list(self._commands.values()):
-            command.close()
+        """Drop this process's share of the commands' locks, whatever claims they have: nobody here can end them."""
+        for command in list(self.commands.values()):
+            command.drop()
 
     def of(self, connection: Connection, task: Task) -> OwnerInfo:
         """Who owns a running task, and whether it lives; of one with a lease, whether that has expired."""

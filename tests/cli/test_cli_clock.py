@@ -148,6 +148,44 @@ def test_a_jump_is_confirmed(cli: Cli, registry: Registry, jump: Callable[[int],
     assert cli("clock").exit_code == 0
 
 
+def test_the_alarm_says_what_may_be_done_about_it(cli: Cli, registry: Registry, jump: Callable[[int], None]) -> None:
+    """`show` and doctor name `clock --confirm`, in this file; what could not run it again is refused."""
+    jump(HOUR)
+    cli("clock")
+    (alarm,) = registry.tasks(prefix="clock@")
+    confirm = f"idemreg --db {cli.path} clock --confirm"
+    shown = cli("show", alarm.task_id, "--db", str(cli.path)).stdout.replace("\n          ", " ")
+    assert "unknown: the clock is in doubt, and nothing is scheduled until it is confirmed" in shown
+    assert "".join(confirm.split()) in "".join(shown.split())  # a long path goes over two lines
+    assert "idemreg resolve" not in shown
+    found = [json.loads(line) for line in cli("doctor", "--json").stdout.splitlines()]
+    assert [one["code"] for one in found if one["severity"] == "warning"] == ["clock-suspended"]
+    for words in (["resolve", alarm.task_id, "did-not-happen"], ["retry", alarm.task_id]):
+        refused = cli("--db", str(cli.path), *words)
+        assert (refused.exit_code, confirm in refused.stderr) == (1, True)
+    assert registry.get(alarm.task_id) == alarm
+    assert cli("resolve", alarm.task_id, "happened").exit_code == 0
+    assert cli("clock").exit_code == 0
+    shown = cli("show", alarm.task_id).stdout
+    assert "clock --confirm" not in shown
+
+
+def test_there_is_nothing_to_confirm(cli: Cli, registry: Registry, jump: Callable[[int], None]) -> None:
+    """It says so, with exit code 0; a jump that nobody has looked at so far is an alarm first, and is confirmed."""
+    registry.open()
+    result = cli("clock", "--confirm")
+    assert result.exit_code == 0
+    assert "idemreg: there was nothing to confirm: no alarm suspends scheduling\n" in result.stderr
+    assert cli.json("clock", "--confirm")["confirmed"] is None
+    jump(HOUR)
+    told = cli.json("clock", "--confirm", "--by", "ada")
+    (alarm,) = registry.tasks(prefix="clock@")
+    assert (told["confirmed"], told["alarm"], alarm.settled_by) == (alarm.task_id, None, "ada")
+    jump(HOUR)
+    cli("clock")
+    assert "nothing to confirm" not in cli("clock", "--confirm").stderr
+
+
 def test_a_source_confirms(cli: Cli, say: Callable[..., None]) -> None:
     """What chrony says suspends, and what it says later ends it."""
     say("7.5")

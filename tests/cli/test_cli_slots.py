@@ -15,9 +15,10 @@ from idemreg import Clock, Registry, StoreBusyError, StoreError, StoreFullError
 from idemreg.audit import STATES
 from idemreg.cli.audit import AUDIT_FIELDS, MARKS
 from idemreg.cli.schedule import SCHEDULE_FIELDS
+from idemreg.clockcheck.readings import Hardware
 from idemreg.clockcheck.verdict import Permit
 from idemreg.scheduled import SlotRun
-from idemreg.scheduler import FOR_GOOD, LOOK_S, NAP_S, Loops, Scheduler, keep
+from idemreg.scheduler import FOR_GOOD, LOOK_S, NAP_S, ClockWatch, Loops, Scheduler, keep
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
@@ -119,10 +120,22 @@ def test_the_exit_code_is_that_of_the_first_that_failed(cli: Cli, tmp_path: Path
     time.pass_hours(2)
     assert cron().exit_code == 7
     assert rows(cli) == {"04:00": "failed", "05:00": "succeeded"}
+
+
+def test_a_command_that_cannot_run_is_told_at_once(cli: Cli, tmp_path: Path, time: Time) -> None:
+    """By the call that would begin the schedule, and by each one after: not at the first slot, which would be lost."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    for command, exit_code in (("nosuchcommand", 127), ("/no/such/command", 127), (str(script), 126)):
+        result = cli(*EVERY, "job", "--", command)
+        assert (result.exit_code, command in result.stderr) == (exit_code, True)
+    assert cli("audit", "job").exit_code == 2, "it has not begun"
+    cron = Cron(cli, tmp_path)
+    assert cron().exit_code == 0
     time.pass_hours(1)
-    result = cli(*EVERY, "--coalesce", "all", "--max-attempts", "1", "job", "--", "/no/such/command")
-    assert result.exit_code == 127
-    assert rows(cli)["06:00"] == "pending"
+    assert cli(*EVERY, "job", "--", "nosuchcommand").exit_code == 127
+    assert cron().exit_code == 0
+    assert cron.slots() == ["2026-11-23T04:00:00Z"]
 
 
 def test_what_ran_is_told_as_json(cli: Cli, tmp_path: Path, time: Time) -> None:
@@ -170,6 +183,99 @@ def test_a_slot_by_hand(cli: Cli, tmp_path: Path, time: Time) -> None:
     assert cli("run", slot, "--", "/bin/sh", "-c", cron.script).exit_code == 0
     assert cron.slots() == ["2026-11-23T04:00:00Z"]
     assert cli("audit", "job").exit_code == 0
+
+
+# --- a clock in doubt -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jump(time: Time, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the wall clock by so many hours, on a machine whose sources say nothing."""
+    monkeypatch.setattr(Clock, "sources", ())
+
+    def jump(hours: float) -> None:
+        time.clock.set(wall_us=time.clock.wall_us() + round(hours * HOUR * 1_000_000))
+
+    return jump
+
+
+def test_a_suspended_clock_is_told_by_run_every(cli: Cli, tmp_path: Path, jump: Callable[[float], None]) -> None:
+    """By each call, with exit code 1, until somebody has confirmed it; the command to type looks into the same file."""
+    cron = Cron(cli, tmp_path)
+    assert (cron().exit_code, cron().stderr) == (0, "")
+    jump(3)
+    db = ("--db", str(cli.path))
+    for _ in range(2):
+        result = cron(*db)
+        message, hint = result.stderr.splitlines()
+        assert result.exit_code == 1
+        assert message.startswith(
+            "idemreg: the clock is in doubt (deviating, 3.0 h ahead): scheduling and catch-up are"
+        )
+        assert message.endswith("; the alarm is clock@2026-11-23T06:00:00.000000Z")
+        assert hint == f"  hint: Set the clock right, or: idemreg --db {cli.path} clock --confirm"
+    told = json.loads(cron("--json").stderr)
+    assert (told["error"], told["exit_code"], told["retryable"]) == ("clock", 1, True)
+    assert told["task_id"] == "clock@2026-11-23T06:00:00.000000Z"
+    assert cron.slots() == []
+    assert cli("clock", "--confirm").exit_code == 0
+    assert (cron().exit_code, cron().stderr) == (0, "")
+    assert cron.slots() == ["2026-11-23T06:00:00Z"]
+
+
+def test_a_suspended_clock_is_told_by_schedule_once(cli: Cli, jobs: str, jump: Callable[[float], None]) -> None:
+    """As by `run --every`."""
+    assert cli("schedule", "--once", jobs).exit_code == 0
+    jump(3)
+    result = cli("schedule", "--once", jobs)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "clock is in doubt (deviating, 3.0 h ahead)" in result.stderr
+    result = cli("schedule", "--once", "--json", jobs)
+    assert (result.exit_code, json.loads(result.stderr)["error"]) == (1, "clock")
+    cli("clock", "--confirm")
+    assert "good@2026-11-23T06:00:00Z succeeded" in cli("schedule", "--once", jobs).stdout
+
+
+def test_the_hardware_clock_serves_and_the_suspension_is_told(
+    cli: Cli, tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due runs by it; that what was missed waits is told all the same."""
+    real = [time.clock.wall_us()]
+    monkeypatch.setattr(Clock, "sources", (lambda clock: board(clock.wall_us() - real[0]),))
+
+    def board(ahead_us: int) -> Hardware:
+        return Hardware(real[0], ahead_us, 1_000_000, keeps_utc=True, name="rtc0")
+
+    cron = Cron(cli, tmp_path)
+    cron()
+    time.pass_hours(0.9)
+    real[0] += HOUR * 1_000_000
+    result = cron()
+    assert result.exit_code == 1
+    assert "what is due goes by the hardware clock" in result.stderr
+    assert cron.slots() == ["2026-11-23T04:00:00Z"]
+
+
+def test_the_loop_tells_a_suspension_once(path: Path) -> None:
+    """However many schedules and looks there are, each alarm once; the loop goes on, and runs what is due behind it."""
+    clock, told = ManualClock(), list[Any]()
+    with Registry(path, durability="normal", clock=clock) as registry:
+        for name in ("one", "two"):
+            registry.scheduled(name, cron="0 * * * *")(lambda: None)
+        registry.run_due()
+        clock.set(wall_us=clock.wall_us() + 3 * HOUR * 1_000_000)
+        watch = ClockWatch(registry, told.append)
+        for name in ("one", "two"):
+            keep(registry, name, told.append, watch, Pauses(clock, 3 * LOOK_S))
+        first = registry.check_clock().alarm
+        registry.confirm_clock()
+        clock.set(wall_us=clock.wall_us() - HOUR * 1_000_000)
+        keep(registry, "one", told.append, watch, Pauses(clock, 3 * LOOK_S))
+        assert [one.task_id for one in told] == [first, registry.check_clock().alarm]
+        registry.confirm_clock()
+        keep(registry, "one", told.append, watch, Pauses(clock, 2 * HOUR // 5))
+    assert [one.task_id[:4] for one in told[2:]] == ["one@"] * (len(told) - 2)
+    assert len(told) > 2
 
 
 # --- audit ------------------------------------------------------------------------------------------------------
@@ -224,9 +330,37 @@ def test_an_audit_says_what_a_time_may_be_and_that_none_had_a_slot(cli: Cli, tim
     """WHEN is a date, a time or an age; a time without slots is not the life of the schedule."""
     cli(*EVERY, "job", "--", "true")
     assert "2026-11-22T19:00Z, and no age such as 7d" in cli("audit", "job", "--since", "yesterday").stderr
-    time.pass_hours(2)
+    time.pass_hours(2.5)
     cli(*EVERY, "job", "--", "true")
-    assert "no slot in that time" in cli("audit", "job", "--since", "2026-12-01").stdout
+    assert "no slot in that time" in cli("audit", "job", "--since", "1m").stdout
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_an_audit_of_no_time_is_refused(cli: Cli, time: Time, form: tuple[str, ...]) -> None:
+    """One that ends before it begins, and one that is all to come: a monitor with a slip would be green for ever."""
+    cli(*EVERY, "job", "--", "true")
+    time.pass_hours(2)
+    for since, until in (("2026-11-23T05:00Z", "2026-11-23T04:00Z"), ("2026-11-23", "2026-11-23"), ("1h", "2h")):
+        turned = cli("audit", "job", "--since", since, "--until", until, *form)
+        assert (turned.exit_code, "the time ends before it begins" in turned.stderr) == (2, True)
+    for words in (("--since", "2026-12-01"), ("--since", "2026-12-01", "--until", "2026-12-02")):
+        early = cli("audit", "job", *words, *form)
+        assert (early.exit_code, "nothing to audit yet" in early.stderr) == (2, True)
+    assert cli("audit", "job", "--since", "2026-11-23T05:00Z", *form).exit_code == 0
+    assert cli("audit", "job", "--since", "2026-11-22", "--until", "2026-12-01", *form).exit_code == 1
+
+
+def test_gaps_beyond_the_list_are_counted(cli: Cli, time: Time) -> None:
+    """The terminal names the first twenty, and says how many more there are."""
+    cli(*EVERY, "job", "--", "true")
+    time.pass_hours(20.9)
+    assert cli("audit", "job").stdout.splitlines()[-1] == "job: 20 late"
+    assert "more; --json" not in cli("audit", "job").stdout
+    time.pass_hours(158)
+    told = cli("audit", "job").stdout.splitlines()
+    assert sum(" is late: " in line for line in told) == 20
+    assert told[-3] == "... and 158 more; --json tells all"
+    assert told[-1] == "job: 178 late"
 
 
 def test_a_day_of_many_slots_is_counted(cli: Cli, time: Time) -> None:
@@ -392,7 +526,7 @@ def kept(path: Path, pauses: int, suspends: dict[int, float] | None = None) -> l
             ran.append((f"{slot:%H:%M}", clock.wall_us() / 1_000_000 - slot.timestamp()))
 
         told: list[SlotRun | IdemregError] = []
-        keep(registry, "job", told.append, pausing)
+        keep(registry, "job", told.append, lambda: None, pausing)
         assert len(told) == len(ran)
     return ran
 
@@ -426,7 +560,7 @@ def test_errors_of_the_store_are_told_and_tried_again(path: Path) -> None:
         registry.run_due()
         other.scheduled("job", cron="30 * * * *")(lambda: None)
         other.run_due()
-        keep(registry, "job", told.append, lambda _: pytest.fail("it goes on"))
+        keep(registry, "job", told.append, lambda: None, lambda _: pytest.fail("it goes on"))
     assert [one.code for one in told] == ["schedule"]
 
 
@@ -485,7 +619,7 @@ def test_the_loop_goes_on_by_what_heals(path: Path, error: StoreError) -> None:
             raise error
 
         registry.store.check_files = fails_once  # type: ignore[attr-defined]
-        keep(registry, "job", told.append, Pauses(clock, 2 * LOOK_S))
+        keep(registry, "job", told.append, lambda: None, Pauses(clock, 2 * LOOK_S))
     assert told[0] is error
     assert told[1].error is None
 
@@ -525,7 +659,7 @@ def test_a_job_that_ends_its_thread_is_told(path: Path) -> None:
         registry.scheduled("job", cron="0 * * * *")(lambda: sys.exit(3))
         registry.run_due()
         clock.advance(HOUR)
-        keep(registry, "job", told.append, lambda _: True)
+        keep(registry, "job", told.append, lambda: None, lambda _: True)
     assert [(one.code, str(one)) for one in told] == [("schedule", "a job of job was ended by SystemExit: 3")]
 
 
@@ -537,7 +671,7 @@ def test_no_more_of_what_ends_a_thread_is_told_than_is_stored(path: Path) -> Non
         registry.scheduled("job", cron="0 * * * *")(lambda: sys.exit("a secret"))
         registry.run_due()
         clock.advance(HOUR)
-        keep(registry, "job", told.append, lambda _: True)
+        keep(registry, "job", told.append, lambda: None, lambda _: True)
     assert [str(one) for one in told] == ["a job of job was ended by SystemExit"]
 
 

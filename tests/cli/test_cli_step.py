@@ -87,6 +87,14 @@ def test_exit_codes_are_passed_on_and_nothing_is_saved(cli: Cli, command: str, c
     assert steps_of(cli) == []
 
 
+def test_a_name_stands_for_one_piece_of_the_task(cli: Cli) -> None:
+    """Used again in the same attempt it is skipped as by a later one, whatever the command; the help says so."""
+    result = inside(cli, f"{STEP} one -- echo first; {STEP} one -- echo second; {STEP} two -- echo third")
+    assert result.stdout == "first\nfirst\nthird\n"
+    assert [step["name"] for step in steps_of(cli)] == ["one", "two"]
+    assert "used a second time" in " ".join(cli("step", "--help").stdout.split())
+
+
 def test_a_command_that_cannot_run_has_the_shells_codes(cli: Cli) -> None:
     """127 where it is not there, 126 where it is not executable; and a name that is none is 2."""
     result = inside(

@@ -201,6 +201,20 @@ def test_a_verify_command_that_was_cut_off_is_asked_again(cli: Cli, command: Com
     assert len(command.ran()) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["rerun"], "final: `idemreg watch` reruns it\n"),
+        (["verify", "--verify", "true"], "asks about it, and reruns it where it did not happen\n"),
+        (["hold"], "reruns it only once a person has resolved it as did-not-happen\n"),
+    ],
+)
+def test_show_tells_who_reruns_it_and_when(cli: Cli, command: Command, options: list[str], words: str) -> None:
+    """By the policy: under hold no watch does by itself."""
+    command.killed("--recover", "--on-crash", *options)
+    assert words in cli("show", "t", COLUMNS="200").stdout
+
+
 def test_a_held_command_becomes_unknown(cli: Cli, command: Command) -> None:
     """Also where its words are kept: hold is for a person."""
     command.killed("--recover")
@@ -469,6 +483,28 @@ def test_each_leaves_what_is_the_others(cli: Cli, jobs: str, tmp_path: Path, com
     assert done.returncode == 1
     done = cli.process("watch", "--once", "--json", jobs, script=f'cd {tmp_path} && exec "$@"')
     assert {one["task_id"]: one["did"] for one in lines(done.stdout)} == {"coupon:7": "rerun"}
+
+
+def test_a_hint_looks_into_the_file_of_the_module(cli: Cli, path: Path, tmp_path: Path) -> None:
+    """Which is another than the default: the command that is named finds the task there, from any folder."""
+    target = module_of(path, tmp_path, "hold")
+    killed_function(tmp_path)
+    other = {"IDEMREG_DB": str(tmp_path / "other.db")}
+    done = cli.process("watch", "--once", target, script=f'cd {tmp_path} && exec "$@"', **other)
+    assert "coupon:7 is unknown" in done.stdout
+    assert f"idemreg --db {path} resolve coupon:7 happened" in done.stdout
+    assert cli("--db", str(path), "resolve", "coupon:7", "happened", **other).exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("watch", "--once"), ("schedule", "--once"), ("schedule",)])
+def test_a_module_has_its_own_file(cli: Cli, jobs: str, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Another one is refused, before the module is imported; the variable is a default, and gives way."""
+    other = str(tmp_path / "other.db")
+    done = cli.process("--db", other, *words, jobs, script=f'cd {tmp_path} && exec "$@"')
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "has its own file, and --db names one as well" in done.stderr
+    assert "hint:" in done.stderr
+    assert not os.path.exists(other)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------

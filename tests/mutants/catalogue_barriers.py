@@ -441,7 +441,17 @@ _OWNERS: Final = (
         Row(
             "command-without-byte",
             "a command does not inherit its owner's lock: killing the wrapper frees the task of an orphan",
-            (Patch("idemreg/child.py", "            pass_fds=() if lock_fd is None else (lock_fd,),\n", ""),),
+            (Patch("idemreg/starting.py", "            pass_fds=() if lock_fd is None else (lock_fd,),\n", ""),),
+        ),
+    ),
+    *mutants(
+        "owner lock",
+        Off(),
+        "tests/test_command_ends.py::test_a_command_whose_end_could_not_be_stored_does_not_run_again",
+        Row(
+            "command-byte-dropped-by-close",
+            "the byte of a command is given back while its end waits to be stored: the command runs again",
+            (Patch(OWNERS, "command.is_closed and not self.held_by(owner):", "command.is_closed:"),),
         ),
     ),
     *mutants(

@@ -28,7 +28,6 @@ class Interrupter:
         self.has_raised = False
         self.has_come = False  # to whoever called: an error in a finaliser does not
         self.is_outside = False  # it was raised where the modules were left already
-        self.at = ""  # the function that it was raised in
         self._left = steps
         self._files = {module.__file__ for module in modules}
 
@@ -54,8 +53,6 @@ class Interrupter:
         if not self.has_raised:
             self.has_raised = True
             self.is_outside = frame is not None and frame.f_code.co_filename == __file__
-            of_ours = frame.f_back if frame is not None and frame.f_code.co_name == "_call" else frame
-            self.at = "" if of_ours is None else of_ours.f_code.co_name
             raise KeyboardInterrupt
 
     def carry_out(self, body: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
