@@ -38,6 +38,7 @@ def drive(walk: Walk[R]) -> R:
     A job that returns a coroutine fails by it: nobody here would ever run it. Of errors between two steps see `adrive`.
     """
     step: Step | None = None
+    generator: Any = walk
     try:
         while True:
             try:
@@ -50,7 +51,7 @@ def drive(walk: Walk[R]) -> R:
                     _refuse(value, call)
                 step = walk.send(value)
             except BaseException as error:
-                if walk.gi_frame is None:  # `_is_over`, without the call: each job ends so
+                if generator.gi_frame is None:  # `_is_over`, without the call: each job ends so
                     raise
                 step = walk.throw(error)
     except StopIteration as stop:
