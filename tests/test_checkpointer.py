@@ -450,8 +450,8 @@ def test_stop_gives_the_disk_back(
         running._restart_bytes = RESTART_BYTES
     assert grown > RESTART_BYTES
     assert running._wal.file_bytes() == 0
-    assert [one.mode for one in heard.all] == ["TRUNCATE"]
-    assert [one.exc_type for one in told] == [SystemExit]
+    assert heard.all[-1].mode == "TRUNCATE"  # a look before it may have found the new bound, and begun the -wal anew
+    assert {one.exc_type for one in told} == {SystemExit}
 
 
 def test_a_dropped_registry_takes_its_thread_along(path: Path) -> None:

@@ -366,6 +366,42 @@ def test_forks_while_threads_work_and_close(switching: None, path: Path, registr
     connection.close()
 
 
+def test_a_fork_waits_for_a_thread_in_the_middle_of_sqlite(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than for a job in its transaction: its child would hang for ever on a mutex of SQLite that is locked."""
+    monkeypatch.setattr(forking, "FORK_PATIENCE_S", 0.0)
+    registry.run("warm", int)
+    with Script(HOLDER, path) as holder:
+        holder.expect("writes")
+        thread = threading.Thread(target=registry.add, args=("task",))
+        thread.start()
+        until(lambda: thread.ident in forking.inside.values())
+
+        def let_it_write() -> None:
+            until(lambda: forking.fork.thread)
+            holder.go()
+
+        releasing = threading.Thread(target=let_it_write)
+        releasing.start()
+        said = in_child(lambda: str(registry.get("task") is not None))
+        for one in (thread, releasing):
+            one.join(PATIENCE_S)
+    assert said == "True"
+
+
+# Has SQLite's write lock until it is told to give it back.
+HOLDER = """
+from tests.support.raw import connect
+connection = connect(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+say("writes")
+wait()
+connection.execute("ROLLBACK")
+wait()
+"""
+
+
 def test_a_forked_child_cannot_touch_an_open_transaction(parents: Registry) -> None:
     """It can neither write in it nor commit it; the parent's effects and finish are one commit all the same."""
     with parents.claim("task", name="job", on_crash="rerun") as claim, claim.transaction() as tx:

@@ -436,17 +436,17 @@ def test_a_slot_at_work_elsewhere_is_left_to_whoever_runs_it(open_registry: Call
     other.scheduled("s", cron="* * * * *")(late)
     one.run_due("s")
     by.advance(60)
-    claim = one.store.begin
+    look = one.store.look
     slot: list[str] = []
 
     def first(wanted: Any) -> Any:
         if not slot:
             slot.append(wanted.task_id)
             found.extend(other.run_due("s"))
-        return claim(wanted)
+        return look(wanted)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one.store, "begin", first)
+        patch.setattr(one.store, "look", first)
         assert one.run_due("s") == []
     assert (ran, len(found)) == (["other"], 1)
     assert (task_of(one, slot[0]).status, task_of(one, slot[0]).attempt) == (Status.SUCCEEDED, 1)

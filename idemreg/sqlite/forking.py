@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "leak", "leave", "no_fork_meanwhile"]
 
-# How long a fork waits for other threads to leave SQLite.
+# How long a fork waits for other threads to leave SQLite: for a job in the middle of its own transaction, which may be
+# there for hours; and for code of ours, which may be in a call of SQLite right now, and has its mutexes.
 FORK_PATIENCE_S: Final = 1.0
+FORK_PATIENCE_WITH_OURS_S: Final = 30.0
 FORK_NAP_S: Final = 0.0002
 
 
@@ -90,13 +92,22 @@ def _before_fork() -> None:
     me = threading.get_ident()
     fork.thread = me
     clock = Clock()
-    deadline = clock.monotonic() + FORK_PATIENCE_S
-    while (_is_anybody_inside(me) or _is_anybody_importing(me)) and clock.monotonic() < deadline:
+    began = clock.monotonic()
+    while _is_anybody_inside(me) or _is_anybody_importing(me):
+        if clock.monotonic() >= began + (FORK_PATIENCE_WITH_OURS_S if _is_any_of_ours(me) else FORK_PATIENCE_S):
+            break
         clock.sleep(FORK_NAP_S)
 
 
 def _is_anybody_inside(me: int) -> bool:
     return any(thread != me for thread in list(inside.values()))
+
+
+def _is_any_of_ours(me: int) -> bool:
+    """Whether one that is inside is in code of ours, and not in a job's: a thread in C is so from its last frame."""
+    frames = sys._current_frames()  # noqa: SLF001
+    at = [frames[thread] for thread in list(inside.values()) if thread != me and thread in frames]
+    return any(frame.f_code.co_filename.startswith(_PACKAGE) for frame in at)
 
 
 def _is_anybody_importing(me: int) -> bool:
