@@ -92,6 +92,14 @@ LINEARIZABLE = {
         3-4 A finish recorded token=1 asked=failed
         5-6 B retry ok
         7-8 C sweep granted token=2 attempt=2 asked=kept""",
+    "two retries at a time, each of which lets a run begin": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun most=1
+        3-4 A finish recorded token=1 asked=failed
+        5-20 B retry ok
+        6-12 C retry ok
+        7-8 D claim granted token=2 attempt=2 asked=rerun most=1
+        9-10 D finish recorded token=2 asked=failed
+        13-16 E claim granted token=3 attempt=3 asked=rerun most=1""",
     "a sweep settles what is held, and leaves what its next call runs by itself": """
         1-2 A claim granted token=1 attempt=1
         3-4 A die ok
@@ -123,6 +131,13 @@ LINEARIZABLE = {
         8-9 A finish lost asked=succeeded token=1 result=r""",
 }
 NOT_LINEARIZABLE = {
+    "a retry, which lets two runs begin": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun most=1
+        3-4 A finish recorded token=1 asked=failed
+        5-20 B retry ok
+        7-8 D claim granted token=2 attempt=2 asked=rerun most=1
+        9-10 D finish recorded token=2 asked=failed
+        13-16 E claim granted token=3 attempt=3 asked=rerun most=1""",
     "two have it at once": """
         1-4 A claim granted token=1 attempt=1
         2-3 B claim granted token=2 attempt=1""",
@@ -216,7 +231,7 @@ NOT_LINEARIZABLE = {
 
 def history(text: str) -> list[Op]:
     """Operations as written above."""
-    numbers = {"token", "attempt", "batch"}
+    numbers = {"token", "attempt", "batch", "most"}
     ops = []
     for line in text.split("\n")[1:]:
         span, who, kind, answer, *rest = line.split()

@@ -5,7 +5,8 @@ before any other that is left had ended, and go back where that leads nowhere, r
 share nothing, so each has a history of its own (as in Porcupine), which keeps it cheap.
 
 An operation that only looks is taken at once, where the state allows it: where it could be taken later, it can be taken
-now. The claim that is told of an unknown or failed task is none of those: it may be the one that has made it so.
+now. The claim that is told of an unknown or failed task is none of those: it may be the one that has made it so. Nor is
+what an operator was allowed, though it changes nothing here: of two retries at a time each may let a run begin.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["Stuck", "find_stuck"]
 # a few more steps than it has operations.
 MOST_STEPS: Final = 30_000
 MAY_CHANGE: Final = frozenset({PENDING, "unknown", "failed"})
+OPERATORS: Final = frozenset({"retry", "resolve", "forget"})
 
 
 class Stuck(Exception):  # noqa: N818 - it is a finding
@@ -74,7 +76,8 @@ def _take_what_only_looks(ops: Sequence[Op], taken: int, first: int, state: Stat
 
 
 def _only_looks(state: State, op: Op) -> bool:
-    return op.answer not in MAY_CHANGE and any(after == state for after in step(state, op))
+    may_change = op.answer in MAY_CHANGE or (op.answer == "ok" and op.kind in OPERATORS)
+    return not may_change and any(after == state for after in step(state, op))
 
 
 def _next(ops: Sequence[Op], taken: int, first: int) -> list[int]:
