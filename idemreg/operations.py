@@ -71,6 +71,7 @@ class Operations:
         )
         self._teller: Teller | None = None
         self.clock_bands: ClockBands | None = None  # of `check_clock`, to be set; None: the usual ones
+        self.clock_found: ClockCheck | None = None  # by the last `check_clock` of this registry
 
     @property
     def store(self) -> Store:
@@ -318,7 +319,9 @@ class Operations:
         """
         from idemreg.clockcheck.check import check  # noqa: PLC0415 - for schedules only
 
-        return check(self._store, self.clock, self._teller, self.clock_bands)
+        found = check(self._store, self.clock, self._teller, self.clock_bands)
+        self.clock_found = found
+        return found
 
     def confirm_clock(self, *, evidence: str = "", by: str = "operator") -> ClockCheck:
         """Trust the wall clock as it is now: the alarm is settled, and later looks compare with this one."""

@@ -99,8 +99,9 @@ class ClockWatch:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        """Look, and tell of an alarm that is new."""
-        problem = self._registry.check_clock().problem
+        """Tell of an alarm that is new, by what the last look at a schedule has found."""
+        found = self._registry.clock_found
+        problem = None if found is None else found.problem
         if problem is not None and self._is_new(problem.task_id):
             self._tell(problem)
 
@@ -119,7 +120,7 @@ def keep(
 ) -> None:
     """Look, and wait for the next slot, over and over. ``pause`` lets seconds pass, and says whether to stop.
 
-    ``watch`` looks whether the clock suspends scheduling, since nobody would hear of it by slots that do not run.
+    ``watch`` tells where the clock suspends scheduling, since nobody would hear of it by slots that do not run.
 
     An error of the store is told, and the next look tries again; so is a job's SystemExit. A schedule that another
     process has superseded ends. What is `FOR_GOOD` is raised.

@@ -16,7 +16,7 @@ from idemreg.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.clockcheck.verdict import ClockCheck, Permit
+    from idemreg.clockcheck.verdict import Permit
     from idemreg.command import CommandEnd
     from idemreg.ledger import Ledger
     from idemreg.planning import Timetable
@@ -104,13 +104,11 @@ def run_every(
 
     check_command(argv[0])  # now, and not at 03:00
     options |= {"on_duplicate": "raise", "counts_argv": False, "name": options["name"] or table.name}
-    looks: list[ClockCheck] = []
     with Signals() as inbox:
 
         def may_schedule() -> Permit:
             inbox.check()  # a signal that ended a command ends the catching up
-            looks[:] = [registry.check_clock()]
-            return looks[0].permit
+            return registry.may_schedule()
 
         def execute(task_id: str) -> Walk[CommandEnd]:
             check = functools.partial(check_alone, cast("Ledger", registry.store), table.name, task_id)
@@ -123,7 +121,8 @@ def run_every(
         template = _wanted(registry, slot_id(table.name, 0), options)
         runs = drive(due(registry.store, registry.clock, table, template, may_schedule, execute, Memory()))
     codes = [run.outcome.exit_code if run.error is None else report_error(run.error, settings()) for run in runs]
-    codes += [report_error(problem, settings()) for one in looks if (problem := one.problem) is not None]
+    if registry.clock_found is not None and (problem := registry.clock_found.problem) is not None:
+        codes.append(report_error(problem, settings()))
     return next((code for code in codes if code), 0)
 
 

@@ -162,10 +162,11 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
         if slot is not None:
             return _by_hand(registry, slot, teller)
         if once:
+            from idemreg.scheduler import ClockWatch  # noqa: PLC0415 - the help text needs none of it
+
             for run in registry.run_due():
                 teller(run)
-            if (problem := registry.check_clock().problem) is not None:
-                teller(problem)
+            ClockWatch(registry, teller)()
             return teller.exit_code
         return _keep(registry, teller)
 

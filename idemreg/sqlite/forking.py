@@ -94,7 +94,8 @@ def _before_fork() -> None:
     clock = Clock()
     began = clock.monotonic()
     while _is_anybody_inside(me) or _is_anybody_importing(me):
-        if clock.monotonic() >= began + (FORK_PATIENCE_WITH_OURS_S if _is_any_of_ours(me) else FORK_PATIENCE_S):
+        waited_s = clock.monotonic() - began
+        if waited_s >= FORK_PATIENCE_WITH_OURS_S or (waited_s >= FORK_PATIENCE_S and not _is_any_of_ours(me)):
             break
         clock.sleep(FORK_NAP_S)
 
