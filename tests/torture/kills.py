@@ -43,7 +43,6 @@ MUTANTS: Final = (
     "step-of-another-name",
     "step-run-again",
     "sweep-reruns-what-lives",
-    "sweep-runs-twice",
     "sweep-settles-nothing",
     "token-given-twice",
 )
