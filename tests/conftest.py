@@ -16,6 +16,7 @@ import trio
 from hypothesis import HealthCheck, settings
 
 from idemreg import Registry, faults
+from idemreg.sqlite import forking
 from idemreg.sqlite.backend import SqliteStore
 from tests.support import compiled
 
@@ -73,6 +74,9 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
     left = apsw.connections()
     assert not left, f"connections left open: {left}"
+    inside = dict(forking.inside)
+    forking.inside.clear()
+    assert not inside, f"left inside, so that each fork would wait for it: {inside}"
 
 
 @pytest.fixture

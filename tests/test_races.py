@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -390,6 +391,36 @@ def test_a_fork_waits_for_a_thread_in_the_middle_of_sqlite(
     assert said == "True"
 
 
+def test_a_fork_waits_for_no_thread_that_waits_for_another_process(
+    path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor has it a connection: the other may be a registry of this process, which waits for the very fork."""
+    monkeypatch.setattr(forking, "FORK_PATIENCE_WITH_OURS_S", math.inf)
+    registry.run("warm", int)
+    with Script(TURN_HOLDER, path) as holder:
+        holder.expect("has the turn")
+        claiming = threading.Thread(target=registry.run, args=("task", int))
+        claiming.start()
+        until(lambda: registry.store._opening.current.database.gate.is_taken)  # type: ignore[attr-defined]
+        assert in_child(lambda: str(registry.get("task"))) == "None"
+        assert claiming.is_alive()
+        holder.go()
+        claiming.join(PATIENCE_S)
+    assert registry.get("task").status is Status.SUCCEEDED  # type: ignore[union-attr]
+
+
+# Has the turn to write until it is told to give it back.
+TURN_HOLDER = """
+from idemreg import Registry, faults
+def hold():
+    say("has the turn")
+    wait()
+faults.arm("turn.taken", hold)
+Registry(sys.argv[1]).add("its own")
+wait()
+"""
+
+
 # Has SQLite's write lock until it is told to give it back.
 HOLDER = """
 from tests.support.raw import connect
@@ -531,6 +562,45 @@ def test_a_fork_waits_for_an_import_of_ours(path: Path) -> None:
     """The first call of another thread imports what it needs: in the child nobody would end that import."""
     with Script(AMID_AN_IMPORT, path) as process:
         process.expect("7 8")
+
+
+# A hook that is registered before ours is called behind it, so that all that a fork waits for has been waited for.
+LATE_BEFORE_A_FORK = """
+import threading
+late = threading.Event()
+def before():
+    if reader.ident is None:
+        reader.start()
+        late.wait()
+        say("late")
+os.register_at_fork(before=before)
+from idemreg import Clock, Registry
+class Waiting(Clock):
+    def sleep(self, seconds):
+        if threading.current_thread() is reader:
+            late.set()
+        super().sleep(seconds)
+def read():
+    registry.get("outer")
+    say("read")
+    late.set()
+reader = threading.Thread(target=read)
+registry = Registry(sys.argv[1], clock=Waiting())
+with registry.claim("outer") as claim, claim.transaction():  # has the only connection
+    if not (pid := os.fork()):
+        os._exit(0)
+    os.waitpid(pid, 0)
+    reader.join()
+say("done")
+"""
+
+
+def test_no_connection_is_opened_amid_a_fork(path: Path) -> None:
+    """The child would inherit a mutex of SQLite's that is locked: its first call would wait for it for ever."""
+    with Script(LATE_BEFORE_A_FORK, path) as process:
+        process.expect("late")
+        process.expect("read")
+        process.expect("done")
 
 
 def test_forks_among_busy_threads_do_not_hang(switching: None, parents: Registry) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "is_sync_failure",
     "leave_wal",
     "roll_back",
+    "set_synchronous",
     "translate",
 ]
 
@@ -120,7 +121,7 @@ def connect(
         connection.patience = Patience(busy_s, clock)
         connection.set_busy_handler(connection.patience)  # before the first statement
         if synchronous is not None:
-            _set(connection, "synchronous", synchronous)
+            set_synchronous(connection, synchronous)
         _set(connection, "wal_autocheckpoint", 0)
         harden(connection)
         connection.hot = connection.cursor()
@@ -134,6 +135,11 @@ def _check_writable(connection: Connection, path: str) -> None:
     if connection.readonly("main"):  # it could not be opened for writing, and SQLite makes do with less
         msg = f"{path} cannot be opened for writing"
         raise StorePathError(msg)
+
+
+def set_synchronous(connection: Connection, synchronous: int) -> None:
+    """When SQLite itself syncs, read back."""
+    _set(connection, "synchronous", synchronous)
 
 
 def _set(connection: Connection, pragma: str, value: int) -> None:
@@ -159,12 +165,12 @@ def roll_back(connection: Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def leave_wal(connection: Connection) -> None:
+def leave_wal(connection: Connection, *, leaves: bool = True) -> None:
     """Should it be the last to close, it moves nothing into the database and leaves the -wal where it is.
 
     After a failed sync the -wal on the disk may lack what is seen of it: moved, it would damage the database.
     """
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(leaves))
 
 
 def translate(error: apsw.Error | UnicodeDecodeError) -> StoreError:

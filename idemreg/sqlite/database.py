@@ -24,6 +24,7 @@ from idemreg.sqlite.connection import (
 )
 from idemreg.sqlite.forking import forgets, inside, no_fork_meanwhile
 from idemreg.sqlite.guard import Guard
+from idemreg.sqlite.long_write import LongWrite
 from idemreg.sqlite.pages import is_damage
 from idemreg.sqlite.pool import Pool
 from idemreg.sqlite.syncing import GroupSync
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.upkeep import Brought
 
 __all__ = ["Database"]
 
@@ -46,10 +48,8 @@ T = TypeVar("T")
 class Database(Pool):
     """One database file, open. Thread-safe."""
 
-    def __init__(
-        self, path: str, lock_file: LockFile, clock: Clock, *, busy_s: float, reads_durable: bool, checks_pages: bool
-    ) -> None:
-        super().__init__(path, busy_s, clock, checks_pages=checks_pages)
+    def __init__(self, file: Brought, lock_file: LockFile, clock: Clock, *, busy_s: float, reads_durable: bool) -> None:
+        super().__init__(file.path, busy_s, clock, checks_pages=file.checks_pages)
         self.reads_durable = reads_durable  # of reads that belong to no call; a call says it itself
         self.after_commit: Callable[[], None] = _nothing
         self.after_write: Callable[[], None] = _nothing  # this thread has left the gate; not on the hot path
@@ -62,6 +62,7 @@ class Database(Pool):
         try:
             self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
+            self.adopt(file.connection)
             forgets(self)
         except BaseException as error:
             self.close()
@@ -71,8 +72,10 @@ class Database(Pool):
 
     def _look_at_index(self, lock_file: LockFile) -> None:
         """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
-        self._anchor = self._open(NORMAL)
-        self._anchor.execute("SELECT 1 FROM sqlite_schema").fetchall()
+        # It executes no statement but this one, for which SQLite reads no more than the header of the file: to read the
+        # schema takes a third of what it takes to open a connection.
+        self._anchor = self._open(None)
+        self._anchor.pragma("user_version")
         guard = self.guard = Guard(self.path, lock_file, self._clock)
         guard.lose, guard.is_whole, self.gate.look = self.lose, self.is_whole, guard.before_writing
         index = WalIndex(self._anchor)
@@ -364,27 +367,6 @@ class Database(Pool):
         with contextlib.suppress(OSError):  # where a thread of the parent had just closed them
             self._close_looks()
         self.gate = Gate(self.turns.write, self._clock, self.busy_s)
-
-
-class LongWrite:
-    """A write transaction around user code."""
-
-    def __init__(self, database: Database, connection: Connection, mine: Write) -> None:
-        self.connection = connection
-        self._database = database
-        self._mine = mine
-
-    def commit(self) -> None:
-        """Commit, let the next writer through, and return once it is durable. Errors as in `Database.write`."""
-        self._database.gate.look()  # the job may have taken long since the last
-        try:
-            self.connection.execute("COMMIT")
-        except apsw.Error as error:
-            raise self._database.unsure(error) from error
-        self._database.gate.done(self._mine)
-        if self._mine.durable:
-            self._database.durable()
-        self._database.after_commit()
 
 
 def _move(connection: Connection, sync: GroupSync) -> None:

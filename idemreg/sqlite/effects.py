@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.database import LongWrite
+    from idemreg.sqlite.long_write import LongWrite
     from idemreg.store import End
 
 __all__ = ["Effects"]

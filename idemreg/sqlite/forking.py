@@ -74,11 +74,15 @@ def forgets(one: Forgetful) -> None:
 
 @contextlib.contextmanager
 def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
-    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's."""
+    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's.
+
+    Unless this thread is inside already: that fork waits for it.
+    """
     ticket, me = object(), threading.get_ident()
+    is_inside = me in list(inside.values())
     while True:
         inside[ticket] = me
-        if not fork.thread or fork.thread == me:
+        if is_inside or not fork.thread or fork.thread == me:
             break
         del inside[ticket]
         clock.sleep(FORK_NAP_S)

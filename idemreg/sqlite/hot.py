@@ -72,7 +72,9 @@ class Claim(Ticket):
                     opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
                     if not self.may_insert:
                         return found
-                    is_alone = gate.try_enter(self) and self._insert_alone(connection)
+                    # Whoever must wait for another process gives the connection back first: a fork waits for those
+                    # that have one, and whoever has the turn may be waiting for that fork.
+                    is_alone = gate.enter_at_once(self) and self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
                 raise database.translate(error) from error
             finally:
@@ -114,12 +116,10 @@ class Claim(Ticket):
 
     def _insert_alone(self, connection: Connection) -> bool:
         """Claim it. False where the connection can only read: the general path takes another for it."""
-        database = self._opened.database
-        connection.patience.until = database.gate.until
         try:
             self._insert(connection)
         except apsw.ReadOnlyError:
-            database.spoil()
+            self._opened.database.spoil()
             return False
         return True
 

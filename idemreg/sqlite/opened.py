@@ -58,14 +58,7 @@ class Opened:
         self._epoch_bits = file.row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
         self.floor = file.row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
-        self.database = Database(
-            file.path,
-            lock_file,
-            clock,
-            busy_s=making.busy_s,
-            reads_durable=reads_durable,
-            checks_pages=file.checks_pages,
-        )
+        self.database = Database(file, lock_file, clock, busy_s=making.busy_s, reads_durable=reads_durable)
         try:
             self.owners = Owners(lock_file, clock, self._epoch_bits)
             self._clock = clock

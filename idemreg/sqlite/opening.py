@@ -162,7 +162,11 @@ class Opening:
         lock_file = LockFile(location.lock)
         try:
             file = upkeep.bring_up(location, lock_file, self._making)
-            return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
+            try:
+                return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
+            except BaseException:
+                file.connection.close()
+                raise
         except BaseException as error:
             lock_file.close()
             if isinstance(error, OSError):

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Final
 import apsw
 
 from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES, FULL, NORMAL, Connection, connect, leave_wal, translate
+from idemreg.sqlite.connection import (
+    AUTOCHECKPOINT_PAGES,
+    FULL,
+    NORMAL,
+    Connection,
+    connect,
+    leave_wal,
+    set_synchronous,
+    translate,
+)
 from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave, no_fork_meanwhile
 from idemreg.sqlite.pages import damage
 
@@ -109,34 +118,42 @@ class Pool:
         connection.patience.until = until
         return connection
 
-    def _open(self, synchronous: int) -> Connection:
+    def adopt(self, connection: Connection) -> None:
+        """Take over the one by which the file was brought up, as if it had been opened here: it has read the schema."""
+        self._all.add(connection)
+        set_synchronous(connection, NORMAL)
+        leave_wal(connection, leaves=False)
+        self._tune(connection)
+        self._idle[NORMAL].append(connection)
+
+    def _tune(self, connection: Connection) -> None:
+        if self.levels[True] == FULL:
+            connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+
+    def _open(self, synchronous: int | None) -> Connection:
         if self.lost is not None:
             raise copy.copy(self.lost)
         if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
             msg = f"{self.path} is used after it was closed"
             raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
-        ticket = object()
-        inside[ticket] = threading.get_ident()
         try:
-            connection = connect(
-                self.path,
-                synchronous=synchronous,
-                busy_s=self.busy_s,
-                clock=self._clock,
-                checks_pages=self._checks_pages,
-            )
-            try:
-                if self.levels[True] == FULL:
-                    connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
-                self._all.add(connection)
-            except BaseException:
-                connection.close()
-                raise
-            return connection
+            with no_fork_meanwhile(self._clock):
+                connection = connect(
+                    self.path,
+                    synchronous=synchronous,
+                    busy_s=self.busy_s,
+                    clock=self._clock,
+                    checks_pages=self._checks_pages,
+                )
+                try:
+                    self._tune(connection)
+                    self._all.add(connection)
+                except BaseException:
+                    connection.close()
+                    raise
+                return connection
         except apsw.Error as error:
             raise self.translate(error) from error
-        finally:
-            inside.pop(ticket, None)
 
     def give_back(self, connection: Connection, synchronous: int) -> None:
         """Put the connection back, rolling back what it did not commit."""

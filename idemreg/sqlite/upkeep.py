@@ -95,6 +95,7 @@ class Brought(NamedTuple):
     path: str
     row: RegistryRow
     checks_pages: bool  # it has page checksums
+    connection: Connection  # open; to close it is with whoever gets this
 
 
 def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought:
@@ -119,8 +120,12 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
                 msg = f"{location.database} is damaged: its header is not a database's"
                 raise StoreCorruptError(msg) from error
             raise connections.translate(error) from error
-        lock_file.note_database()
-        lock_file.share()
+        try:
+            lock_file.note_database()
+            lock_file.share()
+        except BaseException:
+            brought.connection.close()
+            raise
         return brought
 
 
@@ -150,9 +155,10 @@ def _bring_up(path: str, lock_file: LockFile, making: Making, *, is_first: bool)
             registered = _note_key(connection, schema, making.key_note)
         if is_empty or verdict.is_changed:
             _note(connection, path, lock_file, boot_id)
-        return Brought(path, registered, pages.has(connection))
-    finally:
+        return Brought(path, registered, pages.has(connection), connection)
+    except BaseException:
         connection.close()
+        raise
 
 
 def _connect(path: str, making: Making, *, checks_pages: bool = False) -> tuple[Connection, bool]:
