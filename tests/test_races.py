@@ -567,12 +567,14 @@ def test_a_fork_waits_for_an_import_of_ours(path: Path) -> None:
 # A hook that is registered before ours is called behind it, so that all that a fork waits for has been waited for.
 LATE_BEFORE_A_FORK = """
 import threading
+import apsw
 late = threading.Event()
 def before():
     if reader.ident is None:
+        there = len(apsw.connections())
         reader.start()
         late.wait()
-        say("late")
+        say("opened", len(apsw.connections()) - there)
 os.register_at_fork(before=before)
 from idemreg import Clock, Registry
 class Waiting(Clock):
@@ -598,7 +600,7 @@ say("done")
 def test_no_connection_is_opened_amid_a_fork(path: Path) -> None:
     """The child would inherit a mutex of SQLite's that is locked: its first call would wait for it for ever."""
     with Script(LATE_BEFORE_A_FORK, path) as process:
-        process.expect("late")
+        process.expect("opened 0")
         process.expect("read")
         process.expect("done")
 
