@@ -410,9 +410,13 @@ class Observer:
 
     def step(self, task: str, name: str) -> Step | None:
         """The step, as it was saved."""
-        row = self.rows.get(task)
-        steps = () if row is None else row.steps
-        return next((one for one in steps if one.name == name), None)
+        return _step(self.rows.get(task), name)
+
+    def step_since(self, since: int, task: str, name: str) -> tuple[Step | None, Row | None]:
+        """The same, as it was last since then, and in which row: others may forget it before its reader is told."""
+        some = [rows.get(task) for rows in self.history[since:]]
+        row = next((row for row in reversed(some) if _step(row, name) is not None), None)
+        return _step(row, name), row
 
     def died(self, process: Process) -> None:
         """With all bodies that it was in, or whose ends it had not stored."""
@@ -486,6 +490,10 @@ def _state(task: str, row: Row | None) -> tuple[Any, ...]:
 
 
 _WORDS: Final = ("pending", "succeeded", "failed", "running", "unknown", "skipped", "cancelled")
+
+
+def _step(row: Row | None, name: str) -> Step | None:
+    return next((one for one in (() if row is None else row.steps) if one.name == name), None)
 
 
 def _short(row: Row | None) -> str:
