@@ -69,8 +69,9 @@ FOCUSES: Final = (
     "finish.committed",
     "nap",
 )
-LEASES, STEPS, RECOVERS = 0.25, 0.2, 0.3  # shares of the schedules that have them
+LEASES, STEPS, RECOVERS = 0.3, 0.3, 0.3  # shares of the schedules that have them
 SWEPT: Final = ("sweep.found", "sweep.found", "in the job")  # the focus of some of those in which somebody sweeps
+STEPPED: Final = ("sync.wanted", "sync.begun", "in the step")  # and of some in which jobs have steps
 FOCUSED: Final = 0.3  # chance there that the process is stopped; a third of that, that it dies
 IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
 ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
@@ -106,7 +107,8 @@ class Style(NamedTuple):
     @classmethod
     def draw(cls, rng: random.Random) -> Style:
         """A style by chance. Each kind of fault is left out in some of them."""
-        recovers = rng.random() < RECOVERS
+        recovers, steps, is_usual = rng.random() < RECOVERS, rng.random() < STEPS, rng.random() < 0.5
+        focuses = FOCUSES if is_usual else SWEPT if recovers else STEPPED if steps else FOCUSES
         return cls(
             switch=rng.choice((0.05, 0.2, 0.5, 0.9)),
             crash=rng.choice((0.02, 0.05) if recovers else (0.0, 0.005, 0.02, 0.05)),
@@ -115,14 +117,14 @@ class Style(NamedTuple):
             lose=rng.choice((0.0, 0.0, 0.3)),
             reboot=rng.choice((0.0, 0.0, 0.005, 0.01)),
             reboots=rng.choice((1, 1, 1, 2)),
-            reboot_told=rng.choice((0.0, 0.0, 0.1, 0.3)),
+            reboot_told=rng.choice((0.0, 0.1, 0.3, 0.3) if steps else (0.0, 0.0, 0.1, 0.3)),
             jump=rng.choice((0.0, 0.0, 0.01)),
-            focus=rng.choice(SWEPT if recovers and rng.random() < 0.5 else FOCUSES),
+            focus=rng.choice(focuses),
             step_s=rng.choice((0.00001, 0.0001, 0.0005)),
             is_cut=rng.random() < 0.7,
             namespaces=rng.choice((1, 2)),
             leases=rng.random() < LEASES,
-            steps=rng.random() < STEPS,
+            steps=steps,
             recovers=recovers,
         )
 

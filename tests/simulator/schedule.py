@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -46,8 +45,8 @@ class Playground:
 
     def __init__(self, folder: str, template: str, seat: Seat, crew: Crew) -> None:
         self._seat, self._crew = seat, crew
-        self._template = template
         self._path = os.path.join(folder, "jobs.db")
+        self._files = {end: Path(f"{template}{end}").read_bytes() for end in ("", "-lock")}  # as the template has them
         self._played = 0
 
     def play(self, seed: int, *, is_whole: bool = False) -> Played:
@@ -77,11 +76,14 @@ class Playground:
         for end in ("-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path + end)
-        for end in ("", "-lock"):
-            shutil.copyfile(self._template + end, self._path + end)
+        for end in self._files:
+            self._put(end)
         self._played += 1
         if self._played % GARBAGE == 0:
             gc.collect()
+
+    def _put(self, end: str) -> None:
+        Path(f"{self._path}{end}").write_bytes(self._files[end])
 
     def _down(self, machine: Machine, observer: Observer) -> None:
         """All are dead; with the power gone, what no sync has covered is gone, or some of it."""
@@ -95,7 +97,7 @@ class Playground:
             least = min(max(least, WAL_HEADER_BYTES), size)
             os.truncate(wal, machine.rng.choice((least, least, machine.rng.randint(least, size), size)))
         if machine.rng.random() < FORGOTTEN:
-            shutil.copyfile(f"{self._template}-lock", f"{self._path}-lock")
+            self._put("-lock")
         observer.lost_power()
 
     def _check_end(self, machine: Machine, observer: Observer) -> None:

@@ -65,11 +65,11 @@ FRESH: Final = 0.3  # chance that an order may be about a task of its own
 
 # How often each order is given, of some hundred.
 KINDS: Final = (
-    ("run", 40),
+    ("run", 36),
     ("claim", 14),
     ("batch", 10),
     ("consume", 6),
-    ("effect", 6),
+    ("effect", 10),
     ("resolve", 8),
     ("retry", 3),
     ("forget", 5),
@@ -93,6 +93,7 @@ LEASED_KINDS: Final = frozenset({"run", "claim", "effect", "keep", "sweep"})  # 
 # Between two orders, and between two pieces of a job, time passes there; so many times does the heart beat then.
 BETWEEN_S: Final = (0.0, 0.0, 0.4, 1.1)
 IN_JOB_S: Final = (0.0, 0.4, 0.8, 1.3)
+BEFORE_EFFECT_S: Final = (0.0, 1.3, 2.5)  # so that its owner may be late; behind the first effect nobody else writes
 BEATS: Final = 0.6
 GIVES_UP: Final = 0.5  # so often does a job stop that was told so
 MOST_STEPS: Final = 2  # of a job
@@ -151,7 +152,7 @@ class Work:
         self.policies = defaultdict(lambda: _policy(rng, style), {task: _policy(rng, style) for task in TASKS})
         self.kept_lease_s = rng.choice(LEASES_S) if style.leases and rng.random() < LEASED else None
         self.kept_on_crash = rng.choice((RERUN, RERUN, VERIFY, HOLD))
-        self._orders = [_orders(rng, self.tasks, style) for _ in range(rng.choice((2, 2, 2, 3, 3, 3, 4, 5)))]
+        self._orders = [_orders(rng, self.tasks, style) for _ in range(rng.choice((2, 2, 2, 3, 3, 4)))]
         self._next = [0] * len(self._orders)
         self._happened: set[str] = set()  # tasks whose job came to its effect in a body that was not ended
 
@@ -464,7 +465,7 @@ class _Call:
         options.pop("verify", None)
         with self.registry.claim(task, **options) as claim:
             self.claimed[task] = claim.token
-            if claim.options.limits is not None and (pause := self.machine.rng.choice(IN_JOB_S)):
+            if claim.options.limits is not None and (pause := self.machine.rng.choice(BEFORE_EFFECT_S)):
                 self.process.clock.sleep(pause)
             with claim.transaction() as transaction:
                 transaction.execute("INSERT INTO effect VALUES (?, ?)", (task, claim.token))
@@ -689,7 +690,7 @@ def _policy(rng: random.Random, style: Style) -> TaskPolicy:
 
 
 def _orders(rng: random.Random, tasks: tuple[str, ...], style: Style) -> list[Order]:
-    kinds = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS], k=rng.choice((2, 3, 3, 4, 5, 8)))
+    kinds = rng.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS], k=rng.choice((2, 2, 3, 3, 4, 6)))
     if style.recovers:
         kinds = [_recovering(rng, kind) for kind in kinds]
     return [_order(rng, kind, tasks) for kind in kinds]
