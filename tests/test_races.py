@@ -564,6 +564,48 @@ def test_a_fork_waits_for_an_import_of_ours(path: Path) -> None:
         process.expect("7 8")
 
 
+# Somebody is in the middle of SQLite until an exception of a signal's handler has come.
+INTERRUPTED_BEFORE_A_FORK = """
+import signal, threading
+from idemreg import Clock
+from idemreg.sqlite import forking
+from idemreg.sqlite.forking import fork, inside
+from tests.support.waiting import until
+somebody, came, waits_on = object(), threading.Event(), threading.Event()
+inside[somebody] = -1
+class StopError(Exception): pass
+def stop(*_):
+    came.set()
+    raise StopError
+class Waiting(Clock):
+    def sleep(self, seconds):
+        if came.is_set():
+            waits_on.set()
+        super().sleep(seconds)
+forking.Clock = Waiting
+def interrupt():
+    until(lambda: fork.thread)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    waits_on.wait(10)
+    del inside[somebody]
+signal.signal(signal.SIGUSR1, stop)
+sys.unraisablehook = lambda told: say(told.exc_type.__name__, "told behind the wait:", not inside)
+thread = threading.Thread(target=interrupt)
+thread.start()
+if not os.fork():
+    os._exit(0)
+thread.join()
+say("done")
+"""
+
+
+def test_an_exception_of_a_signal_ends_no_waiting_of_a_fork(path: Path) -> None:
+    """Python ignores it in the hook, and would fork at once: the child would inherit SQLite's mutexes locked."""
+    with Script(INTERRUPTED_BEFORE_A_FORK, path) as process:
+        process.expect("StopError told behind the wait: True")
+        process.expect("done")
+
+
 # A hook that is registered before ours is called behind it, so that all that a fork waits for has been waited for.
 LATE_BEFORE_A_FORK = """
 import threading

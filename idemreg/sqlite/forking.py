@@ -93,14 +93,29 @@ def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
 
 
 def _before_fork() -> None:
+    """Python ignores an exception here, tells of it, and forks: so what a signal's handler raises ends no waiting."""
     me = threading.get_ident()
     fork.thread = me
     clock = Clock()
     began = clock.monotonic()
+    raised: BaseException | None = None
+    while True:
+        try:
+            _wait_for_others(me, clock, began)
+            break
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
+            raised = error
+            if clock.monotonic() - began >= FORK_PATIENCE_WITH_OURS_S:
+                break
+    if raised is not None:
+        raise raised
+
+
+def _wait_for_others(me: int, clock: Clock, began: float) -> None:
     while _is_anybody_inside(me) or _is_anybody_importing(me):
         waited_s = clock.monotonic() - began
         if waited_s >= FORK_PATIENCE_WITH_OURS_S or (waited_s >= FORK_PATIENCE_S and not _is_any_of_ours(me)):
-            break
+            return
         clock.sleep(FORK_NAP_S)
 
 
