@@ -409,6 +409,28 @@ def test_a_fork_waits_for_no_thread_that_waits_for_another_process(
     assert registry.get("task").status is Status.SUCCEEDED  # type: ignore[union-attr]
 
 
+def test_who_is_inside_waits_for_no_fork(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that reads the registry in its transaction: the fork waits for its end, and would wait in vain."""
+    monkeypatch.setattr(forking, "FORK_PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(forking, "FORK_PATIENCE_WITH_OURS_S", PATIENCE_S / 10)
+    seen: list[bool] = []
+
+    def job() -> None:
+        with registry.claim("task") as claim, claim.transaction():
+            entered.set()
+            until(lambda: forking.fork.thread)
+            registry.get("task")
+            seen.append(bool(forking.fork.thread))
+
+    entered = threading.Event()
+    thread = threading.Thread(target=job)
+    thread.start()
+    entered.wait(PATIENCE_S)
+    assert in_child(lambda: "forked") == "forked"
+    thread.join(PATIENCE_S)
+    assert seen == [True]
+
+
 # Has the turn to write until it is told to give it back.
 TURN_HOLDER = """
 from idemreg import Registry, faults

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "leak", "leave", "no_fork_meanwhile"]
+__all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "is_waited_for", "leak", "leave", "no_fork_meanwhile"]
 
 # How long a fork waits for other threads to leave SQLite: for a job in the middle of its own transaction, which may be
 # there for hours; and for code of ours, which may be in a call of SQLite right now, and has its mutexes.
@@ -74,15 +74,11 @@ def forgets(one: Forgetful) -> None:
 
 @contextlib.contextmanager
 def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
-    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's.
-
-    Unless this thread is inside already: that fork waits for it.
-    """
+    """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's."""
     ticket, me = object(), threading.get_ident()
-    is_inside = me in list(inside.values())
     while True:
         inside[ticket] = me
-        if is_inside or not fork.thread or fork.thread == me:
+        if not fork.thread or fork.thread == me or is_waited_for(me):
             break
         del inside[ticket]
         clock.sleep(FORK_NAP_S)
@@ -90,6 +86,11 @@ def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
         yield
     finally:
         inside.pop(ticket, None)
+
+
+def is_waited_for(me: int) -> bool:
+    """Whether the thread, which is about to be inside, was so already: a fork waits for it, and so it for no fork."""
+    return list(inside.values()).count(me) > 1
 
 
 def _before_fork() -> None:

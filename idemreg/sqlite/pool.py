@@ -26,7 +26,7 @@ from idemreg.sqlite.connection import (
     set_synchronous,
     translate,
 )
-from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, leak, leave, no_fork_meanwhile
+from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, is_waited_for, leak, leave, no_fork_meanwhile
 from idemreg.sqlite.pages import damage
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Pool:
                 connection = self._open(synchronous)
             try:
                 inside[connection] = me
-                if not fork.thread or fork.thread == me:
+                if not fork.thread or fork.thread == me or is_waited_for(me):
                     return connection
             except BaseException:
                 inside.pop(connection, None)
