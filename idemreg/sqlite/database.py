@@ -62,7 +62,7 @@ class Database(Pool):
         try:
             self.gate = Gate(self.turns.write, clock, busy_s)
             self._look_at_index(lock_file)
-            self.adopt(file.connection)
+            self.adopt(file.held)
             forgets(self)
         except BaseException as error:
             self.close()
@@ -72,8 +72,8 @@ class Database(Pool):
 
     def _look_at_index(self, lock_file: LockFile) -> None:
         """Keep a connection for as long as the file is open: it keeps the -wal in being, and its index mapped."""
-        # It executes no statement but this one, for which SQLite reads no more than the header of the file: to read the
-        # schema takes a third of what it takes to open a connection.
+        # For this SQLite reads no more than the header of the file. Any other statement has it read the schema: a third
+        # of what it takes to open a connection.
         self._anchor = self._open(None)
         self._anchor.pragma("user_version")
         guard = self.guard = Guard(self.path, lock_file, self._clock)

@@ -37,6 +37,7 @@ __all__ = ["FORK_NAP_S", "forgets", "fork", "inside", "is_left", "is_waited_for"
 FORK_PATIENCE_S: Final = 1.0
 FORK_PATIENCE_WITH_OURS_S: Final = 30.0
 FORK_NAP_S: Final = 0.0002
+MOST_EXCEPTIONS: Final = 1_000  # that are met while it waits: each would have it fork too early
 
 
 _PACKAGE: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")
@@ -51,9 +52,10 @@ class Forgetful(Protocol):
 
 
 class Fork:
-    """The thread that is about to fork; 0 = none."""
+    """The thread that is about to fork; 0 = none. Of several the last; ``threads`` are all of them."""
 
     thread = 0
+    threads: dict[int, bool] = {}  # noqa: RUF012 - there is one  # each: whether it still waits for others
 
 
 fork = Fork()
@@ -76,13 +78,13 @@ def forgets(one: Forgetful) -> None:
 def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
     """While a file is opened or made: a fork of another thread waits for the end of it, and this for the fork's."""
     ticket, me = object(), threading.get_ident()
-    while True:
-        inside[ticket] = me
-        if not fork.thread or fork.thread == me or is_waited_for(me):
-            break
-        del inside[ticket]
-        clock.sleep(FORK_NAP_S)
     try:
+        while True:
+            inside[ticket] = me
+            if not fork.thread or fork.thread == me or is_waited_for(me):
+                break
+            del inside[ticket]
+            clock.sleep(FORK_NAP_S)
         yield
     finally:
         inside.pop(ticket, None)
@@ -90,29 +92,32 @@ def no_fork_meanwhile(clock: Clock) -> Iterator[None]:
 
 def is_waited_for(me: int) -> bool:
     """Whether the thread, which is about to be inside, was so already: a fork waits for it, and so it for no fork."""
-    return list(inside.values()).count(me) > 1
+    return all(fork.threads.copy().values()) and list(inside.values()).count(me) > 1
 
 
 def _before_fork() -> None:
-    """Python ignores an exception here, tells of it, and forks: so what a signal's handler raises ends no waiting."""
-    me = threading.get_ident()
-    fork.thread = me
-    clock = Clock()
-    began = clock.monotonic()
-    raised: BaseException | None = None
-    while True:
+    """Python ignores an exception here, tells of it, and forks: so what a signal's handler raises ends no waiting.
+
+    Unless it comes before the first line of this.
+    """
+    me, began, raised = threading.get_ident(), None, None
+    for _ in range(MOST_EXCEPTIONS):
         try:
-            _wait_for_others(me, clock, began)
+            if began is None:
+                fork.threads[me] = True
+                fork.thread = me
+                began = Clock().monotonic()
+            _wait_for_others(me, began)
             break
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
             raised = error
-            if clock.monotonic() - began >= FORK_PATIENCE_WITH_OURS_S:
-                break
+    fork.threads[me] = False
     if raised is not None:
         raise raised
 
 
-def _wait_for_others(me: int, clock: Clock, began: float) -> None:
+def _wait_for_others(me: int, began: float) -> None:
+    clock = Clock()
     while _is_anybody_inside(me) or _is_anybody_importing(me):
         waited_s = clock.monotonic() - began
         if waited_s >= FORK_PATIENCE_WITH_OURS_S or (waited_s >= FORK_PATIENCE_S and not _is_any_of_ours(me)):
@@ -151,16 +156,24 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _after_fork_in_parent() -> None:
-    fork.thread = 0
+    fork.threads.pop(threading.get_ident(), None)
+    fork.thread = next(iter(fork.threads.copy()), 0)
 
 
 def _after_fork_in_child() -> None:
+    fork.threads.clear()
     fork.thread = 0
+    problem: Exception | None = None
     for one in list(_forgetful):
-        one.forget()
+        try:
+            one.forget()
+        except Exception as error:  # noqa: BLE001 - the others are to be forgotten all the same
+            problem = error
     for connection in inside:
         leak(connection)
     inside.clear()
+    if problem is not None:
+        raise problem
 
 
 def leave(path: str) -> None:

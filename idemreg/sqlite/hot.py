@@ -6,8 +6,8 @@ is there, a first claim that brings its owner's record) is left to the general p
 rule of its own: both paths use the statements of `tasks`, the general one in the frame of a transaction.
 
 The frame is written out here, not borrowed from `Database`: each Python call between two statements costs twice what
-it does alone, since SQLite has had the caches in between. Where another thread writes, the statement is combined with
-what others want to write (see `writing`); where threads wait for that already, the look goes with it.
+it does alone, since SQLite has had the caches in between. Where another thread or process writes, the statement is
+combined with what others want to write (see `writing`); where threads wait for that already, the look goes with it.
 """
 
 from __future__ import annotations

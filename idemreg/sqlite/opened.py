@@ -58,13 +58,14 @@ class Opened:
         self._epoch_bits = file.row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
         self.floor = file.row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
-        self.database = Database(file, lock_file, clock, busy_s=making.busy_s, reads_durable=reads_durable)
         try:
+            self.database = Database(file, lock_file, clock, busy_s=making.busy_s, reads_durable=reads_durable)
             self.owners = Owners(lock_file, clock, self._epoch_bits)
             self._clock = clock
             self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
         except BaseException:
-            self.database.close()
+            if "database" in vars(self):
+                self.database.close()
             raise
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`

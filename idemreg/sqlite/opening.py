@@ -16,7 +16,7 @@ from idemreg.errors import StoreError, StorePathError
 from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
 from idemreg.placing import refuse_companion
 from idemreg.sqlite import files, upkeep
-from idemreg.sqlite.connection import connect, leave_wal, translate
+from idemreg.sqlite.connection import Connection, connect, leave_wal, translate
 from idemreg.sqlite.forking import is_left, no_fork_meanwhile
 from idemreg.sqlite.making import check_identity, has_content
 from idemreg.sqlite.opened import Opened
@@ -159,15 +159,13 @@ class Opening:
 
     def _open_files(self, location: files.Location) -> Opened:
         self._check_present(location)
-        lock_file = LockFile(location.lock)
+        lock_file, held = LockFile(location.lock), list[Connection]()
         try:
-            file = upkeep.bring_up(location, lock_file, self._making)
-            try:
-                return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
-            except BaseException:
-                file.connection.close()
-                raise
+            file = upkeep.bring_up(location, lock_file, self._making, held)
+            return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
         except BaseException as error:
+            for connection in held:  # nobody has taken it over
+                connection.close()
             lock_file.close()
             if isinstance(error, OSError):
                 raise _open_error(location.database, error) from error

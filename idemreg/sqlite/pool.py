@@ -118,9 +118,11 @@ class Pool:
         connection.patience.until = until
         return connection
 
-    def adopt(self, connection: Connection) -> None:
+    def adopt(self, held: list[Connection]) -> None:
         """Take over the one by which the file was brought up, as if it had been opened here: it has read the schema."""
+        (connection,) = held
         self._all.add(connection)
+        held.clear()
         set_synchronous(connection, NORMAL)
         leave_wal(connection, leaves=False)
         self._tune(connection)
@@ -131,13 +133,9 @@ class Pool:
             connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
 
     def _open(self, synchronous: int | None) -> Connection:
-        if self.lost is not None:
-            raise copy.copy(self.lost)
-        if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
-            msg = f"{self.path} is used after it was closed"
-            raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
         try:
             with no_fork_meanwhile(self._clock):
+                self._check_usable()  # behind the wait, in which others may have found the files replaced
                 connection = connect(
                     self.path,
                     synchronous=synchronous,
@@ -154,6 +152,13 @@ class Pool:
                 return connection
         except apsw.Error as error:
             raise self.translate(error) from error
+
+    def _check_usable(self) -> None:
+        if self.lost is not None:
+            raise copy.copy(self.lost)
+        if self._closed:  # whoever uses a file keeps it open: fail rather than write to one that nobody minds
+            msg = f"{self.path} is used after it was closed"
+            raise StoreError(msg, hint="This is a fault of idemreg. Please report it.")
 
     def give_back(self, connection: Connection, synchronous: int) -> None:
         """Put the connection back, rolling back what it did not commit."""
@@ -186,8 +191,10 @@ class Pool:
                 while idle:
                     connection = idle.pop()
                     inside[connection] = threading.get_ident()
-                    leave_wal(connection)
-                    self._close_inside(connection)
+                    try:
+                        leave_wal(connection)
+                    finally:
+                        self._close_inside(connection)
 
     def is_whole(self) -> bool:
         """Whether each table is whole, to a connection that has seen nothing of it yet.
@@ -228,7 +235,8 @@ class Pool:
                 if inside.get(connection) == threading.get_ident():
                     leave(self.path)
             else:
-                leave_wal(connection)
+                with contextlib.suppress(apsw.ConnectionClosedError):
+                    leave_wal(connection)
                 connection.close()
         self._all = weakref.WeakSet()
         self._idle = {NORMAL: [], FULL: []}

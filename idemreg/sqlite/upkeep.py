@@ -95,13 +95,14 @@ class Brought(NamedTuple):
     path: str
     row: RegistryRow
     checks_pages: bool  # it has page checksums
-    connection: Connection  # open; to close it is with whoever gets this
+    held: list[Connection]  # the one that it was brought up by, until somebody takes it over
 
 
-def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought:
+def bring_up(location: Location, lock_file: LockFile, making: Making, held: list[Connection]) -> Brought:
     """Make the file a registry of this schema, of this lock file and of this boot, whatever of it is missing.
 
-    Many processes may do so at the same instant: one does, the others find it done.
+    Many processes may do so at the same instant: one does, the others find it done. The connection by which it is done
+    is ``held`` from the moment that it is open: to close it is with the caller, also behind an error.
     """
     with lock_file.creation(making.clock, making.busy_s):
         lock_file.read_or_write_id()
@@ -112,7 +113,7 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
             raise StoreCorruptError(msg, hint=hint)
         create_file(location.database)
         try:
-            brought = _bring_up(location.database, lock_file, making, is_first=is_first)
+            brought = _bring_up(location.database, lock_file, making, held, is_first=is_first)
         except (apsw.Error, UnicodeDecodeError) as error:
             if connections.is_sync_failure(error):
                 lock_file.note_failed_sync()
@@ -120,48 +121,42 @@ def bring_up(location: Location, lock_file: LockFile, making: Making) -> Brought
                 msg = f"{location.database} is damaged: its header is not a database's"
                 raise StoreCorruptError(msg) from error
             raise connections.translate(error) from error
-        try:
-            lock_file.note_database()
-            lock_file.share()
-        except BaseException:
-            brought.connection.close()
-            raise
+        lock_file.note_database()
+        lock_file.share()
         return brought
 
 
-def _bring_up(path: str, lock_file: LockFile, making: Making, *, is_first: bool) -> Brought:
+def _bring_up(path: str, lock_file: LockFile, making: Making, held: list[Connection], *, is_first: bool) -> Brought:
     schema, clock, boot_id = making.schema, making.clock, making.clock.boot_id()
-    connection, is_empty = _connect(path, making)
-    try:
-        verdict = rest.Verdict()
-        if is_first and not is_empty:
-            verdict = _judge(connection, path, lock_file, boot_id)
-        lock_file.begin_boot(boot_id)
-        if is_empty:
-            create_pages(connection, with_checksums=making.page_checksums)
-        set_wal(connection)  # also where somebody took an existing file out of it
-        faults.point("create.journal-set")
-        if is_empty:
-            _create(connection, lock_file, schema, clock)
-        pages.check(connection)
-        _migrate(connection, schema)
-        check_form(connection, schema.read_text())
-        if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
-            check_seals(connection)
-            if verdict.is_covered:
-                rest.check_uncovered(path, connection)
-        registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
-        if making.key_note is not None and registered.key_note != making.key_note.text:
-            registered = _note_key(connection, schema, making.key_note)
-        if is_empty or verdict.is_changed:
-            _note(connection, path, lock_file, boot_id)
-        return Brought(path, registered, pages.has(connection), connection)
-    except BaseException:
-        connection.close()
-        raise
+    connection, is_empty = _connect(path, making, held)
+    verdict = rest.Verdict()
+    if is_first and not is_empty:
+        verdict = _judge(connection, path, lock_file, boot_id)
+    lock_file.begin_boot(boot_id)
+    if is_empty:
+        create_pages(connection, with_checksums=making.page_checksums)
+    set_wal(connection)  # also where somebody took an existing file out of it
+    faults.point("create.journal-set")
+    if is_empty:
+        _create(connection, lock_file, schema, clock)
+    pages.check(connection)
+    _migrate(connection, schema)
+    check_form(connection, schema.read_text())
+    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
+        check_seals(connection)
+        if verdict.is_covered:
+            rest.check_uncovered(path, connection)
+    registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
+    if making.key_note is not None and registered.key_note != making.key_note.text:
+        registered = _note_key(connection, schema, making.key_note)
+    if is_empty or verdict.is_changed:
+        _note(connection, path, lock_file, boot_id)
+    return Brought(path, registered, pages.has(connection), held)
 
 
-def _connect(path: str, making: Making, *, checks_pages: bool = False) -> tuple[Connection, bool]:
+def _connect(
+    path: str, making: Making, held: list[Connection], *, checks_pages: bool = False
+) -> tuple[Connection, bool]:
     """A connection that verifies page checksums where the file has them, and whether the file is empty."""
     connection = connections.connect(
         path,
@@ -170,17 +165,14 @@ def _connect(path: str, making: Making, *, checks_pages: bool = False) -> tuple[
         clock=making.clock,
         checks_pages=checks_pages or making.page_checksums,
     )
-    try:
-        connections.leave_wal(connection)
-        is_empty = check_identity(connection, path)
-        if checks_pages or not pages.has(connection):
-            pages.check(connection)
-            return connection, is_empty
-    except BaseException:
-        connection.close()
-        raise
-    connection.close()
-    return _connect(path, making, checks_pages=True)
+    held.append(connection)
+    connections.leave_wal(connection)
+    is_empty = check_identity(connection, path)
+    if checks_pages or not pages.has(connection):
+        pages.check(connection)
+        return connection, is_empty
+    held.pop().close()
+    return _connect(path, making, held, checks_pages=True)
 
 
 def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> rest.Verdict:

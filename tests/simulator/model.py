@@ -412,11 +412,10 @@ class Observer:
         """The step, as it was saved."""
         return _step(self.rows.get(task), name)
 
-    def step_since(self, since: int, task: str, name: str) -> tuple[Step | None, Row | None]:
-        """The same, as it was last since then, and in which row: others may forget it before its reader is told."""
+    def step_since(self, since: int, task: str, name: str, token: int) -> Row | None:
+        """The first row since then that has the step as that claim has saved it: others may forget it since."""
         some = [rows.get(task) for rows in self.history[since:]]
-        row = next((row for row in reversed(some) if _step(row, name) is not None), None)
-        return _step(row, name), row
+        return next((row for row in some if (step := _step(row, name)) is not None and step.token == token), None)
 
     def died(self, process: Process) -> None:
         """With all bodies that it was in, or whose ends it had not stored."""

@@ -372,9 +372,11 @@ class _Call:
 
     def replayed_step(self, task: str, name: str, result: Any, since: int) -> None:
         self.observer.look(self.process)
-        saved, row = self.observer.step_since(since, task, name)
-        if saved is None or result != expected_step(name, saved.token):
-            self.fail(f"step {name} of {task} is done, with {result}, and was saved as {saved}")
+        row = self.observer.step_since(since, task, name, result["n"])
+        if row is None or result != expected_step(name, result["n"]):
+            self.fail(
+                f"step {name} of {task} is done, with {result}, and was saved as {self.observer.step(task, name)}"
+            )
         else:
             self.observer.require(task, row)
 
