@@ -19,7 +19,7 @@ import functools
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from idemreg.cron import Cron
-from idemreg.errors import ScheduleError
+from idemreg.errors import ScheduleError, require
 from idemreg.ledger import State
 from idemreg.listing import PAGE_TASKS
 from idemreg.model import Status
@@ -76,6 +76,7 @@ def audit(store: Store, name: str, since_s: int | None, until_s: int | None, now
 
     `ScheduleError` at once where there is no such schedule, and where no slot can lie in that time.
     """
+    require(name, str, "the name of a schedule is text")
     _check_time(since_s, until_s, now_us // 1_000_000)
     versions = cast("Ledger", store).schedules(name)
     if not versions:

@@ -354,3 +354,10 @@ class FinishNotRecordedError(StoreError):
     code = "finish-not-recorded"
     hint = "The job did run. When the disk works again: idemreg resolve TASK_ID happened"
     result: Any = None
+
+
+def require(given: object, kind: type, what: str) -> None:
+    """TypeError where it is of another kind: it would fail far below, in words of another."""
+    if not isinstance(given, kind):
+        msg = f"{what}, not {type(given).__name__}"
+        raise TypeError(msg)

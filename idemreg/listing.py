@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from idemreg.clock import seconds
+from idemreg.errors import require
 from idemreg.model import Status
 from idemreg.store import Query
 
@@ -30,13 +31,17 @@ def query_of(
     newer_than: float | timedelta | None = None,
     dead: bool = False,
 ) -> Query:
-    """The query for these words; ValueError where a status or a duration is none, or a text no valid Unicode."""
+    """The query for these words; ValueError where a status or a duration is none, or a text no valid Unicode.
+
+    TypeError where what should be a text is none.
+    """
     statuses = None if status is None else frozenset({status} if isinstance(status, Status) else map(Status, status))
     older, newer = _milliseconds(older_than, "older_than"), _milliseconds(newer_than, "newer_than")
     return Query(statuses, _text(prefix, "prefix"), None if name is None else _text(name, "name"), older, newer, dead)
 
 
 def _text(text: str, what: str) -> str:
+    require(text, str, f"{what} is text")
     try:
         text.encode()
     except UnicodeEncodeError:

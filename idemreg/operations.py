@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from idemreg.clock import Clock, seconds
+from idemreg.errors import require
 from idemreg.listing import every, query_of
-from idemreg.model import Verdict, is_durable
+from idemreg.model import Task, Verdict, is_durable
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import OwnerInfo, Status, Task
+    from idemreg.model import OwnerInfo, Status
     from idemreg.options import Durability
     from idemreg.progress import Step
     from idemreg.purge import Purge
@@ -137,6 +138,7 @@ class Operations:
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
+        require(task, Task, "a task is what `get` and `tasks` give")
         return self._store.owner(task)
 
     def steps(self, task_id: str) -> list[Step]:

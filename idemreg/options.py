@@ -174,7 +174,7 @@ def _errors(options: Any, name: str) -> tuple[type[BaseException], ...]:  # noqa
     errors = value if isinstance(value, tuple) else (value,)
     for error in errors:
         if not (isinstance(error, type) and issubclass(error, BaseException)):
-            msg = f"{name} takes exception classes, not {error!r}"
+            msg = f"{name} takes exception classes, not {(error if isinstance(error, type) else type(error)).__name__}"
             raise TypeError(msg)
     return errors
 

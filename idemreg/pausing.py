@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from idemreg.errors import ScheduleError
+from idemreg.errors import ScheduleError, require
 from idemreg.ledger import State
 from idemreg.model import NO_CHECKSUM, Policy, Wanted
 from idemreg.planning import NOTHING, always_changing, resumed
@@ -32,6 +32,7 @@ def resume(store: Store, name: str, now_us: int) -> None:
 
 
 def _write(store: Store, name: str, change: Callable[[Schedule], Plan]) -> None:
+    require(name, str, "the name of a schedule is text")
     ledger = cast("Ledger", store)
     # Rows of slots that are skipped at once belong to nobody's arguments.
     wanted = Wanted("", name, NO_CHECKSUM, Policy())

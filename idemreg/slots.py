@@ -11,6 +11,8 @@ import enum
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from idemreg.errors import require
+
 __all__ = ["BY_SCHEDULE", "Reason", "instant", "seconds_of", "slot_id", "slot_of"]
 
 BY_SCHEDULE: Final = "schedule"  # who has settled a slot that was skipped
@@ -57,6 +59,7 @@ def instant(at_s: int) -> datetime:
 
 def seconds_of(at: datetime) -> int:
     """Whole seconds since the epoch; ValueError where the datetime has no zone, and so is no instant."""
+    require(at, datetime, "an instant is a datetime")
     if at.tzinfo is None:
         msg = f"an instant has a time zone: {at!r} has none"
         raise ValueError(msg)

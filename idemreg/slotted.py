@@ -11,6 +11,7 @@ from idemreg.request import job_name
 from idemreg.scheduled import Scheduled, timetable
 from idemreg.scheduled import run_slot as run_slot_walk
 from idemreg.slots import slot_of
+from idemreg.template import check_task_id
 from idemreg.walk import adrive, drive, refuse_loop_in_loop, under_loop
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _jobs(registry: Registry, names: Iterable[str]) -> list[Scheduled]:
 
 
 def _job_of(registry: Registry, task_id: str) -> Scheduled:
-    if slot_of(task_id) is None:
+    if slot_of(check_task_id(task_id)) is None:
         msg = f"{task_id!r} is no slot"
         raise ScheduleError(msg, hint="A slot is NAME@2026-11-22T19:00:00Z.")
     return _job(registry, task_id.rpartition("@")[0])

@@ -16,10 +16,12 @@ import pytest
 from idemreg import Clock, Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
 from idemreg.doctor import examine, is_well
 from idemreg.doctor.salvage import Salvaged, salvage
+from idemreg.sqlite import rest
 from idemreg.sqlite.making import PAGE_BYTES
 from idemreg.sqlite.salvaging import _LARGE_OF, STORED_COLUMNS, Salvage
 from idemreg.sqlite.upkeep import SCHEMA
 from tests.cli.driver import Cli
+from tests.support.descriptors import left_open
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
@@ -446,3 +448,19 @@ def test_the_command_reports_what_may_be_missing(path: Path, tmp_path: Path) -> 
     assert found["copied"] == len(rows_of(tmp_path / "three.db"))
     again = cli("doctor", "--salvage", str(out))
     assert again.exit_code == 74
+
+
+def test_an_interrupt_before_the_first_page_leaves_nothing_open(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does an error of the disk there: the file itself is open by then."""
+
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with Registry(path) as registry:
+        registry.run("task", int)
+    monkeypatch.setattr(rest, "check_wal", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        salvage(path, tmp_path / "out.db")
+    assert left_open(path) == []

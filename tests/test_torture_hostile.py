@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import IdemregError, TaskIdError
+from idemreg import IdemregError, Registry, TaskIdError
+from tests.test_torture_io_errors import public
 from tests.torture import hostile
 from tests.torture.hostile import Shown, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from idemreg import Registry
 
     Kind = Callable[[hostile.Scene, Random], tuple[Any, list[str]]]
 
@@ -33,6 +32,49 @@ def test_hostile_input_is_refused_in_order() -> None:
     assert tally.violations == []
     assert len(tally.distinct) > 120
     assert tally.events.keys() == {"command", "call", "planted", "tampered", "process"}
+
+
+# What does nothing with what it is given, or stands beneath the public calls.
+BENEATH = {
+    *("async_terms", "checked", "may_schedule", "offload", "recoverable", "schedules", "store", "teller", "terms"),
+    *("check_clock", "close", "open", "scheduled"),  # without arguments, or in the same call as another
+}
+
+
+def test_every_public_call_is_tried() -> None:
+    """A public method cannot come without a hostile call of it."""
+    tried = {name.partition(" ")[0] for name in hostile.CALLS}
+    assert public(Registry) - BENEATH - tried == set()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda registry: registry.run_slot({}),
+        lambda registry: registry.audit("job", since="5"),
+        lambda registry: registry.audit(7),
+        lambda registry: registry.pause(object),
+        lambda registry: registry.resume(7),
+        lambda registry: registry.tasks(prefix=7.5),
+        lambda registry: registry.tasks(name=7.5),
+        lambda registry: registry.export_lines(prefix=None),
+        lambda registry: registry.purge(prefix=b"x", older_than=1),
+        lambda registry: registry.owner("task"),
+        lambda registry: registry.run("task", int, unknown_on=Unspeakable()),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_at_once(registry: Registry, call: Callable[[Registry], object]) -> None:
+    """By a TypeError, or idemreg's own error, and not by whatever it comes to far below."""
+    with pytest.raises((TypeError, IdemregError)) as refused:
+        call(registry)
+    assert "not" in str(refused.value)
+
+
+class Unspeakable:
+    """Has no spelling."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
 
 
 def test_the_same_seed_tries_the_same() -> None:

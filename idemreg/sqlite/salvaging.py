@@ -106,7 +106,11 @@ class Salvage:
 
     def __init__(self, path: str, clock: Clock, progress: Callable[[int, int], None] | None = None) -> None:
         self._image = Image(path)
-        self._has_lost_frames = self._image.has_lost_frames or _has_lost_wal(path, self._image, clock)
+        try:
+            self._has_lost_frames = self._image.has_lost_frames or _has_lost_wal(path, self._image, clock)
+        except BaseException:
+            self._image.close()
+            raise
         self._progress = progress
         self._staged = apsw.Connection("")  # a file of SQLite's own, gone with it: there may be more than fits
         self._staged.execute(

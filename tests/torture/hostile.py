@@ -7,6 +7,7 @@ or turn its text around; with --json each line is JSON. And the registry works a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import hashlib
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from idemreg import Claim, IdemregError, Registry, TaskIdError
+from idemreg import AsyncRegistry, Claim, IdemregError, Registry, TaskIdError
 from idemreg.cli import COMMANDS, main
 from idemreg.errors import StoreCorruptError, StorePathError, StoreVersionError
 from tests.mutants.catalogue_door import DOOR
@@ -435,6 +436,53 @@ def _batch(registry: Registry, task_id: Any, payload: Any, name: str, _number: A
             claim.release()
 
 
+def _batch_ended(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
+    claims = [one for one in registry.claim_many([(task_id, None)], name=name) if isinstance(one, Claim)]
+    try:
+        for claim in claims:
+            claim.enter()
+        registry.finish_many([(claim, payload) for claim in claims])
+    finally:
+        for claim in claims:
+            if claim.is_open:
+                claim.release()
+
+
+def _steps(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
+    with registry.claim(task_id, name="job") as claim:
+        with claim.step(task_id) as step:
+            step.result = payload
+        claim.run_step(name, lambda: payload)
+    registry.steps(task_id)
+
+
+def _kept(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
+    @registry.idempotent("x:{task_id}", name=name or "job", recover=True)
+    def job(task_id: Any, payload: Any) -> Any:
+        return payload
+
+    try:
+        job(task_id, payload)
+    finally:
+        registry.sweep()
+
+
+def _scheduled(registry: Registry, task_id: Any, payload: Any, name: str, number: Any) -> None:
+    @registry.scheduled(name, cron=task_id, misfire_grace=number, tz=payload)
+    def job(slot: Any) -> Any:
+        return payload
+
+    registry.run_due()
+
+
+async def _awaited(registry: Registry, task_id: Any, payload: Any, name: str, number: Any) -> None:
+    beside = AsyncRegistry.of(registry)
+    await beside.run(task_id, lambda: payload, name=name)
+    async with beside.claim(task_id, name=name, lease=number) as claim:
+        claim.result = payload
+    await beside.get(task_id)
+
+
 def _effects(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
     with registry.claim(task_id, name=name) as claim, claim.transaction() as tx:
         tx.execute(name, (payload,))
@@ -447,11 +495,30 @@ CALLS: Final[dict[str, Callable[[Registry, Any, Any, str, Any], object]]] = {
     "run options": lambda r, t, _p, n, x: r.run(t, lambda: 1, name=n, keep_for=x, max_attempts=x),
     "run wait": lambda r, t, _p, n, x: r.run(t, lambda: 1, name=n, wait=x if isinstance(x, bytes) else -1),  # type: ignore[arg-type]
     "claim": _claim_block,
-    "decorated": _decorated,
-    "effects": _effects,
+    "idempotent": _decorated,
+    "transaction": _effects,
     "add": lambda r, t, p, n, _: r.add(t, payload=p, name=n),
     "get": lambda r, t, _p, _n, _x: r.get(t),
-    "batch": _batch,
+    "claim_many": _batch,
+    "finish_many": _batch_ended,
+    "run_step": _steps,
+    "sweep": _kept,
+    "run_due": _scheduled,
+    "run awaited": lambda r, t, p, n, x: asyncio.run(_awaited(r, t, p, n, x)),
+    "run limits": lambda r, t, _p, n, x: r.run(t, lambda: 1, name=n, lease=x, timeout=x),
+    "run errors": lambda r, t, p, n, _: r.run(t, lambda: 1, name=n, unknown_on=p, release_on=p),
+    "run_slot": lambda r, t, _p, _n, _x: r.run_slot(t),
+    "audit": lambda r, t, p, _n, x: list(r.audit(t, since=p, until=x)),
+    "pause": lambda r, t, _p, _n, _x: r.pause(t),
+    "resume": lambda r, t, _p, _n, _x: r.resume(t),
+    "owner": lambda r, _t, p, _n, _x: r.owner(p),
+    "steps": lambda r, t, _p, _n, _x: r.steps(t),
+    "serials": lambda r, t, _p, _n, _x: r.serials(t).next(),
+    "count": lambda r, _t, _p, _n, _x: r.count(),
+    "doctor": lambda r, _t, _p, _n, x: r.doctor(full=x),
+    "backup": lambda r, t, _p, _n, _x: r.backup(t),
+    "export_lines": lambda r, t, p, _n, x: list(r.export_lines(prefix=t, name=p, older_than=x)),
+    "confirm_clock": lambda r, t, p, _n, _x: r.confirm_clock(evidence=t, by=p),
     "consume": lambda r, t, p, n, _: list(r.consume([p], lambda one: one, task_id=lambda _one: t, name=n)),
     "resolve": lambda r, t, p, n, _: r.resolve(t, "happened", result=p, evidence=n, by=n),
     "resolve verdict": lambda r, t, _p, n, _x: r.resolve(t, n),  # type: ignore[arg-type]
@@ -460,9 +527,10 @@ CALLS: Final[dict[str, Callable[[Registry, Any, Any, str, Any], object]]] = {
     "cancel": lambda r, t, _p, n, _x: r.cancel(t, reason=n, by=n),
     "forget": lambda r, t, _p, _n, _x: r.forget(t),
     "tasks": lambda r, _t, _p, n, x: list(r.tasks(prefix=n, name=n, older_than=x)),
+    "tasks typed": lambda r, t, p, _n, _x: list(r.tasks(prefix=t, name=p, status=p)),
     "purge": lambda r, _t, _p, n, x: r.purge(prefix=n, older_than=x, dry_run=True),
     "checkpoint": lambda r, _t, _p, n, x: r.checkpoint(n, wait=x),  # type: ignore[arg-type]
-    "import": lambda r, _t, p, n, _x: r.import_lines([n, n.encode("utf-8", "replace"), str(type(p))]),
+    "import_lines": lambda r, _t, p, n, _x: r.import_lines([n, n.encode("utf-8", "replace"), str(type(p))]),
     "open": lambda r, t, _p, n, x: Registry(t if isinstance(t, str) and "/" in t else n[:0] or t, busy_timeout=x),
     "key": lambda r, t, _p, n, x: Registry(r.path, checksum_key=n, error_detail=t),
 }  # fmt: skip
