@@ -15,7 +15,7 @@ import pytest
 from idemreg import AsyncRegistry, Checkpointer, Claim, Registry
 from tests.mutants import CATALOGUE, mutated
 from tests.torture.injected import shim
-from tests.torture.injected.cases import CASES
+from tests.torture.injected.commands import CASES
 from tests.torture.injected.judge import LOCKS, End, judge
 from tests.torture.injected.parts import part
 from tests.torture.injected.scene import Scene

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.torture.injected.scene import Scene
 
-__all__ = ["CASES", "Case", "CommandError"]
+__all__ = ["CASES", "Case", "CommandError", "case"]
 
 SUCCEEDED, FAILED, PENDING, RUNNING, UNKNOWN = (
     *(Status.SUCCEEDED, Status.FAILED, Status.PENDING, Status.RUNNING, Status.UNKNOWN),
@@ -151,6 +150,26 @@ def decorated(scene: Scene) -> None:
     scene.tells("new", SUCCEEDED)
     task = job.task("new")
     scene.check(task is not None and task.status is SUCCEEDED, "a task that has succeeded is not told so")
+
+
+@case("run, lease", "Registry.run")
+def run_leased(scene: Scene) -> None:
+    scene.run("new", lease=60)
+
+
+@case("idempotent, recover", "Registry.idempotent")
+def kept(scene: Scene) -> None:
+    body = scene.job("new")
+    scene.fault.armed = 0  # as above
+
+    @scene.registry.idempotent("{task_id}", name=NAME, checksum=lambda task_id: None, recover=True)
+    def job(task_id: str) -> Any:
+        return body()
+
+    scene.fault.armed = 1
+    scene.tries("new", RUNNING, PENDING, UNKNOWN)
+    scene.check(job("new") == RESULT, "a call gave another result")
+    scene.tells("new", SUCCEEDED)
 
 
 @case("claim", "Registry.claim", "Claim.succeed", weight=3)
@@ -329,6 +348,11 @@ def examined(scene: Scene) -> None:
     scene.registry.doctor()
 
 
+@case("doctor, full", "Registry.doctor", filled=True)
+def examined_in_full(scene: Scene) -> None:
+    scene.registry.doctor(full=True)
+
+
 # --- operating ------------------------------------------------------------------------------------------------------
 
 
@@ -465,41 +489,3 @@ def awaited(scene: Scene) -> None:
         offload = scene.registry.offload
         offload.pool().shutdown(wait=True)
         offload.close()
-
-
-# --- commands -------------------------------------------------------------------------------------------------------
-
-
-def command(scene: Scene, *words: str) -> int:
-    """The command in this process; `CommandError` where it says that the file could not be read or written."""
-    from idemreg.cli import main  # noqa: PLC0415
-
-    out, err = io.StringIO(), io.StringIO()
-    code: object = None
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(["--db", scene.path, *words])
-        except SystemExit as end:
-            code = end.code
-    text = err.getvalue()
-    scene.check("Traceback" not in text and "unexpected" not in text, f"{words[0]}: {text!r}")
-    scene.check(isinstance(code, int), f"{words[0]} ended with {code!r}")
-    if code == 74:
-        scene.check("error" in text or text, f"{words[0]} says nothing of its error")
-        raise CommandError(text)
-    return code if isinstance(code, int) else 0
-
-
-@case("commands", "idemreg init", "idemreg show", "idemreg list", "idemreg stats", mixed=True, weight=0)
-def commands(scene: Scene) -> None:
-    scene.check(command(scene, "init") == 0, "init")
-    for words in (("stats",), ("list",), ("show", "done")):
-        wanted = 0 if words[0] != "show" or "done" in scene.before else 1
-        scene.check(command(scene, *words) == wanted, f"{words[0]} does not end with {wanted}")
-
-
-@case("idemreg run", "idemreg run", mixed=True, weight=0)
-def run_command(scene: Scene) -> None:
-    scene.tries("ran", RUNNING, PENDING, UNKNOWN, SUCCEEDED)
-    scene.check(command(scene, "run", "ran", "--", "true") == 0, "run does not end with 0")
-    scene.tells("ran", SUCCEEDED)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from idemreg import Registry
 from tests.support.lean import without_statistics
 from tests.torture.injected import shim, states
-from tests.torture.injected.cases import CASES, Case
+from tests.torture.injected.commands import CASES
 from tests.torture.injected.judge import End, judge
 from tests.torture.injected.scene import Scene, rows
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from idemreg import Clock
+    from tests.torture.injected.cases import Case
     from tests.torture.injected.scene import Row
 
 HANG_S: Final = 5.0
