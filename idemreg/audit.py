@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from idemreg.clockcheck.alarm import is_alarm
 from idemreg.cron import Cron
 from idemreg.errors import ScheduleError
 from idemreg.ledger import State
@@ -110,7 +111,10 @@ def _slots(versions: list[Schedule], since_s: int, until_s: int) -> Iterator[_Du
 
 
 def _rows(store: Store, name: str, since_s: int, until_s: int) -> Iterator[Task]:
-    """The rows whose task_id lies between the two, of whatever form the rest of it is."""
+    """The rows whose task_id lies between the two, of whatever form the rest of it is.
+
+    But alarms of the clock check, which begin as the slots of a schedule that is named clock do.
+    """
     last = slot_id(name, until_s)
     after: str | None = slot_id(name, since_s)
     while after is not None:
@@ -118,7 +122,8 @@ def _rows(store: Store, name: str, since_s: int, until_s: int) -> Iterator[Task]
         for task in page.tasks:
             if task.task_id > last:
                 return
-            yield task
+            if not is_alarm(task):
+                yield task
         after = page.after
 
 

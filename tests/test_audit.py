@@ -307,6 +307,20 @@ def test_a_row_that_never_ran_is_no_double(registry: Registry, clock: ManualCloc
     assert found(registry) == ["T04: pending"]
 
 
+def test_an_alarm_of_the_clock_is_no_slot(registry: Registry, clock: ManualClock) -> None:
+    """A schedule may be named clock, as the tasks are that tell of a clock in doubt; a slot of it may be double."""
+    job = Job(registry, "clock")
+    clock.advance(HOUR)
+    job.due()
+    clock.set(wall_us=clock.wall_us() + HOUR * 1_000_000)
+    job.due()
+    registry.confirm_clock()
+    job.due()
+    registry.run("clock@2026-11-23T04:30:00Z", lambda: None, name="clock")
+    assert len(list(registry.tasks(prefix="clock@"))) == 4
+    assert [one.state for one in registry.audit("clock")] == ["run", "double", "run"]
+
+
 def test_every_version_is_reckoned_by_its_own_expression(registry: Registry, clock: ManualClock) -> None:
     """Over an edit the audit is clean, and each slot tells its version."""
     job = Job(registry)
