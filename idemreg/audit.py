@@ -7,7 +7,7 @@ became of their rows. The two are gone through side by side, in the order of tim
     late       due for more than two minutes, and nobody has looked: it has no row yet; or it is pending, and no slot of
                the schedule is at work that it may wait for; or it is running, and its owner is dead, or its lease over.
                A gap: whoever should call `run_due` does not
-    missing    before the watermark, and without a row: somebody has removed it. A gap
+    missing    before the watermark, and without a row: somebody has removed it; or between two versions. A gap
     double     a row, which has run or may run, at an instant that is no slot of the schedule
 
 What `purge` has removed is missing as well: keep the rows (``keep_for``) for as long as you audit. And zones are
@@ -102,12 +102,24 @@ def _check_time(since_s: int | None, until_s: int | None, now_s: int) -> None:
 
 
 def _slots(versions: list[Schedule], since_s: int, until_s: int) -> Iterator[_Due]:
-    for schedule in versions:
+    for schedule in _unbroken(versions):
         begin_s = max(since_s, schedule.after_s)
         end_s = until_s if schedule.until_s is None else min(until_s, schedule.until_s)
         if begin_s < end_s:
             cron = Cron(schedule.cron, schedule.zone)
             yield from (_Due(at_s, schedule, cron) for at_s in cron.between(begin_s, end_s))
+
+
+def _unbroken(versions: list[Schedule]) -> Iterator[Schedule]:
+    """The versions; and where one ends before the next begins, the same goes on up to there: nobody has seen its slots.
+
+    No look leaves such a gap: both ends are written in one transaction. So its slots are missing, whoever is at fault.
+    """
+    for schedule, following in zip(versions, [*versions[1:], None], strict=True):
+        yield schedule
+        next_s = LATEST_S if following is None else following.after_s
+        if (end_s := schedule.until_s) is not None and end_s < next_s:
+            yield schedule._replace(after_s=end_s, watermark_s=end_s, until_s=next_s, skips=None)
 
 
 def _rows(store: Store, name: str, since_s: int, until_s: int) -> Iterator[Task]:
@@ -164,6 +176,8 @@ def _without_row(due: _Due, task_id: str, now_us: int) -> Audited:
         return told("skipped", due.schedule.skips.value)
     if due.at_s <= due.schedule.watermark_s:
         return told("missing", "its row was removed")
+    if due.schedule.until_s is not None:
+        return told("missing", "no version of the schedule has it")
     state = due.schedule.state
     if state is State.PAUSED or now_us // 1_000_000 - due.at_s <= LATE_S:
         return told("pending", "paused" if state is State.PAUSED else None)

@@ -335,6 +335,27 @@ def test_every_version_is_reckoned_by_its_own_expression(registry: Registry, clo
     ]  # fmt: skip
 
 
+def test_what_lies_between_two_versions_is_missing(registry: Registry, clock: ManualClock, path: Path) -> None:
+    """Where each version ends the next begins. Had one begun later, what came due in between would be nobody's."""
+    job = Job(registry, coalesce="all")
+    clock.advance(HOUR)
+    job.due()
+    job.becomes("30 * * * *", coalesce="all")
+    clock.advance(3 * HOUR)
+    job.due()
+    tamper(path, "UPDATE idempotent_schedule SET after_s = after_s + 7200 WHERE version = 2")
+    tamper(path, "DELETE FROM idempotent_log WHERE task_id < 'job@2026-11-23T06:30'")
+    assert [(one.task_id[14:19], one.state, one.reason, one.version) for one in registry.audit("job")] == [
+        ("T04:0", "missing", "its row was removed", 1),
+        ("T05:0", "missing", "no version of the schedule has it", 1),
+        ("T06:0", "missing", "no version of the schedule has it", 1),
+        ("T06:3", "run", None, 2),
+    ]
+    assert [one.task_id[14:19] for one in registry.audit("job", since=BEGAN + timedelta(hours=2))] == ["T06:0", "T06:3"]
+    tamper(path, "DELETE FROM idempotent_schedule WHERE version = 2")
+    assert found(registry)[-2:] == ["T06: double", "T07: missing"]
+
+
 def test_the_audit_may_be_cut(registry: Registry, clock: ManualClock) -> None:
     """After one instant, up to another; an instant needs its zone."""
     job = Job(registry, coalesce="all")
