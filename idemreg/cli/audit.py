@@ -63,8 +63,8 @@ def audit(name: str, since: str | None, until: str | None) -> int:
     """Reckon the schedule NAME anew, and compare each slot with what the file says of it.
 
     Exit code 1 where a slot is a gap or a double: missing (its row was removed), late (due for more than two minutes,
-    and nobody has looked) or double (a row that ran beside the slots). A slot that failed, or was skipped for a
-    reason, is none: it is accounted for.
+    and nobody has looked, also where its owner died) or double (a row that ran beside the slots). A slot that failed,
+    or was skipped for a reason, is none: it is accounted for.
 
     WHEN is a date or a time, without a zone in that of the schedule (2026-11-22, 2026-11-22T19:00Z), or an age (7d).
     A time that ends before it begins, or is all to come, is wrong usage (2): it would be clean whatever happens.

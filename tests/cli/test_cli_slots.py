@@ -319,6 +319,39 @@ def test_an_audit_of_a_gap_and_a_double(cli: Cli, tmp_path: Path, time: Time) ->
     assert cli("audit", "job", "--until", "2026-11-23T04:00Z", "--json").stdout.count("\n") == 1
 
 
+KILLED = """
+    from idemreg import Registry, faults
+    from idemreg.testing import ManualClock
+    clock = ManualClock()
+    registry = Registry(sys.argv[1], clock=clock)
+    registry.scheduled("job", cron="0 4 1 * *", on_crash="rerun")(lambda: os.kill(os.getpid(), 9))
+    registry.run_due()
+    clock.advance(9 * 86_400)
+    if sys.argv[2] == "before": faults.arm("slots.committed", faults.kill)
+    registry.run_due()
+"""
+
+
+@pytest.mark.parametrize(
+    ("died", "why"),
+    [("within", "its owner is dead, and nobody has looked since"), ("before", "nobody has started it since")],
+)
+def test_an_audit_of_a_slot_that_its_scheduler_has_left(cli: Cli, time: Time, died: str, why: str) -> None:
+    """Killed in the only slot of the month, or right before it: three days later that is told, and no clean audit."""
+    cli("init")
+    with Script(KILLED, cli.path, died) as script:
+        assert script.end() == -9
+    time.pass_hours(12 * 24)
+    result = cli("audit", "job")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        1,
+        ["2026-12-01 Tue  L", f"job@2026-12-01T04:00:00Z is late: {why}", "L late", "job: 1 late"],
+    )
+    told = cli("audit", "job", "--json")
+    found = json.loads(told.stdout)
+    assert (told.exit_code, found["state"], found["reason"]) == (1, "late", why)
+
+
 def test_an_audit_of_what_nobody_knows(cli: Cli) -> None:
     """A schedule that is not there, a time that is none."""
     cli("init")
