@@ -16,14 +16,15 @@ In the order in which it is decided:
 - *Overlap*: one slot of a schedule at a time. What comes due while one runs is skipped as `overlap`, or waits (queue).
   One runs as long as its row says so and its owner is not proven dead. Where its lease has expired it is decided about
   before another starts, since until then its owner may come back. An unknown slot holds nobody up: it is for an
-  operator.
+  operator, or for its verify hook.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
   others are `coalesced`. ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are
   `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
-by ``on_crash``, in its window or not; a failed one is retried in its window while attempts are left, or whenever an
-operator said so (`retry`, or `resolve` with did-not-happen).
+by ``on_crash``, in its window or not; about an unknown one the verify hook is asked, as by any call; a failed one is
+retried in its window while attempts are left, or whenever an operator said so (`retry`, or `resolve` with
+did-not-happen).
 
 A clock that goes back makes nothing due anew: the watermark never decreases, a slot with a row has it, and a pending
 one waits until its instant comes again. `MOST_ROWS` bounds a look: of more missed slots only the newest get a row
@@ -202,7 +203,7 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], table, reasons)
-    again = [*dead, *_retried(found, seen, wanted, table, look)]
+    again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     over = Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
     becomes = _advanced(seen, table.cron, new, over, look.now_s)
     if becomes:
@@ -250,6 +251,15 @@ def _running(found: Waiting) -> tuple[list[Task], list[Task], list[Task]]:
         if task.status is Status.RUNNING:
             freed.get(found.owners[task.task_id].liveness, alive).append(task)
     return alive, freed[Liveness.EXPIRED], freed[Liveness.DEAD]
+
+
+def _asked(found: Waiting, wanted: Wanted) -> Iterable[Task]:
+    """The unknown slots about which a claim would ask the verify hook."""
+    for task in found.tasks:
+        if task.status is Status.UNKNOWN:
+            claim = decide(task, wanted._replace(task_id=task.task_id), Liveness.CANNOT_TELL)
+            if claim is Decision.VERIFY:
+                yield task
 
 
 def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, look: Look) -> Iterable[Task]:

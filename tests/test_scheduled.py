@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from idemreg.model import Task
     from idemreg.scheduled import SlotRun
 
 HOUR = 3_600
@@ -939,6 +940,80 @@ def test_under_hold_a_killed_slot_is_unknown_and_the_next_run(
     unknown, run = job.due()
     assert (type(unknown.error), run.error) == (TaskUnknownError, None)
     assert job.rows() == {"1": "unknown", "2": "succeeded"}
+
+
+def slot_of_a_dead_owner(path: Path) -> None:
+    """The first slot was begun under verify, and its owner is killed."""
+    verified = SCHEDULER.replace("on_crash=sys.argv[4]", 'on_crash="verify", verify=print')
+    with Script(verified, path, passed(BEGAN + H), "latest") as script:
+        script.expect("ready")
+        script.go("look")
+        script.expect("ran 4")
+        script.kill()
+
+
+@pytest.mark.parametrize("first", ["look", "sweep"])
+@pytest.mark.parametrize(
+    ("answer", "becomes", "errors"),
+    [("did not", "succeeded", [type(None)]), ("happened", "succeeded", []), ("?", "unknown", [TaskUnknownError])],
+)
+def test_the_hook_of_a_slot_is_asked_whoever_has_found_its_owner_dead(
+    registry: Registry, clock: ManualClock, path: Path, answer: str, becomes: str, errors: list[type], first: str
+) -> None:
+    """A sweep has no hook, and makes the slot unknown: the next look asks, and runs what did not happen."""
+    asked: list[tuple[str, datetime]] = []
+
+    def hook(row: Task, slot: datetime) -> bool | None:
+        asked.append((row.task_id, slot))
+        return {"did not": False, "happened": True}.get(answer)
+
+    job = Job(registry, on_crash="verify", verify=hook)
+    slot_of_a_dead_owner(path)
+    clock.advance(HOUR)
+    if first == "sweep":
+        assert [(one.did, one.status) for one in registry.sweep()] == [("settled", Status.UNKNOWN)]
+    runs = job.due()
+    assert asked == [("job@2026-11-23T04:00:00Z", BEGAN + H)]
+    assert job.rows() == {"1": becomes}
+    assert job.ran == (["1"] if answer == "did not" else [])
+    assert [type(run.error) for run in runs] == errors
+
+
+def test_the_hook_of_an_unknown_slot_is_asked_as_by_any_call(registry: Registry, clock: ManualClock) -> None:
+    """Once a look, whatever it or an operator has said before, beside slots that run; only its answer ends it."""
+    answers: list[bool | None] = [None, None, False]
+    options: dict[str, Any] = {"on_crash": "verify", "verify": lambda _row, _slot: answers.pop(0), "misfire_grace": 60}
+    job = Job(registry, unknown_on=TimeoutError, **options)
+
+    def gone(_slot: datetime) -> None:
+        raise TimeoutError
+
+    job.body = gone
+    clock.advance(HOUR)
+    assert [type(run.error) for run in job.due()] == [TimeoutError]
+    job.body = lambda slot: None
+    clock.advance(HOUR)
+    assert [type(run.error) for run in job.due()] == [TaskUnknownError, type(None)]
+    registry.resolve("job@2026-11-23T04:00:00Z", "cannot-tell", evidence="no log of it")
+    assert [type(run.error) for run in job.due()] == [TaskUnknownError]
+    assert job.rows() == {"1": "unknown", "2": "succeeded"}
+    assert [run.error for run in job.due()] == [None]
+    assert job.rows() == {"1": "succeeded", "2": "succeeded"}
+    assert (job.ran, answers) == (["1", "2", "1"], [])
+
+
+@pytest.mark.parametrize(("begun", "now"), [("hold", "verify"), ("rerun", "rerun")])
+def test_an_unknown_slot_waits_where_no_hook_may_speak(
+    registry: Registry, clock: ManualClock, begun: str, now: str
+) -> None:
+    """One that was claimed under hold stays with the operator, also behind a function that has a hook by now."""
+    asked: list[object] = []
+    job = Job(registry, on_crash=begun, unknown_on=ZeroDivisionError)
+    job.body = lambda slot: 1 / 0
+    clock.advance(HOUR)
+    job.due()
+    job.becomes(HOURLY, on_crash=now, **({"verify": lambda *_: asked.append(1)} if now == "verify" else {}))
+    assert (job.due(), job.rows(), asked) == ([], {"1": "unknown"}, [])
 
 
 def test_a_slot_that_was_dropped_is_told(registry: Registry, clock: ManualClock) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.ledger import Schedule, State, Waiting
-from idemreg.model import Status, Verdict
+from idemreg.model import OnCrash, Status, Verdict
 from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
@@ -86,12 +86,15 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
 
 
 def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
-    """Pending and failed ones by the index; of the running ones, which have none, those that the schedule may have."""
+    """By the index; of the running ones, which have none, those that the schedule may have.
+
+    Of the unknown ones, those about which a verify hook may speak: under hold there may be any number.
+    """
     rows: list[Any] = []
-    for status in (Status.PENDING, Status.FAILED):
+    for status in (Status.PENDING, Status.FAILED, Status.UNKNOWN):
         rows += connection.execute(
             f"SELECT {COLUMNS} FROM idempotent_log WHERE status = ? AND status NOT IN (1, 3)"  # noqa: S608 - constants
-            " AND task_id > ? AND task_id < ?",
+            f" AND task_id > ? AND task_id < ? AND (status <> {Status.UNKNOWN:d} OR policy & 3 < {OnCrash.HOLD:d})",
             (int(status), f"{name}@", name + _AFTER_AT),
         ).fetchall()
     rows += connection.execute(
