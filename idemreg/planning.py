@@ -206,6 +206,8 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     over = Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
     becomes = _advanced(seen, table.cron, new, over, look.now_s)
+    if not becomes and seen.state is State.HELD:
+        becomes = [seen]  # the clock is trusted again: what is missed later is no clock's
     if becomes:
         going_s = [_at(task) for task in (*alive, *expired, *again)]
         open_s = min([*kept, *pending, *going_s], default=look.now_s)

@@ -697,6 +697,25 @@ def test_a_clock_that_is_not_trusted_suspends(registry: Registry, clock: ManualC
     assert job.schedule().state is State.GOING
 
 
+def test_a_clock_that_is_confirmed_holds_nothing_any_more(registry: Registry, clock: ManualClock) -> None:
+    """From the first look behind it, also where no slot has come due meanwhile: an outage later is no clock's."""
+    job, permit = Job(registry, cron="0 3 * * *", misfire_grace=60), Permit(scheduling=False, catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(HOUR)
+    job.due()
+    before = job.schedule()
+    permit = Permit(catch_up=False)  # a hardware clock serves: what is missed stays held
+    job.due()
+    assert (before.state, job.schedule()) == (State.HELD, before)
+    permit = Permit()
+    job.due()
+    assert job.schedule() == before._replace(state=State.GOING, open_s=before.watermark_s + HOUR)
+    clock.advance(2 * DAY)
+    assert {(one.state, one.reason) for one in registry.audit("job")} == {("late", "nobody has looked since")}
+    job.due()
+    assert set(job.rows().values()) == {"too_late"}
+
+
 def test_a_jump_suspends_until_it_is_confirmed(registry: Registry, clock: ManualClock) -> None:
     """The clock check itself is asked: what came due by a jump waits for a person, and then runs once."""
     job = Job(registry)
