@@ -204,8 +204,7 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], table, reasons)
     again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
-    over = Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
-    becomes = _advanced(seen, table.cron, new, over, look.now_s)
+    becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)
     if not becomes and seen.state is State.HELD:
         becomes = [seen]  # the clock is trusted again: what is missed later is no clock's
     if becomes:
@@ -283,10 +282,22 @@ def _is_open(at_s: int, table: Timetable, look: Look) -> bool:
     return look.now_us <= at_s * SECOND_US + (table.grace_ms + look.permit.extension_ms) * MS_US
 
 
+def _late(seen: Schedule) -> Reason:
+    """Why nobody looked before a window closed."""
+    return Reason.CLOCK if seen.state is State.HELD else Reason.TOO_LATE
+
+
+def _oldest(seen: Schedule, new: Sequence[int], table: Timetable, look: Look) -> Reason:
+    """Why the slots before the new ones, where they are too many for a row each, are skipped."""
+    if new and not _is_open(new[0], table, look):
+        return _late(seen)
+    return Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
+
+
 def _windows(
     seen: Schedule, due: Iterable[int], fresh: frozenset[int], table: Timetable, look: Look
 ) -> dict[int, Reason]:
-    late = Reason.CLOCK if seen.state is State.HELD else Reason.TOO_LATE
+    late = _late(seen)
     reasons = {}
     for at_s in due:
         if at_s not in fresh and at_s <= seen.after_s:

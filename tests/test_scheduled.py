@@ -302,6 +302,38 @@ def test_five_years_of_minutes_are_no_explosion(registry: Registry, clock: Manua
     assert len(job.due()) == 1
 
 
+@pytest.mark.parametrize(
+    ("is_held", "options", "reason"),
+    [
+        (False, {"misfire_grace": 60}, Reason.TOO_LATE),
+        (True, {"misfire_grace": 60}, Reason.CLOCK),
+        (False, {"misfire_grace": 60, "coalesce": "all"}, Reason.TOO_LATE),
+        (False, {"misfire_grace": 365 * DAY, "coalesce": "all"}, Reason.OVER_LIMIT),
+        (False, {"misfire_grace": 365 * DAY}, Reason.COALESCED),
+    ],
+)
+def test_the_oldest_of_a_long_outage_say_why_as_those_behind_them(
+    registry: Registry,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_held: object,
+    options: dict[str, Any],
+    reason: Reason,
+) -> None:
+    """Where the window of the first slot that has a row had closed, so had those of all before it."""
+    monkeypatch.setattr("idemreg.planning.MOST_ROWS", 200)
+    job, permit = Job(registry, cron="* * * * *", **options), Permit()
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    if is_held:
+        permit = Permit(scheduling=False, catch_up=False)
+        job.due()
+        permit = Permit()
+    clock.advance(4 * HOUR)
+    job.due()
+    assert [one.skips for one in ledger(registry).schedules("job")] == [None, reason, None]
+    assert next(iter(job.rows().values())) == reason.value
+
+
 # --- overlap ----------------------------------------------------------------------------------------------------
 
 
