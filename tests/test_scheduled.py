@@ -277,15 +277,30 @@ def test_only_those_in_their_window_are_coalesced(registry: Registry, clock: Man
 
 
 def test_who_waited_too_long_says_so(registry: Registry, clock: ManualClock) -> None:
-    """A slot that waited in its window behind others, and could not start in it, is `window_closed`."""
-    job = Job(registry, misfire_grace=90 * 60, coalesce="all")
+    """A slot that waited in its window behind others, and could not start in it, is `window_closed`, but by hand."""
+    job = Job(registry, misfire_grace=90 * 60, coalesce="all", overlap="queue")
     job.body = lambda slot: clock.advance(HOUR)
     clock.advance(2 * HOUR)  # the first hour's window is open for half an hour still
     job.due()
-    assert job.ran == ["1", "2"]
+    assert (job.ran, job.rows()["3"], job.rows()["4"]) == (["1", "2"], "pending", "pending")
     job.body = lambda slot: clock.advance(2 * HOUR)
     job.due()
-    assert job.rows()["3"] == "overlap"
+    rows = dict.fromkeys("123", "succeeded") | {"4": "window_closed", "5": "pending", "6": "pending"}
+    assert job.rows() == rows
+    assert not registry.run_slot("job@2026-11-23T07:00:00Z").replayed
+    assert job.rows() == rows | {"4": "succeeded"}
+    assert job.ran == ["1", "2", "3", "4"]
+
+
+def test_an_extended_window_closes(registry: Registry, clock: ManualClock) -> None:
+    """To the microsecond as well; nobody looked before it did."""
+    job = Job(registry, misfire_grace=60)
+    registry.may_schedule = lambda: Permit(extension_ms=20)  # type: ignore[method-assign]
+    for us in (0, 1):
+        clock.advance(HOUR)
+        clock.set(wall_us=int((BEGAN + (us + 1) * H).timestamp()) * 1_000_000 + 60_020_000 + us)
+        job.due()
+    assert job.rows() == {"1": "succeeded", "2": "too_late"}
 
 
 def test_five_years_of_minutes_are_no_explosion(registry: Registry, clock: ManualClock) -> None:
