@@ -18,8 +18,8 @@ In the order in which it is decided:
   before another starts, since until then its owner may come back. An unknown slot holds nobody up: it is for an
   operator, or for its verify hook.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
-  others are `coalesced`. ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are
-  `over_limit`.
+  others are `coalesced`. So is, under ``latest``, what is older than one that has begun (by a clock that served, or by
+  hand). ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
 by ``on_crash``, in its window or not; about an unknown one the verify hook is asked, as by any call; a failed one is
@@ -202,7 +202,8 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
-    kept = _coalesce([at_s for at_s in due if at_s not in reasons], table, reasons)
+    begun_s = -1 if found.begun_s is None or found.begun_s > look.now_s else found.begun_s
+    kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
     again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)
     if not becomes and seen.state is State.HELD:
@@ -319,11 +320,11 @@ def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look:
     }
 
 
-def _coalesce(waits: list[int], table: Timetable, reasons: dict[int, Reason]) -> list[int]:
+def _coalesce(waits: list[int], begun_s: int, table: Timetable, reasons: dict[int, Reason]) -> list[int]:
     """Those that are left of the slots that wait; the others get their reason."""
     match table.coalesce:
         case "latest":
-            kept, reason = waits[-1:], Reason.COALESCED
+            kept, reason = [at_s for at_s in waits[-1:] if at_s > begun_s], Reason.COALESCED
         case "earliest":
             kept, reason = waits[:1], Reason.COALESCED
         case "all":

@@ -787,6 +787,35 @@ def test_by_a_clock_that_serves_only_the_newest_starts(registry: Registry, clock
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
 
 
+def test_what_is_older_than_what_ran_by_a_clock_that_serves_is_coalesced(
+    registry: Registry, clock: ManualClock
+) -> None:
+    """The newest stands for them all: none of them runs behind it once the clock is confirmed."""
+    job, permit = Job(registry), Permit(catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(3 * HOUR)
+    job.due()
+    clock.advance(HOUR)
+    job.due()
+    assert job.rows() == {"1": "pending", "2": "pending", "3": "succeeded", "4": "succeeded"}
+    permit = Permit()
+    assert job.due() == []
+    assert job.rows() == {"1": "coalesced", "2": "coalesced", "3": "succeeded", "4": "succeeded"}
+
+
+def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Registry, clock: ManualClock) -> None:
+    """Its time has not come; what waited in the queue runs."""
+    job = Job(registry, overlap="queue")
+    job.body = lambda slot: clock.advance(HOUR)
+    clock.advance(HOUR)
+    job.due()
+    job.body = lambda slot: None
+    registry.run_slot("job@2026-11-23T09:00:00Z")
+    assert job.rows() == {"1": "succeeded", "2": "pending", "6": "succeeded"}
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "6": "succeeded"}
+
+
 @pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
 def test_by_a_clock_that_serves_slots_overlap_as_ever(
     registry: Registry, clock: ManualClock, overlap: str, second: str

@@ -80,7 +80,8 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
             return Waiting(None, [], {})
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
-        return Waiting(schedule, tasks, {task.task_id: owners.of(connection, task) for task in running})
+        owned = {task.task_id: owners.of(connection, task) for task in running}
+        return Waiting(schedule, tasks, owned, _begun(connection, name, tasks))
     finally:
         connection.execute("ROLLBACK")
 
@@ -103,6 +104,20 @@ def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
     ).fetchall()
     tasks = sorted(map(to_task, rows))  # by task_id, which is by time
     return [task for task in tasks if slot_of(task.task_id) is not None]
+
+
+def _begun(connection: Connection, name: str, tasks: Sequence[Task]) -> int | None:
+    """The newest slot that has begun, of those behind the oldest that is pending."""
+    oldest = next((task for task in tasks if task.status is Status.PENDING), None)
+    if oldest is None:
+        return None
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?"  # noqa: S608 - constants
+        f" AND status NOT IN ({Status.PENDING:d}, {Status.SKIPPED:d}, {Status.CANCELLED:d})"
+        " ORDER BY task_id DESC LIMIT 1",
+        (oldest.task_id, name + _AFTER_AT),
+    ).fetchone()
+    return None if row is None else slot_of(to_task(row).task_id)
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608
