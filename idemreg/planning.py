@@ -16,14 +16,15 @@ In the order in which it is decided:
 - *Overlap*: one slot of a schedule at a time. What comes due while one runs is skipped as `overlap`, or waits (queue).
   One runs as long as its row says so and its owner is not proven dead. Where its lease has expired it is decided about
   before another starts, since until then its owner may come back. An unknown slot holds nobody up: it is for an
-  operator.
+  operator, or for its verify hook.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
-  others are `coalesced`. ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are
-  `over_limit`.
+  others are `coalesced`. So is, under ``latest``, what is older than one that has begun (by a clock that served, or by
+  hand). ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
-by ``on_crash``, in its window or not; a failed one is retried in its window while attempts are left, or whenever an
-operator said so (`retry`, or `resolve` with did-not-happen).
+by ``on_crash``, in its window or not; about an unknown one the verify hook is asked, as by any call; a failed one is
+retried in its window while attempts are left, or whenever an operator said so (`retry`, or `resolve` with
+did-not-happen).
 
 A clock that goes back makes nothing due anew: the watermark never decreases, a slot with a row has it, and a pending
 one waits until its instant comes again. `MOST_ROWS` bounds a look: of more missed slots only the newest get a row
@@ -201,10 +202,12 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
-    kept = _coalesce([at_s for at_s in due if at_s not in reasons], table, reasons)
-    again = [*dead, *_retried(found, seen, wanted, table, look)]
-    over = Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
-    becomes = _advanced(seen, table.cron, new, over, look.now_s)
+    begun_s = -1 if found.begun_s is None or found.begun_s > look.now_s else found.begun_s
+    kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
+    again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
+    becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)
+    if not becomes and seen.state is State.HELD:
+        becomes = [seen]  # the clock is trusted again: what is missed later is no clock's
     if becomes:
         going_s = [_at(task) for task in (*alive, *expired, *again)]
         open_s = min([*kept, *pending, *going_s], default=look.now_s)
@@ -252,6 +255,15 @@ def _running(found: Waiting) -> tuple[list[Task], list[Task], list[Task]]:
     return alive, freed[Liveness.EXPIRED], freed[Liveness.DEAD]
 
 
+def _asked(found: Waiting, wanted: Wanted) -> Iterable[Task]:
+    """The unknown slots about which a claim would ask the verify hook."""
+    for task in found.tasks:
+        if task.status is Status.UNKNOWN:
+            claim = decide(task, wanted._replace(task_id=task.task_id), Liveness.CANNOT_TELL)
+            if claim is Decision.VERIFY:
+                yield task
+
+
 def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, look: Look) -> Iterable[Task]:
     """The failed slots that may run again."""
     for task in found.tasks:
@@ -271,10 +283,22 @@ def _is_open(at_s: int, table: Timetable, look: Look) -> bool:
     return look.now_us <= at_s * SECOND_US + (table.grace_ms + look.permit.extension_ms) * MS_US
 
 
+def _late(seen: Schedule) -> Reason:
+    """Why nobody looked before a window closed."""
+    return Reason.CLOCK if seen.state is State.HELD else Reason.TOO_LATE
+
+
+def _oldest(seen: Schedule, new: Sequence[int], table: Timetable, look: Look) -> Reason:
+    """Why the slots before the new ones, where they are too many for a row each, are skipped."""
+    if new and not _is_open(new[0], table, look):
+        return _late(seen)
+    return Reason.OVER_LIMIT if table.coalesce == "all" else Reason.COALESCED
+
+
 def _windows(
     seen: Schedule, due: Iterable[int], fresh: frozenset[int], table: Timetable, look: Look
 ) -> dict[int, Reason]:
-    late = Reason.CLOCK if seen.state is State.HELD else Reason.TOO_LATE
+    late = _late(seen)
     reasons = {}
     for at_s in due:
         if at_s not in fresh and at_s <= seen.after_s:
@@ -296,11 +320,11 @@ def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look:
     }
 
 
-def _coalesce(waits: list[int], table: Timetable, reasons: dict[int, Reason]) -> list[int]:
+def _coalesce(waits: list[int], begun_s: int, table: Timetable, reasons: dict[int, Reason]) -> list[int]:
     """Those that are left of the slots that wait; the others get their reason."""
     match table.coalesce:
         case "latest":
-            kept, reason = waits[-1:], Reason.COALESCED
+            kept, reason = [at_s for at_s in waits[-1:] if at_s > begun_s], Reason.COALESCED
         case "earliest":
             kept, reason = waits[:1], Reason.COALESCED
         case "all":

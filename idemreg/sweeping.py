@@ -4,7 +4,8 @@ It decides nothing by itself. What may be settled is settled as a claim would (`
 commit; what asked to be rerun is run under an ordinary claim, which takes the task as it was found (`following`):
 so of several sweeps at once one gets each task. What becomes of a task of a dead owner (or of an expired lease):
 
-* hold, or verify without kept arguments: `unknown`. Rerun with its attempts used up: `failed`.
+* hold, or verify without kept arguments: `unknown`; under verify its next call asks the hook, or the next look at its
+  schedule. Rerun with its attempts used up: `failed`.
 * kept arguments, under rerun or verify: run again with them; the verify hook is asked first.
 * rerun without kept arguments, or not begun (of a batch): left alone, for its next call runs it by itself. Nobody
   but that caller has the arguments, and `unknown` would keep it from doing so.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from idemreg.model import Task
     from idemreg.scheduled import SlotRun
 
 HOUR = 3_600
@@ -276,15 +277,30 @@ def test_only_those_in_their_window_are_coalesced(registry: Registry, clock: Man
 
 
 def test_who_waited_too_long_says_so(registry: Registry, clock: ManualClock) -> None:
-    """A slot that waited in its window behind others, and could not start in it, is `window_closed`."""
-    job = Job(registry, misfire_grace=90 * 60, coalesce="all")
+    """A slot that waited in its window behind others, and could not start in it, is `window_closed`, but by hand."""
+    job = Job(registry, misfire_grace=90 * 60, coalesce="all", overlap="queue")
     job.body = lambda slot: clock.advance(HOUR)
     clock.advance(2 * HOUR)  # the first hour's window is open for half an hour still
     job.due()
-    assert job.ran == ["1", "2"]
+    assert (job.ran, job.rows()["3"], job.rows()["4"]) == (["1", "2"], "pending", "pending")
     job.body = lambda slot: clock.advance(2 * HOUR)
     job.due()
-    assert job.rows()["3"] == "overlap"
+    rows = dict.fromkeys("123", "succeeded") | {"4": "window_closed", "5": "pending", "6": "pending"}
+    assert job.rows() == rows
+    assert not registry.run_slot("job@2026-11-23T07:00:00Z").replayed
+    assert job.rows() == rows | {"4": "succeeded"}
+    assert job.ran == ["1", "2", "3", "4"]
+
+
+def test_an_extended_window_closes(registry: Registry, clock: ManualClock) -> None:
+    """To the microsecond as well; nobody looked before it did."""
+    job = Job(registry, misfire_grace=60)
+    registry.may_schedule = lambda: Permit(extension_ms=20)  # type: ignore[method-assign]
+    for us in (0, 1):
+        clock.advance(HOUR)
+        clock.set(wall_us=int((BEGAN + (us + 1) * H).timestamp()) * 1_000_000 + 60_020_000 + us)
+        job.due()
+    assert job.rows() == {"1": "succeeded", "2": "too_late"}
 
 
 def test_five_years_of_minutes_are_no_explosion(registry: Registry, clock: ManualClock) -> None:
@@ -299,6 +315,38 @@ def test_five_years_of_minutes_are_no_explosion(registry: Registry, clock: Manua
     assert last.watermark_s - last.after_s == (MOST_ROWS - 1) * 60 + 1
     clock.advance(60)
     assert len(job.due()) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_held", "options", "reason"),
+    [
+        (False, {"misfire_grace": 60}, Reason.TOO_LATE),
+        (True, {"misfire_grace": 60}, Reason.CLOCK),
+        (False, {"misfire_grace": 60, "coalesce": "all"}, Reason.TOO_LATE),
+        (False, {"misfire_grace": 365 * DAY, "coalesce": "all"}, Reason.OVER_LIMIT),
+        (False, {"misfire_grace": 365 * DAY}, Reason.COALESCED),
+    ],
+)
+def test_the_oldest_of_a_long_outage_say_why_as_those_behind_them(
+    registry: Registry,
+    clock: ManualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    is_held: object,
+    options: dict[str, Any],
+    reason: Reason,
+) -> None:
+    """Where the window of the first slot that has a row had closed, so had those of all before it."""
+    monkeypatch.setattr("idemreg.planning.MOST_ROWS", 200)
+    job, permit = Job(registry, cron="* * * * *", **options), Permit()
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    if is_held:
+        permit = Permit(scheduling=False, catch_up=False)
+        job.due()
+        permit = Permit()
+    clock.advance(4 * HOUR)
+    job.due()
+    assert [one.skips for one in ledger(registry).schedules("job")] == [None, reason, None]
+    assert next(iter(job.rows().values())) == reason.value
 
 
 # --- overlap ----------------------------------------------------------------------------------------------------
@@ -696,6 +744,25 @@ def test_a_clock_that_is_not_trusted_suspends(registry: Registry, clock: ManualC
     assert job.schedule().state is State.GOING
 
 
+def test_a_clock_that_is_confirmed_holds_nothing_any_more(registry: Registry, clock: ManualClock) -> None:
+    """From the first look behind it, also where no slot has come due meanwhile: an outage later is no clock's."""
+    job, permit = Job(registry, cron="0 3 * * *", misfire_grace=60), Permit(scheduling=False, catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(HOUR)
+    job.due()
+    before = job.schedule()
+    permit = Permit(catch_up=False)  # a hardware clock serves: what is missed stays held
+    job.due()
+    assert (before.state, job.schedule()) == (State.HELD, before)
+    permit = Permit()
+    job.due()
+    assert job.schedule() == before._replace(state=State.GOING, open_s=before.watermark_s + HOUR)
+    clock.advance(2 * DAY)
+    assert {(one.state, one.reason) for one in registry.audit("job")} == {("late", "nobody has looked since")}
+    job.due()
+    assert set(job.rows().values()) == {"too_late"}
+
+
 def test_a_jump_suspends_until_it_is_confirmed(registry: Registry, clock: ManualClock) -> None:
     """The clock check itself is asked: what came due by a jump waits for a person, and then runs once."""
     job = Job(registry)
@@ -718,6 +785,35 @@ def test_by_a_clock_that_serves_only_the_newest_starts(registry: Registry, clock
     clock.advance(HOUR)
     assert len(job.due()) == 2
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
+
+
+def test_what_is_older_than_what_ran_by_a_clock_that_serves_is_coalesced(
+    registry: Registry, clock: ManualClock
+) -> None:
+    """The newest stands for them all: none of them runs behind it once the clock is confirmed."""
+    job, permit = Job(registry), Permit(catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(3 * HOUR)
+    job.due()
+    clock.advance(HOUR)
+    job.due()
+    assert job.rows() == {"1": "pending", "2": "pending", "3": "succeeded", "4": "succeeded"}
+    permit = Permit()
+    assert job.due() == []
+    assert job.rows() == {"1": "coalesced", "2": "coalesced", "3": "succeeded", "4": "succeeded"}
+
+
+def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Registry, clock: ManualClock) -> None:
+    """Its time has not come; what waited in the queue runs."""
+    job = Job(registry, overlap="queue")
+    job.body = lambda slot: clock.advance(HOUR)
+    clock.advance(HOUR)
+    job.due()
+    job.body = lambda slot: None
+    registry.run_slot("job@2026-11-23T09:00:00Z")
+    assert job.rows() == {"1": "succeeded", "2": "pending", "6": "succeeded"}
+    assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "6": "succeeded"}
 
 
 @pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
@@ -939,6 +1035,80 @@ def test_under_hold_a_killed_slot_is_unknown_and_the_next_run(
     unknown, run = job.due()
     assert (type(unknown.error), run.error) == (TaskUnknownError, None)
     assert job.rows() == {"1": "unknown", "2": "succeeded"}
+
+
+def slot_of_a_dead_owner(path: Path) -> None:
+    """The first slot was begun under verify, and its owner is killed."""
+    verified = SCHEDULER.replace("on_crash=sys.argv[4]", 'on_crash="verify", verify=print')
+    with Script(verified, path, passed(BEGAN + H), "latest") as script:
+        script.expect("ready")
+        script.go("look")
+        script.expect("ran 4")
+        script.kill()
+
+
+@pytest.mark.parametrize("first", ["look", "sweep"])
+@pytest.mark.parametrize(
+    ("answer", "becomes", "errors"),
+    [("did not", "succeeded", [type(None)]), ("happened", "succeeded", []), ("?", "unknown", [TaskUnknownError])],
+)
+def test_the_hook_of_a_slot_is_asked_whoever_has_found_its_owner_dead(
+    registry: Registry, clock: ManualClock, path: Path, answer: str, becomes: str, errors: list[type], first: str
+) -> None:
+    """A sweep has no hook, and makes the slot unknown: the next look asks, and runs what did not happen."""
+    asked: list[tuple[str, datetime]] = []
+
+    def hook(row: Task, slot: datetime) -> bool | None:
+        asked.append((row.task_id, slot))
+        return {"did not": False, "happened": True}.get(answer)
+
+    job = Job(registry, on_crash="verify", verify=hook)
+    slot_of_a_dead_owner(path)
+    clock.advance(HOUR)
+    if first == "sweep":
+        assert [(one.did, one.status) for one in registry.sweep()] == [("settled", Status.UNKNOWN)]
+    runs = job.due()
+    assert asked == [("job@2026-11-23T04:00:00Z", BEGAN + H)]
+    assert job.rows() == {"1": becomes}
+    assert job.ran == (["1"] if answer == "did not" else [])
+    assert [type(run.error) for run in runs] == errors
+
+
+def test_the_hook_of_an_unknown_slot_is_asked_as_by_any_call(registry: Registry, clock: ManualClock) -> None:
+    """Once a look, whatever it or an operator has said before, beside slots that run; only its answer ends it."""
+    answers: list[bool | None] = [None, None, False]
+    options: dict[str, Any] = {"on_crash": "verify", "verify": lambda _row, _slot: answers.pop(0), "misfire_grace": 60}
+    job = Job(registry, unknown_on=TimeoutError, **options)
+
+    def gone(_slot: datetime) -> None:
+        raise TimeoutError
+
+    job.body = gone
+    clock.advance(HOUR)
+    assert [type(run.error) for run in job.due()] == [TimeoutError]
+    job.body = lambda slot: None
+    clock.advance(HOUR)
+    assert [type(run.error) for run in job.due()] == [TaskUnknownError, type(None)]
+    registry.resolve("job@2026-11-23T04:00:00Z", "cannot-tell", evidence="no log of it")
+    assert [type(run.error) for run in job.due()] == [TaskUnknownError]
+    assert job.rows() == {"1": "unknown", "2": "succeeded"}
+    assert [run.error for run in job.due()] == [None]
+    assert job.rows() == {"1": "succeeded", "2": "succeeded"}
+    assert (job.ran, answers) == (["1", "2", "1"], [])
+
+
+@pytest.mark.parametrize(("begun", "now"), [("hold", "verify"), ("rerun", "rerun")])
+def test_an_unknown_slot_waits_where_no_hook_may_speak(
+    registry: Registry, clock: ManualClock, begun: str, now: str
+) -> None:
+    """One that was claimed under hold stays with the operator, also behind a function that has a hook by now."""
+    asked: list[object] = []
+    job = Job(registry, on_crash=begun, unknown_on=ZeroDivisionError)
+    job.body = lambda slot: 1 / 0
+    clock.advance(HOUR)
+    job.due()
+    job.becomes(HOURLY, on_crash=now, **({"verify": lambda *_: asked.append(1)} if now == "verify" else {}))
+    assert (job.due(), job.rows(), asked) == ([], {"1": "unknown"}, [])
 
 
 def test_a_slot_that_was_dropped_is_told(registry: Registry, clock: ManualClock) -> None:

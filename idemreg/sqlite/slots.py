@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.ledger import Schedule, State, Waiting
-from idemreg.model import Status, Verdict
+from idemreg.model import OnCrash, Status, Verdict
 from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
@@ -80,18 +80,22 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
             return Waiting(None, [], {})
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
-        return Waiting(schedule, tasks, {task.task_id: owners.of(connection, task) for task in running})
+        owned = {task.task_id: owners.of(connection, task) for task in running}
+        return Waiting(schedule, tasks, owned, _begun(connection, name, tasks))
     finally:
         connection.execute("ROLLBACK")
 
 
 def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
-    """Pending and failed ones by the index; of the running ones, which have none, those that the schedule may have."""
+    """By the index; of the running ones, which have none, those that the schedule may have.
+
+    Of the unknown ones, those about which a verify hook may speak: under hold there may be any number.
+    """
     rows: list[Any] = []
-    for status in (Status.PENDING, Status.FAILED):
+    for status in (Status.PENDING, Status.FAILED, Status.UNKNOWN):
         rows += connection.execute(
             f"SELECT {COLUMNS} FROM idempotent_log WHERE status = ? AND status NOT IN (1, 3)"  # noqa: S608 - constants
-            " AND task_id > ? AND task_id < ?",
+            f" AND task_id > ? AND task_id < ? AND (status <> {Status.UNKNOWN:d} OR policy & 3 < {OnCrash.HOLD:d})",
             (int(status), f"{name}@", name + _AFTER_AT),
         ).fetchall()
     rows += connection.execute(
@@ -100,6 +104,20 @@ def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
     ).fetchall()
     tasks = sorted(map(to_task, rows))  # by task_id, which is by time
     return [task for task in tasks if slot_of(task.task_id) is not None]
+
+
+def _begun(connection: Connection, name: str, tasks: Sequence[Task]) -> int | None:
+    """The newest slot that has begun, of those behind the oldest that is pending."""
+    oldest = next((task for task in tasks if task.status is Status.PENDING), None)
+    if oldest is None:
+        return None
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?"  # noqa: S608 - constants
+        f" AND status NOT IN ({Status.PENDING:d}, {Status.SKIPPED:d}, {Status.CANCELLED:d})"
+        " ORDER BY task_id DESC LIMIT 1",
+        (oldest.task_id, name + _AFTER_AT),
+    ).fetchone()
+    return None if row is None else slot_of(to_task(row).task_id)
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608
