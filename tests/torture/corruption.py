@@ -42,7 +42,7 @@ from tests.torture.corrupted.alive import Vandal, choose, live
 from tests.torture.corrupted.asking import HANG_S, Questions
 from tests.torture.corrupted.damage import Damaged, Scene, damage
 from tests.torture.corrupted.series import MEMORY, OTHER, SERIES, Stage, make, place
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 
 __all__ = ["TRIAL"]
 
@@ -123,8 +123,7 @@ def _count(found: dict[str, Any], tally: Tally) -> None:
 
 
 def _line(seed: int, number: int, what: str, kept: object) -> str:
-    again = f"again: python -m tests.torture --only corruption --seed {seed} --count {number + 1}"
-    return f"{number}: {what}; {kept}; {again}"
+    return f"{number}: {what}; {kept}; again: {again('corruption', seed, number + 1)}"
 
 
 def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witness: mmap.mmap, writing: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.torture.killing.chances import BODY
 from tests.torture.killing.conductor import Conductor, Plan, call_hash
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,13 @@ def _is_allowed(words: Sequence[str]) -> bool:
 
 def run(seed: int, count: int) -> Tally:
     """Conduct until ``count`` kills."""
-    again = f"python -m tests.torture --only namespaces --seed {seed} --count {count}"
+    command = again("namespaces", seed, count)
     if not sides():
-        return Tally(violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({again})"])
+        return Tally(
+            violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({command})"]
+        )
     plan = Plan(count * CALLS_A_KILL, count, tuple(sides()), PLACES, points=POINTS, threads=1)
-    with Conductor(seed, plan, again) as conductor:
+    with Conductor(seed, plan, command) as conductor:
         conductor.conduct()
         tally = conductor.judge()
     tally.events["calls"] = tally.tried

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from tests.mutants import catalogue_resources
 from tests.torture.resources_cycle import MOUNTED
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 
 __all__ = ["TRIAL", "namespaces"]
 
@@ -60,15 +60,15 @@ def run(seed: int, count: int) -> Tally:
             text=True,
             check=False,
         )
-    again = f"again: python -m tests.torture --only resources --seed {seed} --count {count}"
+    command = f"again: {again('resources', seed, count)}"
     if done.returncode:
-        tally.violations.append(f"the cycles ended with {done.returncode}: {done.stderr[-500:]!r}; {again}")
+        tally.violations.append(f"the cycles ended with {done.returncode}: {done.stderr[-500:]!r}; {command}")
         return tally
     cycles: list[dict[str, Any]] = json.loads(done.stdout)
     for one in cycles:
         tally.tried += 1
         tally.distinct.add(one["hash"])
-        tally.violations += [f"{text}; {again}" for text in one["wrong"]]
+        tally.violations += [f"{text}; {command}" for text in one["wrong"]]
         tally.events += Counter(one["said"])
     if not words:
         tally.events += Counter({f"cycles without {kind} (nobody here may mount)": count for kind in MOUNTED})

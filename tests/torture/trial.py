@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Tally", "Trial"]
+__all__ = ["Tally", "Trial", "again"]
 
 
 @dataclass(slots=True)
@@ -29,14 +29,20 @@ class Tally:
         self.events += other.events
 
 
+def again(name: str, seed: int, count: int) -> str:
+    """The command that calls ``run(seed, count)`` of a trial once more, with these very values."""
+    return f"python -m tests.torture --only {name} --seed {seed} --count {count}"
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One line of the table in docs/reliability.md.
 
     ``run(seed, count)`` tries about ``count`` things, chosen by the seed alone as far as the machine allows, and says
-    what it found; it may be called in several processes at once. ``part`` is the ``count`` of one call: a minute's
-    work at most. ``mutants`` are those of `tests.mutants` that it must find, each within a hundredth of ``count``.
-    ``crowd`` parts run for each processor: more than one where a part often waits, and one beside it can go on.
+    what it found, each with the command that calls it `again`; it may be called in several processes at once. ``part``
+    is the ``count`` of one call: a minute's work at most. ``mutants`` are those of `tests.mutants` that it must find,
+    each within a hundredth of ``count``. ``crowd`` parts run for each processor: more than one where a part often
+    waits, and one beside it can go on.
     """
 
     name: str
