@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture.killing.conductor import Conductor, Plan, call_hash
+from tests.torture.killing import tried
+from tests.torture.killing.conductor import Conductor, Plan
 from tests.torture.trial import Trial, again
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def run(seed: int, count: int) -> Tally:
     with Conductor(seed, Plan(count, -(-count // CALLS_A_KILL)), again("kills", seed, count)) as conductor:
         conductor.conduct()
         tally = conductor.judge()
-    tally.distinct = {call_hash(seed, number) for number in range(tally.tried)}
+    tally.distinct = tried.calls(conductor.log)
     return tally
 
 

@@ -12,8 +12,9 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from tests.torture.killing import tried
 from tests.torture.killing.chances import BODY
-from tests.torture.killing.conductor import Conductor, Plan, call_hash
+from tests.torture.killing.conductor import Conductor, Plan
 from tests.torture.trial import Tally, Trial, again
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def run(seed: int, count: int) -> Tally:
         tally = conductor.judge()
     tally.events["calls"] = tally.tried
     tally.tried = conductor.kills
-    tally.distinct = {call_hash(seed, number) for number in range(conductor.kills)}
+    tally.distinct = tried.kills(conductor.log, conductor.sides)
     return tally
 
 
