@@ -151,7 +151,7 @@ def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witn
             raised.clear()
             if found["wrong"]:
                 kept, what = _keep(templates, seed, number), found["what"][:300]
-                found["wrong"] = [_line(seed, number, f"{what}: {text}", kept) for text in found["wrong"][:3]]
+                found["wrong"] = [_line(seed, number, f"{what}: {text[:500]}", kept) for text in found["wrong"][:3]]
             out.write(json.dumps(found) + "\n")
 
 
