@@ -202,7 +202,7 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
     else:
         questions.ask_all()
     circumstances = f"{name} {damaged.stage} {shows} {damaged.at_home} {befell}"
-    said = questions.said + Counter([kind.replace("_", " "), *["excused: a row was hidden"] * questions.is_excused])
+    said = questions.said + Counter([kind.replace("_", " "), *[EXCUSED] * questions.is_excused])
     return {
         "hash": hash_of(damaged.files, (*stages, *templates["other"]), circumstances),
         "what": f"{kind}: {name}, stage {damaged.stage}: {damaged.what}{befell}",
@@ -211,4 +211,13 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
     }
 
 
-TRIAL: Final = Trial("corruption", "corruptions", 50_000, 2_500, run, tuple(one.name for one in CORRUPTION))
+EXCUSED: Final = "excused: a row was hidden"
+TRIAL: Final = Trial(
+    "corruption",
+    "corruptions",
+    50_000,
+    2_500,
+    run,
+    tuple(one.name for one in CORRUPTION),
+    told=(EXCUSED, "alive", "replays", "new tasks"),
+)

@@ -46,4 +46,5 @@ MUTANTS: Final = (
     "sweep-settles-nothing",
     "token-given-twice",
 )
-TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS)
+TOLD: Final = ("kills", "stops", "processes", "histories")
+TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS, told=TOLD)

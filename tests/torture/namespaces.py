@@ -71,4 +71,5 @@ MUTANTS: Final = (
     "living-is-dead",
     "process-id-without-namespace",
 )
-TRIAL: Final = Trial("namespaces", "kills", 500, 50, run, MUTANTS)
+TOLD: Final = ("calls", "stops", "processes", "process ids that every side has")
+TRIAL: Final = Trial("namespaces", "kills", 500, 50, run, MUTANTS, told=TOLD)
