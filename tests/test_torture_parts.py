@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.torture import clock, namespaces, resources
 from tests.torture.__main__ import _run, next_parts, options_of
+from tests.torture.clock import HangError
 from tests.torture.trial import Tally, Trial, again
 from tests.torture.trials import TRIALS
+
+if TYPE_CHECKING:
+    from tests.torture.clock import World
 
 
 def half(seed: int, count: int) -> Tally:
@@ -85,3 +93,20 @@ def test_nothing_is_begun_where_nothing_is_missing_or_free(missing: int, free: i
     """Nor where there is no place for it."""
     for is_asked in (False, True):
         assert next_parts(6, missing, free, is_asked=is_asked) == []
+
+
+def hang(world: World) -> None:
+    world.plan.append("nothing")
+    raise HangError
+
+
+def test_what_is_printed_is_what_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of a finding names the seed of its part, and its count or as much of it as came to the finding."""
+    monkeypatch.setattr(clock, "live", hang)
+    assert [line.partition("[")[2] for line in clock.run(7, 2).violations] == [
+        f"{again('clock', 7, 1)}]", f"{again('clock', 7, 2)}]",
+    ]  # fmt: skip
+    monkeypatch.setattr(namespaces, "sides", tuple)
+    assert f"({again('namespaces', 7, 20)})" in namespaces.run(7, 20).violations[0]
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert resources.run(7, 4).violations[0].endswith(again("resources", 7, 4))
