@@ -79,12 +79,12 @@ def test_what_was_corrupted_is_kept(monkeypatch: pytest.MonkeyPatch, one_series:
         return {"hash": 1, "what": "flips", "wrong": ["no"], "said": {}}
 
     monkeypatch.setattr(corruption, "_try", refuse_all)
-    tally = corruption.run(5, 2)
-    assert [line.partition("again: ")[2] for line in tally.violations] == [
-        again("corruption", 5, 1), again("corruption", 5, 2),
-    ]  # fmt: skip
+    monkeypatch.setattr(corruption, "KEPT", 2)
+    *kept, last = corruption.run(5, 3).violations
+    assert [line.partition("again: ")[2] for line in (*kept, last)] == [again("corruption", 5, n) for n in (1, 2, 3)]
+    assert "the files: not kept;" in last
     templates = dict.fromkeys((*SERIES, "other"), one_series)
-    for number, line in enumerate(tally.violations):
+    for number, line in enumerate(kept):
         chosen = corruption._choose(templates, corruption._dice(5, number))
         assert (kept_of(line) / "jobs.db").read_bytes() == chosen.damaged.files[""]
 

@@ -51,6 +51,7 @@ __all__ = ["TRIAL"]
 
 ALIVE: Final = 0.1  # of all
 LOOK_S: Final = 1.0
+KEPT: Final = 5  # findings whose files are kept, of one process
 _AT: Final = struct.Struct("<q")
 
 Templates = dict[str, tuple[Stage, ...]]
@@ -90,8 +91,9 @@ def _batch(templates: Templates, seed: int, numbers: range, tally: Tally) -> int
         (at,) = _AT.unpack(witness[:])
         if status:
             what = f"hangs for {HANG_S} s" if is_hanging else f"the process ended with {status}"
-            kept = _keep(templates, seed, at)
-            shutil.copytree(folder, kept / "as it was left")
+            kept = _keep(templates, seed, at, behind=len(tally.violations))
+            if isinstance(kept, Path):
+                shutil.copytree(folder, kept / "as it was left")
             tally.violations.append(_line(seed, at, what, kept))
             tally.tried += 1
             return int(at) + 1
@@ -127,12 +129,17 @@ def _count(found: dict[str, Any], tally: Tally) -> None:
     tally.events += Counter(found["said"])
 
 
-def _line(seed: int, number: int, what: str, kept: Path) -> str:
+def _line(seed: int, number: int, what: str, kept: Path | str) -> str:
     return f"{number}: {what}; the files: {kept}; again: {again('corruption', seed, number + 1)}"
 
 
-def _keep(templates: Templates, seed: int, number: int) -> Path:
-    """A folder with the files as they were before the first question, and before what befell them under a process."""
+def _keep(templates: Templates, seed: int, number: int, behind: int) -> Path | str:
+    """A folder with the files as they were before the first question, and before what befell them under a process.
+
+    Not behind too many other findings: those of a broken product would fill the disk.
+    """
+    if behind >= KEPT:
+        return "not kept"
     kept = Path(tempfile.mkdtemp(prefix=f"corruption-{seed}-{number}-"))
     _put(_choose(templates, _dice(seed, number)), kept / "jobs.db")
     return kept
@@ -143,6 +150,7 @@ def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witn
     warnings.simplefilter("ignore")
     raised: list[str] = []
     sys.unraisablehook = lambda what: raised.append(repr(what.exc_value))
+    findings = 0
     with Vandal() as vandal, os.fdopen(writing, "w", buffering=1) as out:
         for number in numbers:
             witness[:] = _AT.pack(number)
@@ -150,7 +158,8 @@ def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witn
             found["wrong"] += [f"an error that nobody could catch: {text}" for text in raised]
             raised.clear()
             if found["wrong"]:
-                kept, what = _keep(templates, seed, number), found["what"][:300]
+                kept, what = _keep(templates, seed, number, behind=findings), found["what"][:300]
+                findings += 1
                 found["wrong"] = [_line(seed, number, f"{what}: {text[:500]}", kept) for text in found["wrong"][:3]]
             out.write(json.dumps(found) + "\n")
 
