@@ -27,6 +27,8 @@ BARRIERS = {
     "owner lock",
     "process check",
     "reader joins the sync",
+    "file guard",
+    "seal",
 }
 
 # One a barrier, each with the one of its killer's cases that is the quickest.
@@ -37,6 +39,8 @@ SHARPEST = {
     "byte-held-after-commit": "[claim]",
     "process-check-off": "[closes its descriptor]",
     "reader-not-joining": "[get]",
+    "guard-off": "",  # whose killer is one case
+    "replay-without-seal": "[result]",
 }
 
 
@@ -71,6 +75,7 @@ def test_every_barrier_has_its_mutants() -> None:
     """At least so many in all, and some of every barrier; no two have one name."""
     assert len(CATALOGUE) >= LEAST
     assert {mutant.barrier for mutant in CATALOGUE.values()} >= BARRIERS
+    assert {CATALOGUE[name].barrier for name in SHARPEST} == BARRIERS
 
 
 def test_the_table_tells_of_each() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.torture import clock
 from tests.torture.clock import HOUR, OTHER, OWN, Known, Worker, World
-from tests.torture.trial import Tally
+from tests.torture.trial import NOT_TRIED, Tally
 
 
 def test_a_few_histories() -> None:
@@ -21,6 +21,17 @@ def test_a_few_histories() -> None:
     assert tally.violations == []
     assert len(tally.distinct) == tally.tried == 2
     assert min(tally.events[what] for what in ("boots", "jumps of the wall clock", "purges", "tasks purged")) > 0
+
+
+def test_it_says_that_there_is_no_other_time_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is tried there, but in CI all must be."""
+    monkeypatch.setattr(clock, "_unshare", list)
+    missed = f"{NOT_TRIED}another time namespace (this user may make none)"
+    for wrong in ([], [missed]):
+        monkeypatch.setenv("CI", "true") if wrong else monkeypatch.delenv("CI", raising=False)
+        tally = clock.run(seed=1, count=1)
+        assert tally.violations == wrong
+        assert tally.events[missed] == tally.tried == 1
 
 
 class Answers:

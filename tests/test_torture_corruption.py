@@ -5,6 +5,8 @@ That it finds its mutants is tried by ``make torture ARGS="--power --only corrup
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,12 +16,12 @@ from idemreg import StoreError
 from tests.torture import corruption
 from tests.torture.corrupted.asking import Questions
 from tests.torture.corrupted.damage import AT_REST, Damaged, Scene, damage
-from tests.torture.corrupted.series import OTHER, Known, Stage, make
-from tests.torture.trial import Tally
+from tests.torture.corrupted.series import OTHER, SERIES, Known, Stage, make
+from tests.torture.corrupted.tried import hash_of
+from tests.torture.trial import Tally, again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from idemreg import Registry
 
@@ -43,6 +45,16 @@ def test_every_kind_of_damage_is_tried() -> None:
     assert seen == {kind.__name__ for kind in AT_REST}
 
 
+@pytest.fixture
+def one_series(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Stage, ...]:
+    """All registries are one, which is made once; what is kept is kept in the test's folder."""
+    stages = make(OTHER)
+    monkeypatch.setattr(corruption, "make", lambda _name: stages)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return stages
+
+
+@pytest.mark.usefixtures("one_series")
 def test_a_death_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that dies by a signal is a violation, and the rest is tried by another."""
 
@@ -52,12 +64,75 @@ def test_a_death_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         os.abort()
 
     monkeypatch.setattr(corruption, "_try", die)
-    monkeypatch.setattr(corruption, "make", lambda _name: ())
     tally = corruption.run(1, 2)
     assert isinstance(tally, Tally)
     assert [line.split(";")[0] for line in tally.violations] == [
         "0: the process ended with 6", "1: the process ended with 6",
     ]  # fmt: skip
+    assert all((kept_of(line) / "as it was left").is_dir() for line in tally.violations)
+
+
+def test_what_was_corrupted_is_kept(monkeypatch: pytest.MonkeyPatch, one_series: tuple[Stage, ...]) -> None:
+    """A finding says where its files are, and they are those that the seed has chosen, as they were put there."""
+
+    def refuse_all(*_: object) -> dict[str, object]:
+        return {"hash": 1, "what": "flips", "wrong": ["no"], "said": {}}
+
+    monkeypatch.setattr(corruption, "_try", refuse_all)
+    monkeypatch.setattr(corruption, "KEPT", 2)
+    *kept, last = corruption.run(5, 3).violations
+    assert [line.partition("again: ")[2] for line in (*kept, last)] == [again("corruption", 5, n) for n in (1, 2, 3)]
+    assert "the files: not kept;" in last
+    templates = dict.fromkeys((*SERIES, "other"), one_series)
+    for number, line in enumerate(kept):
+        chosen = corruption._choose(templates, corruption._dice(5, number))
+        assert (kept_of(line) / "jobs.db").read_bytes() == chosen.damaged.files[""]
+
+
+def kept_of(line: str) -> Path:
+    """The folder that a violation names."""
+    return Path(line.partition("; the files: ")[2].partition("; again: ")[0])
+
+
+# --- what counts as tried ---------------------------------------------------------------------------------------
+
+
+def stages_of(salt: bytes) -> tuple[Stage, ...]:
+    """Two stages of a registry that was made with this salt."""
+    content = ({"": salt + b"1", "-lock": b"lock"}, {"": salt + b"2", "-wal": salt + b"frames", "-lock": b"lock"})
+    return tuple(Stage(files, {}, 0, is_noted=True) for files in content)
+
+
+def test_the_same_files_of_another_part_are_the_same() -> None:
+    """A file that is a stage's own counts as that, whatever its ids and salts are; so does what is left of one."""
+    hashes = set()
+    for salt in (b"one", b"two"):
+        stages = stages_of(salt)
+        hashes.add(hash_of({**stages[0].files, "-wal": salt + b"fr"}, stages, "closed"))
+    assert len(hashes) == 1
+
+
+def test_a_shm_is_no_difference() -> None:
+    """Whatever is in it, it is made anew."""
+    stages = stages_of(b"")
+    assert hash_of({**stages[0].files, "-shm": b"noise"}, stages, "") == hash_of(stages[0].files, stages, "")
+
+
+@pytest.mark.parametrize(
+    ("files", "circumstances"),
+    [
+        ({"": b"2", "-lock": b"lock"}, ""),
+        ({"": b"flip", "-lock": b"lock"}, ""),
+        ({"": b"", "-lock": b"lock"}, ""),
+        ({"": b"1"}, ""),
+        ({"": b"1", "-wal": b"frames", "-lock": b"lock"}, ""),
+        ({"": b"1", "-lock": b"lock"}, "elsewhere"),
+    ],
+)
+def test_other_files_and_circumstances_are_others(files: dict[str, bytes], circumstances: str) -> None:
+    """Another stage's, changed, cut, absent, beside another; or the same in another place."""
+    stages = stages_of(b"")
+    assert hash_of(files, stages, circumstances) != hash_of(stages[0].files, stages, "")
 
 
 # --- what must not be answered ----------------------------------------------------------------------------------
@@ -94,6 +169,7 @@ def test_what_is_there_is_admitted(registry: Registry, path: Path) -> None:
     questions.known["pending:0"] = PENDING
     questions.new(registry)
     assert questions.wrong == []
+    assert not questions.is_excused
     assert questions.said == {"replays": 1, "TaskFailedError": 1, "new tasks": 1}
 
 
@@ -121,6 +197,7 @@ def test_an_older_page_may_forget(registry: Registry, path: Path) -> None:
     questions.looks(registry)
     questions.lists(registry)
     assert questions.wrong == []
+    assert questions.is_excused
 
 
 def test_a_wrong_look_is_seen(registry: Registry, path: Path) -> None:

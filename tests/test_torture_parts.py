@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from tests.torture.__main__ import _run
-from tests.torture.trial import Tally, Trial
+import pytest
+
+from tests.torture import clock, namespaces, resources
+from tests.torture.__main__ import _run, next_parts, options_of
+from tests.torture.clock import HangError
+from tests.torture.trial import Tally, Trial, again
+from tests.torture.trials import TRIALS
+
+if TYPE_CHECKING:
+    from tests.torture.clock import World
 
 
 def half(seed: int, count: int) -> Tally:
@@ -46,3 +58,55 @@ def test_parts_end_where_nothing_new_comes() -> None:
 def nothing(_seed: int, count: int) -> Tally:
     """A part that finds nothing new."""
     return Tally(count)
+
+
+# --- a printed command ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.name)
+def test_a_printed_command_is_that_part_alone(trial: Trial) -> None:
+    """Whatever a part has printed leads to the same seed and count, on any number of processors."""
+    for count in (1, trial.part // 2 + 1, trial.part):
+        words = shlex.split(again(trial.name, 7, count))
+        assert words[:3] == ["python", "-m", "tests.torture"]
+        options = options_of(words[3:])
+        assert (options.only, options.seed) == ([trial.name], 7)
+        for free in (1, 2, 8):
+            assert next_parts(trial.part, options.count, free, is_asked=True) == [count]
+
+
+def test_what_is_asked_for_is_one_part() -> None:
+    """The count is its own, the seed that of the command, and nobody shares it."""
+    seen = _run(Trial("sizes", "sizes", 8, 6, size), 5, seed=7, jobs=2, is_asked=True)
+    assert seen.distinct == {7_000 + number for number in range(5)}
+
+
+def test_more_than_a_part_is_asked_for() -> None:
+    """It is split as a whole run is: into whole parts, and what is left."""
+    assert next_parts(2_500, 6_000, 2, is_asked=True) == [2_500, 2_500]
+    assert next_parts(2_500, 1_000, 1, is_asked=True) == [1_000]
+    assert next_parts(2_500, 1_000, 2, is_asked=False) == [500, 500]
+
+
+@pytest.mark.parametrize(("missing", "free"), [(0, 2), (-3, 2), (5, 0)])
+def test_nothing_is_begun_where_nothing_is_missing_or_free(missing: int, free: int) -> None:
+    """Nor where there is no place for it."""
+    for is_asked in (False, True):
+        assert next_parts(6, missing, free, is_asked=is_asked) == []
+
+
+def hang(world: World) -> None:
+    world.plan.append("nothing")
+    raise HangError
+
+
+def test_what_is_printed_is_what_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command of a finding names the seed of its part, and its count or as much of it as came to the finding."""
+    monkeypatch.setattr(clock, "live", hang)
+    assert [line.partition("[")[2] for line in clock.run(7, 2).violations] == [
+        f"{again('clock', 7, 1)}]", f"{again('clock', 7, 2)}]",
+    ]  # fmt: skip
+    monkeypatch.setattr(namespaces, "sides", tuple)
+    assert f"({again('namespaces', 7, 20)})" in namespaces.run(7, 20).violations[0]
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    assert resources.run(7, 4).violations[0].endswith(again("resources", 7, 4))

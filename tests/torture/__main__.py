@@ -1,8 +1,8 @@
 """Runs the trials, and says what they found: ``python -m tests.torture --only simulation --seed 7``.
 
-The seed of each part is printed with whatever it finds, so that ``--only NAME --seed SEED --count N`` tries the same
-again. With ``--power`` it measures the trials themselves: each mutant must be found within a hundredth of the count.
-Ends with 1 where anything was found, or fewer were tried than was asked for.
+The seed and the count of each part are printed with whatever it finds (`again`), and ``--only NAME --seed SEED --count
+COUNT`` is one part of exactly these. With ``--power`` it measures the trials themselves: each mutant must be found
+within a hundredth of the count. Ends with 1 where anything was found, or fewer were tried than was asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.mutants import CATALOGUE, mutated
 from tests.support.lean import without_statistics
@@ -24,27 +24,33 @@ from tests.torture.table import save
 from tests.torture.trial import Tally, Trial
 from tests.torture.trials import TRIALS
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SHOWN: Final = 10  # violations of one trial
 SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
 SPARE_PARTS: Final = 8  # beyond that, for what is missing in the end: each is smaller than the one before
 
 
-def _options() -> argparse.Namespace:
+def options_of(words: Sequence[str]) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description="Random trials of each promise.")
     parser.add_argument("--only", action="append", choices=[one.name for one in TRIALS], help="this trial; repeatable")
     parser.add_argument("--seed", type=int, default=1, help="of the first part; the next have the next")
     parser.add_argument("--share", type=int, default=1, help="a part of the counts: 10 for a tenth")
-    parser.add_argument("--count", type=int, default=0, help="in place of each trial's own count")
+    parser.add_argument(
+        "--count", type=int, default=0, help="in place of each trial's own count; up to that of a part, it is one"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processors to use")
     parser.add_argument("--power", action="store_true", help="try each trial on its mutants instead")
     parser.add_argument("--save", action="store_true", help="put the figures into docs/reliability.md")
     parser.add_argument("--json", default="", help="write what was found to this file as well")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def main() -> int:
     """Carry out what the command line says."""
-    options = _options()
+    options = options_of(sys.argv[1:])
     trials = [one for one in TRIALS if options.only is None or one.name in options.only]
     rows = [row for one in trials for row in (_power(one, options) if options.power else [_try(one, options)])]
     if options.json:
@@ -58,7 +64,7 @@ def main() -> int:
 def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
     count = options.count or -(-trial.count // options.share)
     begun = time.monotonic()
-    tally = _run(trial, count, options.seed, options.jobs)
+    tally = _run(trial, count, options.seed, options.jobs, is_asked=bool(options.count))
     seconds = time.monotonic() - begun
     is_well = not tally.violations and len(tally.distinct) >= count
     for line in tally.violations[:SHOWN]:
@@ -84,8 +90,11 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
-    """Part after part, several at once, until so many distinct things were tried."""
+def _run(trial: Trial, count: int, seed: int, jobs: int, *, is_asked: bool = False) -> Tally:
+    """Part after part, several at once, until so many distinct things were tried.
+
+    ``is_asked``: the count is that of a printed command, and no part may be smaller that need not be.
+    """
     jobs *= trial.crowd
     total = Tally()
     seeds = iter(range(seed, seed + SPARE * -(-count // trial.part) + SPARE_PARTS))
@@ -94,12 +103,10 @@ def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
     with ProcessPoolExecutor(jobs, spawn, without_statistics, max_tasks_per_child=1) as pool:
         running: dict[Future[Tally], int] = {}  # and how many each is to try
         while True:
-            # The last parts share what is missing: a whole one for a few would take a minute, with nobody beside it.
-            while len(running) < jobs and (missing := count - len(total.distinct) - sum(running.values())) > 0:
-                if (next_seed := next(seeds, None)) is None:
-                    break
-                part = min(trial.part, -(-missing // (jobs - len(running))))
-                running[pool.submit(trial.run, next_seed, part)] = part
+            missing = count - len(total.distinct) - sum(running.values())
+            sizes = next_parts(trial.part, missing, jobs - len(running), is_asked=is_asked)
+            for size, next_seed in zip(sizes, seeds, strict=False):
+                running[pool.submit(trial.run, next_seed, size)] = size
             if not running:
                 return total
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -108,13 +115,26 @@ def _run(trial: Trial, count: int, seed: int, jobs: int) -> Tally:
                 total.add(one.result())
 
 
+def next_parts(most: int, missing: int, free: int, *, is_asked: bool) -> list[int]:
+    """How many things each of the next parts is to try: of those ``missing``, for so many ``free`` places.
+
+    The last parts share what is missing: a whole one for a few would take a minute, with nobody beside it. But a count
+    that was asked for is that of a part as it was printed: another one, by another seed, is not what was found.
+    """
+    sizes: list[int] = []
+    while len(sizes) < free and missing > 0:
+        sizes.append(min(most, missing if is_asked else -(-missing // (free - len(sizes)))))
+        missing -= sizes[-1]
+    return sizes
+
+
 def _power(trial: Trial, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Each mutant, within a hundredth of the count: found, or not."""
     rows = []
     for name in trial.mutants:
         with mutated(CATALOGUE[name]) as folder:
             words = ["--only", trial.name, "--seed", options.seed, "--jobs", options.jobs]
-            words += ["--count", -(-trial.count // 100)]
+            words += ["--share", 100]
             run = subprocess.run(
                 [sys.executable, "-m", "tests.torture", *map(str, words)],
                 cwd=folder,

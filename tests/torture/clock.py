@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 
 __all__ = ["TRIAL"]
 
@@ -388,7 +388,7 @@ def run(seed: int, count: int) -> Tally:
     chance = Random(seed)
     offset_s = chance.choice((-600, 3_600, 10 * YEAR // 1_000, 90 * YEAR // 1_000)) if _unshare() else None
     if offset_s is None:
-        tally.events["parts without another time namespace, which this user may not make"] += 1
+        tally.not_tried("another time namespace (this user may make none)")
     workers = [Worker(None), Worker(offset_s)]
     try:
         for number in range(count):
@@ -402,8 +402,8 @@ def run(seed: int, count: int) -> Tally:
                     for worker in workers:
                         worker.kill()
                     workers[:] = [Worker(None), Worker(offset_s)]
-                again = f"python -m tests.torture --only clock --seed {seed} --count {number + 1}"
-                tally.violations[before:] = [f"{line} [{again}]" for line in tally.violations[before:]]
+                command = again("clock", seed, number + 1)
+                tally.violations[before:] = [f"{line} [{command}]" for line in tally.violations[before:]]
                 tally.tried += 1
                 digest = blake2b("\n".join(world.plan).replace(folder, "").encode(), digest_size=8).digest()
                 tally.distinct.add(int.from_bytes(digest, "big"))

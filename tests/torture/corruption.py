@@ -15,12 +15,14 @@ Left out, since the README says that it is not promised:
   registry hides beside such a copy; a lock file and a -wal that are damaged both, as the one tells of the other.
 
 A -shm that is cut under a live process is SIGBUS: SQLite reads it through a mapping, and no Python could stop it.
+
+The registries are made anew by each part, with ids and salts of their own, which no seed decides. So the command of a
+finding does the same damage to files of the same shape, and the files themselves are kept, as they were put there.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import hashlib
 import json
 import mmap
 import os
@@ -35,19 +37,21 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from tests.mutants.catalogue_corruption import CORRUPTION
 from tests.torture.corrupted.alive import Vandal, choose, live
 from tests.torture.corrupted.asking import HANG_S, Questions
 from tests.torture.corrupted.damage import Damaged, Scene, damage
 from tests.torture.corrupted.series import MEMORY, OTHER, SERIES, Stage, make, place
-from tests.torture.trial import Tally, Trial
+from tests.torture.corrupted.tried import hash_of
+from tests.torture.trial import Tally, Trial, again
 
 __all__ = ["TRIAL"]
 
 ALIVE: Final = 0.1  # of all
 LOOK_S: Final = 1.0
+KEPT: Final = 5  # findings whose files are kept, of one process
 _AT: Final = struct.Struct("<q")
 
 Templates = dict[str, tuple[Stage, ...]]
@@ -87,7 +91,10 @@ def _batch(templates: Templates, seed: int, numbers: range, tally: Tally) -> int
         (at,) = _AT.unpack(witness[:])
         if status:
             what = f"hangs for {HANG_S} s" if is_hanging else f"the process ended with {status}"
-            tally.violations.append(_line(seed, at, what, folder))
+            kept = _keep(templates, seed, at, behind=len(tally.violations))
+            if isinstance(kept, Path):
+                shutil.copytree(folder, kept / "as it was left")
+            tally.violations.append(_line(seed, at, what, kept))
             tally.tried += 1
             return int(at) + 1
         return numbers.stop
@@ -122,9 +129,20 @@ def _count(found: dict[str, Any], tally: Tally) -> None:
     tally.events += Counter(found["said"])
 
 
-def _line(seed: int, number: int, what: str, kept: object) -> str:
-    again = f"again: python -m tests.torture --only corruption --seed {seed} --count {number + 1}"
-    return f"{number}: {what}; {kept}; {again}"
+def _line(seed: int, number: int, what: str, kept: Path | str) -> str:
+    return f"{number}: {what}; the files: {kept}; again: {again('corruption', seed, number + 1)}"
+
+
+def _keep(templates: Templates, seed: int, number: int, behind: int) -> Path | str:
+    """A folder with the files as they were before the first question, and before what befell them under a process.
+
+    Not behind too many other findings: those of a broken product would fill the disk.
+    """
+    if behind >= KEPT:
+        return "not kept"
+    kept = Path(tempfile.mkdtemp(prefix=f"corruption-{seed}-{number}-"))
+    _put(_choose(templates, _dice(seed, number)), kept / "jobs.db")
+    return kept
 
 
 def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witness: mmap.mmap, writing: int) -> None:
@@ -132,46 +150,83 @@ def _try_all(templates: Templates, seed: int, numbers: range, folder: Path, witn
     warnings.simplefilter("ignore")
     raised: list[str] = []
     sys.unraisablehook = lambda what: raised.append(repr(what.exc_value))
+    findings = 0
     with Vandal() as vandal, os.fdopen(writing, "w", buffering=1) as out:
         for number in numbers:
             witness[:] = _AT.pack(number)
-            found = _try(templates, Random(seed * 1_000_003 + number), folder, vandal)
+            found = _try(templates, _dice(seed, number), folder, vandal)
             found["wrong"] += [f"an error that nobody could catch: {text}" for text in raised]
-            found["wrong"] = [_line(seed, number, f"{found['what'][:300]}: {text}", "") for text in found["wrong"][:3]]
             raised.clear()
+            if found["wrong"]:
+                kept, what = _keep(templates, seed, number, behind=findings), found["what"][:300]
+                findings += 1
+                found["wrong"] = [_line(seed, number, f"{what}: {text[:500]}", kept) for text in found["wrong"][:3]]
             out.write(json.dumps(found) + "\n")
+
+
+def _dice(seed: int, number: int) -> Random:
+    """Of one corruption, whatever came before it."""
+    return Random(seed * 1_000_003 + number)
+
+
+class Chosen(NamedTuple):
+    """What the dice have chosen, before any question."""
+
+    kind: str
+    name: str  # of the series
+    stage: Stage
+    damaged: Damaged
+    shows: bool
+
+
+def _choose(templates: Templates, dice: Random) -> Chosen:
+    name = dice.choice([*SERIES])
+    with_checksums, _ = SERIES[name]
+    stages = templates[name]
+    if dice.random() < ALIVE:
+        at = dice.randrange(4)
+        kind, damaged = "alive", Damaged(stages[at].files, "", at, shows=False)
+    else:
+        kind, damaged = damage(Scene(stages, templates["other"], dice, with_checksums))
+    stage = stages[damaged.stage]
+    return Chosen(kind, name, stage, damaged, damaged.shows or not stage.is_noted)
+
+
+def _put(chosen: Chosen, path: Path) -> None:
+    place(path, chosen.damaged.files, shows=chosen.shows, at_home=chosen.damaged.at_home)
 
 
 def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> dict[str, Any]:
     for left in folder.iterdir():
         left.unlink()
-    name = dice.choice([*SERIES])
-    with_checksums, _ = SERIES[name]
-    stages = templates[name]
-    path = folder / "jobs.db"
-    if dice.random() < ALIVE:
-        kind, stage = "alive", dice.randrange(4)
-        damaged = Damaged(stages[stage].files, "", stage, shows=False)
-        place(path, damaged.files, shows=not stages[stage].is_noted, at_home=True)
-        questions = Questions(path, stages[stage], damaged, dice)
-        before = dice.randrange(stage + 1)
-        chosen = choose(dice, with_checksums=with_checksums)
-        what = f"{before} {live(questions, vandal, *chosen, stages[before])}"
+    kind, name, stage, damaged, shows = chosen = _choose(templates, dice)
+    stages, path = templates[name], folder / "jobs.db"
+    _put(chosen, path)
+    questions = Questions(path, stage, damaged, dice)
+    befell = ""
+    if kind == "alive":
+        before = dice.randrange(damaged.stage + 1)
+        how = choose(dice, with_checksums=SERIES[name][0])
+        befell = f"{before} {live(questions, vandal, *how, stages[before])}"
     else:
-        kind, damaged = damage(Scene(stages, templates["other"], dice, with_checksums))
-        stage, what = damaged.stage, damaged.what
-        place(path, damaged.files, shows=damaged.shows or not stages[stage].is_noted, at_home=damaged.at_home)
-        questions = Questions(path, stages[stage], damaged, dice)
         questions.ask_all()
-    what = f"{kind}: {name}, stage {stage}: {what}"
-    digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
-    said = {event: number for event, number in questions.said.items() if event != "replays"}
+    circumstances = f"{name} {damaged.stage} {shows} {damaged.at_home} {befell}"
+    said = questions.said + Counter([kind.replace("_", " "), *[EXCUSED] * questions.is_excused])
     return {
-        "hash": int.from_bytes(digest, "big"),
-        "what": what,
+        "hash": hash_of(damaged.files, (*stages, *templates["other"]), circumstances),
+        "what": f"{kind}: {name}, stage {damaged.stage}: {damaged.what}{befell}",
         "wrong": questions.wrong,
-        "said": said | {kind.replace("_", " "): 1, "replays": questions.said["replays"]},
+        "said": said,
     }
 
 
-TRIAL: Final = Trial("corruption", "corruptions", 50_000, 2_500, run, tuple(one.name for one in CORRUPTION))
+EXCUSED: Final = "excused: a row was hidden"
+TRIAL: Final = Trial(
+    "corruption",
+    "corruptions",
+    50_000,
+    2_500,
+    run,
+    tuple(one.name for one in CORRUPTION),
+    told=(EXCUSED, "alive", "replays", "new tasks"),
+)

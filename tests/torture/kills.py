@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.torture.killing.conductor import Conductor, Plan, call_hash
-from tests.torture.trial import Trial
+from tests.torture.killing import tried
+from tests.torture.killing.conductor import Conductor, Plan
+from tests.torture.trial import Trial, again
 
 if TYPE_CHECKING:
     from tests.torture.trial import Tally
@@ -17,11 +18,10 @@ CALLS_A_KILL: Final = 100
 
 def run(seed: int, count: int) -> Tally:
     """Conduct about ``count`` calls, a kill for each hundred of them."""
-    again = f"python -m tests.torture --only kills --seed {seed} --count {count}"
-    with Conductor(seed, Plan(count, -(-count // CALLS_A_KILL)), again) as conductor:
+    with Conductor(seed, Plan(count, -(-count // CALLS_A_KILL)), again("kills", seed, count)) as conductor:
         conductor.conduct()
         tally = conductor.judge()
-    tally.distinct = {call_hash(seed, number) for number in range(tally.tried)}
+    tally.distinct = tried.calls(conductor.log)
     return tally
 
 
@@ -46,4 +46,5 @@ MUTANTS: Final = (
     "sweep-settles-nothing",
     "token-given-twice",
 )
-TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS)
+TOLD: Final = ("kills", "stops", "processes", "histories")
+TRIAL: Final = Trial("kills", "calls", 500_000, 5_000, run, MUTANTS, told=TOLD)

@@ -12,9 +12,10 @@ import subprocess
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from tests.torture.killing import tried
 from tests.torture.killing.chances import BODY
-from tests.torture.killing.conductor import Conductor, Plan, call_hash
-from tests.torture.trial import Tally, Trial
+from tests.torture.killing.conductor import Conductor, Plan
+from tests.torture.trial import Tally, Trial, again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,16 +51,18 @@ def _is_allowed(words: Sequence[str]) -> bool:
 
 def run(seed: int, count: int) -> Tally:
     """Conduct until ``count`` kills."""
-    again = f"python -m tests.torture --only namespaces --seed {seed} --count {count}"
+    command = again("namespaces", seed, count)
     if not sides():
-        return Tally(violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({again})"])
+        return Tally(
+            violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({command})"]
+        )
     plan = Plan(count * CALLS_A_KILL, count, tuple(sides()), PLACES, points=POINTS, threads=1)
-    with Conductor(seed, plan, again) as conductor:
+    with Conductor(seed, plan, command) as conductor:
         conductor.conduct()
         tally = conductor.judge()
     tally.events["calls"] = tally.tried
     tally.tried = conductor.kills
-    tally.distinct = {call_hash(seed, number) for number in range(conductor.kills)}
+    tally.distinct = tried.kills(conductor.log, conductor.sides)
     return tally
 
 
@@ -68,4 +71,5 @@ MUTANTS: Final = (
     "living-is-dead",
     "process-id-without-namespace",
 )
-TRIAL: Final = Trial("namespaces", "kills", 500, 50, run, MUTANTS)
+TOLD: Final = ("calls", "stops", "processes", "process ids that every side has")
+TRIAL: Final = Trial("namespaces", "kills", 500, 50, run, MUTANTS, told=TOLD)

@@ -6,7 +6,7 @@ from typing import Final
 
 from tests.mutants import catalogue_beside, catalogue_simulation
 from tests.simulator.schedule import playground
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 
 __all__ = ["TRIAL"]
 
@@ -38,8 +38,7 @@ def run(seed: int, count: int) -> Tally:
             tally.events += played.events
             tally.events["steps"] += played.steps
             if played.violation:
-                shows = f"python -m tests.torture --only simulation --seed {own} --count 1"
-                tally.violations.append(f"{played.violation}; {shows}; {played.story}")
+                tally.violations.append(f"{played.violation}; {again('simulation', own, 1)}; {played.story}")
                 if len(tally.violations) == ENOUGH:
                     break
     return tally

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Tally", "Trial"]
+__all__ = ["NOT_TRIED", "Tally", "Trial", "again"]
+
+NOT_TRIED: Final = "not tried: "  # so the event of it begins
 
 
 @dataclass(slots=True)
@@ -28,15 +31,27 @@ class Tally:
         self.violations += other.violations
         self.events += other.events
 
+    def not_tried(self, what: str, times: int = 1) -> None:
+        """What this machine does not allow: an event. Where CI is set all must be tried, and it is a violation."""
+        self.events[NOT_TRIED + what] += times
+        if "CI" in os.environ:
+            self.violations.append(NOT_TRIED + what)
+
+
+def again(name: str, seed: int, count: int) -> str:
+    """The command that calls ``run(seed, count)`` of a trial once more, with these very values."""
+    return f"python -m tests.torture --only {name} --seed {seed} --count {count}"
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One line of the table in docs/reliability.md.
 
     ``run(seed, count)`` tries about ``count`` things, chosen by the seed alone as far as the machine allows, and says
-    what it found; it may be called in several processes at once. ``part`` is the ``count`` of one call: a minute's
-    work at most. ``mutants`` are those of `tests.mutants` that it must find, each within a hundredth of ``count``.
-    ``crowd`` parts run for each processor: more than one where a part often waits, and one beside it can go on.
+    what it found, each with the command that calls it `again`; it may be called in several processes at once. ``part``
+    is the ``count`` of one call: a minute's work at most. ``mutants`` are those of `tests.mutants` that it must find,
+    each within a hundredth of ``count``. ``crowd`` parts run for each processor: more than one where a part often
+    waits, and one beside it can go on. ``told`` are the events that the table tells before all others.
     """
 
     name: str
@@ -46,3 +61,4 @@ class Trial:
     run: Callable[[int, int], Tally]
     mutants: tuple[str, ...] = ()
     crowd: int = 1
+    told: tuple[str, ...] = ()

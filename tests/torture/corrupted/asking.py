@@ -33,6 +33,7 @@ class Questions:
         self.said: Counter[str] = Counter()
         self.known: dict[str, Known] = dict(stage.known)
         self.entered: Counter[str] = Counter()
+        self.is_excused = False  # a row is absent, or its task was entered, where the README promises nothing
         self.made = 0
 
     @contextlib.contextmanager
@@ -97,8 +98,7 @@ class Questions:
         for task, times in self.entered.items():
             known_now = self.known.get(task)
             if known_now and not known_now.may_run and times > (known_now.status == "new"):
-                if not self.damaged.may_forget:
-                    self.wrong.append(f"{task} was {known_now.status}, and was entered")
+                self.forgotten(f"{task} was {known_now.status}, and was entered")
                 self.known.pop(task)
 
     def is_open(self, registry: Registry) -> bool:
@@ -127,8 +127,14 @@ class Questions:
         return ("succeeded",) if known.status == "new" else (known.status,)
 
     def absent(self, task: str, where: str) -> None:
-        if not self.damaged.may_forget:
-            self.wrong.append(f"{task} was {self.known[task].status}, and is absent from {where}")
+        self.forgotten(f"{task} was {self.known[task].status}, and is absent from {where}")
+
+    def forgotten(self, what: str) -> None:
+        """A row is hidden: excused by what the damage may do, or wrong."""
+        if self.damaged.may_forget:
+            self.is_excused = True
+        else:
+            self.wrong.append(what)
 
     def lists(self, registry: Registry) -> None:
         """A list is whole, or an error."""

@@ -44,7 +44,7 @@ class Case(NamedTuple):
     is_filled: bool  # needs the tasks of a filled state
     is_cold: bool  # opens the file itself, and is not tried on one that is open
     weight: int  # tried so many times as often as others; 0: seldom, as it takes long
-    is_mixed: bool  # shared with code that is not ours: an event loop, click
+    is_mixed: bool  # shared with code that is not ours (an event loop, click, cronsim): Python has its memory there
 
 
 class CommandError(Exception):

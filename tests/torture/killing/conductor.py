@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tests.torture.killing.audit import prepare
@@ -95,6 +94,7 @@ class Conductor:
         self._inside: set[int] = set()
         self._pids: list[set[str]] = [set() for _ in plan.sides]
         self.alive: dict[int, int] = {}  # processes, each with its side
+        self.sides: dict[int, str] = {}  # of all that there were
         self.stopped: dict[int, int] = {}  # until which record
         self.doomed: set[int] = set()  # about to end by themselves
         self.log: list[Sequence[str]] = []
@@ -188,6 +188,7 @@ class Conductor:
         durability = "normal" if action == "unlock" else chance.choice(("full", "normal"))
         passes = 1 + (int(chance.expovariate(0.3)) if point in OFTEN else 0)
         self.alive[self.born] = side
+        self.sides[self.born] = self.plan.sides[side]
         fields = (self.seed, self.path, threads, durability, point, passes, action, is_sweeper)
         self._order(side, "start", self.born, *fields)
 
@@ -315,7 +316,7 @@ class Conductor:
         self.rules.look_at_the_end()
 
     def judge(self) -> Tally:
-        """What has come out of it."""
+        """What has come out of it. What counts as tried is for the trial to say, from the `log`."""
         broken = list(self.rules.broken)
         answers: Counter[str] = Counter()
         for task, ops in self.history.ops.items():
@@ -346,8 +347,3 @@ def _shown(ops: Sequence[Any]) -> str:
     return "; ".join(
         f"{op.kind} {op.asked} {op.token} -> {op.answer} by {op.process} [{op.begun}-{op.ended}]" for op in ops
     )
-
-
-def call_hash(seed: int, number: int) -> int:
-    """The hash of one call: each is another, as its task, process and number are in it."""
-    return int.from_bytes(blake2b(f"{seed}:{number}".encode(), digest_size=8).digest(), "big")
