@@ -56,6 +56,14 @@ def copy_both(path: Path, copy: Path) -> None:
     shutil.copy2(f"{path}-lock", f"{copy}-lock")
 
 
+def copy_in_use(path: Path, copy: Path) -> None:
+    """As `cp -p` of all files while a process has them open."""
+    with Registry(path, durability="normal") as registry:
+        registry.serials("BILL").next()
+        for suffix in ("", "-wal", "-lock"):
+            shutil.copy2(f"{path}{suffix}", f"{copy}{suffix}")
+
+
 def move_the_original(path: Path, copy: Path) -> None:
     """The backup comes into the original's place, and under its lock file; the original goes on elsewhere."""
     back_up(path, copy)
@@ -65,7 +73,7 @@ def move_the_original(path: Path, copy: Path) -> None:
     shutil.move(f"{path}.moved", copy)
 
 
-COPIES = [back_up, copy_database, copy_both, move_the_original]
+COPIES = [back_up, copy_database, copy_both, copy_in_use, move_the_original]
 
 
 @pytest.mark.parametrize("copied", COPIES)
