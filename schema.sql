@@ -117,8 +117,9 @@ CREATE TABLE idempotent_owner (
 -- and its mark never decreases: behind an older copy of the file serials may repeat, as tasks may.
 CREATE TABLE idempotent_serial (
     prefix   TEXT    NOT NULL PRIMARY KEY,
-    instance INTEGER NOT NULL,          -- of the last opener; the first is random, each further one is one more, and
-                                        -- behind the largest comes 0
+    instance INTEGER NOT NULL,          -- of the last opener; each further one is one more, and behind the largest
+                                        -- comes 0. Random at first, and whenever the file is new to its lock file
+                                        -- or to the boot: a copy shares none with its original
     mark_us  INTEGER NOT NULL,          -- microseconds since the epoch: all serials given so far are below
     seal     INTEGER NOT NULL,          -- over all of the above
     CHECK (octet_length(prefix) BETWEEN 1 AND 8),

@@ -17,14 +17,14 @@ cronsim go through the zone by itself. It steps by whole hours, and so misses sl
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import ScheduleError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from zoneinfo import ZoneInfo
+    from datetime import tzinfo
 
 __all__ = ["DENSEST_S", "Cron"]
 
@@ -173,14 +173,19 @@ def _offset_s(at: datetime) -> int:
     return 0 if offset is None else offset // _SECOND
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":  # what holds without an option is to work where there is no database of zones
+        return UTC
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - 3 ms for whoever has a schedule
 
     try:
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError, TypeError) as error:  # which of them depends on what is wrong with it
         msg = f"there is no time zone {name!r}"
-        hint = "Names are those of the IANA database: Europe/Berlin, UTC. Does the system have it (package tzdata)?"
+        hint = (
+            "Names are those of the IANA database: Europe/Berlin, UTC. Where the system has none (package tzdata), the"
+            ' extra brings one: pip install "idemreg[schedule]"'
+        )
         raise ScheduleError(msg, hint=hint) from error
 
 

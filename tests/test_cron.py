@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import pairwise
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from idemreg import ScheduleError
 from idemreg.cron import Cron
 from idemreg.slots import instant, seconds_of, slot_id, slot_of
+from tests.support.processes import ROOT
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
@@ -253,7 +256,11 @@ def test_a_time_that_never_comes_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["", "* * * *", "0 0 3 * * *", "60 * * * *", "0 3 * * FOO", "@daily", "a b c d e", "0 5-3 * * *"]
+    "expression",
+    [
+        *("", "* * * *", "0 0 3 * * *", "60 * * * *", "0 3 * * FOO", "@daily", "a b c d e", "0 5-3 * * *"),
+        *("@reboot", "CRON_TZ=UTC 0 3 * * *", "TZ=UTC 3 * * *", "0 3 ? * *", "H 3 * * *", "0 3 * * * 2027"),
+    ],
 )
 def test_no_expression(expression: str) -> None:
     """What has not five sound fields is refused at once."""
@@ -266,6 +273,37 @@ def test_no_zone(zone: str) -> None:
     """A zone that the system does not know is refused at once."""
     with pytest.raises(ScheduleError):
         Cron("0 3 * * *", zone)
+
+
+WITHOUT_ZONES = """
+import sys
+sys.modules["tzdata"] = None
+from idemreg import ScheduleError
+from idemreg.cron import Cron
+from idemreg.slots import instant
+print(*(instant(slot).strftime("%H:%M") for slot in Cron("0 3 * * *", "UTC").between(0, 86_400)))
+try: Cron("0 3 * * *", "Europe/Berlin")
+except ScheduleError as error: print(error.hint)
+"""
+
+
+def test_utc_needs_no_database_of_zones() -> None:
+    """A device without one keeps the schedules that name no zone; the others are refused, and the hint says why."""
+    command, environment = [sys.executable, "-c", WITHOUT_ZONES], {**os.environ, "PYTHONTZPATH": ""}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("03:00\nNames are those of the IANA database")
+    assert 'pip install "idemreg[schedule]"' in done.stdout
+
+
+def test_the_extra_brings_a_database_of_zones() -> None:
+    """Where the system has none, that of the package tzdata is read."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert [one for one in extras["schedule"] if one.startswith("tzdata")]
+    program = "from idemreg.cron import Cron; print(Cron('0 3 * * *', 'Europe/Berlin').following(0, 86_400))"
+    environment = {**os.environ, "PYTHONTZPATH": ""}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{2 * 3_600}\n"
 
 
 def test_spelling_makes_no_other_expression() -> None:

@@ -11,13 +11,14 @@ import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
 from idemreg import Registry, Status
 from tests.support.processes import PATIENCE_S, ROOT
-from tests.test_readme import README, blocks, environment, headings, shell
+from tests.test_readme import README, blocks, environment, headings, shell, unit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +91,39 @@ def test_the_orders_of_the_recipe_are_shipped_once(tmp_path: Path) -> None:
     with Registry(tmp_path / "jobs.db", create=False) as registry:
         assert sorted(task.task_id for task in registry.tasks()) == sorted(f"order:{order['id']}" for order in orders)
         assert registry.count() == {Status.SUCCEEDED: len(orders)}
+
+
+JOBS = """
+import os
+from idemreg import Registry
+from idemreg.testing import ManualClock
+
+wall_us = int(os.environ["WALL_US"])
+registry = Registry(os.environ["DB"], clock=ManualClock(wall_us=wall_us, boot_ms=wall_us // 1_000))
+
+
+@registry.scheduled("coupons", cron="0 3 * * *")
+def coupons(slot):
+    with open("issued", "a") as file:
+        print(slot.isoformat(), file=file)
+"""
+
+
+def test_the_timer_of_the_schedules_looks_once_a_minute(tmp_path: Path) -> None:
+    """The service's command, from its folder: the first begins the schedule, a later one runs its slot, once."""
+    found = blocks((ROOT / "docs" / "schedules.md").read_text("utf-8"))
+    service, timer = (unit(block.text) for block in found if block.language == "ini")
+    assert timer["Timer"]["OnCalendar"] == "minutely"
+    folder = tmp_path / service["Service"]["WorkingDirectory"].removeprefix("/")
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "jobs.py").write_text(JOBS, "utf-8")
+    command = service["Service"]["ExecStart"].replace("/opt/app/.venv/bin/", "")
+    begun_us = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()) * 1_000_000
+    for day in (0, 1, 1):
+        wall_us = begun_us + day * 86_400 * 1_000_000
+        done = shell(command, folder, environment(DB=str(tmp_path / "jobs.db"), WALL_US=str(wall_us)))
+        assert done.returncode == 0, done.stderr
+    assert (folder / "issued").read_text("utf-8") == "2026-11-23T03:00:00+00:00\n"
 
 
 def test_a_page_keeps_its_line_numbers() -> None:

@@ -116,8 +116,9 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
     A command that is rerun is executed as you are: so the file must be yours, and neither it nor its folder writable by
     others. It runs in its folder of then, with the environment of now and no standard input.
 
-    With --on each event of that kind which happens here is handed to COMMAND, one after the other: as one object of
-    JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names the file.
+    With --on each event of that kind which happens in this process is handed to COMMAND, one after the other: as one
+    object of JSON on its standard input, its name in IDEMREG_EVENT and its task in IDEMREG_TASK_ID; IDEMREG_DB names
+    the file. Those of other processes are not: no failed slot of `idemreg schedule`, and nothing of its clock.
     COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing. Where there is no such
     command the watch does not begin: 127, or 126 where it may not be executed.
 

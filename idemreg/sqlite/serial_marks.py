@@ -1,15 +1,21 @@
 """The marks of serial numbers: a row a prefix, under its seal. A mark only grows, and an instance is given once.
 
+A copy of the file has the original's marks, and both may be in use: by the same clock each would give the numbers of
+the other, were its next instance the same. So the instances of every prefix are drawn anew where the file is new to its
+lock file, or may be an older copy, or the machine has started anew (`upkeep`); the marks stay.
+
 Every function runs inside a transaction that its caller opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg import faults
 from idemreg.blocks import INSTANCE_BITS, MICROSECOND_BITS, Block
+from idemreg.errors import StoreCorruptError
 from idemreg.sqlite import records
 from idemreg.sqlite.seals import broken, values_hold, values_seal
 
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
     from idemreg.sqlite.connection import Connection
 
-__all__ = ["Mark", "all_marks", "mark_of", "reserve", "to_mark"]
+__all__ = ["Mark", "all_marks", "draw_anew", "mark_of", "reserve", "to_mark"]
 
 # Also where the clock does not move: so many microseconds, each with the 1,024 serials of its count.
 COUNTED_US: Final = 64
@@ -62,8 +68,18 @@ def reserve(
     return Block(instance, begin_us, until_us, ceiling_us)
 
 
+def draw_anew(connection: Connection) -> None:
+    """From now on each prefix counts its instances up from another random one.
+
+    A row whose seal is broken stays as it is, and is told when its prefix is asked for.
+    """
+    for row in connection.execute("SELECT * FROM idempotent_serial").fetchall():
+        with contextlib.suppress(StoreCorruptError):
+            _write(connection, to_mark(row)._replace(instance=_drawn()))
+
+
 def _drawn() -> int:
-    """The first instance of a prefix: random, so that two registries hardly meet. Those behind it count up from it."""
+    """An instance to count up from: random, so that two registries, or a file and its copy, hardly meet."""
     return int.from_bytes(os.urandom(8), "big") % _INSTANCES
 
 

@@ -14,7 +14,7 @@ import apsw
 
 from idemreg import faults
 from idemreg.errors import StoreCorruptError, StoreVersionError
-from idemreg.lockfile import digest
+from idemreg.lockfile import digest, importing
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, rest
 from idemreg.sqlite.form import check_form
@@ -258,7 +258,8 @@ def _adopt(
     """Note this lock file and this boot in the file, where they are new. Committed at FULL.
 
     The first opener after a boot raises the epoch, so that a token lost in a power cut never returns; and who finds
-    that the file may be an older copy, above each that the lock file has seen.
+    that the file may be an older copy, above each that the lock file has seen. Of the same kind are the instances of
+    serial numbers, which a copy has in common with its original.
     """
     registered = _registered(connection, schema)
     boot_id = clock.boot_id()
@@ -273,6 +274,7 @@ def _adopt(
         if is_changed or registered.boot_id != boot_id:
             floor = (max(floor >> EPOCH_BITS, highest) + 1) << EPOCH_BITS
         write_registry(connection, registered._replace(lock_id=lock_file.lock_id, boot_id=boot_id, floor=floor))
+        _draw_anew(connection)
         faults.point("boot.before-commit")
         connection.execute("COMMIT")
     finally:
@@ -280,6 +282,12 @@ def _adopt(
     registered = _registered(connection, schema)
     rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
     return registered
+
+
+def _draw_anew(connection: Connection) -> None:
+    with importing():
+        from idemreg.sqlite.serial_marks import draw_anew  # noqa: PLC0415 - once a boot
+    draw_anew(connection)
 
 
 def _note_key(connection: Connection, schema: Schema, wanted: KeyNote) -> RegistryRow:

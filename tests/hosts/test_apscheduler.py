@@ -18,6 +18,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.util import obj_to_ref, ref_to_obj
 
 from idemreg import AsyncRegistry, ChecksumMismatchError, Registry, Status, current_claim
+from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ DUE = datetime(2020, 11, 23, 3, tzinfo=UTC)  # of the past: due at once, whateve
 due: ContextVar[datetime] = ContextVar("due")
 
 
-def run_due(job: Any, store: str, run_times: list[datetime], logger: str) -> list[Any]:
+def run_at(job: Any, store: str, run_times: list[datetime], logger: str) -> list[Any]:
     events = []
     for run_time in run_times:
         due.set(run_time)
@@ -41,7 +42,7 @@ class DueExecutor(ThreadPoolExecutor):  # type: ignore[misc] # without types
     """As in docs/apscheduler.md."""
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        future = self._pool.submit(run_due, job, job._jobstore_alias, run_times, self._logger.name)
+        future = self._pool.submit(run_at, job, job._jobstore_alias, run_times, self._logger.name)
         future.add_done_callback(lambda done: self._run_job_success(job.id, done.result()))
 
 
@@ -258,3 +259,34 @@ def test_a_coroutine_runs_once(registry: Registry) -> None:
 
     assert asyncio.run(main()) == ["the report of 2020-11-23"] * 2
     assert entered == ["2020-11-23"]
+
+
+def test_two_schedulers_that_look_run_each_slot_once(path: Path) -> None:
+    """Both call `run_due` by an interval: the first look begins the schedule, and its slot is run by one of them."""
+    clock = ManualClock()
+    seen: list[datetime] = []
+    schedules = Schedule(), Schedule()
+    registries = [Registry(path, clock=clock) for _ in schedules]
+    for schedule, registry in zip(schedules, registries, strict=True):
+        registry.scheduled("report", cron="0 3 * * *")(seen.append)
+        schedule.scheduler.add_job(registry.run_due, "interval", minutes=1, id="due")
+        schedule.scheduler.start()
+
+    def look() -> list[Any]:
+        for schedule in schedules:
+            schedule.scheduler.modify_job("due", next_run_time=datetime.now(UTC), misfire_grace_time=None)
+        events = [schedule.events.get(timeout=PATIENCE_S) for schedule in schedules]
+        assert not any(event.exception for event in events)
+        return [run.task_id for event in events for run in event.retval]
+
+    try:
+        assert look() == []
+        clock.advance(timedelta(days=1))
+        (task_id,) = look()
+        assert look() == []
+        assert [task.task_id for task in registries[0].tasks()] == [task_id]
+        assert [f"report@{slot:%FT%TZ}" for slot in seen] == [task_id]
+    finally:
+        for schedule, registry in zip(schedules, registries, strict=True):
+            schedule.scheduler.shutdown()
+            registry.close()

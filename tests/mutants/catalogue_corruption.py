@@ -86,7 +86,7 @@ CORRUPTION: Final[tuple[Mutant, ...]] = (
     Mutant(
         "corrupt-whole-unchecked",
         "a database that others have changed is not checked as a whole",
-        (_NO_WHOLE, Patch(_UPKEEP, "<= rest.CHECKED_BYTES:\n            check_seals", "< 0:\n            check_seals")),
+        (_NO_WHOLE, Patch(_UPKEEP, "<= rest.CHECKED_BYTES:\n        check_seals", "< 0:\n        check_seals")),
         barrier="files at rest",
     ),
 )

@@ -58,7 +58,7 @@ REST: Final[tuple[Mutant, ...]] = (
         "a database that others have changed is not checked as a whole",
         (
             Patch(_UPKEEP, "    is_checked = verdict.is_strange and", "    is_checked = False and"),
-            Patch(_UPKEEP, "<= rest.CHECKED_BYTES:\n            check_seals", "< 0:\n            check_seals"),
+            Patch(_UPKEEP, "<= rest.CHECKED_BYTES:\n        check_seals", "< 0:\n        check_seals"),
         ),
     ),
 )
