@@ -13,7 +13,7 @@ _UPKEEP: Final = "idemreg/sqlite/upkeep.py"
 _TASKS: Final = "idemreg/sqlite/tasks.py"
 
 # Who opens first verifies every seal as well, and a page checksum tells before a seal is asked.
-_NO_SEALS_AT_OPENING: Final = Patch(_UPKEEP, "            check_seals(connection)\n", "            pass\n")
+_NO_SEALS_AT_OPENING: Final = Patch(_UPKEEP, "        check_seals(connection)\n", "        pass\n")
 _NO_WHOLE: Final = Patch(
     _UPKEEP,
     "    is_checked = verdict.is_strange and",

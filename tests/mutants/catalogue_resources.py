@@ -34,8 +34,8 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/opening.py",
-                "        except BaseException as error:\n            lock_file.close()\n",
-                "        except BaseException as error:\n",
+                "                connection.close()\n            lock_file.close()\n",
+                "                connection.close()\n",
             ),
         ),
     ),

@@ -36,7 +36,7 @@ def command(scene: Scene, *words: str) -> int:
     scene.check("Traceback" not in text and "unexpected" not in text, f"{words[0]}: {text!r}")
     scene.check(isinstance(code, int), f"{words[0]} ended with {code!r}")
     if code == 74:
-        scene.check(text or out.getvalue(), f"{words[0]} says nothing of its error")  # what a doctor finds is his output
+        scene.check(text or out.getvalue(), f"{words[0]} says nothing of its error")
         raise CommandError(text)
     return code if isinstance(code, int) else 0
 
