@@ -45,7 +45,7 @@ DOOR: Final[tuple[Mutant, ...]] = (
     Mutant(
         "schema-not-looked-at",
         "any schema is taken that says it is of idemreg, triggers included",
-        (Patch("idemreg/sqlite/upkeep.py", "        check_form(connection, schema.read_text())\n", ""),),
+        (Patch("idemreg/sqlite/upkeep.py", "    check_form(connection, schema.read_text())\n", ""),),
     ),
     Mutant(
         "text-as-stored",
