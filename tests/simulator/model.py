@@ -281,6 +281,7 @@ class Observer:
             is_rerun = old.on_crash == new.on_crash == RERUN
             return "" if is_rerun and old.attempt < new.policy >> 5 else "only a rerun may be taken over"
         if old.note is not None and self._looked_unentered(process, holder, task, old.token):
+            self.blocked.pop(task, None)  # entered since, by a holder without its locks, who may be dead by now
             return ""  # put back, and claimed again
         return self._asked(task, old, new)
 
@@ -473,15 +474,16 @@ class Observer:
             at = self.history.index(rows) if rows in self.history else None
             lost = "is none that ever was" if at is None else f"is of {self._required - at} commits before one told of"
             self._fail(f"what the power cut has left {lost}: {_all(rows)} and not {_all(self.history[self._required])}")
-        for task, row in rows.items():
-            if row.status not in {RUNNING, UNKNOWN}:
-                self.blocked.pop(task, None)
-            elif (task, row.token) in self._entered and not (row.status == RUNNING and row.on_crash == RERUN):
-                self.blocked[task] = row.token
+        # Anew: what nobody was told of may be as it was before, or gone, as a claim under rerun, which is not synced.
+        self.blocked = {task: row.token for task, row in rows.items() if self._is_blocked(task, row)}
         if rows != self.rows:
             self.history.append(rows)
         self.rows = rows
         self._required = self.now
+
+    def _is_blocked(self, task: str, row: Row) -> bool:
+        is_open = row.status == UNKNOWN or (row.status == RUNNING and row.on_crash != RERUN)
+        return is_open and ((task, row.token) in self._entered or self.blocked.get(task) == row.token)
 
 
 def _state(task: str, row: Row | None) -> tuple[Any, ...]:
