@@ -137,10 +137,19 @@ def run_verified(scene: Scene) -> None:
 
 @case("idempotent", "Registry.idempotent", weight=2)
 def decorated(scene: Scene) -> None:
+    _decorated(scene, recover=False)
+
+
+@case("idempotent, recover", "Registry.idempotent")
+def kept(scene: Scene) -> None:
+    _decorated(scene, recover=True)
+
+
+def _decorated(scene: Scene, *, recover: bool) -> None:
     body = scene.job("new")
     scene.fault.armed = 0  # to decorate compiles a function: see memory.py
 
-    @scene.registry.idempotent("{task_id}", name=NAME, checksum=lambda task_id: None)
+    @scene.registry.idempotent("{task_id}", name=NAME, checksum=lambda task_id: None, recover=recover)
     def job(task_id: str) -> Any:
         return body()
 
@@ -155,21 +164,6 @@ def decorated(scene: Scene) -> None:
 @case("run, lease", "Registry.run")
 def run_leased(scene: Scene) -> None:
     scene.run("new", lease=60)
-
-
-@case("idempotent, recover", "Registry.idempotent")
-def kept(scene: Scene) -> None:
-    body = scene.job("new")
-    scene.fault.armed = 0  # as above
-
-    @scene.registry.idempotent("{task_id}", name=NAME, checksum=lambda task_id: None, recover=True)
-    def job(task_id: str) -> Any:
-        return body()
-
-    scene.fault.armed = 1
-    scene.tries("new", RUNNING, PENDING, UNKNOWN)
-    scene.check(job("new") == RESULT, "a call gave another result")
-    scene.tells("new", SUCCEEDED)
 
 
 @case("claim", "Registry.claim", "Claim.succeed", weight=3)
