@@ -159,7 +159,8 @@ class Opening:
 
     def _open_files(self, location: files.Location) -> Opened:
         self._check_present(location)
-        lock_file, held = LockFile(location.lock), list[Connection]()
+        held: list[Connection] = []
+        lock_file = LockFile(location.lock)
         try:
             file = upkeep.bring_up(location, lock_file, self._making, held)
             return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
