@@ -52,10 +52,11 @@ class Forgetful(Protocol):
 
 
 class Fork:
-    """The thread that is about to fork; 0 = none. Of several the last; ``threads`` are all of them."""
+    """The thread that is about to fork; 0 = none. Of several, one of them."""
 
-    thread = 0
-    threads: dict[int, bool] = {}  # noqa: RUF012 - there is one  # each: whether it still waits for others
+    def __init__(self) -> None:
+        self.thread = 0
+        self.threads: dict[int, bool] = {}  # all of them, and whether each still waits for others
 
 
 fork = Fork()

@@ -44,5 +44,4 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-# Where one virtual process hands control to another, its processor waits for a moment.
-TRIAL: Final = Trial("simulation", "schedules", 200_000, 2_500, run, FOUND, crowd=1)
+TRIAL: Final = Trial("simulation", "schedules", 200_000, 2_500, run, FOUND)
