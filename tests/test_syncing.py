@@ -34,6 +34,7 @@ from idemreg.sqlite import guard, hot, syncing, walindex
 from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
 from idemreg.turn import Turns
+from tests.support.faulted import FaultedScript
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.waiting import until
 
@@ -505,6 +506,27 @@ def test_a_failure_that_another_thread_was_told_meanwhile_counts(full: Registry)
         full.get("t")
 
 
+def test_a_failure_that_is_told_amid_the_end_of_another_sync_counts(
+    full: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sync that went well notes what it covers in the very moment in which another thread is told of a failure."""
+    full.run("first", lambda: 1)
+    sync = sync_of(full)
+    header = sync._index.header()
+    assert header is not None
+
+    def set_behind_a_note(self: GroupSync, name: str, value: object) -> None:
+        if name == "_failed" and value:
+            sync._note_synced(header)
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(syncing.GroupSync, "__setattr__", set_behind_a_note, raising=False)
+    sync.taint()
+    monkeypatch.undo()
+    with pytest.raises(SyncFailedError):
+        full.get("first")
+
+
 def test_a_sync_under_an_index_that_cannot_be_read_covers_nothing(full: Registry) -> None:
     """A writer was killed in its header: what was synced is durable, and the next who answers syncs once more."""
     full.run("first", lambda: 1)
@@ -904,7 +926,7 @@ def test_the_wal_is_not_moved_while_a_sync_is_about_to_fail(path: Path, monkeypa
         assert leader.sync.try_take()
         clock.naps.clear()
         moved = pool.submit(registry.checkpoint)
-        assert clock.naps.wait(PATIENCE_S)
+        until(lambda: clock.naps.is_set() or moved.done())
         sync_of(registry)._lock_file.note_failed_sync()
         leader.close()
         with pytest.raises(SyncFailedError):
@@ -982,6 +1004,32 @@ def test_the_wal_is_written_to_its_size_once_and_kept(path: Path, full: Registry
     for number in range(10):
         full.run(f"again:{number}", lambda: 1)
     assert os.path.getsize(wal) == 6 * 2**20
+
+
+GROWER = """
+from idemreg import Registry, SyncFailedError
+from idemreg.sqlite.wal import SYNCS_BEFORE
+registry = Registry(sys.argv[1])
+registry.open()
+sync = registry.store._opening.opened().database.sync
+while sync.syncs < SYNCS_BEFORE - 1: registry.run(f"t:{sync.syncs}", lambda: 1, on_crash="rerun")
+fail("sync", errno.EIO, number=2)
+registry.run("next", lambda: 1, on_crash="rerun")  # syncs once; then the -wal is written to its size
+say(hits())
+try: say(registry.get("next").result)
+except SyncFailedError: say("not sure")
+wait()
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_where_the_sync_of_its_new_size_fails_nothing_is_sure(path: Path) -> None:
+    """It would have covered what others have committed as well: no process believes what it sees from then on."""
+    with FaultedScript(GROWER, path) as script:
+        script.expect("1")
+        script.expect("not sure")
+        with Registry(path) as other, pytest.raises(SyncFailedError):
+            other.get("next")
 
 
 def test_a_backup_in_the_place_of_a_closed_registry_is_what_it_is(path: Path, tmp_path: Path, full: Registry) -> None:

@@ -18,6 +18,7 @@ from tests.mutants import (
     catalogue_resources,
     catalogue_rest,
     catalogue_simulation,
+    catalogue_syncing,
 )
 from tests.mutants.mutant import Mutant, Patch
 
@@ -63,6 +64,7 @@ _AREAS: Final = (
     catalogue_simulation.MUTANTS,
     catalogue_beside.MUTANTS,
     catalogue_powercut.MUTANTS,
+    catalogue_syncing.SYNCS,
     catalogue_faults.FAULTS,
     catalogue_kills.MUTANTS,
     catalogue_resources.MUTANTS,

@@ -22,6 +22,7 @@ class FaultedScript(Script):
         import errno
         from tests.torture.injected import shim
         _fault, _functions = shim.loaded()
+        _fault.aim(os.path.dirname(sys.argv[1]), "sync", shim.NEVER, 0, 0)  # knows its files as they are opened
         def fail(kind, error, *, number=1, lasting=1):
             _fault.aim(os.path.dirname(sys.argv[1]), kind, number, error, lasting)
             _fault.armed = 1
