@@ -26,7 +26,7 @@ __all__ = ["Played", "playground"]
 
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory, where there is one: nothing here need be synced
 FORGOTTEN: Final = 0.5  # chance that a power cut leaves the lock file as it was made: nothing in it is synced later
-GARBAGE: Final = 64  # schedules between two collections
+GARBAGE: Final = 256  # schedules between two collections
 
 
 class Played(NamedTuple):

@@ -71,7 +71,8 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
         print(f"  {line}")
     print(
         f"{trial.name}: {len(tally.violations)} violations in {len(tally.distinct):,} distinct {trial.counted} of"
-        f" {count:,} wanted ({tally.tried:,} tried, seeds from {options.seed}); {seconds:.0f} s"
+        f" {count:,} wanted ({tally.tried:,} tried, seeds from {options.seed}); {seconds:.0f} s",
+        flush=True,
     )
     if tally.events:
         print("  " + ", ".join(f"{number:,} {event}" for event, number in sorted(tally.events.items())))
@@ -143,7 +144,7 @@ def _power(trial: Trial, options: argparse.Namespace) -> list[dict[str, Any]]:
                 check=False,
             )
         is_found = run.returncode == 1 and "violations in" in run.stdout and f"{trial.name}: 0 " not in run.stdout
-        print(f"{trial.name}: mutant {name}: {'found' if is_found else 'NOT FOUND'}")
+        print(f"{trial.name}: mutant {name}: {'found' if is_found else 'NOT FOUND'}", flush=True)
         if not is_found:
             print(run.stdout[-2000:] + run.stderr[-2000:])
         rows.append({"trial": trial.name, "mutant": name, "is_well": is_found})
