@@ -1,12 +1,21 @@
-"""The table of the trials says what was counted, what befell the product meanwhile, and what could not be tried."""
+"""The table of the trials says what was counted, what befell the product meanwhile, and what could not be tried.
+
+And with each promise of docs/reliability.md stand the trials that try it, and what they have found.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.torture.table import HEAD, MOST, rows, saved
+import pytest
+
+from tests.torture.promises import NO_TRIAL, NOT_RUN, TRIED, filled, names
+from tests.torture.table import HEAD, MOST, PAGE, figures, promised, rows, save, saved
 from tests.torture.trial import NOT_TRIED
 from tests.torture.trials import TRIALS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def found(**events: int) -> dict[str, Any]:
@@ -41,3 +50,68 @@ def test_what_could_not_be_tried_is_always_told() -> None:
 def test_nothing_befell_nobody() -> None:
     """Without events the table stands alone."""
     assert rows({"clock": found()}, "it").endswith("By `it`, on two cores.\n")
+
+
+# --- promises -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A copy of the page."""
+    copy = tmp_path / PAGE.name
+    copy.write_text(PAGE.read_text("utf-8"), "utf-8")
+    return copy
+
+
+def last(table: str, promise: str) -> str:
+    """The last column of a promise."""
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {promise} |")]
+    return line.split("|")[-2].strip()
+
+
+def by_hand(table: str) -> list[str]:
+    """All that stands before the last column."""
+    return [line.rpartition(" | ")[0] for line in table.splitlines()]
+
+
+def test_each_promise_has_its_tests_and_its_trials() -> None:
+    """The promises of the page are those of the mapping, in its order; and there is no trial that tries none."""
+    assert names(promised()) == list(TRIED)
+    assert all("`tests/" in line for line in promised().splitlines()[2:])
+    assert {trial.name for trials in TRIED.values() for trial in trials} == {trial.name for trial in TRIALS}
+
+
+def test_the_promises_have_the_figures_of_the_trials() -> None:
+    """Those that stand in the table of trials: where a merge has parted them, run `python -m tests.torture.table`."""
+    assert filled(promised(), figures(saved())) == promised()
+
+
+def test_a_saved_run_writes_both(page: Path) -> None:
+    """The trials and, with each promise, what those of them have found that try it; what stands by hand stays."""
+    before = promised(page)
+    kills = {"trial": "kills", **found(), "distinct": 501_234}
+    save([kills, {"trial": "hostile", **found(), "found": 3}], "it", page)
+    assert figures(saved(page)) == {"kills": ("501,234", "0"), "hostile": ("50,120", "3")}
+    assert last(promised(page), "crash") == (
+        f"`simulation`: {NOT_RUN}; `kills`: 0 in 501,234 calls; `namespaces`: {NOT_RUN}"
+    )
+    assert last(promised(page), "hostile input") == "`hostile`: 3 in 50,120 inputs"
+    assert last(promised(page), "fork") == NO_TRIAL
+    assert by_hand(promised(page)) == by_hand(before)
+
+
+def test_to_write_it_again_changes_nothing(page: Path) -> None:
+    """Nor does a run add to what the one before it has written."""
+    run = [{"trial": trial.name, **found(calls=5)} for trial in TRIALS]
+    save(run, "it", page)
+    once = page.read_text("utf-8")
+    save(run, "it", page)
+    assert page.read_text("utf-8") == once
+    assert NOT_RUN not in once
+
+
+def test_a_promise_that_nobody_has_mapped_is_seen() -> None:
+    """It is named, keeps its line, and so is no promise of the mapping."""
+    line = "| speed | it is fast | `tests/test_bench.py` | a guess |\n"
+    assert names(line) == ["speed"]
+    assert filled(line, {}) == line
