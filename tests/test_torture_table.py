@@ -1,14 +1,22 @@
 """The table of the trials says what was counted, what befell the product meanwhile, and what could not be tried.
 
-And with each promise of docs/reliability.md stand the trials that try it, and what they have found.
+And with each promise of docs/reliability.md stand the trials that try it, and what they have found; with each finding
+stands the test that keeps it from coming back.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.torture.__main__ import options_of
+from tests.torture.injected.commands import CASES
+from tests.torture.injected.shim import ERRORS, IO_KINDS, LASTING
+from tests.torture.injected.states import NAMES
 from tests.torture.promises import NO_TRIAL, NOT_RUN, TRIED, filled, names
 from tests.torture.table import HEAD, MOST, PAGE, figures, promised, rows, save, saved
 from tests.torture.trial import NOT_TRIED
@@ -115,3 +123,39 @@ def test_a_promise_that_nobody_has_mapped_is_seen() -> None:
     line = "| speed | it is fast | `tests/test_bench.py` | a guess |\n"
     assert names(line) == ["speed"]
     assert filled(line, {}) == line
+
+
+# --- what was found -----------------------------------------------------------------------------------------------
+
+HEAD_OF_FOUND = "| found by | what was wrong |\n|---|---|\n"
+FOUND = PAGE.read_text("utf-8").partition(HEAD_OF_FOUND)[2].partition("\n\n")[0].splitlines()
+
+
+def named(row: str) -> str:
+    """The beginning of what was wrong."""
+    return row.split("|")[2].strip()[:50]
+
+
+@pytest.mark.parametrize("row", FOUND, ids=named)
+def test_each_finding_has_a_test_that_keeps_it_from_coming_back(row: str) -> None:
+    """By name; that it exists is asked of every page (tests/test_docs.py)."""
+    assert re.search(r"`tests/[\w/]+\.py::test_\w+`", row)
+
+
+def test_the_commands_of_findings_can_be_given() -> None:
+    """Their trials exist, and their options; a fault that is named is one that can be tried."""
+    commands = [command for row in FOUND for command in re.findall(r"`python -m ([^`]*)`", row)]
+    assert len(commands) > 20
+    for module, *words in map(shlex.split, commands):
+        if module == "tests.torture":
+            assert options_of(words).only
+        else:
+            assert (module, words[0], len(words)) == ("tests.torture.injected", "io", 3)
+            name, state, is_warm, kind, error, lasting, number = json.loads(words[2])
+            assert name in {case.name for case in CASES}
+            assert state in NAMES
+            assert kind in IO_KINDS
+            assert (type(is_warm), int(words[1]) > 0) == (bool, True)
+            assert error in ERRORS[kind]
+            assert lasting in (1, LASTING)
+            assert number >= 0
