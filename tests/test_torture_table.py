@@ -55,6 +55,11 @@ def test_what_could_not_be_tried_is_always_told() -> None:
     assert f"- `clock`: 1 {NOT_TRIED}another time namespace, 1,000 answer" in text
 
 
+def test_the_figures_say_of_which_code_they_are() -> None:
+    """Where it is a checkout; a + says that it was changed since its commit."""
+    assert "\nBy `it`, on two cores, at revision 1234567+.\n" in rows({"clock": found(calls=1)}, "it", "1234567+")
+
+
 def test_nothing_befell_nobody() -> None:
     """Without events the table stands alone."""
     assert rows({"clock": found()}, "it").endswith("By `it`, on two cores.\n")
@@ -98,7 +103,7 @@ def test_a_saved_run_writes_both(page: Path) -> None:
     """The trials and, with each promise, what those of them have found that try it; what stands by hand stays."""
     before = promised(page)
     kills = {"trial": "kills", **found(), "distinct": 501_234}
-    save([kills, {"trial": "hostile", **found(), "found": 3}], "it", page)
+    save([kills, {"trial": "hostile", **found(), "found": 3}], "it", page=page)
     assert figures(saved(page)) == {"kills": ("501,234", "0"), "hostile": ("50,120", "3")}
     assert last(promised(page), "crash") == (
         f"`simulation`: {NOT_RUN}; `kills`: 0 in 501,234 calls; `namespaces`: {NOT_RUN}"
@@ -111,9 +116,9 @@ def test_a_saved_run_writes_both(page: Path) -> None:
 def test_to_write_it_again_changes_nothing(page: Path) -> None:
     """Nor does a run add to what the one before it has written."""
     run = [{"trial": trial.name, **found(calls=5)} for trial in TRIALS]
-    save(run, "it", page)
+    save(run, "it", page=page)
     once = page.read_text("utf-8")
-    save(run, "it", page)
+    save(run, "it", page=page)
     assert page.read_text("utf-8") == once
     assert NOT_RUN not in once
 

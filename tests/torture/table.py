@@ -35,12 +35,13 @@ HEAD: Final = (
 )
 
 
-def rows(found: Mapping[str, Mapping[str, Any]], command: str) -> str:
-    """The table, and the command that has given its figures."""
+def rows(found: Mapping[str, Mapping[str, Any]], command: str, revision: str = "") -> str:
+    """The table, and the command that has given its figures, at which revision of the code."""
     lines = [_row(trial.name, trial.counted, trial.count, found.get(trial.name)) for trial in TRIALS]
     events = [_events(trial, one["events"]) for trial in TRIALS if (one := found.get(trial.name)) and one["events"]]
     befell = "\nWhat befell the product meanwhile, most often:\n\n" + "".join(events) if events else ""
-    return HEAD + "".join(lines) + f"\nBy `{command}`, on two cores.\n" + befell
+    of = f", at revision {revision}" if revision else ""
+    return HEAD + "".join(lines) + f"\nBy `{command}`, on two cores{of}.\n" + befell
 
 
 def _events(trial: Trial, events: Mapping[str, int]) -> str:
@@ -66,9 +67,9 @@ def promised(page: Path = PAGE) -> str:
     return _promises(page).read()
 
 
-def save(found: Sequence[Mapping[str, Any]], command: str, page: Path = PAGE) -> None:
+def save(found: Sequence[Mapping[str, Any]], command: str, revision: str = "", page: Path = PAGE) -> None:
     """Write the trials anew, and what they say of the promises."""
-    _trials(page).write(rows({one["trial"]: one for one in found}, command))
+    _trials(page).write(rows({one["trial"]: one for one in found}, command, revision))
     tell_promises(page)
 
 
