@@ -184,6 +184,11 @@ class BaseClaim:
 
     def end_for(self, error: BaseException) -> End:
         """The end that an error of the job leads to. An error of the store is never recorded as the job's failure."""
+        given: object = error  # a caller of `fail` may give a text, or the class of an error
+        if not isinstance(given, BaseException):
+            kind = given if isinstance(given, type) else type(given)
+            msg = f"fail takes the error itself, not {kind.__name__}"
+            raise TypeError(msg)
         if error is self._store_error:
             return End.release(self.grant, durable=self.terms.options.durable)
         if isinstance(error, StoreError) and error.in_job:  # who knows what it had done elsewhere by then?

@@ -23,6 +23,7 @@ from idemreg import (
     StoreBusyError,
     StoreCorruptError,
     TaskDoneError,
+    TaskUnknownError,
     acquiring,
     attempt,
     clock,
@@ -114,6 +115,21 @@ def test_neither_is_one_of_a_coroutine(registry: Registry, monkeypatch: pytest.M
 
     asyncio.run(main())
     assert task_of(registry, "t").status is Status.SUCCEEDED
+
+
+def test_a_job_that_has_returned_does_not_fail_for_want_of_memory(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result cannot be encoded: it did run, so the task is unknown, and not failed, or it would run again."""
+    ran: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(attempt, "success_end", no_memory)
+        with pytest.raises(MemoryError):
+            registry.run("t", lambda: ran.append(1), name="job")
+    assert task_of(registry, "t").status is Status.UNKNOWN
+    with pytest.raises(TaskUnknownError):
+        registry.run("t", lambda: ran.append(2), name="job")
+    assert ran == [1]
 
 
 def test_turns_that_cannot_be_made_leave_nothing_open(

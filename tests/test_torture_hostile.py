@@ -5,13 +5,14 @@ That it finds its mutants is tried by ``make torture ARGS="--power --only hostil
 
 from __future__ import annotations
 
+import asyncio
 import os
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import IdemregError, Registry, TaskIdError
+from idemreg import AsyncRegistry, IdemregError, Registry, TaskIdError
 from tests.test_torture_io_errors import public
 from tests.torture import hostile
 from tests.torture.hostile import Shown, run
@@ -47,6 +48,16 @@ def test_every_public_call_is_tried() -> None:
     assert public(Registry) - BENEATH - tried == set()
 
 
+def fail_with(registry: Registry, error: Any) -> None:
+    with registry.claim("task") as claim:
+        claim.fail(error)
+
+
+async def fail_with_awaited(registry: Registry, error: Any) -> None:
+    async with AsyncRegistry.of(registry).claim("task") as claim:
+        await claim.fail(error)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -61,6 +72,9 @@ def test_every_public_call_is_tried() -> None:
         lambda registry: registry.purge(prefix=b"x", older_than=1),
         lambda registry: registry.owner("task"),
         lambda registry: registry.run("task", int, unknown_on=Unspeakable()),
+        lambda registry: fail_with(registry, "later"),
+        lambda registry: fail_with(registry, ValueError),
+        lambda registry: asyncio.run(fail_with_awaited(registry, "later")),
     ],
 )
 def test_what_is_of_another_kind_is_refused_at_once(registry: Registry, call: Callable[[Registry], object]) -> None:

@@ -51,14 +51,22 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     """Carry out what the command line says."""
     options = options_of(sys.argv[1:])
+    at = _revision() if options.save else ""  # before: the code may change meanwhile
     trials = [one for one in TRIALS if options.only is None or one.name in options.only]
     rows = [row for one in trials for row in (_power(one, options) if options.power else [_try(one, options)])]
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.save:
         where = {"--save", "--json", options.json}  # says nothing of what was tried
-        save(rows, " ".join(["python -m tests.torture", *(word for word in sys.argv[1:] if word not in where)]))
+        save(rows, " ".join(["python -m tests.torture", *(word for word in sys.argv[1:] if word not in where)]), at)
     return int(not all(row["is_well"] for row in rows))
+
+
+def _revision() -> str:
+    """Of the code that is tried."""
+    from bench.machine import revision  # noqa: PLC0415 - it knows all that is measured beside idemreg
+
+    return revision()
 
 
 def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:

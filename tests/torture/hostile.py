@@ -422,6 +422,11 @@ def _claim_block(registry: Registry, task_id: Any, payload: Any, name: str, _num
         claim.result = payload
 
 
+def _claim_failed(registry: Registry, _task_id: Any, payload: Any, _name: str, _number: Any) -> None:
+    with registry.claim(f"fail:{id(payload)}", name="job") as claim:
+        claim.fail(payload)
+
+
 def _decorated(registry: Registry, task_id: Any, payload: Any, name: str, _number: Any) -> None:
     @registry.idempotent("x:{task_id}", name=name or "job", exclude=("payload",))
     def job(task_id: Any, payload: Any) -> Any:
@@ -495,6 +500,7 @@ CALLS: Final[dict[str, Callable[[Registry, Any, Any, str, Any], object]]] = {
     "run options": lambda r, t, _p, n, x: r.run(t, lambda: 1, name=n, keep_for=x, max_attempts=x),
     "run wait": lambda r, t, _p, n, x: r.run(t, lambda: 1, name=n, wait=x if isinstance(x, bytes) else -1),  # type: ignore[arg-type]
     "claim": _claim_block,
+    "claim fail": _claim_failed,
     "idempotent": _decorated,
     "transaction": _effects,
     "add": lambda r, t, p, n, _: r.add(t, payload=p, name=n),
