@@ -127,6 +127,15 @@ def loop(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any
     return trio.run if request.param == "trio" else lambda main: asyncio.run(main())
 
 
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads that change places as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(scope="session")
 def compiler() -> None:
     """Without a C compiler some faults cannot be made, which only a machine of a developer's may lack."""

@@ -32,11 +32,11 @@ from idemreg.sqlite.walindex import WalIndex
 from idemreg.sqlite.writing import State, Write
 from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
+from tests.support.forked import in_child
 from tests.support.processes import PATIENCE_S
 from tests.support.raw import connect
 from tests.support.second_schema import open_second
 from tests.support.waiting import until
-from tests.test_races import in_child
 from tests.test_salvage import fill, rows_of
 from tests.test_seal import kept_open, mistype, tamper
 
