@@ -744,6 +744,18 @@ def test_a_clock_that_is_not_trusted_suspends(registry: Registry, clock: ManualC
     assert job.schedule().state is State.GOING
 
 
+def test_what_is_held_by_the_clock_is_not_resumed_by_hand(registry: Registry, clock: ManualClock) -> None:
+    """Nobody has paused it: what has come due by a clock in doubt is skipped for no pause, and runs once it is not."""
+    job, permit = Job(registry), Permit(scheduling=False, catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    job.due()
+    clock.advance(HOUR)
+    registry.resume("job")
+    assert (job.rows(), job.schedule().state) == ({}, State.HELD)
+    permit = Permit()
+    assert len(job.due()) == 1
+
+
 def test_a_clock_that_is_confirmed_holds_nothing_any_more(registry: Registry, clock: ManualClock) -> None:
     """From the first look behind it, also where no slot has come due meanwhile: an outage later is no clock's."""
     job, permit = Job(registry, cron="0 3 * * *", misfire_grace=60), Permit(scheduling=False, catch_up=False)
