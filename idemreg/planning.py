@@ -79,13 +79,17 @@ class Timetable(NamedTuple):
     limit: int
     overlap: Overlap
 
+    def is_of(self, schedule: Schedule) -> bool:
+        """Whether the version has this expression and this zone."""
+        return (schedule.cron, schedule.zone) == (self.cron.expression, self.cron.zone)
+
 
 class Look(NamedTuple):
     """Under what circumstances one looks.
 
     ``now_us``: the wall clock, corrected as the ``permit`` of the clock check says. ``ran``: from when to when this
-    process has just run a slot of it (µs). ``own``: the version that counted when this process last looked, with its
-    own expression.
+    process has just run a slot of it (µs). ``own``: the version that counted when this
+    process last looked, with its own expression.
     """
 
     now_us: int
@@ -118,7 +122,7 @@ def reckon(table: Timetable, found: Waiting, wanted: Wanted, look: Look) -> Plan
         return NOTHING if seen is None else NOTHING._replace(becomes=_held(seen))
     if seen is None:
         return NOTHING._replace(becomes=[_version(table, 1, now_s, now_s)])
-    if (seen.cron, seen.zone) != (table.cron.expression, table.cron.zone):
+    if not table.is_of(seen):
         return _superseded(table, found, look)
     new = table.cron.newest(seen.watermark_s, now_s, MOST_ROWS)
     if seen.state is State.PAUSED:

@@ -679,6 +679,21 @@ def test_whoever_dies_as_a_version_begins_leaves_nothing_to_run(
     assert (job.ran, other.ran, heir.ran) == (["1"], [], [])
 
 
+def test_a_look_in_doubt_does_not_make_an_old_process_a_new_one(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """While the clock is not trusted it sees the schedule that counts, which is not its own: it takes nothing back."""
+    job, other, permit = Job(registry), Job(open_registry(clock=clock)), Permit(scheduling=False, catch_up=False)
+    other.becomes("*/30 * * * *")
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    assert job.due() == []
+    permit = Permit()
+    clock.advance(HOUR)
+    with pytest.raises(ScheduleError):
+        job.due()
+    assert (len(other.due()), other.schedule().version) == (1, 2)
+
+
 def test_another_zone_is_another_schedule(registry: Registry, clock: ManualClock) -> None:
     """03:00 in Shanghai is 19:00 UTC of the day before."""
     job = Job(registry, cron="0 3 * * *")
