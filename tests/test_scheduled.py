@@ -843,16 +843,42 @@ def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Re
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "6": "succeeded"}
 
 
+@pytest.mark.parametrize("ahead_h", [0, -10, 10])
 @pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
 def test_by_a_clock_that_serves_slots_overlap_as_ever(
-    registry: Registry, clock: ManualClock, overlap: str, second: str
+    registry: Registry, clock: ManualClock, overlap: str, second: str, ahead_h: int
 ) -> None:
-    """What comes due while a slot runs is skipped where it is to be, and does not run once the clock is confirmed."""
+    """What comes due while a slot runs is skipped where it is to be, and does not run once the clock is confirmed.
+
+    However far the clock that serves is from the one that is in doubt.
+    """
     job = Job(registry, coalesce="all", overlap=overlap)
-    registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
+    clock.set(wall_us=clock.wall_us() - ahead_h * HOUR * 1_000_000)
+    correction_us = ahead_h * HOUR * 1_000_000
+    registry.may_schedule = lambda: Permit(catch_up=False, correction_us=correction_us)  # type: ignore[method-assign]
     job.body = lambda slot: clock.advance(1.5 * HOUR)
     clock.advance(HOUR)
     assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": second}
+
+
+@pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
+def test_by_a_clock_that_serves_others_slots_overlap_as_ever(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, overlap: str, second: str
+) -> None:
+    """Its claim is dated by the clock that is in doubt; what comes due while it runs is told by the other one."""
+    job, other = Job(registry, overlap=overlap), Job(open_registry(clock=clock), overlap=overlap)
+    for one in (job, other):
+        one.registry.may_schedule = lambda: Permit(catch_up=False, correction_us=-10 * HOUR * 1_000_000)  # type: ignore[method-assign]
+    clock.set(wall_us=clock.wall_us() + 10 * HOUR * 1_000_000)
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        assert other.due() == []
+
+    job.body = body
+    clock.advance(HOUR)
+    job.due()
     assert job.rows() == {"1": "succeeded", "2": second}
 
 
