@@ -402,30 +402,32 @@ def test_what_was_missed_before_is_not_skipped_for_an_overlap(
 
 
 def test_a_claim_that_finds_another_at_work_is_put_back(
-    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that look at one instant and claim different slots: the second notices behind its claim, and nothing ran."""
-    job, other = Job(registry, coalesce="all"), Job(open_registry(clock=clock), coalesce="all")
+    """Another claims, behind its look, the slot that it gives up: it notices behind its own claim, and nothing runs."""
+    job, other = Job(registry), Job(open_registry(clock=clock))
+    registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
     clock.advance(2 * HOUR)
-    waiting = other.registry.store.waiting  # type: ignore[attr-defined]
-    begun = registry.claim("job@2026-11-23T04:00:00Z", name="job")
-    seen: list[object] = []
+    job.due()
+    assert job.rows() == {"1": "pending", "2": "succeeded"}
+    clock.advance(HOUR)
+    waiting, begun = other.registry.store.waiting, list[Any]()  # type: ignore[attr-defined]
 
-    def stale(name: str) -> Any:
+    def slow(name: str) -> Any:
         found = waiting(name)
-        if not seen:  # the look of somebody who has not seen the claim
-            seen.append(found)
-            return found._replace(tasks=[task for task in found.tasks if task.status is not Status.RUNNING], owners={})
+        if not begun:
+            begun.append(registry.claim("job@2026-11-23T04:00:00Z", name="job"))
         return found
 
-    other.registry.store.waiting = stale  # type: ignore[attr-defined]
+    monkeypatch.setattr(other.registry.store, "waiting", slow)
     assert other.due() == []
-    assert (other.ran, other.rows()["2"]) == ([], "pending")
-    task = registry.get("job@2026-11-23T05:00:00Z")
+    assert (other.ran, other.rows()) == ([], {"1": "running", "2": "succeeded", "3": "pending"})
+    task = registry.get("job@2026-11-23T06:00:00Z")
     assert task is not None
     assert task.attempt == 0
-    begun.succeed()
-    assert len(job.due()) == 1
+    begun[0].succeed()
+    assert len(other.due()) == 1
+    assert other.rows() == dict.fromkeys("123", "succeeded")
 
 
 def test_an_unknown_slot_holds_nobody_up(registry: Registry, clock: ManualClock) -> None:
