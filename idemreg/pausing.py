@@ -28,7 +28,7 @@ def pause(store: Store, name: str) -> None:
 
 def resume(store: Store, name: str, now_us: int) -> None:
     """See `Operations.resume`."""
-    _write(store, name, lambda seen: NOTHING if seen.state is State.GOING else resumed(seen, now_us // 1_000_000))
+    _write(store, name, lambda seen: resumed(seen, now_us // 1_000_000) if seen.state is State.PAUSED else NOTHING)
 
 
 def _write(store: Store, name: str, change: Callable[[Schedule], Plan]) -> None:

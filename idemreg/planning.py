@@ -79,13 +79,17 @@ class Timetable(NamedTuple):
     limit: int
     overlap: Overlap
 
+    def is_of(self, schedule: Schedule) -> bool:
+        """Whether the version has this expression and this zone."""
+        return (schedule.cron, schedule.zone) == (self.cron.expression, self.cron.zone)
+
 
 class Look(NamedTuple):
     """Under what circumstances one looks.
 
     ``now_us``: the wall clock, corrected as the ``permit`` of the clock check says. ``ran``: from when to when this
-    process has just run a slot of it (µs). ``own``: the version that counted when this process last looked, with its
-    own expression.
+    process has just run a slot of it (µs of the wall clock as it is). ``own``: the version that counted when this
+    process last looked, with its own expression.
     """
 
     now_us: int
@@ -118,7 +122,7 @@ def reckon(table: Timetable, found: Waiting, wanted: Wanted, look: Look) -> Plan
         return NOTHING if seen is None else NOTHING._replace(becomes=_held(seen))
     if seen is None:
         return NOTHING._replace(becomes=[_version(table, 1, now_s, now_s)])
-    if (seen.cron, seen.zone) != (table.cron.expression, table.cron.zone):
+    if not table.is_of(seen):
         return _superseded(table, found, look)
     new = table.cron.newest(seen.watermark_s, now_s, MOST_ROWS)
     if seen.state is State.PAUSED:
@@ -312,11 +316,12 @@ def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look:
     """What came due while a slot ran. What was due before that waits for its turn: it is being caught up."""
     if table.overlap == "queue":
         return {}
-    spans = [(task.updated_at, look.now_us) for task in alive] + ([] if look.ran is None else [look.ran])
+    wall_us = look.now_us - look.permit.correction_us  # a claim is dated by it, whatever serves in its place
+    spans = [(task.updated_at, wall_us) for task in alive] + ([] if look.ran is None else [look.ran])
     return {
         at_s: Reason.OVERLAP
         for at_s in due
-        if any(begun_us < at_s * SECOND_US <= ended_us for begun_us, ended_us in spans)
+        if any(begun_us < at_s * SECOND_US - look.permit.correction_us <= ended_us for begun_us, ended_us in spans)
     }
 
 

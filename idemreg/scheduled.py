@@ -125,7 +125,8 @@ def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Look, me
             is_planned = yield ledger.plan, (found.schedule, plan.becomes, plan.slots, wanted), None
             if not is_planned:
                 continue
-        if (counts := plan.becomes[-1] if plan.becomes else found.schedule) is not None:
+        counts = plan.becomes[-1] if plan.becomes else found.schedule
+        if counts is not None and table.is_of(counts):  # in doubt of the clock one sees another's as well
             memory.version = counts.version
         for task_id, reason in plan.skips:  # what has begun meanwhile is let be
             yield store.settle, (task_id, Settlement(Verdict.SKIPPED, BY_SCHEDULE, reason.value)), None

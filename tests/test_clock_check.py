@@ -24,6 +24,7 @@ from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Read
 from idemreg.clockcheck.verdict import Permit
 from idemreg.store import Settlement
 from idemreg.testing import ManualClock
+from tests.support.bands import GRACE_S, Said, each_band
 from tests.support.processes import Script
 from tests.support.raw import connect
 
@@ -738,3 +739,33 @@ def test_a_coroutine_asks_as_well(open_registry: Callable[..., Registry], loop: 
         assert not (await areg.confirm_clock(by="ada")).is_suspended
 
     loop(main)
+
+
+@each_band
+def test_coroutines_are_scheduled_within_the_bands(
+    open_registry: Callable[..., Registry], loop: Any, deviation_us: int | None, late_us: int, becomes: str | None
+) -> None:
+    """`AsyncRegistry.run_due` asks before each look: a window is as long as the clock has it, or nothing is decided."""
+    clock, said, ran = ManualClock(), Said(), list[Any]()
+    clock.sources = (said,)
+    areg = AsyncRegistry.of(open_registry(clock=clock))
+
+    @areg.scheduled("job", cron="0 * * * *", misfire_grace=GRACE_S)
+    async def job(slot: Any) -> None:
+        ran.append(slot)
+
+    async def states() -> list[str]:
+        return [task.evidence or task.status.word async for task in areg.tasks(prefix="job@")]
+
+    async def main() -> None:
+        await areg.run_due()
+        clock.advance(3_600 + GRACE_S + late_us / 1_000_000)
+        said.deviation_us = deviation_us
+        assert len(await areg.run_due()) == (becomes == "succeeded")
+        assert await states() == ([] if becomes is None else [becomes])
+        said.deviation_us = 0
+        assert len(await areg.run_due()) == (becomes is None)
+        assert await states() == [becomes or "succeeded"]
+
+    loop(main)
+    assert len(ran) == (becomes != "too_late")

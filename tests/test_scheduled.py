@@ -402,30 +402,32 @@ def test_what_was_missed_before_is_not_skipped_for_an_overlap(
 
 
 def test_a_claim_that_finds_another_at_work_is_put_back(
-    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two that look at one instant and claim different slots: the second notices behind its claim, and nothing ran."""
-    job, other = Job(registry, coalesce="all"), Job(open_registry(clock=clock), coalesce="all")
+    """Another claims, behind its look, the slot that it gives up: it notices behind its own claim, and nothing runs."""
+    job, other = Job(registry), Job(open_registry(clock=clock))
+    registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
     clock.advance(2 * HOUR)
-    waiting = other.registry.store.waiting  # type: ignore[attr-defined]
-    begun = registry.claim("job@2026-11-23T04:00:00Z", name="job")
-    seen: list[object] = []
+    job.due()
+    assert job.rows() == {"1": "pending", "2": "succeeded"}
+    clock.advance(HOUR)
+    waiting, begun = other.registry.store.waiting, list[Any]()  # type: ignore[attr-defined]
 
-    def stale(name: str) -> Any:
+    def slow(name: str) -> Any:
         found = waiting(name)
-        if not seen:  # the look of somebody who has not seen the claim
-            seen.append(found)
-            return found._replace(tasks=[task for task in found.tasks if task.status is not Status.RUNNING], owners={})
+        if not begun:
+            begun.append(registry.claim("job@2026-11-23T04:00:00Z", name="job"))
         return found
 
-    other.registry.store.waiting = stale  # type: ignore[attr-defined]
+    monkeypatch.setattr(other.registry.store, "waiting", slow)
     assert other.due() == []
-    assert (other.ran, other.rows()["2"]) == ([], "pending")
-    task = registry.get("job@2026-11-23T05:00:00Z")
+    assert (other.ran, other.rows()) == ([], {"1": "running", "2": "succeeded", "3": "pending"})
+    task = registry.get("job@2026-11-23T06:00:00Z")
     assert task is not None
     assert task.attempt == 0
-    begun.succeed()
-    assert len(job.due()) == 1
+    begun[0].succeed()
+    assert len(other.due()) == 1
+    assert other.rows() == dict.fromkeys("123", "succeeded")
 
 
 def test_an_unknown_slot_holds_nobody_up(registry: Registry, clock: ManualClock) -> None:
@@ -679,6 +681,21 @@ def test_whoever_dies_as_a_version_begins_leaves_nothing_to_run(
     assert (job.ran, other.ran, heir.ran) == (["1"], [], [])
 
 
+def test_a_look_in_doubt_does_not_make_an_old_process_a_new_one(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """While the clock is not trusted it sees the schedule that counts, which is not its own: it takes nothing back."""
+    job, other, permit = Job(registry), Job(open_registry(clock=clock)), Permit(scheduling=False, catch_up=False)
+    other.becomes("*/30 * * * *")
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    assert job.due() == []
+    permit = Permit()
+    clock.advance(HOUR)
+    with pytest.raises(ScheduleError):
+        job.due()
+    assert (len(other.due()), other.schedule().version) == (1, 2)
+
+
 def test_another_zone_is_another_schedule(registry: Registry, clock: ManualClock) -> None:
     """03:00 in Shanghai is 19:00 UTC of the day before."""
     job = Job(registry, cron="0 3 * * *")
@@ -742,6 +759,18 @@ def test_a_clock_that_is_not_trusted_suspends(registry: Registry, clock: ManualC
     job.due()
     assert job.rows() == {"1": "clock", "2": "succeeded"}
     assert job.schedule().state is State.GOING
+
+
+def test_what_is_held_by_the_clock_is_not_resumed_by_hand(registry: Registry, clock: ManualClock) -> None:
+    """Nobody has paused it: what has come due by a clock in doubt is skipped for no pause, and runs once it is not."""
+    job, permit = Job(registry), Permit(scheduling=False, catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    job.due()
+    clock.advance(HOUR)
+    registry.resume("job")
+    assert (job.rows(), job.schedule().state) == ({}, State.HELD)
+    permit = Permit()
+    assert len(job.due()) == 1
 
 
 def test_a_clock_that_is_confirmed_holds_nothing_any_more(registry: Registry, clock: ManualClock) -> None:
@@ -816,16 +845,42 @@ def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Re
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "6": "succeeded"}
 
 
+@pytest.mark.parametrize("ahead_h", [0, -10, 10])
 @pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
 def test_by_a_clock_that_serves_slots_overlap_as_ever(
-    registry: Registry, clock: ManualClock, overlap: str, second: str
+    registry: Registry, clock: ManualClock, overlap: str, second: str, ahead_h: int
 ) -> None:
-    """What comes due while a slot runs is skipped where it is to be, and does not run once the clock is confirmed."""
+    """What comes due while a slot runs is skipped where it is to be, and does not run once the clock is confirmed.
+
+    However far the clock that serves is from the one that is in doubt.
+    """
     job = Job(registry, coalesce="all", overlap=overlap)
-    registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
+    clock.set(wall_us=clock.wall_us() - ahead_h * HOUR * 1_000_000)
+    correction_us = ahead_h * HOUR * 1_000_000
+    registry.may_schedule = lambda: Permit(catch_up=False, correction_us=correction_us)  # type: ignore[method-assign]
     job.body = lambda slot: clock.advance(1.5 * HOUR)
     clock.advance(HOUR)
     assert len(job.due()) == 1
+    assert job.rows() == {"1": "succeeded", "2": second}
+
+
+@pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
+def test_by_a_clock_that_serves_others_slots_overlap_as_ever(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, overlap: str, second: str
+) -> None:
+    """Its claim is dated by the clock that is in doubt; what comes due while it runs is told by the other one."""
+    job, other = Job(registry, overlap=overlap), Job(open_registry(clock=clock), overlap=overlap)
+    for one in (job, other):
+        one.registry.may_schedule = lambda: Permit(catch_up=False, correction_us=-10 * HOUR * 1_000_000)  # type: ignore[method-assign]
+    clock.set(wall_us=clock.wall_us() + 10 * HOUR * 1_000_000)
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        assert other.due() == []
+
+    job.body = body
+    clock.advance(HOUR)
+    job.due()
     assert job.rows() == {"1": "succeeded", "2": second}
 
 

@@ -1,9 +1,12 @@
-"""Random lives of a schedule, over nights when clocks change, against the slots that Debian's cron would have."""
+"""Random lives of a schedule, over nights when clocks change, against a model that tells which slots run and why not.
+
+The model (`tests.support.expected_slots`) knows when slots are from another reckoning, that of Debian's cron.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ from idemreg import Registry, ScheduleError, Status
 from idemreg.clockcheck.verdict import Permit
 from idemreg.slots import Reason
 from idemreg.testing import ManualClock
-from tests.test_cron import as_debian_does
+from tests.support.expected_slots import Expected, Job, Process, Trust, between
 
-HOUR_US = 3_600 * 1_000_000
+MINUTE_US = 60 * 1_000_000
+HOUR_US = 60 * MINUTE_US
 NIGHTS = [datetime(2026, 3, 28, 20, tzinfo=UTC), datetime(2026, 10, 24, 20, tzinfo=UTC)]  # of Berlin
 CRONS = [
     ("0 * * * *", "UTC"),
@@ -26,6 +30,22 @@ CRONS = [
     ("*/30 * * * *", "Europe/Berlin"),
     ("15 */2 * * *", "Asia/Shanghai"),
 ]
+TRUSTED = [Trust(), Trust(longer=timedelta(milliseconds=20))]
+DOUBTED = [
+    *[Trust(is_good=False)] * 2,  # twice as often as one of those by which the hardware clock serves
+    Trust(is_good=False, served=timedelta(hours=-1)),
+    Trust(is_good=False, served=timedelta(minutes=90)),
+]
+PROCESS = st.integers(0, 1)
+MINUTES = st.integers(0, 400)
+TAKES_S = st.sampled_from([0, 1_800, 7_000])
+
+
+def permit(trust: Trust) -> Permit:
+    """As the clock check says it."""
+    correction_us = (trust.served or timedelta()) // timedelta(microseconds=1)
+    extension_ms = trust.longer / timedelta(milliseconds=1)
+    return Permit(trust.is_good or trust.served is not None, trust.is_good, extension_ms, correction_us)
 
 
 class Schedules(RuleBasedStateMachine):
@@ -37,28 +57,30 @@ class Schedules(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "jobs.db"
         self.ran: list[datetime] = []
         self.swept: list[Status] = []  # what became of a slot whose job slept
+        self.trust = Trust()
 
     @initialize(
         night=st.sampled_from(NIGHTS),
         cron=st.sampled_from(CRONS),
-        coalesce=st.sampled_from(["all", "latest", "earliest"]),
+        coalesce=st.sampled_from(["all", "all", "latest", "latest", "earliest"]),
         overlap=st.sampled_from(["skip", "queue"]),
-        grace=st.sampled_from([None, 600, 5_400]),
-        limit=st.sampled_from([1, 3, 100]),
+        grace=st.sampled_from([None, 600, 5_400, 20_000]),
+        limit=st.sampled_from([1, 2, 4, 100]),
         lease=st.sampled_from([None, 30]),
     )
     def begin(self, night: datetime, cron: tuple[str, str], **options: Any) -> None:
         self.clock = ManualClock(wall_us=int(night.timestamp()) * 1_000_000)
         options["misfire_grace"] = options.pop("grace")
         self.options, self.cron = options, cron
-        self.registries = [self.opened(), self.opened()]
-        self.look(0)
-        self.look(1)
+        self.registries, self.processes = [self.opened(), self.opened()], [Process(cron, 1), Process(cron, 1)]
+        for registry in self.registries:
+            registry.run_due()
+        self.expected = Expected(cron, options, night)
 
     def opened(self) -> Registry:
         """A process that starts: it has the present expression."""
         registry = Registry(self.path, durability="normal", clock=self.clock)
-        registry.may_schedule = Permit  # type: ignore[method-assign] # each jump is confirmed by somebody
+        registry.may_schedule = lambda: permit(self.trust)  # type: ignore[method-assign]
         expression, zone = self.cron
         registry.scheduled("job", cron=expression, tz=zone, **self.options)(self.job)
         return registry
@@ -66,94 +88,134 @@ class Schedules(RuleBasedStateMachine):
     def job(self, slot: datetime) -> None:
         self.ran.append(slot)
         if self.dies:
-            self.dies = False
             raise SystemExit
         if self.sleeps_s:
-            self.clock.set(
-                wall_us=self.clock.wall_us() + self.sleeps_s * 1_000_000,
-                boot_ms=self.clock.boot_ms() + self.sleeps_s * 1_000,
-            )
+            self.suspend(self.sleeps_s)
             self.swept += [one.status for registry in self.registries for one in registry.sweep()]
-        self.clock.advance(self.takes)
+        self.clock.advance(self.takes_s)
+
+    def suspend(self, span_s: float) -> None:
+        """Boot time and the wall clock go on, and nothing runs."""
+        self.clock.set(
+            wall_us=self.clock.wall_us() + round(span_s * 1_000_000),
+            boot_ms=self.clock.boot_ms() + round(span_s * 1_000),
+        )
 
     sleeps_s = 0
     dies = False
-    takes = 0.0
+    takes_s = 0.0
     paused = False
 
-    # --- what happens -------------------------------------------------------------------------------------------
+    @property
+    def now(self) -> datetime:
+        """By the wall clock."""
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.clock.wall_us())
 
-    @rule(minutes=st.integers(1, 600))
-    def passes(self, minutes: int) -> None:
-        self.clock.advance(minutes * 60)
+    # --- what happens -------------------------------------------------------------------------------------------
 
     @rule(minutes=st.integers(-600, 600))
     def jumps(self, minutes: int) -> None:
         """The wall clock alone."""
-        self.clock.set(wall_us=self.clock.wall_us() + minutes * 60 * 1_000_000)
+        self.clock.set(wall_us=self.clock.wall_us() + minutes * MINUTE_US)
 
-    @rule(minutes=st.integers(1, 3_000), process=st.integers(0, 1))
+    @rule(trust=st.sampled_from(TRUSTED + DOUBTED), process=PROCESS, minutes=MINUTES, takes_s=TAKES_S)
+    def is_judged(self, trust: Trust, process: int, minutes: int, takes_s: int) -> None:
+        """The clock check says something else of the clock, and somebody looks."""
+        self.trust = trust
+        self.look(process, minutes, takes_s)
+
+    @rule(minutes=st.integers(1, 3_000), process=PROCESS)
     def is_suspended(self, minutes: int, process: int) -> None:
-        """The machine sleeps over slots: boot time and the wall clock go on, and nothing runs; then somebody looks."""
-        span_s = minutes * 60
-        self.clock.set(wall_us=self.clock.wall_us() + span_s * 1_000_000, boot_ms=self.clock.boot_ms() + span_s * 1_000)
-        self.look(process)
+        """The machine sleeps over slots; then somebody looks."""
+        self.suspend(minutes * 60)
+        self.looks(process)
 
-    @rule(minutes=st.integers(1, 600), process=st.integers(0, 1))
+    @precondition(lambda self: self.options["misfire_grace"] is not None)
+    @rule(process=PROCESS, trust=st.sampled_from(TRUSTED), late_us=st.integers(0, 1))
+    def looks_as_a_window_closes(self, process: int, trust: Trust, late_us: int) -> None:
+        """Of the next slot whose window has not closed: to the microsecond, or one behind it."""
+        self.trust = trust
+        grace = timedelta(seconds=self.options["misfire_grace"]) + trust.longer
+        if slots := between(*self.cron, self.now - grace, self.now + timedelta(days=1)):
+            self.suspend((slots[0] + grace - self.now).total_seconds() + late_us / 1_000_000)
+            self.looks(process)
+
+    @rule(minutes=st.integers(1, 600), process=PROCESS)
     def is_suspended_in_a_slot(self, minutes: int, process: int) -> None:
         """The same in the middle of a job, which goes on behind it: its slot is nobody else's, but for a lease."""
         self.sleeps_s, self.swept = minutes * 60, []
-        before = len(self.ran)
-        self.look(process)
-        self.sleeps_s = 0
         is_freed = self.options["lease"] is not None
+        before = len(self.ran)
+        self.looks(process, end="unknown" if is_freed else "succeeded")
+        self.sleeps_s = 0
         assert self.swept == [Status.UNKNOWN] * (len(self.ran) - before) * is_freed
 
-    @rule(process=st.integers(0, 1))
+    @rule(process=PROCESS)
     def sweeps(self, process: int) -> None:
         """Between two looks nobody has a slot, and whoever was interrupted has said so: there is nothing to settle."""
         before = len(self.ran)
         assert self.registries[process].sweep() == []
         assert len(self.ran) == before
 
-    @rule(process=st.integers(0, 1), takes=st.sampled_from([0, 1_800, 7_000]))
-    def look(self, process: int, takes: float = 0) -> None:
-        self.takes = takes
-        try:
-            self.registries[process].run_due()
-        except ScheduleError:  # it still has the expression of before: it is started anew
-            self.starts_anew(process)
+    @rule(process=PROCESS, minutes=MINUTES, takes_s=TAKES_S)
+    def look(self, process: int, minutes: int, takes_s: float) -> None:
+        """Some time later."""
+        self.clock.advance(minutes * 60)
+        self.looks(process, takes_s)
 
-    @rule(process=st.integers(0, 1))
-    def dies_in_a_slot(self, process: int) -> None:
-        self.dies, self.takes = True, 0
+    def looks(self, process: int, takes_s: float = 0, end: str = "succeeded") -> None:
+        """What runs, in which order, and what becomes of all other slots is what the model says."""
+        self.takes_s = takes_s
+        job = Job(timedelta(seconds=takes_s + self.sleeps_s), end, self.dies)
+        runs = self.expected.run_due(self.processes[process], self.now, self.trust, job)
+        before, is_told = len(self.ran), False
         try:
             self.registries[process].run_due()
-        except (SystemExit, ScheduleError):
+        except (SystemExit, ScheduleError) as error:  # dead; or it still has the expression of before
+            is_told = isinstance(error, ScheduleError)
             self.starts_anew(process)
+        assert (None if is_told else self.ran[before:]) == runs
+        assert self.rows() == self.expected.fates
+
+    def rows(self) -> dict[datetime, str]:
+        """Each slot and its status, or why it was skipped."""
+        return {
+            datetime.fromisoformat(task.task_id.rpartition("@")[2]): task.evidence or task.status.word
+            if task.status is Status.SKIPPED
+            else task.status.word
+            for task in self.registries[0].tasks()
+        }
+
+    @rule(process=PROCESS, minutes=MINUTES)
+    def dies_in_a_slot(self, process: int, minutes: int) -> None:
+        self.clock.advance(minutes * 60)
+        self.dies = True
+        self.looks(process, end="unknown")
         self.dies = False
 
-    @rule(process=st.integers(0, 1))
+    @rule(process=PROCESS)
     def starts_anew(self, process: int) -> None:
         self.registries[process].close()
-        self.registries[process] = self.opened()
+        self.registries[process], self.processes[process] = self.opened(), Process(self.cron)
 
-    @rule(cron=st.sampled_from(CRONS), process=st.integers(0, 1))
-    def is_edited(self, cron: tuple[str, str], process: int) -> None:
+    @rule(cron=st.sampled_from(CRONS), process=PROCESS, minutes=MINUTES)
+    def is_edited(self, cron: tuple[str, str], process: int, minutes: int) -> None:
         self.cron = cron
         self.starts_anew(process)
-        self.look(process)
+        self.look(process, minutes, 0)
 
     @precondition(lambda self: not self.paused)
     @rule()
     def pauses(self) -> None:
         self.registries[0].pause("job")
+        self.expected.state = "paused"
         self.paused = True
 
     @precondition(lambda self: self.paused)
     @rule()
     def resumes(self) -> None:
         self.registries[0].resume("job")
+        self.expected.resumes(self.now)
         self.paused = False
 
     # --- what holds ---------------------------------------------------------------------------------------------
@@ -172,35 +234,30 @@ class Schedules(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def ends(self) -> None:
-        """A last look behind all that was ever seen: the audit is clean, and the model finds what it should."""
+        """A last look behind all that was ever seen: the audit is clean, and has the slots that the model has."""
         registry = self.registries[0]
         versions = registry.store.schedules("job")  # type: ignore[attr-defined]
         latest_us = max([self.clock.wall_us(), *(one.watermark_s * 1_000_000 for one in versions)])
         self.clock.set(wall_us=latest_us + HOUR_US)
         self.starts_anew(0)
-        self.look(0)
+        self.trust = Trust()
+        self.looks(0)
         self.nothing_runs_twice()
         audited = list(self.registries[0].audit("job"))
         assert all(one.is_sound for one in audited), [one for one in audited if not one.is_sound]
         for one in audited:
             assert one.state != "skipped" or one.reason in list(Reason)
-        slots = [f"{one.slot:%m-%d %H:%M}" for one in audited]
         versions = self.registries[0].store.schedules("job")  # type: ignore[attr-defined]
-        assert slots == [slot for one in versions for slot in self.reckoned(one)]
-        rows = {task.task_id: task.status for task in self.registries[0].tasks()}
-        assert set(rows) == {one.task_id for one in audited}
+        assert [one.slot for one in audited] == [slot for one in versions for slot in self.reckoned(one)]
+        assert {one.slot for one in audited} == set(self.expected.fates)
         assert set(self.ran) == {one.slot for one in audited if one.attempt}
-        assert not {Status.RUNNING, Status.FAILED} & set(rows.values())
 
     @staticmethod
-    def reckoned(version: Any) -> list[str]:
-        """By the other reckoning, which knows no zoneinfo and no cronsim."""
+    def reckoned(version: Any) -> list[datetime]:
         until_s = version.watermark_s if version.until_s is None else version.until_s
-        if until_s == version.after_s:
-            return []
         after, until = (datetime.fromtimestamp(at_s, UTC) for at_s in (version.after_s, until_s))
-        return as_debian_does(version.cron, version.zone, after.replace(second=0), until)
+        return between(version.cron, version.zone, after, until)
 
 
-Schedules.TestCase.settings = settings(max_examples=40, stateful_step_count=15)
+Schedules.TestCase.settings = settings(max_examples=40, stateful_step_count=20)
 TestSchedules = Schedules.TestCase

@@ -20,6 +20,7 @@ from idemreg.clockcheck.verdict import Permit
 from idemreg.scheduled import SlotRun
 from idemreg.scheduler import FOR_GOOD, LOOK_S, NAP_S, ClockWatch, Loops, Scheduler, keep
 from idemreg.testing import ManualClock
+from tests.support.bands import GRACE_S, Said, each_band
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect, reseal
 
@@ -276,6 +277,88 @@ def test_the_loop_tells_a_suspension_once(path: Path) -> None:
         keep(registry, "one", told.append, watch, Pauses(clock, 2 * HOUR // 5))
     assert [one.task_id[:4] for one in told[2:]] == ["one@"] * (len(told) - 2)
     assert len(told) > 2
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Said:
+    said = Said()
+    monkeypatch.setattr(Clock, "sources", (said,))
+    return said
+
+
+@each_band
+def test_the_bands_of_the_clock_by_run_every(
+    cli: Cli, tmp_path: Path, time: Time, said: Said, deviation_us: int | None, late_us: int, becomes: str | None
+) -> None:
+    """A window is as long as the clock has it; from the last band on nothing is decided until a source confirms it."""
+    cron = Cron(cli, tmp_path, "--misfire-grace", str(GRACE_S))
+    assert cron().exit_code == 0
+    time.clock.advance(HOUR + GRACE_S + late_us / 1_000_000)
+    said.deviation_us = deviation_us
+    result = cron()
+    assert (result.exit_code, "the clock is in doubt" in result.stderr) == (
+        (1, True) if becomes is None else (0, False)
+    )
+    assert rows(cli).get("04:00") == becomes
+    said.deviation_us = 0
+    assert (cron().exit_code, rows(cli)["04:00"]) == (0, becomes or "succeeded")
+    assert len(cron.slots()) == (becomes != "too_late")
+
+
+@each_band
+def test_the_bands_of_the_clock_by_schedule_once(
+    cli: Cli,
+    jobs: str,
+    tmp_path: Path,
+    time: Time,
+    said: Said,
+    deviation_us: int | None,
+    late_us: int,
+    becomes: str | None,
+) -> None:
+    """As by `run --every`."""
+    module = tmp_path / "slot_jobs.py"
+    module.write_text(
+        module.read_text().split('@registry.scheduled("bad"')[0].replace('*")', f'*", misfire_grace={GRACE_S})')
+    )
+    assert cli("schedule", "--once", jobs).exit_code == 0
+    time.clock.advance(HOUR + GRACE_S + late_us / 1_000_000)
+    said.deviation_us = deviation_us
+    result = cli("schedule", "--once", jobs)
+    assert (result.exit_code, "the clock is in doubt" in result.stderr) == (
+        (1, True) if becomes is None else (0, False)
+    )
+    assert ("good@2026-11-23T04:00:00Z succeeded" in result.stdout) == (becomes == "succeeded")
+    assert rows(cli).get("04:00") == becomes
+    said.deviation_us = 0
+    assert (cli("schedule", "--once", jobs).exit_code, rows(cli)["04:00"]) == (0, becomes or "succeeded")
+
+
+@each_band
+def test_the_bands_of_the_clock_by_the_loop_of_schedule(
+    path: Path, deviation_us: int | None, late_us: int, becomes: str | None
+) -> None:
+    """As by `run --every`; the alarm is told once, and the same loop goes on once a source confirms the clock."""
+    clock, said, told = ManualClock(), Said(), list[Any]()
+    clock.sources = (said,)
+    with Registry(path, durability="normal", clock=clock) as registry:
+        registry.scheduled("job", cron="0 * * * *", misfire_grace=GRACE_S)(lambda: None)
+        registry.run_due()
+        clock.advance(HOUR + GRACE_S + late_us / 1_000_000)
+        said.deviation_us = deviation_us
+        states: list[list[str]] = []
+
+        def pause(_seconds: float) -> bool:
+            tasks = registry.tasks(prefix="job@")
+            states.append([task.evidence or task.status.word for task in tasks])
+            said.deviation_us = 0
+            clock.advance(NAP_S)
+            return len(states) > LOOK_S / NAP_S + 1  # behind the second look
+
+        keep(registry, "job", told.append, ClockWatch(registry, told.append), pause)
+    assert states[0] == ([] if becomes is None else [becomes])
+    assert states[-1] == [becomes or "clock"]
+    assert [type(one).__name__ for one in told] == {None: ["ClockError"], "succeeded": ["SlotRun"]}.get(becomes, [])
 
 
 # --- audit ------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from tests.mutants import (
     catalogue_rest,
     catalogue_simulation,
     catalogue_syncing,
+    catalogue_slots,
 )
 from tests.mutants.mutant import Mutant, Patch
 
@@ -61,6 +62,7 @@ _AREAS: Final = (
     catalogue_corruption.CORRUPTION,
     catalogue_clock.CLOCKS,
     catalogue_leases.LEASES,
+    catalogue_slots.SLOTS,
     catalogue_simulation.MUTANTS,
     catalogue_beside.MUTANTS,
     catalogue_powercut.MUTANTS,
