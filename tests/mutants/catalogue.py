@@ -18,8 +18,8 @@ from tests.mutants import (
     catalogue_resources,
     catalogue_rest,
     catalogue_simulation,
-    catalogue_syncing,
     catalogue_slots,
+    catalogue_syncing,
 )
 from tests.mutants.mutant import Mutant, Patch
 
