@@ -6,8 +6,9 @@ another is judged by its window when it could start, and whoever else looks mean
 processes that look at once, one moves the watermark and one gets each claim; who meets a slot at work leaves the rest
 to whoever runs it.
 
-That no two slots of a schedule run at once is made sure of behind the claim: whoever has claimed one and finds another
-at work puts its own back, and nothing has run. Both may do so; then the next look runs them.
+That no two slots of a schedule run at once is made sure of behind the claim: whoever has claimed one makes sure that
+others see it, and where it finds another at work puts its own back, and nothing has run. Both may do so; then the next
+look runs them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from idemreg.claim import Terms
     from idemreg.clock import Clock
     from idemreg.clockcheck.verdict import Permit
-    from idemreg.ledger import Ledger
+    from idemreg.ledger import Ledger, Waiting
     from idemreg.model import Outcome, Task, Wanted
     from idemreg.options import Options
     from idemreg.planning import Plan
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Memory",
+    "NotAdmittedError",
     "OverlapError",
     "Scheduled",
     "SlotRun",
@@ -71,6 +73,10 @@ class SlotRun(NamedTuple):
 
 class OverlapError(Exception):
     """Another slot of the schedule is at work, so this one is put back. Never seen by callers."""
+
+
+class NotAdmittedError(Exception):
+    """A slot is put back before its job begins, for the error that is the cause of this. Never seen by callers."""
 
 
 def timetable(
@@ -162,7 +168,7 @@ def due(
             if (task_id := next(following, None)) is None:
                 return runs
             tried.add(task_id)
-            yield from _keep_in_sight(store, table.name, _at(task_id), wanted)
+            yield _keep_in_sight, (cast("Ledger", store), wanted, task_id), None
         except IdemregError:
             if runs:
                 return runs
@@ -187,6 +193,9 @@ def _run(execute: Callable[[str], Walk[Any]], task_id: str) -> Walk[SlotRun | st
         outcome = yield from execute(task_id)
     except OverlapError:
         return _AT_WORK
+    except NotAdmittedError as error:
+        cause = cast("Exception", error.__cause__)
+        return _AT_WORK if isinstance(cause, OverlapError) else SlotRun(task_id, slot, None, cause)
     except (TaskRunningError, TaskDoneError) as error:
         if error.task_id == task_id:  # and not of a task that its job has called
             return _AT_WORK if isinstance(error, TaskRunningError) else _ENDED
@@ -200,28 +209,28 @@ def _at(task_id: str) -> int:
     return slot_of(task_id) or 0
 
 
-def _keep_in_sight(store: Store, name: str, at_s: int, wanted: Wanted) -> Walk[None]:
+def _keep_in_sight(ledger: Ledger, wanted: Wanted, task_id: str) -> Waiting:
     """Whoever looks for running slots must find this one, also if it is older than any that may run by itself.
 
-    `StoreBusyError` where others change the schedule all the time: it must not run unseen.
+    What is there then. `StoreBusyError` where others change the schedule all the time: it must not run unseen.
     """
-    ledger = cast("Ledger", store)
+    name, _, _ = task_id.partition("@")
     for _ in range(TRIES):
-        schedule = (yield ledger.waiting, (name,), None).schedule
-        if schedule is None or schedule.open_s <= at_s:
-            return
-        is_lowered = yield ledger.plan, (schedule, [schedule._replace(open_s=at_s)], [], wanted), None
-        if is_lowered:
-            return
+        found = ledger.waiting(name)
+        if (schedule := found.schedule) is None or schedule.open_s <= _at(task_id):
+            return found
+        ledger.plan(schedule, [schedule._replace(open_s=_at(task_id))], [], wanted)  # or somebody else was faster
     raise always_changing(name)
 
 
-def check_alone(ledger: Ledger, name: str, task_id: str) -> None:
+def check_alone(ledger: Ledger, wanted: Wanted, task_id: str) -> None:
     """`OverlapError` where another slot of the schedule is at work than this one, which the caller has claimed.
 
     Also where the other's lease has expired: its owner may come back until somebody has decided about it.
     """
-    found = ledger.waiting(name)
+    found = _keep_in_sight(
+        ledger, wanted, task_id
+    )  # again: a look may have begun before the claim, and ended behind it
     others = [owner for one, owner in found.owners.items() if one != task_id]
     if any(owner.liveness is not Liveness.DEAD for owner in others):
         raise OverlapError
@@ -259,42 +268,52 @@ class Scheduled(NamedTuple):
 
     def due(self, terms: Terms, may_schedule: Callable[[], Permit]) -> Walk[list[SlotRun]]:
         """The walk that runs what is due of it."""
-        options = terms.options
-        release_on = (*options.release_on, OverlapError)
-        terms = terms._replace(options=options._replace(raise_on_duplicate=True, release_on=release_on))
+        terms = terms._replace(options=terms.options._replace(raise_on_duplicate=True))
 
         def execute(task_id: str) -> Walk[Outcome[Any]]:
-            return self._run(terms, task_id, self._alone(terms, task_id))
+            return self._run(terms, task_id, check_alone)
 
         return due(terms.store, terms.clock, self.table, self.wanted, may_schedule, execute, self.memory)
 
-    def _run(self, terms: Terms, task_id: str, job: Callable[..., Any]) -> Walk[Outcome[Any]]:
-        return run_walk(terms, self.wanted._replace(task_id=task_id), job, *self.arguments(task_id))
-
     def by_hand(self, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
         """The walk that runs one slot as it is called."""
-        return self._run(terms, task_id, self._callable(terms))
+        try:
+            return (yield from self._run(terms, task_id, _keep_in_sight))
+        except NotAdmittedError as error:
+            raise cast("Exception", error.__cause__) from None
 
-    def _callable(self, terms: Terms) -> Callable[..., Any]:
-        """What a step can call: the function, cancelled when its time is over where it is awaited."""
-        return self.function if terms.offload is None else within_time(terms, self.function)
+    def _run(self, terms: Terms, task_id: str, admit: Callable[[Ledger, Wanted, str], object]) -> Walk[Outcome[Any]]:
+        """``admit``: called behind the claim; its error puts the slot back."""
+        options = terms.options
+        terms = terms._replace(options=options._replace(release_on=(*options.release_on, NotAdmittedError)))
+        check = functools.partial(admit, cast("Ledger", terms.store), self.wanted, task_id)
+        job = self._admitted(terms, check)
+        return run_walk(terms, self.wanted._replace(task_id=task_id), job, *self.arguments(task_id))
 
-    def _alone(self, terms: Terms, task_id: str) -> Callable[..., Any]:
-        """The function behind a look whether another slot is at work."""
-        job, offload = self._callable(terms), terms.offload
-        check = functools.partial(check_alone, cast("Ledger", terms.store), self.table.name, task_id)
+    def _admitted(self, terms: Terms, check: Callable[[], object]) -> Callable[..., Any]:
+        """What a step can call: the function, cancelled when its time is over where it is awaited, behind a check."""
+        if (offload := terms.offload) is None:
+            function = self.function
 
-        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the function takes and gives
-            check()
-            return job(*args, **kwargs)
+            def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the function takes and gives
+                try:
+                    check()
+                except Exception as error:
+                    raise NotAdmittedError from error
+                return function(*args, **kwargs)
+
+            return call
+        job = within_time(terms, self.function)
 
         async def acall(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            assert offload is not None  # noqa: S101 - asynchronous terms have one
-            await offload.call(check)
+            try:
+                await offload.call(check)
+            except Exception as error:
+                raise NotAdmittedError from error
             result = job(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 
-        return call if offload is None else acall
+        return acall
 
 
 def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
@@ -311,7 +330,7 @@ def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[A
         raise ScheduleError(msg, hint="See its slots with: idemreg audit NAME")
     if row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE:
         yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
-    yield from _keep_in_sight(store, scheduled.table.name, at_s, scheduled.wanted)
+    yield _keep_in_sight, (cast("Ledger", store), scheduled.wanted, task_id), None
     return (yield from scheduled.by_hand(terms, task_id))
 
 

@@ -27,7 +27,7 @@ from idemreg import (
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.model import Verdict
-from idemreg.planning import MOST_ROWS
+from idemreg.planning import MOST_ROWS, always_changing
 from idemreg.scheduled import TRIES
 from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
 from idemreg.testing import ManualClock
@@ -925,6 +925,100 @@ def test_what_runs_by_hand_is_seen_by_others(
     job.body = body
     registry.run_slot("job@2026-11-23T04:00:00Z")
     assert other.rows() == {"1": "succeeded", "2": "too_late", "3": "overlap"}
+
+
+def runs_aside(registry: Registry, task_id: str) -> threading.Thread:
+    """Run the slot by hand, until its job lets go of it."""
+    thread = threading.Thread(target=registry.run_slot, args=(task_id,))
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def out_of_sight(registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock) -> tuple[Job, Job]:
+    """Two slots were too late, the older has run by hand; a third is due. Two processes with the schedule."""
+    job, other = Job(registry, misfire_grace=60), Job(open_registry(clock=clock), misfire_grace=60)
+    clock.advance(2 * HOUR + 61)
+    job.due()
+    job.registry.run_slot("job@2026-11-23T04:00:00Z")
+    clock.advance(HOUR - 61)
+    return job, other
+
+
+def test_what_was_begun_by_hand_since_the_look_is_seen_by_others(
+    out_of_sight: tuple[Job, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look stores what it has found, and another slot is at work by then: none runs beside it."""
+    job, other = out_of_sight
+    begun, ends = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+    plan = ledger(job.registry).plan
+
+    def body(_slot: datetime) -> None:
+        begun.set()
+        assert ends.wait(PATIENCE_S)
+
+    def late(*words: Any) -> bool:
+        if not threads:
+            threads.append(runs_aside(other.registry, "job@2026-11-23T05:00:00Z"))
+            assert begun.wait(PATIENCE_S)
+        return plan(*words)
+
+    other.body = body
+    monkeypatch.setattr(job.registry.store, "plan", late)
+    assert job.due() == []
+    assert job.rows() == {"1": "succeeded", "2": "running", "3": "pending"}
+    ends.set()
+    threads[0].join(PATIENCE_S)
+    assert [run.error for run in job.due()] == [None]
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
+
+
+def test_what_is_claimed_by_hand_behind_a_look_is_seen_by_others(
+    out_of_sight: tuple[Job, Job], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process looks, and runs what is due, in the moment before the claim."""
+    job, other = out_of_sight
+    look, looked = job.registry.store.look, list[str]()
+
+    def late(wanted: Any) -> Any:
+        if not looked:
+            looked.extend(run.task_id for run in other.due())
+        return look(wanted)
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        assert other.due() == []
+
+    job.body = body
+    monkeypatch.setattr(job.registry.store, "look", late)
+    job.registry.run_slot("job@2026-11-23T05:00:00Z")
+    assert looked == ["job@2026-11-23T06:00:00Z"]
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded", "4": "overlap"}
+
+
+def test_a_slot_that_cannot_be_looked_about_behind_its_claim_is_put_back(
+    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file says why, the job has not begun, and no attempt is used up."""
+    job = Job(registry)
+    clock.advance(HOUR)
+    waiting, left = ledger(registry).waiting, iter(range(2))
+
+    def busy(name: str) -> Any:
+        if next(left, None) is None:
+            raise always_changing(name)
+        return waiting(name)
+
+    monkeypatch.setattr(registry.store, "waiting", busy)
+    (run,) = job.due()
+    assert isinstance(run.error, StoreBusyError)
+    assert job.rows() == {"1": "pending"}
+    with pytest.raises(StoreBusyError):
+        registry.run_slot("job@2026-11-23T04:00:00Z")
+    monkeypatch.undo()
+    assert [one.outcome.attempt for one in job.due()] == [1]
+    assert job.ran == ["1"]
 
 
 # --- coroutines -------------------------------------------------------------------------------------------------

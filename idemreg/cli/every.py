@@ -111,7 +111,7 @@ def run_every(
             return registry.may_schedule()
 
         def execute(task_id: str) -> Walk[CommandEnd]:
-            check = functools.partial(check_alone, cast("Ledger", registry.store), table.name, task_id)
+            check = functools.partial(check_alone, cast("Ledger", registry.store), template, task_id)
             call = functools.partial(_run, registry, task_id, argv, inbox=inbox, admit=check, **options)
             end = cast("CommandEnd", (yield call, (), None))
             with contextlib.suppress(OSError, StoreError):

@@ -142,12 +142,25 @@ def plan(
     name = becomes[0].name
     if _newest(connection, name) != seen:
         return False
-    for schedule in becomes:
+    for schedule in _in_sight(connection, seen, becomes):
         values = (*schedule[:9], int(schedule.state), None if schedule.skips is None else schedule.skips.value)
         connection.execute(_PUT, (*values, values_seal(values)))
     connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))
     faults.point("slots.in-transaction")
     return True
+
+
+def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[Schedule]) -> Sequence[Schedule]:
+    """No slot at work falls out of sight: it may have been claimed, by hand, since the schedule was looked at."""
+    last = becomes[-1]
+    if seen is None or last.open_s <= seen.open_s:
+        return becomes
+    ids = connection.execute(
+        "SELECT task_id FROM idempotent_log WHERE status = 3 AND task_id >= ? AND task_id < ? ORDER BY task_id",
+        (slot_id(last.name, seen.open_s), slot_id(last.name, last.open_s)),
+    )
+    oldest_s = next((at_s for (task_id,) in ids if (at_s := slot_of(str(task_id))) is not None), last.open_s)
+    return [*becomes[:-1], last._replace(open_s=oldest_s)]
 
 
 def _rows(schedule: str, slots: Sequence[NewSlot], wanted: Wanted, stamp: Stamp) -> Iterator[tuple[Any, ...]]:
