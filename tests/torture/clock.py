@@ -319,7 +319,8 @@ class World:
         task = self.run_new(self.anybody(), self.chance.choice((None, 0, self.span())))
         self.jump(-MOST)
         self.purge(self.anybody())  # refused: a date is to come
-        self.must_replay(self.anybody(), task)
+        if task in self.tasks:
+            self.must_replay(self.anybody(), task)
 
     def scene_replay(self) -> None:
         tasks = [task for task, known in self.tasks.items() if known.is_final]
