@@ -443,14 +443,14 @@ def live(world: World) -> None:
     world.jump()
     world.open()
     scenes = [world.scene_kept, world.scene_across, world.scene_future, world.scene_replay, world.scene_twin]
-    century = int(world.chance.random() < 0.8)  # mostly in the second boot: its date is ahead of all that follows
     if world.chance.random() < 0.3:
         scenes.append(world.scene_killed)
     for boot in range(2):
         if boot:
             world.reboot()
         world.chance.shuffle(scenes)
-        _play(world, [*scenes, world.scene_century] if boot == century else scenes)
+        _play(world, scenes)
+    world.scene_century()  # late: its date is ahead of all that follows in its boot
     world.scene_long_up()
     world.set_right()
     world.purge(world.anybody())
