@@ -413,6 +413,35 @@ def test_an_end_whose_commit_fails_is_told_with_its_result(path: Path, way: str)
         assert script.end() == 0
 
 
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("check", ["integrity_check", "quick_check"])
+def test_a_check_that_memory_cuts_off_tells_of_no_damage(path: Path, check: str) -> None:
+    """Whichever allocation of SQLite's is the first to fail: a sound file is never told as a damaged one."""
+    source = """
+        import apsw
+        from idemreg import Registry
+        from idemreg.sqlite import pages
+        from tests.torture.injected.shim import LASTING, watch_sqlite
+        with Registry(sys.argv[1], durability="normal") as registry:
+            for number in range(20): registry.run(f"t:{number}", lambda: "x" * 3_000)
+        watch_sqlite(_functions)
+        number, told = 0, []
+        while True:
+            number += 1
+            connection = apsw.Connection(sys.argv[1])
+            fail("sqlite", errno.ENOMEM, number=number, lasting=LASTING)
+            try: told += pages.damage(connection, sys.argv[2], 1)
+            except (MemoryError, apsw.Error): pass
+            failed = hits()
+            connection.close()
+            if not failed: break
+        say(number > 20, told)
+    """
+    with FaultedScript(source, path, check) as script:
+        script.expect("True []")
+        assert script.end() == 0
+
+
 # --- schedules ---------------------------------------------------------------------------------------------------
 
 

@@ -81,13 +81,19 @@ def check(connection: apsw.Connection) -> None:
 def damage(connection: apsw.Connection, check: str, limit: int) -> list[str]:
     """What SQLite's quick_check or integrity_check has to say; nothing where all is well.
 
-    `StoreError` where a page could not be read, for which both have words as for damage.
+    `StoreError` where a page could not be read, for which both have words as for damage. What it says is asked for a
+    second time: where memory goes in its middle it counts what it has seen until then, and may tell of a sound file
+    that an index has a wrong number of entries. The second then cannot begin (a MemoryError), or says that all is well.
     """
-    found = [str(text) for (text,) in connection.execute(f"PRAGMA {check}({limit:d})") if text != "ok"]
+    found = _asked(connection, check, limit) and _asked(connection, check, limit)
     if found and all(_is_unread(text, checks_pages=has(connection)) for text in found):
         msg = f"the disk reported an error: {found[0]}"
         raise StoreError(msg)
     return found
+
+
+def _asked(connection: apsw.Connection, check: str, limit: int) -> list[str]:
+    return [str(text) for (text,) in connection.execute(f"PRAGMA {check}({limit:d})") if text != "ok"]
 
 
 def _is_unread(text: str, *, checks_pages: bool) -> bool:

@@ -39,7 +39,8 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-# What is looked at when a file is opened: no trial tries it, and no other barrier hides its absence.
+# What is looked at when a file is opened; no other barrier hides its absence. Three of them a trial finds as well: see
+# `ALSO_FOUND` in tests/torture/corruption.py.
 _AT_REST: Final = {
     "rest-without-checksum": "test_an_older_wal_that_was_written_on_is_refused",
     "rest-without-epoch": "test_what_is_lost_can_be_given_up",

@@ -1,9 +1,10 @@
 """Clocks that jump: no jump changes whether a task may run, which token it gets, or what a purge takes of this boot.
 
 Two processes share a registry, one of them in another time namespace, where the time since boot is years ahead or some
-minutes behind. The wall clock of both jumps by a second to a hundred years, forth and back, also while somebody waits;
-the machine sleeps as long, and is booted anew; owners are killed. What each call must answer is known from what was
-done, and from the only two clocks that may count: the time since boot, which the trial keeps by itself, for rows of
+minutes behind. The wall clock of both jumps by a second to a hundred years, forth and back, also while somebody waits,
+and once in every history by a hundred years exactly, ahead and back again (no system sets a clock further back than
+1970). The machine sleeps as long, and is booted anew; owners are killed. What each call must answer is known from what
+was done, and from the only two clocks that may count: the time since boot, which the trial keeps by itself, for rows of
 this boot, and dates for rows of earlier ones.
 """
 
@@ -23,9 +24,12 @@ from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.torture.trial import Tally, Trial, again
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 __all__ = ["TRIAL"]
 
@@ -35,6 +39,7 @@ SECOND: Final = 1_000
 HOUR: Final = 3_600 * SECOND
 YEAR: Final = 31_557_600 * SECOND
 MOST: Final = 100 * YEAR
+LEAST_US: Final = -MOST * 1_000 // 2  # of what is added to the machine's clock: no system has a date before 1970
 LATEST_MS: Final = 2**40 - 1  # 34 years, which a stamp has room for
 WAIT_S: Final = 0.03
 OWN, OTHER = 0, 1  # the workers: in this time namespace, and in another
@@ -165,9 +170,12 @@ class World:
     def jump(self, ms: int | None = None) -> None:
         """Of the wall clock."""
         ms = self.chance.choice((-1, 1)) * self.span() if ms is None else ms
-        self.wall_us = max(-MOST * 1_000 // 2, min(self.wall_us + ms * 1_000, MOST * 1_000))
+        before_us = self.wall_us
+        self.wall_us = max(LEAST_US, min(before_us + ms * 1_000, MOST * 1_000))
         self.tell_clocks()
         self.tally.events["jumps of the wall clock"] += 1
+        self.tally.events["jumps of a hundred years ahead"] += self.wall_us - before_us == MOST * 1_000
+        self.tally.events["jumps of a hundred years back"] += self.wall_us - before_us == -MOST * 1_000
 
     def suspend(self, ms: int | None = None) -> None:
         """The machine: time since boot goes on, and dates with it."""
@@ -304,6 +312,16 @@ class World:
         self.jump(-self.span())
         self.purge(self.anybody())
 
+    def scene_century(self) -> None:
+        """A hundred years ahead, where something ends, and exactly as many back again."""
+        self.jump(min(0, -(self.wall_us // 1_000)))  # from where there is room for both
+        self.jump(MOST)
+        task = self.run_new(self.anybody(), self.chance.choice((None, 0, self.span())))
+        self.jump(-MOST)
+        self.purge(self.anybody())  # refused: a date is to come
+        if task in self.tasks:
+            self.must_replay(self.anybody(), task)
+
     def scene_replay(self) -> None:
         tasks = [task for task, known in self.tasks.items() if known.is_final]
         for task in self.chance.sample(tasks, min(3, len(tasks))):
@@ -413,6 +431,13 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
+def _play(world: World, scenes: Sequence[Callable[[], None]]) -> None:
+    for scene in scenes:
+        scene()
+        world.jump()
+    world.again()
+
+
 def live(world: World) -> None:
     """Scenes in any order, over two or three boots."""
     world.jump()
@@ -420,14 +445,12 @@ def live(world: World) -> None:
     scenes = [world.scene_kept, world.scene_across, world.scene_future, world.scene_replay, world.scene_twin]
     if world.chance.random() < 0.3:
         scenes.append(world.scene_killed)
-    for is_last in (False, True):
-        world.chance.shuffle(scenes)
-        for scene in scenes:
-            scene()
-            world.jump()
-        world.again()
-        if not is_last:
+    for boot in range(2):
+        if boot:
             world.reboot()
+        world.chance.shuffle(scenes)
+        _play(world, scenes)
+    world.scene_century()  # late: its date is ahead of all that follows in its boot
     world.scene_long_up()
     world.set_right()
     world.purge(world.anybody())

@@ -221,12 +221,22 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
 
 
 EXCUSED: Final = "excused: a row was hidden"
+
+# Of what is compared at rest (`rest-...`) and of the file guard, the mutants that 500 corruptions find at each of
+# three seeds. They do not find the others: at no seed that was tried those that believe an older -wal, one of another
+# content, of a damaged header or under another database; nor those of the guard that miss a -wal, an index, a lock
+# file, or the size of one. What misses the database or its size only, or asks the guard in one place less, or writes
+# on behind it, they find at some seeds: 50 of 500 befall files that are open, and few of these are of one kind. No
+# other trial changes files at rest or under a process, so for all of those the plain test stands that the catalogue
+# of `tests.mutants` names. (`guard-off` is `corrupt-unguarded`, and `rest-without-whole` is
+# `corrupt-whole-unchecked`.)
+ALSO_FOUND: Final = ("rest-without-frames", "rest-without-epoch", "rest-without-times")
 TRIAL: Final = Trial(
     "corruption",
     "corruptions",
     50_000,
     2_500,
     run,
-    tuple(one.name for one in CORRUPTION),
+    (*(one.name for one in CORRUPTION), *ALSO_FOUND),
     told=(EXCUSED, "alive", "replays", "new tasks"),
 )

@@ -13,8 +13,8 @@ Nor is it taken from a decoration, which compiles a function: CPython's compiler
 an allocation in it has failed (3.11; it tells by itself, with ``_testcapi.set_nomemory`` around `compile`), and another
 allocation then gets memory that is in use. A decoration touches no file.
 
-Event loops, click and cronsim are not ours: from calls that run them, or the clock check, Python's memory is not taken
-(`mixed` in injected/cases.py); SQLite's is.
+Event loops and click are not ours: from calls that run them Python's memory is not taken (`mixed` in
+injected/cases.py); SQLite's is.
 """
 
 from __future__ import annotations

@@ -5,34 +5,40 @@ A case says which methods it covers; tests/test_torture_io_errors.py fails on a 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg import (
-    AsyncRegistry,
     Checkpointer,
     Claim,
+    Clock,
     IdemregError,
     Outcome,
+    Registry,
     Status,
     TaskUnknownError,
 )
+from idemreg.slots import slot_id
+from idemreg.testing import ManualClock
 from tests.torture.injected.scene import NAME
-from tests.torture.injected.states import LARGE, RESULT, JobError
+from tests.torture.injected.states import BUSY_S, LARGE, RESULT, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.torture.injected.scene import Scene
 
-__all__ = ["CASES", "Case", "CommandError", "case"]
+__all__ = ["CASES", "EXPORT", "Case", "CommandError", "case"]
 
 SUCCEEDED, FAILED, PENDING, RUNNING, UNKNOWN = (
     *(Status.SUCCEEDED, Status.FAILED, Status.PENDING, Status.RUNNING, Status.UNKNOWN),
 )
+
+
+SECOND_US: Final = 1_000_000
+MINUTE_US: Final = 60 * SECOND_US
 
 
 class Case(NamedTuple):
@@ -44,7 +50,7 @@ class Case(NamedTuple):
     is_filled: bool  # needs the tasks of a filled state
     is_cold: bool  # opens the file itself, and is not tried on one that is open
     weight: int  # tried so many times as often as others; 0: seldom, as it takes long
-    is_mixed: bool  # shared with code that is not ours (an event loop, click, cronsim): Python has its memory there
+    is_mixed: bool  # shared with code that is not ours (an event loop, click): Python has its memory there
 
 
 class CommandError(Exception):
@@ -237,8 +243,31 @@ def numbered(scene: Scene) -> None:
     scene.check(numbers.next() < numbers.next(), "serials go back")
 
 
+@case("run_due", "Registry.scheduled", "Registry.run_due", weight=2)
+def due(scene: Scene) -> None:
+    if (problem := _due(scene)) is not None:  # as in `many`
+        raise problem
+
+
+def _due(scene: Scene) -> Exception | None:
+    """The slot of a minute that passes by the clock of a registry of its own."""
+    machine = Clock()
+    clock = ManualClock(wall_us=machine.wall_us(), boot_ms=machine.boot_ms())
+    slot = slot_id("minute", (clock.wall_us() // MINUTE_US + 1) * MINUTE_US // SECOND_US)
+    scene.entered[slot] = scene.failed[slot] = 0
+    scene.tries(slot, RUNNING, PENDING, UNKNOWN)
+    with Registry(scene.path, busy_timeout=BUSY_S, clock=clock) as registry:
+        registry.scheduled("minute", cron="* * * * *")(scene.job(slot))
+        registry.run_due()  # begins the schedule
+        clock.advance(MINUTE_US // SECOND_US)
+        (ran,) = registry.run_due()
+        if ran.error is None:
+            scene.tells(slot, SUCCEEDED)
+        return ran.error
+
+
 @case("schedule", "Registry.scheduled", "Registry.run_due", "Registry.pause", "Registry.resume", "Registry.audit",
-      "Registry.run_slot", mixed=True)  # fmt: skip
+      "Registry.run_slot")  # fmt: skip
 def scheduled(scene: Scene) -> None:
     registry, slot = scene.registry, "leap@2024-02-29T00:00:00Z"
     registry.scheduled("leap", cron="0 0 29 2 *")(lambda: None)
@@ -259,7 +288,7 @@ def swept(scene: Scene) -> None:
         scene.tells("dead", UNKNOWN)
 
 
-@case("clock", "Registry.check_clock", "Registry.confirm_clock", mixed=True)
+@case("clock", "Registry.check_clock", "Registry.confirm_clock")
 def clock_checked(scene: Scene) -> None:
     scene.check(scene.registry.check_clock().permit.scheduling, "a clock is in doubt that nobody has set")
     scene.registry.confirm_clock(evidence="looked at it")
@@ -415,15 +444,13 @@ def exported(scene: Scene) -> None:
 def imported(scene: Scene) -> None:
     for task_id in ("in-1", "in-2"):
         scene.tries(task_id, SUCCEEDED)
-    scene.registry.import_lines(_EXPORT)
+    scene.registry.import_lines(EXPORT)
     for task_id in ("in-1", "in-2"):
         scene.tells(task_id, SUCCEEDED)
 
 
 def _export() -> list[str]:
     import tempfile  # noqa: PLC0415
-
-    from idemreg import Registry  # noqa: PLC0415
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -434,7 +461,7 @@ def _export() -> list[str]:
         return list(other.export_lines())
 
 
-_EXPORT: Final = _export()
+EXPORT: Final = _export()
 
 
 # --- opening and closing --------------------------------------------------------------------------------------------
@@ -459,27 +486,3 @@ def with_checkpointer(scene: Scene) -> None:
     scene.run("new")
     checkpointer.step()
     checkpointer.close()
-
-
-# --- coroutines -----------------------------------------------------------------------------------------------------
-
-
-@case("AsyncRegistry", "AsyncRegistry.run", "AsyncRegistry.claim", mixed=True, weight=2)
-def awaited(scene: Scene) -> None:
-    async def main() -> None:
-        registry = AsyncRegistry.of(scene.registry)
-        for task_id in ("new", "new-2"):
-            scene.tries(task_id, RUNNING, PENDING, UNKNOWN)
-        await registry.run("new", scene.job("new"), name=NAME)
-        scene.tells("new", SUCCEEDED)
-        async with registry.claim("new-2", name=NAME) as claim:
-            claim.result = scene.job("new-2")()
-        scene.tells("new-2", SUCCEEDED)
-        await registry.get("new")
-
-    try:
-        asyncio.run(main())
-    finally:  # what a claim has left to the threads, they do behind its call
-        offload = scene.registry.offload
-        offload.pool().shutdown(wait=True)
-        offload.close()

@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import struct
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -24,6 +25,7 @@ from idemreg import (
     TaskFailedError,
     TaskUnknownError,
 )
+from idemreg.later import later
 from idemreg.lockfile import CHECKPOINT_TURN, WRITE_TURN
 from tests.torture.injected.cases import CommandError
 from tests.torture.injected.scene import JOBS, NAME, Row, Scene, rows
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["End", "judge"]
 
+PATIENCE_S: Final = 60.0
 LATE_S: Final = 1.0  # by which the thread of a coroutine may still be at work
 NEW: Final = ("new", "new-2", "new-3")
 # By file, what nobody may have locked: SQLite's RESERVED and PENDING; its locks in WAL mode for writing, checkpoint and
@@ -64,6 +67,7 @@ class End(NamedTuple):
 
 def judge(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
     """Every rule that is broken."""
+    _wait_for_what_was_left()
     yield from scene.problems
     yield from _error(end, is_memory=is_memory)
     yield from _nothing_held(scene)
@@ -80,6 +84,14 @@ def judge(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
     scene.close_looks()
     yield from _nothing_open(scene)
     yield from _next_process(scene, end)
+
+
+def _wait_for_what_was_left() -> None:
+    """Until the thread of `later` has done what was left to it: it may be inside a connection, and changes rows."""
+    if later._thread is not None:
+        done = threading.Event()
+        later.do(done.set)
+        assert done.wait(PATIENCE_S), "what was left to another thread is not done"
 
 
 def _error(end: End, *, is_memory: bool) -> Iterator[str]:
@@ -230,6 +242,7 @@ def _again(scene: Scene, registry: Registry, who: str, *, must_go_on: bool) -> I
 def _nothing_open(scene: Scene) -> Iterator[str]:
     if _left_open(scene):  # by a registry of the case's own, which an error's traceback may keep in a cycle
         gc.collect()
+    _wait_for_what_was_left()
     if left := _left_open(scene):
         yield f"behind the close there is open: {' '.join(left)}"
     if there := apsw.connections():

@@ -195,6 +195,8 @@ class Worker:
         asked = json.loads(words)
         for name, *rest, number in asked if isinstance(asked[0], list) else [asked]:
             item = Item(next(case for case in CASES if case.name == name), *rest)
+            if self.mode == "memory":  # as `numbers` does: what is imported late is there, and is compiled
+                self.one(item, NEVER)
             for one in [number] if number else range(1, MOST_CALLS):
                 if not self.one(item, one):
                     break
