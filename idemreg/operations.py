@@ -240,10 +240,18 @@ class Operations:
         pausing.pause(self._store, name)
 
     def resume(self, name: str) -> None:
-        """The schedule goes on with the next slot. What came due since the last look at it was paused."""
+        """The schedule goes on with the next slot. What came due since the last look at it was paused.
+
+        `ClockError`, and it stays paused, while the clock is in doubt: by it nobody can say what that was.
+        """
         from idemreg import pausing  # noqa: PLC0415 - as above
 
-        pausing.resume(self._store, name, self.clock.wall_us())
+        def now_us() -> int:
+            if (problem := self.check_clock().problem) is not None:
+                raise problem
+            return self.clock.wall_us()
+
+        pausing.resume(self._store, name, now_us)
 
     # --- keep ---------------------------------------------------------------------------------------------------
 

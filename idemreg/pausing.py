@@ -26,9 +26,9 @@ def pause(store: Store, name: str) -> None:
     _write(store, name, lambda seen: NOTHING._replace(becomes=[seen._replace(state=State.PAUSED)]))
 
 
-def resume(store: Store, name: str, now_us: int) -> None:
-    """See `Operations.resume`."""
-    _write(store, name, lambda seen: resumed(seen, now_us // 1_000_000) if seen.state is State.PAUSED else NOTHING)
+def resume(store: Store, name: str, now_us: Callable[[], int]) -> None:
+    """See `Operations.resume`. ``now_us``: the wall clock, or an error where it is in doubt."""
+    _write(store, name, lambda seen: resumed(seen, now_us() // 1_000_000) if seen.state is State.PAUSED else NOTHING)
 
 
 def _write(store: Store, name: str, change: Callable[[Schedule], Plan]) -> None:

@@ -11,6 +11,7 @@ from idemreg import (
     AsyncRegistry,
     ClockBands,
     ClockCheck,
+    ClockError,
     ClockVerdict,
     Registry,
     Status,
@@ -22,6 +23,7 @@ from idemreg import (
 from idemreg.clockcheck.check import KEEP_MS, moment
 from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
+from idemreg.ledger import Ledger, State
 from idemreg.store import Settlement
 from idemreg.testing import ManualClock
 from tests.support.bands import GRACE_S, Said, each_band
@@ -201,6 +203,22 @@ def test_a_jump_suspends_until_it_is_confirmed(looked: Registry, world: World, j
     assert suspended(looked).alarm == found.alarm
     looked.confirm_clock()
     assert goes_on(looked).verdict is CANNOT_TELL
+
+
+@each_sign
+def test_a_paused_schedule_is_not_resumed_in_doubt(looked: Registry, world: World, sign: int) -> None:
+    """What has come due meanwhile was paused, and by such a clock nobody can say what that was."""
+    looked.scheduled("job", cron="0 * * * *")(lambda: None)
+    looked.run_due()
+    looked.pause("job")
+    before = cast("Ledger", looked.store).schedules("job")
+    world.jump(sign * DAY)
+    with pytest.raises(ClockError, match="in doubt"):
+        looked.resume("job")
+    assert cast("Ledger", looked.store).schedules("job") == before
+    looked.confirm_clock()
+    looked.resume("job")
+    assert cast("Ledger", looked.store).schedules("job")[-1].state is State.GOING
 
 
 @each_sign

@@ -8,13 +8,14 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from idemreg import Registry, ScheduleError, Status
+from idemreg import ClockError, Registry, ScheduleError, Status
 from idemreg.clockcheck.verdict import Permit
 from idemreg.slots import Reason
 from idemreg.testing import ManualClock
@@ -46,6 +47,17 @@ def permit(trust: Trust) -> Permit:
     correction_us = (trust.served or timedelta()) // timedelta(microseconds=1)
     extension_ms = trust.longer / timedelta(milliseconds=1)
     return Permit(trust.is_good or trust.served is not None, trust.is_good, extension_ms, correction_us)
+
+
+class Checked(NamedTuple):
+    """What the clock check says, as far as a schedule asks."""
+
+    permit: Permit
+    problem: ClockError | None
+
+
+def checked(trust: Trust) -> Checked:
+    return Checked(permit(trust), None if trust.is_good else ClockError("for the test"))
 
 
 class Schedules(RuleBasedStateMachine):
@@ -80,7 +92,7 @@ class Schedules(RuleBasedStateMachine):
     def opened(self) -> Registry:
         """A process that starts: it has the present expression."""
         registry = Registry(self.path, durability="normal", clock=self.clock)
-        registry.may_schedule = lambda: permit(self.trust)  # type: ignore[method-assign]
+        registry.check_clock = lambda: checked(self.trust)  # type: ignore[assignment, method-assign, return-value]
         expression, zone = self.cron
         registry.scheduled("job", cron=expression, tz=zone, **self.options)(self.job)
         return registry
@@ -214,6 +226,10 @@ class Schedules(RuleBasedStateMachine):
     @precondition(lambda self: self.paused)
     @rule()
     def resumes(self) -> None:
+        if not self.trust.is_good:
+            with pytest.raises(ClockError):
+                self.registries[0].resume("job")
+            return
         self.registries[0].resume("job")
         self.expected.resumes(self.now)
         self.paused = False
