@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 import apsw
 import pytest
 
-from idemreg import ChecksumMismatchError, Clock, oslock
+from idemreg import ChecksumMismatchError, Clock, StoreBusyError, oslock
 from idemreg.sqlite import hot
 from idemreg.sqlite.connection import NORMAL
 from idemreg.turn import Turn, Turns
+from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,3 +121,34 @@ def test_a_turn_whose_taking_breaks_off_is_given_back(registry: Registry, monkey
         assert others.checkpoint.try_take()
     finally:
         others.close()
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_claim_that_has_waited_for_the_turn_is_one_statement(
+    open_registry: Callable[..., Registry], monkeypatch: pytest.MonkeyPatch, *, is_free: bool
+) -> None:
+    """Not a transaction of three. Where another program writes, nothing is claimed, and the caller is told."""
+    registry = open_registry(busy_timeout=PATIENCE_S if is_free else 0.05)
+    registry.run("warm", lambda: 1)
+    ours = database(registry)
+    turns, other, general = Turns(ours.lock_file.path, Clock()), ours._open(1), list[object]()
+    monkeypatch.setattr(ours, "write_one", general.append)
+    take_turn, is_waited_for = ours.gate._take_turn, list[float]()
+
+    def free_the_turn(until: float) -> None:
+        is_waited_for.append(until)
+        turns.close()
+        take_turn(until)
+
+    monkeypatch.setattr(ours.gate, "_take_turn", free_the_turn)
+    assert turns.write.try_take()
+    if is_free:
+        assert registry.run("t", lambda: 7, name="job").result == 7
+    else:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreBusyError):
+            registry.run("t", lambda: pytest.fail("the job started"), name="job")
+    other.close()
+    assert (len(is_waited_for), general) == (1, [])
+    monkeypatch.undo()
+    assert registry.run("t", lambda: 7, name="job").replayed is is_free

@@ -6,8 +6,9 @@ is there, a first claim that brings its owner's record) is left to the general p
 rule of its own: both paths use the statements of `tasks`, the general one in the frame of a transaction.
 
 The frame is written out here, not borrowed from `Database`: each Python call between two statements costs twice what
-it does alone, since SQLite has had the caches in between. Where another thread or process writes, the statement is
-combined with what others want to write (see `writing`); where threads wait for that already, the look goes with it.
+it does alone, since SQLite has had the caches in between. Where another process writes, its turn is waited for, and the
+statement is the same. Where another thread does, the statement is combined with what others want to write (see
+`writing`); where threads wait for that already, the look goes with it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from idemreg.sqlite.writing import Ticket, Write
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.database import Database
     from idemreg.sqlite.opened import Opened
     from idemreg.store import End, Stored
 
@@ -72,8 +76,7 @@ class Claim(Ticket):
                     opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
                     if not self.may_insert:
                         return found
-                    # Whoever must wait for another process gives the connection back first: a fork waits for those
-                    # that have one, and whoever has the turn may be waiting for that fork.
+                    # Whoever must wait for another process gives the connection back first, see `in_turn`.
                     is_alone = gate.enter_at_once(self) and self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
                 raise database.translate(error) from error
@@ -85,7 +88,7 @@ class Claim(Ticket):
             gate.leave(self)
             database.surely_give_back(connection, synchronous)
             raise
-        if not is_alone:
+        if not is_alone and not self._insert_in_turn(synchronous):
             database.write_one(self.write())
         elif self._is_durable and self.grant is not None:
             database.durable()
@@ -122,6 +125,14 @@ class Claim(Ticket):
             self._opened.database.spoil()
             return False
         return True
+
+    def _insert_in_turn(self, synchronous: int) -> bool:
+        """Wait for the turn of this process, and claim it. False where another thread of it writes, or as above."""
+        database = self._opened.database
+        try:
+            return in_turn(database, self, synchronous, self._insert_alone)
+        except (apsw.Error, UnicodeDecodeError) as error:  # as in `begin`
+            raise database.translate(error) from error
 
     def _begin_with_others(self) -> bool:
         """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
@@ -189,30 +200,20 @@ class Claim(Ticket):
             self.grant = None
 
 
-def succeed(opened: Opened, schema_version: int, end: End) -> bool:
-    """Store a plain success; durable if that is wanted. False where nothing was changed.
+def in_turn(database: Database, ticket: Ticket, synchronous: int, statement: Callable[[Connection], bool]) -> bool:
+    """Carry the statement out while nobody else writes; False where another thread of this process does, or it says so.
 
-    `CommitUnsureError` where the statement reported an error: it may or may not be stored. `SyncFailedError` where it
-    is, and not durable.
+    The turn is waited for without a connection: a fork waits for those that have one, and whoever has the turn may be
+    waiting for that fork.
     """
-    database = opened.database
-    synchronous, gate = database.levels[end.durable], database.gate
-    ticket, connection, is_stored = Ticket(), None, False
+    gate, connection = database.gate, None
     try:
         try:
-            is_alone = gate.try_enter(ticket)
-            if is_alone:
-                connection = database.take(synchronous)
-                connection.patience.until = gate.until
-                faults.point("finish.in-transaction")
-                is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
-        except apsw.ReadOnlyError:  # as above
-            database.spoil()
-            is_alone = False
-        except apsw.BusyError as error:
-            raise database.translate(error) from error
-        except apsw.Error as error:
-            raise database.unsure(error) from error
+            if not gate.try_enter(ticket):
+                return False
+            connection = database.take(synchronous)
+            connection.patience.until = gate.until
+            return statement(connection)
         finally:
             gate.leave(ticket)
             if connection is not None:
@@ -222,6 +223,31 @@ def succeed(opened: Opened, schema_version: int, end: End) -> bool:
         if connection is not None:
             database.surely_give_back(connection, synchronous)
         raise
+
+
+def succeed(opened: Opened, schema_version: int, end: End) -> bool:
+    """Store a plain success; durable if that is wanted. False where nothing was changed.
+
+    `CommitUnsureError` where the statement reported an error: it may or may not be stored. `SyncFailedError` where it
+    is, and not durable.
+    """
+    database, is_stored = opened.database, False
+
+    def store(connection: Connection) -> bool:
+        nonlocal is_stored
+        faults.point("finish.in-transaction")
+        is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
+        return True
+
+    try:
+        is_alone = in_turn(database, Ticket(), database.levels[end.durable], store)
+    except apsw.ReadOnlyError:  # as above
+        database.spoil()
+        is_alone = False
+    except apsw.BusyError as error:
+        raise database.translate(error) from error
+    except apsw.Error as error:
+        raise database.unsure(error) from error
     if not is_alone:
         return bool(database.write_one(success(opened, schema_version, end)))
     if is_stored and end.durable:
