@@ -18,7 +18,7 @@ from tests.torture.injected.commands import CASES
 from tests.torture.injected.shim import ERRORS, IO_KINDS, LASTING
 from tests.torture.injected.states import NAMES
 from tests.torture.promises import NO_TRIAL, NOT_RUN, TRIED, filled, names
-from tests.torture.table import HEAD, MOST, PAGE, figures, promised, rows, save, saved
+from tests.torture.table import HEAD, MOST, PAGE, figures, parsed, promised, save, saved, table, texts
 from tests.torture.trial import NOT_TRIED
 from tests.torture.trials import TRIALS
 
@@ -26,9 +26,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def found(**events: int) -> dict[str, Any]:
+def found(trial: str, **events: int) -> dict[str, Any]:
     """What a run of a trial has shown."""
-    return {"distinct": 50_120, "found": 0, "seconds": 25.2, "events": events}
+    return {"trial": trial, "distinct": 50_120, "found": 0, "seconds": 25.2, "events": events}
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A copy of the page."""
+    copy = tmp_path / PAGE.name
+    copy.write_text(PAGE.read_text("utf-8"), "utf-8")
+    return copy
 
 
 def test_the_page_has_a_row_of_each_trial() -> None:
@@ -42,49 +50,52 @@ def test_the_page_has_a_row_of_each_trial() -> None:
 def test_what_a_trial_is_about_is_told_first() -> None:
     """The kills of the kills, though each kind of answer comes more often; and not every answer."""
     answers = {f"answer {number}": 1_000 + number for number in range(2 * MOST)}
-    text = rows({"kills": found(kills=501, stops=73, **answers)}, "python -m tests.torture")
-    (line,) = (" ".join(one.split()) for one in text.split("\n- ")[1:])
-    assert line.startswith(f"`kills`: 501 kills, 73 stops, 1,{2 * MOST - 1:03} answer {2 * MOST - 1}, ")
+    line = " ".join(texts([found("kills", kills=501, stops=73, **answers)])["kills"].events.split())
+    assert line.startswith(f"- `kills`: 501 kills, 73 stops, 1,{2 * MOST - 1:03} answer {2 * MOST - 1}, ")
     assert line.count("answer") == MOST - 2
 
 
 def test_what_could_not_be_tried_is_always_told() -> None:
     """Once is enough, and it comes before all else."""
     more = {f"answer {number}": 1_000 for number in range(2 * MOST)}
-    text = rows({"clock": found(**{**more, f"{NOT_TRIED}another time namespace": 1})}, "python -m tests.torture")
-    assert f"- `clock`: 1 {NOT_TRIED}another time namespace, 1,000 answer" in text
+    run = found("clock", **{**more, f"{NOT_TRIED}another time namespace": 1})
+    assert texts([run])["clock"].events.startswith(f"- `clock`: 1 {NOT_TRIED}another time namespace, 1,000 answer")
 
 
-def test_the_figures_say_of_which_code_they_are() -> None:
+def test_a_row_says_how_it_was_tried_and_of_which_code() -> None:
     """Where it is a checkout; a + says that it was changed since its commit."""
-    assert "\nBy `it`, on two cores, at revision 1234567+.\n" in rows({"clock": found(calls=1)}, "it", "1234567+")
+    assert texts([found("clock")], "--share 10", "1234567+")["clock"].row.endswith("| 25 | `--share 10` | 1234567+ |\n")
+    assert texts([found("clock")])["clock"].row.endswith("| 25 |  |  |\n")
 
 
 def test_nothing_befell_nobody() -> None:
     """Without events the table stands alone."""
-    assert rows({"clock": found()}, "it").endswith("By `it`, on two cores.\n")
+    assert table(texts([found("clock")])).count("\n\n") == 0
+
+
+def test_a_run_of_some_trials_leaves_the_others_as_they_stand(page: Path) -> None:
+    """Their rows, and what befell the product in them."""
+    save([found(trial.name, calls=5, kills=2) for trial in TRIALS], "--share 10", "1234567", page=page)
+    before = parsed(saved(page))
+    save([found("kills", calls=7)], "", "7654321", page=page)
+    after = parsed(saved(page))
+    assert after.pop("kills") != before.pop("kills")
+    assert after == before
+    assert len(after) == len(TRIALS) - 1
 
 
 # --- promises -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    """A copy of the page."""
-    copy = tmp_path / PAGE.name
-    copy.write_text(PAGE.read_text("utf-8"), "utf-8")
-    return copy
-
-
-def last(table: str, promise: str) -> str:
+def last(promises: str, promise: str) -> str:
     """The last column of a promise."""
-    (line,) = [line for line in table.splitlines() if line.startswith(f"| {promise} |")]
+    (line,) = [line for line in promises.splitlines() if line.startswith(f"| {promise} |")]
     return line.split("|")[-2].strip()
 
 
-def by_hand(table: str) -> list[str]:
+def by_hand(promises: str) -> list[str]:
     """All that stands before the last column."""
-    return [line.rpartition(" | ")[0] for line in table.splitlines()]
+    return [line.rpartition(" | ")[0] for line in promises.splitlines()]
 
 
 def test_each_promise_has_its_tests_and_its_trials() -> None:
@@ -101,21 +112,20 @@ def test_the_promises_have_the_figures_of_the_trials() -> None:
 
 def test_a_saved_run_writes_both(page: Path) -> None:
     """The trials and, with each promise, what those of them have found that try it; what stands by hand stays."""
-    before = promised(page)
-    kills = {"trial": "kills", **found(), "distinct": 501_234}
-    save([kills, {"trial": "hostile", **found(), "found": 3}], "it", page=page)
-    assert figures(saved(page)) == {"kills": ("501,234", "0"), "hostile": ("50,120", "3")}
-    assert last(promised(page), "crash") == (
-        f"`simulation`: {NOT_RUN}; `kills`: 0 in 501,234 calls; `namespaces`: {NOT_RUN}"
-    )
+    before, were = promised(page), figures(saved(page))
+    save([found("kills") | {"distinct": 501_234}, found("hostile") | {"found": 3}], page=page)
+    now = {"kills": ("501,234", "0"), "hostile": ("50,120", "3")}
+    assert figures(saved(page)) == were | now
+    assert "`kills`: 0 in 501,234 calls; `namespaces`: " in last(promised(page), "crash")
     assert last(promised(page), "hostile input") == "`hostile`: 3 in 50,120 inputs"
     assert last(promised(page), "fork") == NO_TRIAL
     assert by_hand(promised(page)) == by_hand(before)
+    assert last(filled(promised(page), {}), "hostile input") == f"`hostile`: {NOT_RUN}"
 
 
 def test_to_write_it_again_changes_nothing(page: Path) -> None:
     """Nor does a run add to what the one before it has written."""
-    run = [{"trial": trial.name, **found(calls=5)} for trial in TRIALS]
+    run = [found(trial.name, calls=5) for trial in TRIALS]
     save(run, "it", page=page)
     once = page.read_text("utf-8")
     save(run, "it", page=page)

@@ -57,9 +57,15 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.save:
-        where = {"--save", "--json", options.json}  # says nothing of what was tried
-        save(rows, " ".join(["python -m tests.torture", *(word for word in sys.argv[1:] if word not in where)]), at)
+        save(rows, _how(options), at)
     return int(not all(row["is_well"] for row in rows))
+
+
+def _how(options: argparse.Namespace) -> str:
+    """What was asked for beside the names of trials, as the command line says it."""
+    given = {"--seed": options.seed, "--share": options.share, "--count": options.count}
+    usual = {"--seed": 1, "--share": 1, "--count": 0}
+    return " ".join(f"{name} {value}" for name, value in given.items() if value != usual[name])
 
 
 def _revision() -> str:
