@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ from idemreg.store import End, Granted, Lost, Recorded
 from idemreg.testing import ManualClock, beat
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect
+from tests.support.unshared import time_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -428,18 +430,30 @@ def test_a_hook_is_asked_about_an_expired_lease(pair: tuple[Registry, Registry],
 # --- stopped, killed, forked, booted ----------------------------------------------------------------------------
 
 
-def test_a_stopped_owner_is_fenced(path: Path) -> None:
+STOPPED = """
+from idemreg import Registry, ClaimLostError
+registry = Registry(sys.argv[1])
+claim = registry.claim("t", on_crash="rerun", lease=float(sys.argv[2]), on_lost=lambda lost: say("told", lost.task_id))
+say("claimed", claim.token)
+wait()
+try: claim.succeed("late")
+except ClaimLostError: say("lost")
+"""
+
+
+class ElsewhereInTime(Script):
+    """In a time namespace of its own, whose clock since boot is a hundred days ahead."""
+
+    def command(self) -> list[str]:
+        return [*time_namespace(), "--boottime", str(100 * 86_400), *super().command()]
+
+
+@pytest.mark.parametrize("where", [Script, ElsewhereInTime])
+def test_a_stopped_owner_is_fenced(where: type[Script], path: Path) -> None:
     """SIGSTOP past the lease, then SIGCONT: it is told, its finish is refused, and the taker's result stays."""
-    source = """
-        from idemreg import Registry, ClaimLostError
-        registry = Registry(sys.argv[1])
-        claim = registry.claim("t", on_crash="rerun", lease=1, on_lost=lambda lost: say("told", lost.task_id))
-        say("claimed", claim.token)
-        wait()
-        try: claim.succeed("late")
-        except ClaimLostError: say("lost")
-    """
-    with Script(source, path) as owner, Registry(path) as registry:
+    if where is ElsewhereInTime:
+        needs_a_time_namespace()
+    with where(STOPPED, path, 1) as owner, Registry(path) as registry:
         token = int(owner.line().split()[1])
         owner.signal(signal.SIGSTOP)
         with registry.claim("t", on_crash="rerun", lease=60, wait=PATIENCE_S) as claim:
@@ -451,6 +465,38 @@ def test_a_stopped_owner_is_fenced(path: Path) -> None:
         owner.expect("lost")
         assert owner.end() == 0
         assert registry.run("t", str, name="").result == "the taker's"
+
+
+def needs_a_time_namespace() -> None:
+    """Which CI must have."""
+    if not time_namespace() and "CI" not in os.environ:
+        pytest.skip("needs a time namespace")
+
+
+def test_a_lease_lasts_as_long_in_every_time_namespace(path: Path) -> None:
+    """A deadline of one is in the far past, or future, by the clock of the other, and means the same there."""
+    needs_a_time_namespace()
+    with ElsewhereInTime(STOPPED, path, 3_600) as owner, Registry(path) as registry:
+        owner.line()
+        owner.signal(signal.SIGSTOP)
+        with pytest.raises(TaskRunningError):
+            registry.claim("t", on_crash="rerun")
+        left_ms = owner_of(registry).lease_left_ms
+        assert left_ms is not None
+        assert 0 < left_ms <= 3_600_000
+        owner.signal(signal.SIGCONT)
+        owner.go()
+        assert owner.end() == 0
+        assert row_of(registry).status is Status.SUCCEEDED
+        with registry.claim("u", on_crash="rerun", lease=3_600), ElsewhereInTime(OTHER, path) as other:
+            other.expect("TaskRunningError")
+
+
+OTHER = """
+from idemreg import Registry, IdemregError
+try: Registry(sys.argv[1]).claim("u", on_crash="rerun")
+except IdemregError as error: say(type(error).__name__)
+"""
 
 
 def test_a_death_needs_no_deadline(path: Path) -> None:

@@ -28,7 +28,7 @@ def test_a_few_histories() -> None:
 
 def test_it_says_that_there_is_no_other_time_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest is tried there, but in CI all must be."""
-    monkeypatch.setattr(clock, "_unshare", list)
+    monkeypatch.setattr(clock, "time_namespace", list)
     missed = f"{NOT_TRIED}another time namespace (this user may make none)"
     for wrong in ([], [missed]):
         monkeypatch.setenv("CI", "true") if wrong else monkeypatch.delenv("CI", raising=False)

@@ -32,7 +32,7 @@ class Script:
 
     def __init__(self, source: str, *args: object) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.PRELUDE + textwrap.dedent(source), *map(str, args)],
+            [*self.command(), "-c", self.PRELUDE + textwrap.dedent(source), *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -40,6 +40,10 @@ class Script:
         )
         assert self.process.stdout is not None
         self._buffer = b""
+
+    def command(self) -> list[str]:
+        """What a Python is called by."""
+        return [sys.executable]
 
     def environment(self) -> dict[str, str]:
         """What the program finds in its environment."""

@@ -26,6 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.unshared import time_namespace
 from tests.torture.trial import Tally, Trial, again
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Worker:
     def __init__(self, offset_s: int | None) -> None:
         command = [sys.executable, "-m", "tests.torture.clockwork"]
         if offset_s is not None:
-            command = [*_unshare(), "--boottime", str(offset_s), *command]
+            command = [*time_namespace(), "--boottime", str(offset_s), *command]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -84,15 +85,6 @@ class Worker:
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
-
-
-def _unshare() -> list[str]:
-    """How this user comes by a time namespace of his own; nothing where he does not."""
-    for command in (["unshare", "-T"], ["unshare", "-U", "--map-root-user", "-T"]):
-        with suppress(OSError):
-            if not subprocess.run([*command, "--boottime", "1", "true"], check=False, capture_output=True).returncode:
-                return command
-    return []
 
 
 def _since_boot() -> int:
@@ -404,7 +396,7 @@ def run(seed: int, count: int) -> Tally:
     """Worlds one after the other, with the same two processes unless one is killed."""
     tally = Tally()
     chance = Random(seed)
-    offset_s = chance.choice((-600, 3_600, 10 * YEAR // 1_000, 90 * YEAR // 1_000)) if _unshare() else None
+    offset_s = chance.choice((-600, 3_600, 10 * YEAR // 1_000, 90 * YEAR // 1_000)) if time_namespace() else None
     if offset_s is None:
         tally.not_tried("another time namespace (this user may make none)")
     workers = [Worker(None), Worker(offset_s)]
