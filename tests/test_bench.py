@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -26,8 +27,9 @@ from bench.imports import MEASURED
 from bench.job import DAY, issue_coupon, runs
 from bench.model import SCALES, Value, at_least, at_most, percentile
 from bench.report import BEGIN, END, figure_table, markdown, readme_section, with_section
+from bench.slow_disk import compiler, slower_syncs
 from idemreg.model import OnCrash
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, Script
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -246,6 +248,31 @@ def test_a_wal_is_written_to_its_working_size_first(tmp_path: Path) -> None:
     served.clear()
     assert race.to_working_size(grow, str(tmp_path / "x")) == 3_000_000
     assert len(served) < race.MOST_WARMINGS
+
+
+SYNCS = """
+import time
+from tests.support.raw import connect
+connection = connect(sys.argv[1])
+connection.pragma("synchronous", 2)
+begun = time.perf_counter()
+connection.execute("CREATE TABLE t (n)")
+of_sqlite = time.perf_counter()
+os.fdatasync(os.open(sys.argv[1], os.O_RDWR))
+say(of_sqlite - begun >= 1e-3, time.perf_counter() - of_sqlite >= 1e-3)
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_syncs_are_slower_for_those_who_are_started_meanwhile(tmp_path: Path) -> None:
+    """A millisecond at least, of SQLite's as well as of Python's."""
+    command = compiler()
+    assert command is not None
+    with slower_syncs(command, str(tmp_path)):
+        script = Script(SYNCS, tmp_path / "a.db")
+    assert "LD_PRELOAD" not in os.environ
+    with script:
+        script.expect("True True")
 
 
 def test_a_load_counts_what_was_done_until_its_end() -> None:

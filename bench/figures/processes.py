@@ -15,6 +15,7 @@ from bench.contenders.sqlite_files import FILE
 from bench.crew import Crew, NotDoneError, Order
 from bench.model import Figure, Measured, Side, Value, at_least, at_most, percentile
 from bench.race import ratios, to_working_size
+from bench.slow_disk import compiler, slower_syncs
 
 if TYPE_CHECKING:
     from bench.crew import Report
@@ -116,10 +117,10 @@ def measure(size: int, scale: Scale, folder: str) -> tuple[Loads, Loads, dict[st
 class Goals(NamedTuple):
     """Of one number of processes, each (hold, rerun)."""
 
-    equal: tuple[Goal, Goal]
-    equal_queued: tuple[Goal, Goal]
-    steady: tuple[Goal, Goal]
-    with_waits: bool
+    equal: tuple[Goal | None, Goal | None] = (None, None)
+    equal_queued: tuple[Goal | None, Goal | None] = (None, None)
+    steady: tuple[Goal | None, Goal | None] = (None, None)
+    with_waits: bool = False
 
 
 GOALS: Final = {
@@ -130,20 +131,28 @@ GOALS: Final = {
 }
 
 
-def table(size: int, scale: Scale, folder: str) -> Measured:
+def table(size: int, goals_of: Goals, scale: Scale, folder: str) -> Measured:
     equal, steady, wal = measure(size, scale, folder)
     values = []
     for kind, loads, against, goals in (
-        ("A", equal, A, GOALS[size].equal),
-        ("A", equal, QUEUED, GOALS[size].equal_queued),
-        ("B", steady, A, GOALS[size].steady),
+        ("A", equal, A, goals_of.equal),
+        ("A", equal, QUEUED, goals_of.equal_queued),
+        ("B", steady, A, goals_of.steady),
     ):
         for who, goal in zip((HOLD, RERUN), goals, strict=True):
             rounds = ratios(*([load.jobs_s for load in loads[one]] for one in (who, against)))
             values.append(Value(f"{kind}: jobs/s of {LABELS[who]} / {LABELS[against]}", "x", rounds, goal))
-    values += _waits(equal, steady, with_goals=GOALS[size].with_waits)
+    values += _waits(equal, steady, with_goals=goals_of.with_waits)
     sides = [_side(who, kind, loads[who]) for kind, loads in (("A", equal), ("B", steady)) for who in WHO]
     return Measured(values, sides, notes=[f"{LABELS[who]}: -wal of {wal[who]:,} bytes at the start" for who in WHO])
+
+
+def on_a_slower_disk(scale: Scale, folder: str) -> Measured:
+    """What all share is a sync, so its price decides; the machine's own disk may be a fast one."""
+    if (cc := compiler()) is None:
+        return Measured([], absent=["a C compiler, which makes the syncs slower (Debian: apt install gcc)"])
+    with slower_syncs(cc, folder):
+        return table(8, Goals(), scale, folder)
 
 
 def _waits(equal: Loads, steady: Loads, *, with_goals: bool) -> list[Value]:
@@ -177,7 +186,19 @@ _HOW: Final = (
     " write."
 )
 
-FIGURES: Final = tuple(
-    Figure(f"processes-{size}", f"{size} processes", "full", _HOW.format(size), functools.partial(table, size))
-    for size in GOALS
+FIGURES: Final = (
+    *(
+        Figure(
+            f"processes-{size}", f"{size} processes", "full", _HOW.format(size), functools.partial(table, size, goals)
+        )
+        for size, goals in GOALS.items()
+    ),
+    Figure(
+        "processes-slow",
+        "8 processes, each sync a millisecond slower",
+        "full",
+        f"{_HOW.format(8)} Each sync of anybody sleeps for a millisecond first, in a library before the system's own.",
+        on_a_slower_disk,
+        is_small=False,
+    ),
 )
