@@ -610,6 +610,22 @@ def test_an_epoch_that_was_never_given_is_refused(path: Path) -> None:
     check_all(path, "t")
 
 
+@pytest.mark.parametrize("before", ["none", "the one before"])
+def test_an_epoch_that_was_written_by_half_is_written_anew(before: str, path: Path) -> None:
+    """The disk failed as the lock file was told of it, and all were gone then: nothing of it was lost."""
+    work(path, then="close")
+    lock = beside(path, "-lock")
+    whole = lock.read_bytes()[176:192]
+    epoch = int.from_bytes(whole[:8], "little")
+    former = (epoch - 1).to_bytes(8, "little") + (~(epoch - 1) & 2**64 - 1).to_bytes(8, "little")
+    for size in range(1, 16):
+        with lock.open("r+b") as file:
+            file.seek(176)
+            file.write(whole[:size] + (bytes(16) if before == "none" else former)[size:])
+        check_all(path, "t")
+        assert lock.read_bytes()[176:192] == whole
+
+
 def test_text_that_is_none_is_damage(path: Path) -> None:
     """A flip at rest leaves bytes that are no UTF-8: a typed error of the opening, and no other."""
     text = "a result that is found in the file"

@@ -327,14 +327,27 @@ def _write(lock_file: LockFile, left: _Note) -> None:
 
 def raise_epoch(lock_file: LockFile, epoch: int) -> int:
     """The highest epoch that this lock file has seen, after seeing this one. On the disk where it is a new one."""
-    highest, check = _EPOCH.unpack(lock_file.read(_EPOCH_AT, _EPOCH.size))
+    highest, check = _EPOCH.unpack(data := lock_file.read(_EPOCH_AT, _EPOCH.size))
     if (highest or check) and highest ^ check != _ALL_ONES:
-        msg = f"the lock file {lock_file.path} was changed: it tells of tokens that were never given"
-        raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
+        if not _is_half_of(data, epoch):
+            msg = f"the lock file {lock_file.path} was changed: it tells of tokens that were never given"
+            raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
+        highest = 0
     if epoch > highest:
-        write_whole(lock_file.fd, _EPOCH.pack(epoch, epoch ^ _ALL_ONES), _EPOCH_AT)
+        write_whole(lock_file.fd, _epoch(epoch), _EPOCH_AT)
         os.fdatasync(lock_file.fd)
     return max(epoch, int(highest))
+
+
+def _epoch(epoch: int) -> bytes:
+    return _EPOCH.pack(epoch, epoch ^ _ALL_ONES)
+
+
+def _is_half_of(data: bytes, epoch: int) -> bool:
+    """Whether somebody began to write this epoch, the file's own, over none or the one before, and the disk failed."""
+    now = _epoch(epoch)
+    before = (bytes(_EPOCH.size), _epoch(max(epoch - 1, 0)))
+    return any(data == now[:size] + old[size:] for old in before for size in range(1, _EPOCH.size))
 
 
 # --- the ring -------------------------------------------------------------------------------------------------------

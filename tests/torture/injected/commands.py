@@ -92,11 +92,12 @@ def decide(scene: Scene) -> None:
         ("unknown", SUCCEEDED, "resolve", "unknown", "happened"),
         ("held", FAILED, "retry", "held"),
         ("failed", None, "forget", "failed"),
-        ("dead", UNKNOWN, "watch", "--once"),
     ):
         scene.tries(task_id, status)
         if command(scene, *words) == 0:
             scene.tells(task_id, status)
+    scene.tries("dead", UNKNOWN)  # and no more than that: whether its owner is dead may be what nobody can tell
+    command(scene, "watch", "--once")
     for task_id in ("warm", *(one for one, row in scene.before.items() if row.status in FINAL), "unknown"):
         scene.promised.pop(task_id, None)
         scene.tries(task_id, SUCCEEDED, None)
