@@ -20,7 +20,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.errors import ScheduleError
+from idemreg.errors import ScheduleError, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +56,9 @@ class Cron:
     """Which instants an expression names in a zone; `ScheduleError` where they make no schedule."""
 
     def __init__(self, expression: str, zone: str) -> None:
-        self.expression: Final = " ".join(str(expression).upper().split())
+        require(expression, str, "a cron expression is text")
+        require(zone, str, "a time zone is the name of one")
+        self.expression: Final = " ".join(expression.upper().split())
         self.zone: Final = zone
         self._zone = _zone(zone)
         fields = self.expression.split(" ")

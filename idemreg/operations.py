@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from idemreg.audit import Audited
     from idemreg.clockcheck.verdict import ClockBands, ClockCheck
     from idemreg.doctor import Finding
+    from idemreg.errors import ClockError
     from idemreg.events import Teller
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
@@ -247,7 +248,7 @@ class Operations:
         from idemreg import pausing  # noqa: PLC0415 - as above
 
         def now_us() -> int:
-            if (problem := self.check_clock().problem) is not None:
+            if (problem := self._doubt_of_clock()) is not None:
                 raise problem
             return self.clock.wall_us()
 
@@ -332,6 +333,12 @@ class Operations:
         found = check(self._store, self.clock, self._teller, self.clock_bands)
         self.clock_found = found
         return found
+
+    def _doubt_of_clock(self) -> ClockError | None:
+        """Why nobody can tell by the clock what has come due, or None. Raises no alarm: `check_clock` does."""
+        from idemreg.clockcheck.check import doubt  # noqa: PLC0415 - as above
+
+        return doubt(self._store, self.clock, self._teller, self.clock_bands)
 
     def confirm_clock(self, *, evidence: str = "", by: str = "operator") -> ClockCheck:
         """Trust the wall clock as it is now: the alarm is settled, and later looks compare with this one."""

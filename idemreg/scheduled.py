@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, get_args
 from idemreg.attempt import run_walk
 from idemreg.clock import seconds
 from idemreg.cron import Cron
-from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError
+from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError, require
 from idemreg.model import Liveness, Status, Verdict
 from idemreg.overtime import within_time
 from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, always_changing, reckon
@@ -29,6 +29,7 @@ from idemreg.slots import BY_SCHEDULE, instant, slot_id, slot_of
 from idemreg.store import Settlement
 from idemreg.tagged import canonical
 from idemreg.template import check_task_id
+from idemreg.walk import NotStartedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,8 +90,11 @@ def timetable(
     overlap: Overlap,
 ) -> Timetable:
     """The options of a schedule, checked; `ScheduleError` or ValueError name what is wrong with which."""
+    require(coalesce, str, "coalesce is a word")
+    require(overlap, str, "overlap is a word")
+    require(limit, int, "limit is a whole number")
     if not isinstance(name, str) or not name or "@" in name:
-        msg = f"a schedule has a name without an @, not {name!r}"
+        msg = f"a schedule has a name without an @, not {name!r}" if isinstance(name, str) else "a schedule has a name"
         raise ScheduleError(msg, hint="Its slots are NAME@2026-11-22T19:00:00Z.")
     try:
         check_task_id(slot_id(name, 0))
@@ -295,21 +299,33 @@ class Scheduled(NamedTuple):
         if (offload := terms.offload) is None:
             function = self.function
 
+            @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - what the function takes and gives
                 try:
                     check()
                 except Exception as error:
                     raise NotAdmittedError from error
+                except BaseException as error:
+                    raise NotStartedError from error
                 return function(*args, **kwargs)
 
             return call
         job = within_time(terms, self.function)
 
+        @functools.wraps(self.function)
         async def acall(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            host = offload.host()
             try:
-                await offload.call(check)
+                try:
+                    await host.call(check, ())
+                finally:
+                    await host.checkpoint()  # a caller who was cancelled meanwhile
             except Exception as error:
                 raise NotAdmittedError from error
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                raise NotStartedError from error
             result = job(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result
 

@@ -56,6 +56,8 @@ def drive(walk: Walk[R]) -> R:
                 step = walk.throw(error)
     except StopIteration as stop:
         return cast("R", stop.value)
+    except NotStartedError as stop:
+        raise cast("BaseException", stop.__cause__) from None
     except BaseException as error:
         _end(walk, error)
         raise

@@ -84,6 +84,10 @@ def add(registry: Registry, task_id: str) -> None:
     registry.store.add(asked(task_id))
 
 
+def get(registry: Registry, _task_id: str) -> None:
+    registry.store.get(["warm"])
+
+
 def keep_others_out(registry: Registry, _task_id: str) -> None:
     with database(registry).alone(Clock().monotonic() + PATIENCE_S) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -104,7 +108,7 @@ def is_free(path: Path) -> bool:
         turns.close()
 
 
-@pytest.mark.parametrize("interrupted", [claim_and_finish, claim_at_once, add, keep_others_out, write_long])
+@pytest.mark.parametrize("interrupted", [claim_and_finish, claim_at_once, add, get, keep_others_out, write_long])
 def test_an_interrupt_leaves_nothing_held(
     interrupted: Callable[[Registry, str], None], open_registry: Callable[..., Registry], path: Path
 ) -> None:

@@ -1021,7 +1021,90 @@ def test_a_slot_that_cannot_be_looked_about_behind_its_claim_is_put_back(
     assert job.ran == ["1"]
 
 
+def test_a_slot_that_runs_by_hand_at_the_first_look_is_seen_by_others(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """Nobody had looked at the schedule before, so there was no row of it to note the slot in."""
+    ran: list[datetime] = []
+    other = open_registry(clock=clock)
+    other.scheduled("job", cron=HOURLY)(ran.append)
+
+    @registry.scheduled("job", cron=HOURLY)
+    def by_hand(_slot: datetime) -> None:
+        assert other.run_due() == []
+        clock.advance(HOUR)
+        assert other.run_due() == []
+
+    registry.run_slot("job@2026-11-23T02:00:00Z")
+    assert ran == []
+    assert {one.state for one in registry.audit("job")} == {"skipped"}
+
+
+@pytest.mark.parametrize("how", ["due", "by hand"])
+def test_an_interrupt_before_the_job_of_a_slot_puts_it_back(
+    how: str, registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind its claim, while the file is asked whether another is at work: it is pending, and no attempt is used."""
+    job = Job(registry)
+    clock.advance(HOUR)
+    waiting, left = ledger(registry).waiting, iter(range(2 if how == "due" else 1))
+
+    def interrupted(name: str) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return waiting(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.store, "waiting", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            job.due() if how == "due" else registry.run_slot("job@2026-11-23T04:00:00Z")
+    assert job.ran == []
+    assert {one.status for one in registry.tasks()} <= {Status.PENDING}
+    assert [one.outcome.attempt for one in job.due()] == [1]
+
+
 # --- coroutines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["due", "by hand"])
+def test_a_caller_who_is_cancelled_before_the_job_of_a_slot_puts_it_back(
+    how: str, registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an interrupt; also where one attempt is all that there is."""
+    asynchronous, ran = AsyncRegistry.of(registry), list[datetime]()
+
+    @asynchronous.scheduled("job", cron=HOURLY, on_crash="rerun", max_attempts=1)
+    async def job(slot: datetime) -> None:
+        ran.append(slot)
+
+    waiting, left = ledger(registry).waiting, iter(range(2 if how == "due" else 1))
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def slow(name: str) -> Any:
+        if next(left, None) is None:
+            asked.set()
+            assert goes_on.wait(PATIENCE_S)
+        return waiting(name)
+
+    async def main() -> None:
+        await asynchronous.run_due()
+        clock.advance(HOUR)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry.store, "waiting", slow)
+            one = asynchronous.run_due() if how == "due" else asynchronous.run_slot("job@2026-11-23T04:00:00Z")
+            caller = asyncio.ensure_future(one)
+            assert await asyncio.to_thread(asked.wait, PATIENCE_S)
+            caller.cancel()
+            await asyncio.sleep(0)
+            goes_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+        assert ran == []
+        assert {one.status for one in registry.tasks()} <= {Status.PENDING}
+        await asynchronous.run_due()
+        assert ran == [BEGAN + H]
+
+    asyncio.run(main())
 
 
 def test_coroutines_are_awaited(

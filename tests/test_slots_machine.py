@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -49,15 +49,8 @@ def permit(trust: Trust) -> Permit:
     return Permit(trust.is_good or trust.served is not None, trust.is_good, extension_ms, correction_us)
 
 
-class Checked(NamedTuple):
-    """What the clock check says, as far as a schedule asks."""
-
-    permit: Permit
-    problem: ClockError | None
-
-
-def checked(trust: Trust) -> Checked:
-    return Checked(permit(trust), None if trust.is_good else ClockError("for the test"))
+def doubt(trust: Trust) -> ClockError | None:
+    return None if trust.is_good else ClockError("for the test")
 
 
 class Schedules(RuleBasedStateMachine):
@@ -92,7 +85,8 @@ class Schedules(RuleBasedStateMachine):
     def opened(self) -> Registry:
         """A process that starts: it has the present expression."""
         registry = Registry(self.path, durability="normal", clock=self.clock)
-        registry.check_clock = lambda: checked(self.trust)  # type: ignore[assignment, method-assign, return-value]
+        registry.may_schedule = lambda: permit(self.trust)  # type: ignore[method-assign]
+        registry._doubt_of_clock = lambda: doubt(self.trust)  # type: ignore[method-assign]
         expression, zone = self.cron
         registry.scheduled("job", cron=expression, tz=zone, **self.options)(self.job)
         return registry

@@ -58,6 +58,11 @@ async def fail_with_awaited(registry: Registry, error: Any) -> None:
         await claim.fail(error)
 
 
+NESTED: Any = []  # too deep for a repr
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -72,6 +77,10 @@ async def fail_with_awaited(registry: Registry, error: Any) -> None:
         lambda registry: registry.purge(prefix=b"x", older_than=1),
         lambda registry: registry.owner("task"),
         lambda registry: registry.run("task", int, unknown_on=Unspeakable()),
+        lambda registry: registry.scheduled("job", cron="0 * * * *", tz=NESTED),
+        lambda registry: registry.scheduled("job", cron=NESTED),
+        lambda registry: registry.scheduled("job", cron="0 * * * *", limit=NESTED),
+        lambda registry: registry.scheduled("job", cron="0 * * * *", coalesce=NESTED),
         lambda registry: fail_with(registry, "later"),
         lambda registry: fail_with(registry, ValueError),
         lambda registry: asyncio.run(fail_with_awaited(registry, "later")),

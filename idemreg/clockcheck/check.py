@@ -34,7 +34,7 @@ from idemreg.clockcheck.readings import (
     hardware_reading,
     stored_reading,
 )
-from idemreg.clockcheck.verdict import MS_US, ClockBands, ClockCheck, Judged, judge, permit
+from idemreg.clockcheck.verdict import MS_US, ClockBands, ClockCheck, Judged, in_doubt, judge, permit
 from idemreg.codec import store_result
 from idemreg.ends import bounded
 from idemreg.errors import StoreBusyError, TransitionError
@@ -45,10 +45,11 @@ from idemreg.tagged import canonical
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
+    from idemreg.errors import ClockError
     from idemreg.events import Teller
     from idemreg.model import Task
 
-__all__ = ["ClockStore", "check", "confirm", "moment"]
+__all__ = ["ClockStore", "check", "confirm", "doubt", "moment"]
 
 BY_SOURCE: Final = "clock check"
 
@@ -92,6 +93,17 @@ def check(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBa
         if done is not None:
             return done
     raise _too_many()
+
+
+def doubt(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBands | None) -> ClockError | None:
+    """What keeps anybody from telling by the clock what has come due; no alarm is raised for it.
+
+    Whoever asks may go by other bands than the scheduler, and an alarm would suspend that one as well.
+    """
+    look = _look(store, clock, bands or ClockBands())
+    if look.watch.alarm is not None:
+        return check(store, clock, teller, bands).problem
+    return in_doubt(look.done(None)) if look.judged.suspends else None
 
 
 def confirm(

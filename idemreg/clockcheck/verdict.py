@@ -179,10 +179,16 @@ class ClockCheck(NamedTuple):
         """
         if self.alarm is None:
             return None
-        msg = f"the clock is in doubt ({self.finding}): {self.consequence}; the alarm is {self.alarm}"
-        error = ClockError(msg, task_id=self.alarm, hint="Set the clock right, or: idemreg clock --confirm")
-        error.exit_code, error.retryable = SUSPENDED, True
-        return error
+        return in_doubt(self)
+
+
+def in_doubt(found: ClockCheck) -> ClockError:
+    """The error for a clock by which nothing may be told."""
+    why = f"{found.consequence}; the alarm is {found.alarm}" if found.is_suspended else "no look has suspended it yet"
+    msg = f"the clock is in doubt ({found.finding}): {why}"
+    error = ClockError(msg, task_id=found.alarm, hint="Set the clock right, or: idemreg clock --confirm")
+    error.exit_code, error.retryable = SUSPENDED, True
+    return error
 
 
 def permit(judged: Judged, bands: ClockBands, readings: Sequence[Reading], *, is_suspended: bool) -> Permit:

@@ -1,8 +1,9 @@
 """One database file: reads, and write transactions.
 
-Every write is a BEGIN IMMEDIATE. A read that turns into a write fails at once with BUSY_SNAPSHOT after another's
-commit, and the busy handler is not even asked. Who writes when is `writing.Gate`'s to say; what makes a commit durable
-is `syncing.GroupSync`. Where SQLite does not show its index, durable writes are SQLite's own synchronous=FULL.
+Every write is a BEGIN IMMEDIATE, or one statement that is its own transaction (see `hot`). A read that turns into a
+write fails at once with BUSY_SNAPSHOT after another's commit, and the busy handler is not even asked. Who writes when
+is `writing.Gate`'s to say; what makes a commit durable is `syncing.GroupSync`. Where SQLite does not show its index,
+durable writes are SQLite's own synchronous=FULL.
 """
 
 from __future__ import annotations
@@ -91,11 +92,15 @@ class Database(Pool):
         """Run ``body`` on a connection, outside any transaction. It must fetch fully: an open read blocks the WAL."""
         connection = self.take(NORMAL)
         try:
-            return body(connection, *args, **kwargs)
-        except (apsw.Error, UnicodeDecodeError) as error:
-            raise self.translate(error) from error
-        finally:
-            self.give_back(connection, NORMAL)
+            try:
+                return body(connection, *args, **kwargs)
+            except (apsw.Error, UnicodeDecodeError) as error:
+                raise self.translate(error) from error
+            finally:
+                self.give_back(connection, NORMAL)
+        except BaseException:  # an interrupt may have come in the middle of giving back
+            self.surely_give_back(connection, NORMAL)
+            raise
 
     def durable(self) -> None:
         """Return once all that is committed now is on the disk; `SyncFailedError` where the disk refuses."""

@@ -153,11 +153,12 @@ def plan(
 def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[Schedule]) -> Sequence[Schedule]:
     """No slot at work falls out of sight: it may have been claimed, by hand, since the schedule was looked at."""
     last = becomes[-1]
-    if seen is None or last.open_s <= seen.open_s:
+    if seen is not None and last.open_s <= seen.open_s:
         return becomes
+    first = f"{last.name}@" if seen is None else slot_id(last.name, seen.open_s)
     ids = connection.execute(
         "SELECT task_id FROM idempotent_log WHERE status = 3 AND task_id >= ? AND task_id < ? ORDER BY task_id",
-        (slot_id(last.name, seen.open_s), slot_id(last.name, last.open_s)),
+        (first, slot_id(last.name, last.open_s)),
     )
     oldest_s = next((at_s for (task_id,) in ids if (at_s := slot_of(str(task_id))) is not None), last.open_s)
     return [*becomes[:-1], last._replace(open_s=oldest_s)]
