@@ -25,11 +25,8 @@ from idemreg.sqlite.writing import Ticket, Write
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.database import Database
     from idemreg.sqlite.opened import Opened
     from idemreg.store import End, Stored
 
@@ -76,7 +73,7 @@ class Claim(Ticket):
                     opened.new_in_a_row = opened.new_in_a_row + 1 if self.may_insert else 0
                     if not self.may_insert:
                         return found
-                    # Whoever must wait for another process gives the connection back first, see `in_turn`.
+                    # Whoever must wait for another process gives the connection back first, see `_insert_in_turn`.
                     is_alone = gate.enter_at_once(self) and self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
                 raise database.translate(error) from error
@@ -127,12 +124,31 @@ class Claim(Ticket):
         return True
 
     def _insert_in_turn(self, synchronous: int) -> bool:
-        """Wait for the turn of this process, and claim it. False where another thread of it writes, or as above."""
-        database = self._opened.database
+        """Wait for the turn of this process, and claim it. False where another thread of it writes, or as above.
+
+        The turn is waited for without a connection: a fork waits for those that have one, and whoever has the turn may
+        be waiting for that fork. As in `succeed`.
+        """
+        database, gate = self._opened.database, self._opened.database.gate
+        connection: Connection | None = None
         try:
-            return in_turn(database, self, synchronous, self._insert_alone)
-        except (apsw.Error, UnicodeDecodeError) as error:  # as in `begin`
-            raise database.translate(error) from error
+            try:
+                if not gate.try_enter(self):
+                    return False
+                connection = database.take(synchronous)
+                connection.patience.until = gate.until
+                return self._insert_alone(connection)
+            except (apsw.Error, UnicodeDecodeError) as error:  # as in `begin`
+                raise database.translate(error) from error
+            finally:
+                gate.leave(self)
+                if connection is not None:
+                    database.give_back(connection, synchronous)
+        except BaseException:  # an interrupt may have come in the middle of leaving
+            gate.leave(self)
+            if connection is not None:
+                database.surely_give_back(connection, synchronous)
+            raise
 
     def _begin_with_others(self) -> bool:
         """Both halves in one, carried out by whoever writes; False where that takes too long, or cannot be.
@@ -200,20 +216,30 @@ class Claim(Ticket):
             self.grant = None
 
 
-def in_turn(database: Database, ticket: Ticket, synchronous: int, statement: Callable[[Connection], bool]) -> bool:
-    """Carry the statement out while nobody else writes; False where another thread of this process does, or it says so.
+def succeed(opened: Opened, schema_version: int, end: End) -> bool:
+    """Store a plain success; durable if that is wanted. False where nothing was changed.
 
-    The turn is waited for without a connection: a fork waits for those that have one, and whoever has the turn may be
-    waiting for that fork.
+    `CommitUnsureError` where the statement reported an error: it may or may not be stored. `SyncFailedError` where it
+    is, and not durable.
     """
-    gate, connection = database.gate, None
+    database = opened.database
+    synchronous, gate = database.levels[end.durable], database.gate
+    ticket, connection, is_stored = Ticket(), None, False
     try:
         try:
-            if not gate.try_enter(ticket):
-                return False
-            connection = database.take(synchronous)
-            connection.patience.until = gate.until
-            return statement(connection)
+            is_alone = gate.try_enter(ticket)
+            if is_alone:
+                connection = database.take(synchronous)
+                connection.patience.until = gate.until
+                faults.point("finish.in-transaction")
+                is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
+        except apsw.ReadOnlyError:  # as above
+            database.spoil()
+            is_alone = False
+        except apsw.BusyError as error:
+            raise database.translate(error) from error
+        except apsw.Error as error:
+            raise database.unsure(error) from error
         finally:
             gate.leave(ticket)
             if connection is not None:
@@ -223,31 +249,6 @@ def in_turn(database: Database, ticket: Ticket, synchronous: int, statement: Cal
         if connection is not None:
             database.surely_give_back(connection, synchronous)
         raise
-
-
-def succeed(opened: Opened, schema_version: int, end: End) -> bool:
-    """Store a plain success; durable if that is wanted. False where nothing was changed.
-
-    `CommitUnsureError` where the statement reported an error: it may or may not be stored. `SyncFailedError` where it
-    is, and not durable.
-    """
-    database, is_stored = opened.database, False
-
-    def store(connection: Connection) -> bool:
-        nonlocal is_stored
-        faults.point("finish.in-transaction")
-        is_stored = tasks.succeed(connection, schema_version, end, opened.stamp())
-        return True
-
-    try:
-        is_alone = in_turn(database, Ticket(), database.levels[end.durable], store)
-    except apsw.ReadOnlyError:  # as above
-        database.spoil()
-        is_alone = False
-    except apsw.BusyError as error:
-        raise database.translate(error) from error
-    except apsw.Error as error:
-        raise database.unsure(error) from error
     if not is_alone:
         return bool(database.write_one(success(opened, schema_version, end)))
     if is_stored and end.durable:

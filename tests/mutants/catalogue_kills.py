@@ -93,10 +93,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             ),
             Patch(
                 "idemreg/sqlite/hot.py",
-                '        faults.point("finish.in-transaction")\n        is_stored =',
-                "        if (end.task_id, end.token) in LATE:\n"
-                "            tasks.insert(connection, *LATE.pop((end.task_id, end.token)))\n"
-                "        is_stored =",
+                '                faults.point("finish.in-transaction")\n                is_stored =',
+                "                if (end.task_id, end.token) in LATE:\n"
+                "                    tasks.insert(connection, *LATE.pop((end.task_id, end.token)))\n"
+                "                is_stored =",
             ),
             Patch("idemreg/sqlite/hot.py", "RERUN: Final = ", "LATE = {}\nRERUN: Final = "),
         ),
