@@ -129,8 +129,26 @@ LINEARIZABLE = {
         4-5 B claim running asked=rerun
         6-7 C claim granted token=2 attempt=2 asked=rerun
         8-9 A finish lost asked=succeeded token=1 result=r""",
+    "a job that could not save a step, since its claim was lost, is told no more": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun
+        3-3 A lose ok
+        4-5 B claim granted token=2 attempt=2 asked=rerun
+        6-7 A finish recorded asked=interrupted token=1
+        8-9 B finish recorded token=2 asked=succeeded result=r""",
+    "a sweep gives a task up, and runs it again, since it was retried meanwhile": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun most=1
+        3-4 A die ok
+        5-12 B bury ok most=1
+        6-11 C retry ok
+        7-8 D get ok asked=failed token=1 attempt=1
+        5-12 B sweep granted token=2 attempt=2 asked=kept most=1""",
 }
 NOT_LINEARIZABLE = {
+    "a sweep runs what has no attempts left": """
+        1-2 A claim granted token=1 attempt=1 asked=rerun most=1
+        3-4 A die ok
+        5-6 B bury ok most=1
+        5-6 B sweep granted token=2 attempt=2 asked=kept most=1""",
     "a retry, which lets two runs begin": """
         1-2 A claim granted token=1 attempt=1 asked=rerun most=1
         3-4 A finish recorded token=1 asked=failed
@@ -381,6 +399,19 @@ def test_a_sweep_is_told_by_the_task() -> None:
         "verify-2": [("sweep", "untouched")],
         "kept-4": [("sweep", "granted"), ("finish", "recorded")],
     }
+
+
+def test_a_sweep_tells_twice_of_what_it_gave_up_and_ran_again() -> None:
+    """It was retried meanwhile: first that it was settled, and then what became of its run."""
+    told = History()
+    records = (
+        *("call 3 0 sweep - - 0 -", "in 3 0 kept-4 9 5", "out 3 0 failed 3.1", "got 3 0 kept-4 settled failed"),
+        *("got 3 0 kept-4 recorded", "said 3 0 swept"),
+    )
+    for record in records:
+        told.read(record.split())
+    kinds = [(op.kind, op.answer) for op in told.ops["kept-4"]]
+    assert kinds == [("bury", "ok"), ("sweep", "granted"), ("finish", "recorded")]
 
 
 def test_an_effect_tells_what_became_of_a_killed_finish() -> None:

@@ -146,6 +146,8 @@ class History:
         if kind == "in":
             _, task, token, attempt = words
             claim = {"token": int(token), "attempt": int(attempt), "asked": _asked_of(task)}
+            if int(attempt) > MOST_ATTEMPTS:
+                self._op(process, task, ours[SWEEP], "bury", "ok")
             self._op(process, task, ours[SWEEP], "sweep", "granted", **claim)
             ours[task] = _Open("body", self.now, "", int(token), None)
         else:
@@ -159,10 +161,11 @@ class History:
         if kind == "got":
             task, *answer = words
             listed.add(task)
-            if (begun := ours.pop(task, None)) is not None:
+            if answer[0] == "settled":
+                if task not in ours:  # else it was given up before it was run again, see "bury"
+                    self._op(process, task, ours[SWEEP], "sweep", answer[1], asked=_asked_of(task))
+            elif (begun := ours.pop(task, None)) is not None:
                 self._ended(process, task, begun, answer)
-            elif answer[0] == "settled":
-                self._op(process, task, ours[SWEEP], "sweep", answer[1], asked=_asked_of(task))
             elif task in self._dead and _asked_of(task) != KEPT:  # what is kept is left where the file is busy
                 self._op(process, task, ours[SWEEP], "sweep", "left", asked=_asked_of(task))
             return

@@ -24,7 +24,7 @@ __all__ = ["Stuck", "find_stuck"]
 # a few more steps than it has operations.
 MOST_STEPS: Final = 30_000
 MAY_CHANGE: Final = frozenset({PENDING, "unknown", "failed"})
-OPERATORS: Final = frozenset({"retry", "resolve", "forget"})
+MAY_DO_NOTHING: Final = frozenset({"retry", "resolve", "forget", "bury"})
 
 
 class Stuck(Exception):  # noqa: N818 - it is a finding
@@ -76,7 +76,7 @@ def _take_what_only_looks(ops: Sequence[Op], taken: int, first: int, state: Stat
 
 
 def _only_looks(state: State, op: Op) -> bool:
-    may_change = op.answer in MAY_CHANGE or (op.answer == "ok" and op.kind in OPERATORS)
+    may_change = op.answer in MAY_CHANGE or (op.answer == "ok" and op.kind in MAY_DO_NOTHING)
     return not may_change and any(after == state for after in step(state, op))
 
 

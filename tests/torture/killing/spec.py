@@ -144,7 +144,8 @@ def _enter(state: State, op: Op) -> Iterator[State]:
 
 def _finish(state: State, op: Op) -> Iterator[State]:
     if not _is_own(state, op):
-        if op.answer in ("lost", PENDING):
+        # A job that could not begin a step since its claim was lost raises what the loss itself is told by.
+        if op.answer in ("lost", PENDING) or op.asked == "interrupted":
             yield state
     elif op.answer in ("recorded", PENDING):
         match op.asked:
@@ -230,6 +231,14 @@ def _sweep(state: State, op: Op) -> Iterator[State]:
         yield state
 
 
+def _bury(state: State, op: Op) -> Iterator[State]:
+    """What a sweep may have done before it ran a task: given it up, whereupon somebody else allowed it one more run."""
+    yield state
+    is_dead = state.status == "running" and (state.owner in state.dead or state.owner in state.lost)
+    if is_dead and state.is_entered and state.attempt >= op.most:
+        yield _ended(state, "failed")
+
+
 def _waits(state: State, op: Op) -> bool:
     """Whether a job whose arguments are kept is to be run again without a caller."""
     match state.status:
@@ -273,4 +282,5 @@ _KINDS: Final[dict[str, Callable[[State, Op], Iterator[Any]]]] = {
     "forget": _forget,
     "get": _get,
     "sweep": _sweep,
+    "bury": _bury,
 }
