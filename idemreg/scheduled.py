@@ -94,7 +94,8 @@ def timetable(
     require(overlap, str, "overlap is a word")
     require(limit, int, "limit is a whole number")
     if not isinstance(name, str) or not name or "@" in name:
-        msg = f"a schedule has a name without an @, not {name!r}" if isinstance(name, str) else "a schedule has a name"
+        given = repr(name) if isinstance(name, str) else type(name).__name__  # whose own repr may fail
+        msg = f"a schedule has a name without an @, not {given}"
         raise ScheduleError(msg, hint="Its slots are NAME@2026-11-22T19:00:00Z.")
     try:
         check_task_id(slot_id(name, 0))
@@ -232,9 +233,8 @@ def check_alone(ledger: Ledger, wanted: Wanted, task_id: str) -> None:
 
     Also where the other's lease has expired: its owner may come back until somebody has decided about it.
     """
-    found = _keep_in_sight(
-        ledger, wanted, task_id
-    )  # again: a look may have begun before the claim, and ended behind it
+    # Once more: a look may have begun before the claim, and have been stored behind the first.
+    found = _keep_in_sight(ledger, wanted, task_id)
     others = [owner for one, owner in found.owners.items() if one != task_id]
     if any(owner.liveness is not Liveness.DEAD for owner in others):
         raise OverlapError

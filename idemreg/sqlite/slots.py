@@ -159,7 +159,7 @@ def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[S
     ids = connection.execute(
         "SELECT task_id FROM idempotent_log WHERE status = 3 AND task_id >= ? AND task_id < ? ORDER BY task_id",
         (first, slot_id(last.name, last.open_s)),
-    )
+    ).fetchall()
     oldest_s = next((at_s for (task_id,) in ids if (at_s := slot_of(str(task_id))) is not None), last.open_s)
     return [*becomes[:-1], last._replace(open_s=oldest_s)]
 
