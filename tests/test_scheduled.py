@@ -997,6 +997,31 @@ def test_what_is_claimed_by_hand_behind_a_look_is_seen_by_others(
     assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded", "4": "overlap"}
 
 
+def test_what_a_look_runs_is_seen_by_others_whatever_was_stored_before_its_claim(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that is older than the retry of a slot knows of no reason to keep it in sight."""
+    job, other = Job(registry), Job(open_registry(clock=clock))
+    look, stored = registry.store.look, list[bool]()
+
+    def late(wanted: Any) -> Any:
+        if not stored:
+            seen = ledger(registry).schedules("job")[-1]
+            stored.append(ledger(registry).plan(seen, [seen._replace(open_s=seen.watermark_s + 1)], [], wanted))
+        return look(wanted)
+
+    def body(_slot: datetime) -> None:
+        clock.advance(HOUR)
+        assert other.due() == []
+
+    clock.advance(HOUR)
+    job.body = body
+    monkeypatch.setattr(registry.store, "look", late)
+    job.due()
+    assert stored == [True]
+    assert job.rows() == {"1": "succeeded", "2": "overlap"}
+
+
 def test_a_slot_that_cannot_be_looked_about_behind_its_claim_is_put_back(
     registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
