@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from tests.torture import clock
-from tests.torture.clock import HOUR, OTHER, OWN, Known, Worker, World
+from tests.torture.clock import HOUR, OTHER, OWN, HangError, Known, Worker, World
 from tests.torture.trial import NOT_TRIED, Tally
 
 
@@ -35,6 +35,27 @@ def test_it_says_that_there_is_no_other_time_namespace(monkeypatch: pytest.Monke
         tally = clock.run(seed=1, count=1)
         assert tally.violations == wrong
         assert tally.events[missed] == tally.tried == 1
+
+
+@pytest.mark.parametrize("since_boot_s", [0, 1, 60, 10**6])
+def test_no_other_namespace_is_older_than_the_boot(monkeypatch: pytest.MonkeyPatch, since_boot_s: int) -> None:
+    """On a machine that has just come up the system makes none in which it would not be up yet."""
+    monkeypatch.setattr(clock, "_since_boot", lambda: since_boot_s * 1_000)
+    drawn = {clock._offset_s(Random(seed)) for seed in range(100)}  # noqa: S311 - by a seed
+    assert len(drawn) == 4
+    assert since_boot_s + min(drawn) >= 0
+
+
+def test_a_worker_that_has_ended_hangs_nobody() -> None:
+    """What is sent to it raises what the trial tells, whether the pipe is closed or the answer does not come."""
+    worker = Worker(None)
+    worker.process.kill()
+    worker.process.wait()
+    try:
+        with pytest.raises(HangError):
+            worker.send("close", {})
+    finally:
+        worker.kill()
 
 
 class Answers:

@@ -60,6 +60,21 @@ def nothing(_seed: int, count: int) -> Tally:
     return Tally(count)
 
 
+def test_a_part_that_breaks_off_is_told_and_the_others_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    """By the command that calls it again, as whatever is found."""
+    tally = _run(Trial("breaks", "things", 12, 4, breaks), 12, seed=1, jobs=1)
+    assert tally.violations == [f"broke off: KeyError: 3; {again('breaks', 3, 4)}"]
+    assert len(tally.distinct) == 12
+    assert "in breaks" in capfd.readouterr().err, "the traceback says where"
+
+
+def breaks(seed: int, count: int) -> Tally:
+    """A part that breaks off where it is the third."""
+    if seed == 3:
+        raise KeyError(seed)
+    return Tally(count, {seed * 1_000 + number for number in range(count)})
+
+
 # --- a printed command ------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.mutants import CATALOGUE, mutated
 from tests.support.lean import without_statistics
 from tests.torture.table import save
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import Tally, Trial, again
 from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 10  # violations of one trial
 SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
+BROKE_OFF: Final = "broke off: "  # so the violation of a part begins that came to no end
 SPARE_PARTS: Final = 8  # beyond that, for what is missing in the end: each is smaller than the one before
 
 
@@ -106,7 +108,7 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(trial: Trial, count: int, seed: int, jobs: int, *, is_asked: bool = False) -> Tally:
-    """Part after part, several at once, until so many distinct things were tried.
+    """Part after part, several at once, until so many distinct things were tried. One that raises is a violation.
 
     ``is_asked``: the count is that of a printed command, and no part may be smaller that need not be.
     """
@@ -116,18 +118,23 @@ def _run(trial: Trial, count: int, seed: int, jobs: int, *, is_asked: bool = Fal
     # Spawned, so that no part inherits locks or connections of another.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, without_statistics, max_tasks_per_child=1) as pool:
-        running: dict[Future[Tally], int] = {}  # and how many each is to try
+        running: dict[Future[Tally], tuple[int, int]] = {}  # how many each is to try, and its seed
         while True:
-            missing = count - len(total.distinct) - sum(running.values())
+            missing = count - len(total.distinct) - sum(size for size, _ in running.values())
             sizes = next_parts(trial.part, missing, jobs - len(running), is_asked=is_asked)
             for size, next_seed in zip(sizes, seeds, strict=False):
-                running[pool.submit(trial.run, next_seed, size)] = size
+                running[pool.submit(trial.run, next_seed, size)] = size, next_seed
             if not running:
                 return total
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for one in done:
-                del running[one]
-                total.add(one.result())
+                size, its_seed = running.pop(one)
+                try:
+                    total.add(one.result())
+                except Exception as error:  # noqa: BLE001 - whatever it is, the other parts and trials go on
+                    traceback.print_exception(error)
+                    what = f"{BROKE_OFF}{type(error).__name__}: {error}"
+                    total.violations.append(f"{what}; {again(trial.name, its_seed, size)}")
 
 
 def next_parts(most: int, missing: int, free: int, *, is_asked: bool) -> list[int]:
@@ -157,7 +164,8 @@ def _power(trial: Trial, options: argparse.Namespace) -> list[dict[str, Any]]:
                 text=True,
                 check=False,
             )
-        is_found = run.returncode == 1 and "violations in" in run.stdout and f"{trial.name}: 0 " not in run.stdout
+        is_judged = "violations in" in run.stdout and BROKE_OFF not in run.stdout
+        is_found = run.returncode == 1 and is_judged and f"{trial.name}: 0 " not in run.stdout
         print(f"{trial.name}: mutant {name}: {'found' if is_found else 'NOT FOUND'}", flush=True)
         if not is_found:
             print(run.stdout[-2000:] + run.stderr[-2000:])

@@ -66,8 +66,11 @@ class Worker:
 
     def send(self, command: str, options: dict[str, Any]) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([command, options]).encode() + b"\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(json.dumps([command, options]).encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise HangError from None
 
     def receive(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -85,6 +88,12 @@ class Worker:
             if pipe is not None:
                 with suppress(BrokenPipeError):
                     pipe.close()
+
+
+def _offset_s(chance: Random) -> int:
+    """Of the time since boot in another namespace, where it never was before the boot: the system makes none such."""
+    behind = min(600, _since_boot() // 1_000 // 2)
+    return chance.choice((-behind, 3_600, 10 * YEAR // 1_000, 90 * YEAR // 1_000))
 
 
 def _since_boot() -> int:
@@ -396,7 +405,7 @@ def run(seed: int, count: int) -> Tally:
     """Worlds one after the other, with the same two processes unless one is killed."""
     tally = Tally()
     chance = Random(seed)
-    offset_s = chance.choice((-600, 3_600, 10 * YEAR // 1_000, 90 * YEAR // 1_000)) if time_namespace() else None
+    offset_s = _offset_s(chance) if time_namespace() else None
     if offset_s is None:
         tally.not_tried("another time namespace (this user may make none)")
     workers = [Worker(None), Worker(offset_s)]
