@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from idemreg import AsyncRegistry, Clock, Registry, checkpointer
-from idemreg.checkpointer import NET_PAGES, PASSIVE_PAGES, PATIENCE_S, RESTART_PAUSE_S, Bell, Checkpointer
+from idemreg.checkpointer import NET_PAGES, PATIENCE_S, RESTART_PAUSE_S, Bell, Checkpointer
 from idemreg.processes import locks_on
+from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 from idemreg.sqlite.readers import OPEN_BYTE, wal_readers
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
@@ -117,11 +118,11 @@ def test_commits_do_not_checkpoint_by_themselves(slow: Registry) -> None:
     """While one is at work, commits of this process leave the -wal alone, also where SQLite would not."""
     hand = by_hand(slow, passive_pages=NEVER)
     slow.claim("big").succeed("x" * 900_000)
-    commits(slow, PASSIVE_PAGES)
+    commits(slow, AUTOCHECKPOINT_PAGES)
     state = hand._wal.state()
     assert state is not None
     assert state.moved == 0
-    assert state.pages > PASSIVE_PAGES
+    assert state.pages > AUTOCHECKPOINT_PAGES
 
 
 def test_checkpoints_go_back_to_the_commits(slow: Registry) -> None:

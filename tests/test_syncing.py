@@ -33,6 +33,7 @@ from idemreg.lockfile import SYNC_RECORD_OFFSET
 from idemreg.sqlite import guard, hot, syncing, walindex
 from idemreg.sqlite.connection import FULL
 from idemreg.store import Lost, Recorded, Unsure
+from idemreg.testing import ManualClock
 from idemreg.turn import Turns
 from tests.support.faulted import FaultedScript
 from tests.support.processes import PATIENCE_S, Script
@@ -585,6 +586,23 @@ def test_a_wal_that_was_deleted_acknowledges_nothing(path: Path, full: Registry)
         full.run("t", lambda: pytest.fail("the job started"))
 
 
+@pytest.mark.parametrize("when", ["in the job", "between commit and sync"])
+def test_an_end_in_a_wal_that_was_deleted_is_told(path: Path, full: Registry, when: str) -> None:
+    """Nobody looks at the files behind a job but the sync of its end, so that is what must notice it."""
+    full.run("first", lambda: 1)
+
+    def job() -> int:
+        if when == "in the job":
+            os.unlink(f"{path}-wal")
+        else:
+            faults.arm("sync.begun", lambda: os.unlink(f"{path}-wal"))
+        return 7
+
+    with pytest.raises(FinishNotRecordedError) as lost:
+        full.run("t", job, on_crash="rerun")
+    assert lost.value.result == 7
+
+
 def test_a_sync_of_a_new_wal_covers_nothing_of_a_deleted_one(
     path: Path, full: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -629,6 +647,22 @@ def test_what_is_noted_of_another_wal_is_not_believed(path: Path, full: Registry
         assert sync._read().inode == os.stat(f"{path}-wal").st_ino
 
 
+def test_as_many_frames_of_an_earlier_wal_cover_nothing(full: Registry) -> None:
+    """A -wal that begins anew comes to the same length again: its salts tell the two apart, and it is synced."""
+    full.run("first", lambda: 1)
+    sync = sync_of(full)
+    header = sync._index.header()
+    assert header is not None
+    assert sync._read().header == header
+    salts = bytes(byte ^ 1 for byte in header[walindex.SALTS])
+    sync._put(SYNC_RECORD_OFFSET, header[: walindex.SALTS.start] + salts + header[walindex.SALTS.stop :])
+    sync._synced = b""
+    before = sync.syncs
+    sync.durable()
+    assert sync.syncs == before + 1
+    assert sync._read().header == header
+
+
 def test_a_lock_file_that_was_cut_short_is_an_error(path: Path, full: Registry) -> None:
     """It is read and written, not mapped: a typed error, not SIGBUS."""
     full.run("first", lambda: 1)
@@ -669,6 +703,20 @@ def test_a_stopped_leader_costs_the_others_some_speed(path: Path, full: Registry
         assert (after.header, after.begun, after.done) == (before.header, before.begun, before.done)
         writer.signal(signal.SIGCONT)
         writer.expect("told")
+
+
+def test_patience_with_a_stopped_leader_is_short(path: Path, open_registry: Callable[..., Registry]) -> None:
+    """Whoever waits for a sync of another's syncs by himself after a fiftieth of a second, and not in his own time."""
+    clock = ManualClock()
+    with open_registry(clock=clock, durability="full") as registry:
+        registry.run("first", lambda: 1)
+        turns = Turns(f"{path}-lock", Clock())
+        assert turns.sync.try_take()
+        before, syncs = clock.monotonic(), sync_of(registry).syncs
+        registry.run("t", lambda: 1)
+        assert sync_of(registry).syncs == syncs + 2, "of its claim and of its end"
+        assert clock.monotonic() - before <= 2 * 0.025
+        turns.close()
 
 
 @pytest.mark.parametrize("point", ["turn.taken", "finish.in-transaction"])

@@ -102,6 +102,32 @@ class ReleasingClock(ManualClock):
             self.turns.write.drop()
 
 
+class ListingClock(ManualClock):
+    """Lists the naps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.naps: list[float] = []
+
+    def sleep(self, pause: float) -> None:
+        super().sleep(pause)
+        self.naps.append(pause)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_nobody_who_waits_looks_away_for_longer_than_a_millisecond(path: Path) -> None:
+    """However long he has waited: naps that grow on, as SQLite's do, let whoever comes later go first."""
+    clock = ListingClock()
+    holding, waiting = Turns(f"{path}-lock", Clock()), Turns(f"{path}-lock", clock)
+    assert holding.write.try_take()
+    assert not waiting.write.take(clock.monotonic() + 60)
+    assert max(clock.naps) <= 0.001
+    assert clock.naps[-2] >= max(clock.naps[:10]), "at first they are shorter"
+    holding.close()
+    assert waiting.write.take(clock.monotonic())
+    waiting.close()
+
+
 @pytest.mark.parametrize("kind", ["claim", "finish", "add"])
 def test_what_was_waited_for_the_turn_is_not_waited_again(
     kind: str, open_registry: Callable[..., Registry], path: Path

@@ -20,6 +20,12 @@ SYNCS: Final = mutants(
     Off(),
     _TESTS,
     Row(
+        "frames-counted",
+        "step 2: as many frames are believed to be the same ones, also of a -wal that has begun anew",
+        (Patch(SYNCING, "header == record.header and record", "header[FRAMES] == record.header[FRAMES] and record"),),
+        "test_as_many_frames_of_an_earlier_wal_cover_nothing",
+    ),
+    Row(
         "sync-of-another-wal",
         "step 5: what the record says is believed whichever -wal it is of",
         (
@@ -75,5 +81,11 @@ SYNCS: Final = mutants(
         "step 8: what the syncs of an earlier boot have noted is kept",
         (Patch("idemreg/lockfile.py", "        if not self.is_of_boot(boot_id):\n", "        if not boot_id:\n"),),
         "test_a_finish_whose_sync_fails_is_told",
+    ),
+    Row(
+        "deleted-wal-acknowledged",
+        "step 9: nobody looks whether the -wal that is synced is the one at the path",
+        (Patch(SYNCING, "        self._guard.check_names(begun_at)\n", ""),),
+        "test_an_end_in_a_wal_that_was_deleted_is_told",
     ),
 )
