@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from idemreg.clockcheck.verdict import ClockCheck
+    from idemreg.clockcheck.verdict import ClockBands, ClockCheck
     from idemreg.registry import Registry
 
 __all__ = ["AsyncClock"]
@@ -19,9 +19,9 @@ class AsyncClock:
     _registry: Registry
     _call: Callable[..., Coroutine[Any, Any, Any]]
 
-    async def check_clock(self) -> ClockCheck:
+    async def check_clock(self, bands: ClockBands | None = None) -> ClockCheck:
         """Say whether the wall clock can be trusted to tell when a slot is due; see `Registry.check_clock`."""
-        found: ClockCheck = await self._call(self._registry.check_clock)
+        found: ClockCheck = await self._call(self._registry.check_clock, bands)
         return found
 
     async def confirm_clock(self, *, evidence: str = "", by: str = "operator") -> ClockCheck:

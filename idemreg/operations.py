@@ -320,17 +320,26 @@ class Operations:
 
     # --- the clock ----------------------------------------------------------------------------------------------
 
-    def check_clock(self) -> ClockCheck:
+    def check_clock(self, bands: ClockBands | None = None) -> ClockCheck:
         """Say whether the wall clock can be trusted to tell when a slot is due, and what a scheduler may do by it.
 
         Called before scheduled runs. By the bands of ``clock_bands``: a small deviation extends execution windows; a
-        large one, a jump, or a clock behind the newest stored time raises an alarm, a task that is `unknown`, and until
-        that is settled scheduling and catch-up are suspended. A source that knows the time settles it by itself. That
-        nobody can tell suspends nothing. No claim depends on any of it.
-        """
-        from idemreg.clockcheck.check import check  # noqa: PLC0415 - for schedules only
+        large one, a jump by as much, or a clock that is behind the newest stored time raises an alarm, a task that is
+        `unknown`, and until that is settled scheduling and catch-up are suspended. A source that knows the time settles
+        it by itself. That nobody can tell suspends nothing. No claim depends on any of it.
 
-        found = check(self._store, self.clock, self._teller, self.clock_bands)
+        Reads all tasks, for their times. ``bands``: tell what would follow by others; no alarm is raised or ends.
+        """
+        from idemreg.clockcheck.check import appraise  # noqa: PLC0415 - for schedules only
+
+        if bands is not None:
+            return appraise(self._store, self.clock, bands)
+        return self._checked_clock(is_thorough=True)
+
+    def _checked_clock(self, *, is_thorough: bool) -> ClockCheck:
+        from idemreg.clockcheck.check import check  # noqa: PLC0415 - as above
+
+        found = check(self._store, self.clock, self._teller, self.clock_bands, is_thorough=is_thorough)
         self.clock_found = found
         return found
 

@@ -249,7 +249,7 @@ class Registry(Operations):
 
     def may_schedule(self) -> Permit:
         """What the clock allows; asked before every look at a schedule. See `check_clock`."""
-        return self.check_clock().permit
+        return self._checked_clock(is_thorough=False).permit
 
     @property
     def schedules(self) -> dict[str, Scheduled]:

@@ -20,10 +20,12 @@ from idemreg import (
     Verdict,
     events,
 )
+from idemreg.clockcheck import check
 from idemreg.clockcheck.check import KEEP_MS, moment
 from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import Ledger, State
+from idemreg.sqlite import queries
 from idemreg.store import Settlement
 from idemreg.testing import ManualClock
 from tests.support.bands import GRACE_S, Said, each_band
@@ -257,6 +259,74 @@ def test_a_clock_behind_a_stored_time_suspends(
     world.reboot()
     world.jump(-behind_us)
     assert suspended(registry).deviation_us == -behind_us
+
+
+def test_a_clock_that_went_out_and_back_is_behind_what_was_stored(registry: Registry, world: World) -> None:
+    """Within a boot nobody may have looked meanwhile, and the time since boot says that all is well."""
+    assert registry.may_schedule() == GOES_ON
+    world.jump(HOUR)
+    registry.add("t")
+    world.jump(-HOUR)
+    assert suspended(registry).deviation_us == -HOUR
+    registry.confirm_clock()
+    world.advance(60)
+    goes_on(registry)
+
+
+def test_a_scheduler_looks_at_stored_times_once_a_minute(registry: Registry, world: World) -> None:
+    """It looks before each slot, and has not the time to read all tasks each time."""
+    registry.may_schedule()
+    world.jump(HOUR)
+    registry.add("t")
+    world.jump(-HOUR)
+    world.advance(KEEP_MS / 1_000 - 1)
+    assert registry.may_schedule() == GOES_ON
+    world.advance(1)
+    assert registry.may_schedule() == SUSPENDED
+
+
+def test_a_scheduler_reads_so_many_tasks_and_a_thorough_look_all(
+    registry: Registry, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a large file it sees the first of them, by their ids."""
+    monkeypatch.setattr(queries, "SCANNED_ROWS", 2)
+    registry.may_schedule()
+    world.jump(HOUR)
+    first = [f"a:{number:02}" for number in range(2 * check.SOME)]
+    world.jump(-HOUR)
+    for task_id in first:
+        registry.add(task_id)
+    world.jump(HOUR)
+    registry.add("b")
+    world.jump(-HOUR)
+    world.advance(KEEP_MS / 1_000)
+    assert registry.may_schedule() == GOES_ON
+    assert suspended(registry).deviation_us < 0
+
+
+def test_what_was_stored_by_a_clock_that_came_back_suspends_no_more(looked: Registry, world: World) -> None:
+    """A jump that is over ends its alarm by itself, and what was stored meanwhile is known from then on."""
+    world.jump(HOUR)
+    suspended(looked)
+    looked.add("t")
+    world.jump(-HOUR)
+    goes_on(looked)
+    world.advance(60)
+    goes_on(looked)
+
+
+def test_other_bands_are_tried_without_an_alarm(looked: Registry, world: World, told: list[Any]) -> None:
+    """What would follow, and nothing does, to a scheduler that goes by its own."""
+    world.synchronise(70 * MS)
+    found = looked.check_clock(ClockBands(suspend_from_ms=100))
+    assert (found.permit.scheduling, found.permit.extension_ms) == (True, 20)
+    found = looked.check_clock(ClockBands(suspend_from_ms=70))
+    assert (found.permit, found.alarm) == (SUSPENDED, None)
+    assert "would be suspended" in found.consequence
+    assert (told, list(looked.tasks())) == ([], [])
+    alarm = suspended(looked).alarm
+    found = looked.check_clock(ClockBands(suspend_from_ms=100))
+    assert (found.permit, found.alarm) == (SUSPENDED, alarm)
 
 
 def test_a_reboot_is_no_jump(looked: Registry, world: World) -> None:

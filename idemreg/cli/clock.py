@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from idemreg.cli.bands import VARIABLES, bands_of
 from idemreg.cli.context import Command, HintedUsageError, common_options, login_name, settings
 from idemreg.cli.failures import concrete
 from idemreg.cli.render import Cell, facts, write, write_json
 from idemreg.cli.text import columns, escape, fold, paint
 from idemreg.cli.values import TEXT
-from idemreg.clockcheck.verdict import SUSPENDED, ClockBands, ClockVerdict
+from idemreg.clockcheck.verdict import SUSPENDED, ClockVerdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +52,10 @@ LABELS: Final = {"hardware clock": "hardware", "time since boot": "boot time", "
 @click.option("--evidence", type=TEXT, default=None, help="With --confirm: what that rests on.")
 @click.option("--by", type=TEXT, metavar="WHO", default=None, help="With --confirm: who says so. Default: your login.")
 @click.option(
-    "--extend-from", type=float, default=None, metavar="MS", help="Extend windows from so many ms. Default: 10"
+    "--extend-from", type=float, default=None, metavar="MS", help="Try: extend windows from so many ms. Default: 10"
 )
-@click.option("--suspend-from", type=float, default=None, metavar="MS", help="Suspend from so many ms. Default: 50")
-@click.option("--extension", type=float, default=None, metavar="MS", help="By how much to extend. Default: 20")
+@click.option("--suspend-from", type=float, default=None, metavar="MS", help="Try: suspend from so many. Default: 50")
+@click.option("--extension", type=float, default=None, metavar="MS", help="Try: extend by so many. Default: 20")
 @common_options()
 def clock(
     evidence: str | None,
@@ -69,9 +70,12 @@ def clock(
 
     Asked are the kernel and chrony, where they are synchronised to somebody, the hardware clock, the time since boot
     (for a jump since the last look) and the stored times. Each speaks only beyond its own resolution; the worst holds.
-    A small deviation extends execution windows. A large one, a jump, or a clock behind the newest stored time suspends
-    scheduling and catch-up: an alarm, a task that is unknown, says why. It ends when a source answers for the clock, or
-    by --confirm. Whether a task may run never depends on any of it.
+    A small deviation or jump extends execution windows. A large one, or a clock that is behind the newest stored time,
+    suspends scheduling and catch-up: an alarm, a task that is unknown, says why. It ends when a source answers for the
+    clock, or by --confirm. Whether a task may run never depends on any of it.
+
+    Other bands, given here, are tried and suspend nothing. Those by which commands schedule (run --every) are set by
+    IDEMREG_CLOCK_EXTEND_FROM, IDEMREG_CLOCK_SUSPEND_FROM and IDEMREG_CLOCK_EXTENSION, in ms; a module sets its own.
 
     Exit code 0: good; or deviating within the bands; or nobody can tell, with a warning on stderr. 1: scheduling is
     suspended (also where the hardware clock serves meanwhile).
@@ -79,10 +83,16 @@ def clock(
     if not confirm and (evidence is not None or by is not None):
         msg = "--evidence and --by go with --confirm"
         raise HintedUsageError(msg, "Without it nothing is confirmed.")
-    bands = _bands(extend_from_ms=extend_from, suspend_from_ms=suspend_from, extension_ms=extension)
+    given = {"extend_from_ms": extend_from, "suspend_from_ms": suspend_from, "extension_ms": extension}
+    is_trial = any(value is not None for value in given.values())
+    if confirm and is_trial:
+        msg = "--confirm goes by the bands of all that schedule, and not by others"
+        raise HintedUsageError(msg, f"Set them in the environment: {', '.join(VARIABLES.values())}")
+    bands = bands_of(given)
     with settings().existing() as registry:
         registry.clock_bands = bands
-        before = registry.check_clock()  # a jump that nobody has looked at is an alarm first
+        # A jump that nobody has looked at is an alarm first.
+        before = registry.check_clock(bands if is_trial else None)
         found = registry.confirm_clock(evidence=evidence or "", by=by or login_name()) if confirm else before
     if settings().json:
         write_json(_fields(found, before.alarm if confirm else None))
@@ -90,7 +100,7 @@ def clock(
         _tell(found)
     if confirm and before.alarm is None:
         _warn("there was nothing to confirm: no alarm suspends scheduling")
-    if found.is_suspended:
+    if not found.permit.catch_up:
         click.get_current_context().exit(SUSPENDED)
     if found.verdict is ClockVerdict.CANNOT_TELL:
         _warn("warning: no source can tell whether the clock is right; scheduling goes on")
@@ -99,15 +109,6 @@ def clock(
 def _warn(text: str) -> None:
     with contextlib.suppress(OSError):  # a full disk behind stderr takes nothing away from the answer
         sys.stderr.write(f"idemreg: {text}\n")
-
-
-def _bands(**given: float | None) -> ClockBands:
-    try:
-        return ClockBands(**{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise HintedUsageError(
-            str(error), "Give --extend-from, --suspend-from and --extension in milliseconds."
-        ) from None
 
 
 def _fields(found: ClockCheck, confirmed: str | None) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _fields(found: ClockCheck, confirmed: str | None) -> dict[str, Any]:
 
 def _tell(found: ClockCheck) -> None:
     """The verdict in the first lines, then what each source says; what is to be done about it at the end."""
-    colour = "red" if found.is_suspended else COLOURS[found.verdict]
+    colour = COLOURS[found.verdict] if found.permit.catch_up else "red"
     for line in fold(f"{found.finding}: {found.consequence}", columns()):
         write(paint(line, colour))
     facts((LABELS.get(one.source, one.source), Cell(escape(one.describe()))) for one in found.readings)

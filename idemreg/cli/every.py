@@ -96,6 +96,7 @@ def run_every(
     1 where the clock is suspended, which is told: else nobody would hear why nothing runs. `CommandNotFoundError` or
     `CommandNotExecutableError` before anything is looked at where the command could never run.
     """
+    from idemreg.cli.bands import bands_of  # noqa: PLC0415 - the help text needs none of it
     from idemreg.handing import check_command  # noqa: PLC0415 - the help text needs none of it
     from idemreg.scheduled import Memory, check_alone, due  # noqa: PLC0415 - as above
     from idemreg.signals import Signals  # noqa: PLC0415 - as above
@@ -103,6 +104,7 @@ def run_every(
     from idemreg.walk import drive  # noqa: PLC0415 - as above
 
     check_command(argv[0])  # now, and not at 03:00
+    registry.clock_bands = bands_of({})
     options |= {"on_duplicate": "raise", "counts_argv": False, "name": options["name"] or table.name}
     with Signals() as inbox:
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from idemreg.cli.context import Settings
     from idemreg.keyed import ErrorDetail
 
-__all__ = ["FIELDS", "guarded", "hint_for", "job_error", "report_error"]
+__all__ = ["FIELDS", "InterruptedJobError", "guarded", "hint_for", "job_error", "report_error"]
 
 USAGE: Final = 2
 UNEXPECTED: Final = 70  # EX_SOFTWARE
@@ -59,6 +59,14 @@ _NAMED: Final = (
     *("show", "list", "stats", "resolve", "retry", "forget", "init"),
     *("purge", "backup", "export", "import", "checkpoint", "doctor", "clock", "schedule", "audit", "watch"),
 )
+
+
+class InterruptedJobError(KeyboardInterrupt):
+    """Ctrl-C in a job that nobody may run again by itself."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"interrupted: {task_id} is unknown, for its job was in the middle")
+        self.task_id = task_id
 
 
 def guarded(work: Callable[[], Any], settings: Settings) -> int:
@@ -133,13 +141,21 @@ def describe(error: BaseException, settings: Settings) -> dict[str, Any]:
     if isinstance(error, click.ClickException):
         return _report("usage", error.format_message().rstrip("."), _usage_hint(error), USAGE)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return _report("interrupted", str(error) or "interrupted", "", INTERRUPTED, retryable=True)
+        return _interruption(error, settings)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename is not None else ""
         hint = _OS_HINTS.get(error.errno or 0, "Check the disk and the permissions.")
         return _report("os", f"{error.strerror or error}{where}", hint, OS_ERROR)
     hint = f"This is a bug of idemreg. {DEBUG_VARIABLE}=1 in the environment shows where it comes from."
     return _report("unexpected", f"unexpected {_name_and_message(error)}", hint, UNEXPECTED)
+
+
+def _interruption(error: BaseException, settings: Settings) -> dict[str, Any]:
+    message = str(error) or "interrupted"
+    if not isinstance(error, InterruptedJobError):
+        return _report("interrupted", message, "", INTERRUPTED, retryable=True)
+    hint = concrete(_HINTS["unknown"], error.task_id, settings)
+    return _report("interrupted", message, hint, INTERRUPTED, task_id=error.task_id)
 
 
 def _report(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
-from idemreg.cli.failures import job_error, report_error
+from idemreg.cli.failures import InterruptedJobError, job_error, report_error
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
 from idemreg.cli.target import registry_at
 from idemreg.cli.text import escape
 from idemreg.errors import IdemregError
+from idemreg.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,16 +160,31 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
         raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
     teller = _Teller(out, registry.secrecy.error_detail)
     with registry:
-        if slot is not None:
-            return _by_hand(registry, slot, teller)
-        if once:
-            from idemreg.scheduler import ClockWatch  # noqa: PLC0415 - the help text needs none of it
+        if slot is None and not once:
+            return _keep(registry, teller)
+        began_us = registry.clock.wall_us()
+        try:
+            return _once(registry, teller) if slot is None else _by_hand(registry, slot, teller)
+        except KeyboardInterrupt as error:
+            if (task_id := _in_the_middle(registry, began_us)) is not None:
+                raise InterruptedJobError(task_id) from error
+            raise
 
-            for run in registry.run_due():
-                teller(run)
-            ClockWatch(registry, teller)()
-            return teller.exit_code
-        return _keep(registry, teller)
+
+def _in_the_middle(registry: Registry, began_us: int) -> str | None:
+    """The slot that an interrupt has made unknown: jobs run one after the other, so it is the last one."""
+    slots = (task for name in registry.schedules for task in registry.tasks(prefix=f"{name}@", status=Status.UNKNOWN))
+    last = max(slots, key=lambda task: task.updated_at, default=None)
+    return None if last is None or last.updated_at < began_us else last.task_id
+
+
+def _once(registry: Registry, teller: _Teller) -> int:
+    from idemreg.scheduler import ClockWatch  # noqa: PLC0415 - the help text needs none of it
+
+    for run in registry.run_due():
+        teller(run)
+    ClockWatch(registry, teller)()
+    return teller.exit_code
 
 
 def _by_hand(registry: Registry, task_id: str, teller: _Teller) -> int:

@@ -17,6 +17,7 @@ What a look compares with is read before the clock is: whoever notes a later loo
 from __future__ import annotations
 
 import hashlib
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from idemreg.events import Teller
     from idemreg.model import Task
 
-__all__ = ["ClockStore", "check", "confirm", "doubt", "moment"]
+__all__ = ["ClockStore", "appraise", "check", "confirm", "doubt", "moment"]
 
 BY_SOURCE: Final = "clock check"
 
@@ -58,6 +59,10 @@ BY_CHARACTERS: Final = 200
 
 # A look is kept so long before it is written anew: a jump is as plain against an older one, and most looks only read.
 KEEP_MS: Final = 60_000
+
+# Pieces of the tasks that such a look reads for the newest stored time, of 20,000 each: a tenth of a second in all.
+SOME: Final = 5
+ALL: Final = sys.maxsize
 
 # The wall clock and the time since boot are read together again where the process was stopped between them.
 READ_TRIES: Final = 5
@@ -80,10 +85,21 @@ class ClockStore(Store, Protocol):
         """Keep ``new`` in place of ``seen``; False where another process was faster."""
 
 
-def check(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBands | None = None) -> ClockCheck:
-    """Look at the clock, and suspend or go on by what is found; see `Registry.check_clock`."""
+def check(
+    store: ClockStore,
+    clock: Clock,
+    teller: Teller | None,
+    bands: ClockBands | None = None,
+    *,
+    is_thorough: bool = True,
+) -> ClockCheck:
+    """Look at the clock, and suspend or go on by what is found; see `Registry.check_clock`.
+
+    ``is_thorough``: all tasks are read for the newest stored time. A scheduler, which looks before each slot, reads
+    some of them, once a minute, and all at the first look of a boot.
+    """
     for _ in range(NOTE_TRIES):
-        look = _look(store, clock, bands or ClockBands())
+        look = _look(store, clock, bands or ClockBands(), is_thorough=is_thorough)
         if look.watch.alarm is not None:
             done = _under_alarm(store, look, look.watch.alarm, teller)
         elif look.judged.suspends:
@@ -93,6 +109,14 @@ def check(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBa
         if done is not None:
             return done
     raise _too_many()
+
+
+def appraise(store: ClockStore, clock: Clock, bands: ClockBands) -> ClockCheck:
+    """What would follow by these bands. No alarm is raised and none ends: a scheduler may go by other ones."""
+    look = _look(store, clock, bands)
+    alarm = look.watch.alarm
+    permitted = permit(look.judged, bands, look.readings, is_suspended=alarm is not None or look.judged.suspends)
+    return look.done(alarm)._replace(permit=permitted)
 
 
 def doubt(store: ClockStore, clock: Clock, teller: Teller | None, bands: ClockBands | None) -> ClockError | None:
@@ -131,7 +155,7 @@ class _Look(NamedTuple):
     bands: ClockBands
     watch: Watch
     now: Moment
-    newest_us: int | None  # of the tasks, where they had to be looked at
+    newest_us: int | None  # of the tasks that were looked at for it
     hardware_us: int | None
     readings: tuple[Reading, ...]
     judged: Judged
@@ -153,22 +177,34 @@ class _Look(NamedTuple):
         return ClockCheck(self.judged.verdict, self.judged.deviation_us, permitted, alarm, self.readings)
 
 
-def _look(store: ClockStore, clock: Clock, bands: ClockBands) -> _Look:
+def _look(store: ClockStore, clock: Clock, bands: ClockBands, *, is_thorough: bool = True) -> _Look:
     watch = store.watch()
     trusted = watch.trusted
-    is_first = trusted is None or trusted.boot_id != clock.boot_id()
-    # Within a boot a clock that is behind what was stored since the last look has jumped, which is plain without them.
-    newest_us = _newest(store) if is_first and watch.alarm is None else None
+    newest_us, is_whole = _newest(store, _reach(watch, clock, is_thorough=is_thorough))
     now = moment(clock)
     asked = [ask(clock) for ask in (MACHINE if clock.sources is None else clock.sources)]
     hardware_us = next((one.ahead_us for one in asked if isinstance(one, Hardware) and one.has_time), None)
     readings = (
         *(hardware_reading(one, trusted) if isinstance(one, Hardware) else one for one in asked),
         boot_reading(now, trusted),
-        stored_reading(now, trusted, newest_us),
+        stored_reading(now, trusted, newest_us, is_whole=is_whole),
     )
     judged = judge(readings, bands, 0 if trusted is None else trusted.accepted_us)
     return _Look(bands, watch, now, newest_us, hardware_us, readings, judged)
+
+
+def _reach(watch: Watch, clock: Clock, *, is_thorough: bool) -> int:
+    """How many pieces of the tasks a look reads. Under an alarm none: it is there, and its end takes them all in."""
+    trusted = watch.trusted
+    if watch.alarm is not None:
+        return 0
+    if is_thorough or trusted is None or trusted.boot_id != clock.boot_id():
+        return ALL
+    return SOME if _is_old(trusted, clock.boot_ms()) else 0
+
+
+def _is_old(trusted: Trusted, boot_ms: int) -> bool:
+    return boot_ms - trusted.boot_ms >= KEEP_MS
 
 
 def moment(clock: Clock) -> Moment:
@@ -188,14 +224,18 @@ def _moment(clock: Clock) -> Moment:
     return Moment((before_us + after_us) // 2, boot_ms, clock.boot_id(), abs(after_us - before_us))
 
 
-def _newest(store: Store) -> int | None:
-    """The newest stored time. Reads all tasks, piece by piece and under no lock: once a boot."""
-    at, after, newest_us = store.instant(), None, None
-    while True:
+def _newest(store: Store, pieces: int = ALL) -> tuple[int | None, bool]:
+    """The newest stored time, and whether all tasks were looked at for it. Read piece by piece, under no lock."""
+    newest_us, after = None, None
+    if not pieces:
+        return None, False
+    at = store.instant()
+    for _ in range(pieces):
         piece = store.survey(Query(), at, after)
         newest_us = max((one for one in (newest_us, piece.newest) if one is not None), default=None)
         if (after := piece.after) is None:
-            return newest_us
+            return newest_us, True
+    return newest_us, False
 
 
 # --- what follows: None where what is kept has changed, so that all is to be looked at again -----------------------
@@ -204,7 +244,7 @@ def _newest(store: Store) -> int | None:
 def _go_on(store: ClockStore, look: _Look) -> ClockCheck:
     """Nothing is suspended. The look is kept where the last one is old, or where a source has overruled another."""
     trusted, now = look.watch.trusted, look.now
-    is_due = look.is_first_of_boot or trusted is None or now.boot_ms - trusted.boot_ms >= KEEP_MS
+    is_due = look.is_first_of_boot or trusted is None or _is_old(trusted, now.boot_ms)
     if (is_due or look.judged.overrules) and now.gap_us <= FAR_US:
         accepted_us = 0 if trusted is None else min(trusted.accepted_us, look.to_accept_us)
         _trust(store, look, accepted_us=accepted_us)
@@ -238,8 +278,8 @@ def _under_alarm(store: ClockStore, look: _Look, alarm: str, teller: Teller | No
 def _trust(store: ClockStore, look: _Look, *, accepted_us: int) -> bool:
     """From now on this look is what later ones compare with, and nothing is suspended."""
     now, trusted, newest_us = look.now, look.watch.trusted, look.newest_us
-    if newest_us is None and look.is_first_of_boot:
-        newest_us = _newest(store)
+    if look.watch.alarm is not None:  # none was read; and what was stored by a clock that was wrong counts no more
+        newest_us, _ = _newest(store)
     known = (now.wall_us, newest_us, None if trusted is None else trusted.newest_us)
     newest = max(one for one in known if one is not None)
     new = Trusted(now.wall_us, now.boot_ms, now.boot_id, newest, look.hardware_us, accepted_us)

@@ -163,6 +163,8 @@ class ClockCheck(NamedTuple):
     @property
     def consequence(self) -> str:
         """What follows, for people."""
+        if self.alarm is None and not self.permit.catch_up:
+            return "scheduling and catch-up would be suspended by these bands; no alarm is raised for them"
         if self.permit.correction_us:
             return "catch-up is suspended, and what is due goes by the hardware clock"
         if self.is_suspended:

@@ -197,13 +197,50 @@ def test_a_source_confirms(cli: Cli, say: Callable[..., None]) -> None:
 
 
 def test_the_bands_are_options(cli: Cli, say: Callable[..., None]) -> None:
-    """For this look."""
+    """For this look, which suspends nobody who goes by others: an alarm would outlast it."""
     say("0.030")
     words = ("clock", "--extend-from", "31")
     assert cli(*words).stdout.startswith("good: ")
     told = cli.json("clock", "--extend-from", "5", "--extension", "7.5")
     assert (told["verdict"], told["extension_ms"]) == ("deviating", 7.5)
-    assert cli("clock", "--extend-from", "5", "--suspend-from", "30").exit_code == 1
+    tried = cli("clock", "--extend-from", "5", "--suspend-from", "30")
+    assert tried.exit_code == 1
+    assert "would be suspended" in tried.stdout
+    found = cli("clock", "--json", "--extend-from", "5", "--suspend-from", "30")
+    assert found.exit_code == 1
+    assert (json.loads(found.stdout)["scheduling"], json.loads(found.stdout)["alarm"]) == (False, None)
+    assert cli("clock").exit_code == 0
+    assert cli("list", "--status", "unknown").stdout == "no such tasks\n"
+
+
+def test_other_bands_end_no_suspension(cli: Cli, say: Callable[..., None]) -> None:
+    """Nor is it confirmed by them."""
+    say("0.070")
+    assert cli("clock").exit_code == 1
+    tried = cli("clock", "--suspend-from", "100")
+    assert tried.exit_code == 1
+    assert "catch-up are suspended" in tried.stdout
+    assert cli("clock", "--confirm", "--suspend-from", "100").exit_code == 2
+    assert cli("clock").exit_code == 1
+
+
+def test_the_environment_has_the_bands_of_all_commands(
+    cli: Cli, say: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which `run --every` schedules, and `clock` says so."""
+    say("0.070")
+    run = ("run", "--every", "* * * * *", "tick", "--", "true")
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "100")
+    assert cli(*run).exit_code == 0
+    assert cli("clock").stdout.startswith("deviating, 70.0 ms behind: scheduling goes on")
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "60")
+    assert cli(*run).exit_code == 1
+    assert cli("clock").exit_code == 1
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "soon")
+    for words in (run, ("clock",)):
+        refused = cli(*words)
+        assert refused.exit_code == 2
+        assert "IDEMREG_CLOCK_SUSPEND_FROM" in refused.stderr
 
 
 # --- forms ------------------------------------------------------------------------------------------------------

@@ -540,6 +540,30 @@ def test_no_more_of_an_error_is_told_than_is_stored(cli: Cli, jobs: str, tmp_pat
     assert "bad@2026-11-23T04:00:00Z: ValueError\n" in cli("schedule", "--once", jobs).stdout
 
 
+@pytest.mark.parametrize("on_crash", ["hold", "rerun"])
+@pytest.mark.parametrize("words", [["--once"], ["--slot", "good@2026-11-23T04:00:00Z"]])
+def test_an_interrupted_slot_is_told(
+    cli: Cli, jobs: str, tmp_path: Path, time: Time, on_crash: str, words: list[str]
+) -> None:
+    """Nobody knows what its job had done, and the same call again would not say so before."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    module = tmp_path / "slot_jobs.py"
+    text = module.read_text().replace('"0 * * * *")\ndef', f'"0 * * * *", on_crash="{on_crash}")\ndef')
+    module.write_text(text.replace('print("printed", slot.hour)', "raise KeyboardInterrupt"))
+    sys.modules.pop("slot_jobs", None)
+    done = cli("schedule", *words, "--json", jobs)
+    assert done.exit_code == 130
+    told = json.loads(done.stderr)
+    slot = "good@2026-11-23T04:00:00Z"
+    if on_crash == "rerun":
+        assert (told["error"], told["task_id"], told["retryable"]) == ("interrupted", None, True)
+    else:
+        assert (told["error"], told["task_id"], told["retryable"]) == ("interrupted", slot, False)
+        assert f"resolve {slot} happened" in told["hint"]
+        assert slot in told["message"]
+
+
 def test_a_slot_of_a_module_by_hand(cli: Cli, jobs: str, time: Time) -> None:
     """Any slot, once."""
     cli("schedule", "--once", jobs)

@@ -1,0 +1,34 @@
+"""The bands of the clock check for commands: of the environment, so that all of a machine go by the same."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from idemreg.cli.context import HintedUsageError
+from idemreg.clockcheck.verdict import ClockBands
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["VARIABLES", "bands_of"]
+
+VARIABLES: Final = {
+    "extend_from_ms": "IDEMREG_CLOCK_EXTEND_FROM",
+    "suspend_from_ms": "IDEMREG_CLOCK_SUSPEND_FROM",
+    "extension_ms": "IDEMREG_CLOCK_EXTENSION",
+}
+
+
+def bands_of(given: Mapping[str, float | None]) -> ClockBands:
+    """What was given, else what the environment says, else the usual ones; a usage error where they are no bands."""
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        for name, variable in VARIABLES.items():
+            if name not in values and (text := os.environ.get(variable, "")):
+                values[name] = float(text)
+        return ClockBands(**values)
+    except ValueError as error:
+        named = ", ".join(VARIABLES.values())
+        hint = f"--extend-from, --suspend-from, --extension and {named} are milliseconds."
+        raise HintedUsageError(str(error), hint) from None
