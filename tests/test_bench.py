@@ -9,7 +9,7 @@ import sys
 import tomllib
 from array import array
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -21,7 +21,7 @@ from bench.contenders.sqlite_files import Hold
 from bench.crew import Crew, NotDoneError, Order, Report
 from bench.figures import FIGURES
 from bench.figures.peers import served
-from bench.figures.processes import load_of
+from bench.figures.processes import Field, load_of
 from bench.figures.together import Traced, read_trace
 from bench.imports import MEASURED
 from bench.job import DAY, issue_coupon, runs
@@ -63,7 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
     file = folder / "results" / "run.json"
     chosen = [word for name in TINY for word in ("--only", name)]
     argv = [sys.executable, "-m", "bench", "--scale", "tiny", *chosen, "--json", str(file), "--folder", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert [one.name for one in folder.iterdir()] == ["results"], "what was measured on is removed"
     return json.loads(file.read_text("utf-8")), done.stdout
@@ -281,6 +281,37 @@ def test_a_load_counts_what_was_done_until_its_end() -> None:
     even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 1.0)
     load = load_of([late, even], 10**9)
     assert load == (5.0, 5_000.0, 5_000.0, 1, 4)
+
+
+def test_a_process_that_came_too_late_did_nothing() -> None:
+    """It began no call until the end, so none was under way then: its jobs are 0, not one fewer."""
+    late = Report(array("q"), 2 * 10**9, 2 * 10**9, 0, 1.0)
+    even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 1.0)
+    assert load_of([late, even], 10**9)[-2:] == (0, 4)
+
+
+class Late:
+    """A crew whose every call is under way at the end, or of whom nobody has begun one."""
+
+    size = 2
+
+    def __init__(self, calls: int) -> None:
+        self._calls = calls
+
+    def start_ns(self) -> int:
+        return 0
+
+    def work(self, orders: list[Order]) -> list[Report]:
+        ended = orders[0].until_ns + 1
+        return [Report(array("q", [ended] * self._calls), ended, ended, self._calls, 1.0) for _ in orders]
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_load_without_a_job_was_not_measured(tmp_path: Path, calls: int) -> None:
+    """The run stops with who it was and how long, not by a division."""
+    field = Field(cast("Crew", Late(calls)), str(tmp_path))
+    with pytest.raises(NotDoneError, match="idemreg: none of 2 processes ended a job within 1 s"):
+        field.steady("idemreg", 1)
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.crew import Report
     from bench.model import Goal, Scale
 
-__all__ = ["FIGURES", "Load", "load_of"]
+__all__ = ["FIGURES", "Field", "Load", "load_of"]
 
 A, QUEUED, HOLD, RERUN = "by hand", "by hand, queued", "idemreg", "idemreg, rerun"
 WHO: Final = (A, QUEUED, HOLD, RERUN)
@@ -59,7 +59,11 @@ class Field:
     def steady(self, who: str, load_s: float) -> Load:
         """B: each process does what it can; what is under way at the end is finished, and counts as a wait only."""
         orders = self._orders(who, EACH // 100, load_s)
-        return load_of(self._crew.work(orders), orders[0].until_ns)
+        reports, until = self._crew.work(orders), orders[0].until_ns
+        if not any(jobs_until(report, until) for report in reports):
+            msg = f"{who}: none of {self._crew.size} processes ended a job within {load_s} s"
+            raise NotDoneError(msg)
+        return load_of(reports, until)
 
     def _orders(self, who: str, jobs: int, load_s: float) -> list[Order]:
         start = self._crew.start_ns()
@@ -79,7 +83,7 @@ class Field:
 def load_of(reports: list[Report], end_ns: int) -> Load:
     """What was done until the end. A call that was under way then counts as a wait, and not as a job."""
     spent = [ns for report in reports for ns in report.spent_ns]
-    counts = [len(report.spent_ns) - (report.ended_ns > end_ns) for report in reports]
+    counts = [jobs_until(report, end_ns) for report in reports]
     return Load(
         sum(counts) / ((end_ns - min(report.began_ns for report in reports)) / 1e9),
         max(spent) / 1e6,
@@ -87,6 +91,11 @@ def load_of(reports: list[Report], end_ns: int) -> Load:
         min(counts),
         max(counts),
     )
+
+
+def jobs_until(report: Report, end_ns: int) -> int:
+    """Jobs that were over then. Who came too late to begin one has none under way either."""
+    return len(report.spent_ns) - (len(report.spent_ns) > 0 and report.ended_ns > end_ns)
 
 
 def home(folder: str, who: str) -> str:
