@@ -78,9 +78,10 @@ def run(chosen: Sequence[Figure], scale: Scale, options: argparse.Namespace) -> 
     print(", ".join(f"{name} {value}" for name, value in where.items()))
     if where["file system"] in NO_DISK:
         print(f"{where['file system']}: a sync costs nothing here. Name a folder on a disk: --folder", file=sys.stderr)
+    of = revision()  # before anything is saved: what is saved is a change to the checkout
     found: dict[str, Any] = {"machine": where, "figures": {}}
     for figure in chosen:
-        found["figures"][figure.name] = measured(figure, scale, options.folder)
+        found["figures"][figure.name] = measured(figure, scale, options.folder, of)
         print(f"\n{figure_table(figure.name, found['figures'][figure.name], is_plain=True)}", flush=True)
         if options.json:
             write_json(options.json, found)
@@ -88,8 +89,8 @@ def run(chosen: Sequence[Figure], scale: Scale, options: argparse.Namespace) -> 
             save(found)
 
 
-def measured(figure: Figure, scale: Scale, folder: str | None) -> dict[str, Any]:
-    """The figure as JSON, measured in a folder that is removed afterwards."""
+def measured(figure: Figure, scale: Scale, folder: str | None, of: str) -> dict[str, Any]:
+    """The figure as JSON, of that revision, measured in a folder that is removed afterwards."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="idemreg-bench-", dir=folder) as home:
         done = figure.measure(scale, home)
@@ -106,7 +107,7 @@ def measured(figure: Figure, scale: Scale, folder: str | None) -> dict[str, Any]
         "absent": done.absent,
         "notes": done.notes,
         "load": round(os.getloadavg()[2], 1),
-        "revision": revision(),
+        "revision": of,
     }
 
 

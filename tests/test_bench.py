@@ -25,7 +25,7 @@ from bench.figures.processes import Field, load_of
 from bench.figures.together import Traced, read_trace
 from bench.imports import MEASURED
 from bench.job import DAY, issue_coupon, runs
-from bench.model import SCALES, Value, at_least, at_most, percentile
+from bench.model import SCALES, Figure, Measured, Value, at_least, at_most, percentile
 from bench.report import BEGIN, END, figure_table, markdown, readme_section, with_section
 from bench.slow_disk import compiler, slower_syncs
 from idemreg.model import OnCrash
@@ -129,6 +129,26 @@ def test_only_a_full_run_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--scale", "tiny", "--save"])
     assert "--scale full" in capsys.readouterr().err
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What each save was given, instead of files; the checkout counts as changed from the first one on."""
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(command, "save", lambda found: given.append(json.loads(json.dumps(found))))
+    monkeypatch.setattr(command, "revision", lambda: "abc+" if given else "abc")
+    return given
+
+
+def nothing_much(name: str) -> Figure:
+    return Figure(name, "T", "full", "H", lambda *_: Measured([Value("a", "x", [1])]))
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_run_is_of_the_revision_that_it_began_with(saved: list[dict[str, Any]]) -> None:
+    """What it saves is a change to the checkout, and none to what is measured: no figure behind the first has a +."""
+    command.run([nothing_much("a"), nothing_much("b")], SCALES["full"], command.parse(["--scale", "full", "--save"]))
+    assert [one["revision"] for one in saved[-1]["figures"].values()] == ["abc", "abc"]
 
 
 def test_what_starting_costs_is_measured_too() -> None:
