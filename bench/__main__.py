@@ -81,7 +81,7 @@ def run(chosen: Sequence[Figure], scale: Scale, options: argparse.Namespace) -> 
     of = revision()  # before anything is saved: what is saved is a change to the checkout
     found: dict[str, Any] = {"machine": where, "figures": {}}
     for figure in chosen:
-        found["figures"][figure.name] = measured(figure, scale, options.folder, of)
+        found["figures"][figure.name] = measured(figure, scale, options, of)
         print(f"\n{figure_table(figure.name, found['figures'][figure.name], is_plain=True)}", flush=True)
         if options.json:
             write_json(options.json, found)
@@ -89,16 +89,16 @@ def run(chosen: Sequence[Figure], scale: Scale, options: argparse.Namespace) -> 
             save(found)
 
 
-def measured(figure: Figure, scale: Scale, folder: str | None, of: str) -> dict[str, Any]:
+def measured(figure: Figure, scale: Scale, options: argparse.Namespace, of: str) -> dict[str, Any]:
     """The figure as JSON, of that revision, measured in a folder that is removed afterwards."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="idemreg-bench-", dir=folder) as home:
+    with tempfile.TemporaryDirectory(prefix="idemreg-bench-", dir=options.folder) as home:
         done = figure.measure(scale, home)
     return {
         "title": figure.title,
         "durability": figure.durability,
         "how": figure.how,
-        "command": shlex.join(["python", "-m", "bench", "--scale", scale.name, "--only", figure.name]),
+        "command": asked_for(figure, options),
         "measured_on": time.strftime("%Y-%m-%d", time.gmtime()),
         "took_s": round(time.perf_counter() - began, 1),
         "scale": scale._asdict(),
@@ -109,6 +109,18 @@ def measured(figure: Figure, scale: Scale, folder: str | None, of: str) -> dict[
         "load": round(os.getloadavg()[2], 1),
         "revision": of,
     }
+
+
+def asked_for(figure: Figure, options: argparse.Namespace) -> str:
+    """The command that measures this figure alone as it was measured, without the name of a folder."""
+    words = ["python", "-m", "bench", "--scale", options.scale, "--only", figure.name]
+    if options.rounds:
+        words += ["--rounds", str(options.rounds)]
+    if options.folder:
+        words += ["--folder", "FOLDER"]
+    if options.allow_absent:
+        words += ["--allow-absent"]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_a_tiny_run_measures_what_it_was_asked_for(tiny: tuple[dict[str, Any], s
     assert f"sqlite {found['machine']['sqlite']}" in printed.splitlines()[0]
     for name, figure in found["figures"].items():
         assert f"== {name}: {figure['title']}" in printed
-        assert figure["command"].endswith(f"--only {name}")
+        assert figure["command"] == f"python -m bench --scale tiny --only {name} --folder FOLDER"
         assert not figure["absent"]
 
 
@@ -149,6 +149,17 @@ def test_a_run_is_of_the_revision_that_it_began_with(saved: list[dict[str, Any]]
     """What it saves is a change to the checkout, and none to what is measured: no figure behind the first has a +."""
     command.run([nothing_much("a"), nothing_much("b")], SCALES["full"], command.parse(["--scale", "full", "--save"]))
     assert [one["revision"] for one in saved[-1]["figures"].values()] == ["abc", "abc"]
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_figure_keeps_the_command_that_measured_it(saved: list[dict[str, Any]], tmp_path: Path) -> None:
+    """With all that was asked for, but for the folder's name: no path of a machine is kept."""
+    asked = ["--scale", "full", "--save", "--rounds", "9", "--folder", str(tmp_path), "--allow-absent"]
+    command.run([nothing_much("a")], SCALES["full"], command.parse(asked))
+    kept = saved[-1]["figures"]["a"]["command"]
+    assert kept == "python -m bench --scale full --only a --rounds 9 --folder FOLDER --allow-absent"
+    command.run([nothing_much("a")], SCALES["full"], command.parse(["--scale", "full", "--save"]))
+    assert saved[-1]["figures"]["a"]["command"] == "python -m bench --scale full --only a"
 
 
 def test_what_starting_costs_is_measured_too() -> None:
