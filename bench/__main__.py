@@ -20,7 +20,6 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.contenders import KINDS, absent
 from bench.figures import FIGURES
 from bench.keep import save, write_json
 from bench.machine import machine, revision
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scale = scale._replace(rounds=options.rounds)
     chosen = [FIGURES[name] for name in options.only or FIGURES]
     chosen = [figure for figure in chosen if options.only or figure.is_small or scale.name != "small"]
-    missing = [why for name in KINDS if (why := absent(name)) is not None]
+    missing = dict.fromkeys(why for figure in chosen for why in figure.lacks())
     if missing and scale.name == "full" and not options.allow_absent:
         print("Missing, so the tables would have gaps (--allow-absent measures without):", file=sys.stderr)
         print("\n".join(f"    {why}" for why in missing), file=sys.stderr)
@@ -63,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", help="measure in this folder's file system (that of temporary files)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     parser.add_argument("--save", action="store_true", help="put them into bench/results/, with tables and plots")
-    parser.add_argument("--allow-absent", action="store_true", help="measure also where a contender is missing")
+    parser.add_argument("--allow-absent", action="store_true", help="measure also where something is missing")
     parser.add_argument("--list", action="store_true", help="tell what there is, and measure nothing")
     options = parser.parse_args(arguments)
     if options.save and options.scale != "full":

@@ -166,7 +166,8 @@ SCALES: Final = {
 class Figure(NamedTuple):
     """A row of the table of goals: its name for `--only`, what it is, how it is measured, and at which setting.
 
-    ``measure`` gets the scale and an empty folder. ``is_small``: it is part of `make bench`.
+    ``measure`` gets the scale and an empty folder. ``is_small``: it is part of `make bench`. ``lacks`` tells what
+    there is not on this machine that a whole table needs, each with its remedy.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Figure(NamedTuple):
     how: str
     measure: Callable[[Scale, str], Measured]
     is_small: bool = True
+    lacks: Callable[[], list[str]] = list
 
 
 def percentile(numbers: Iterable[float], share: float) -> float:

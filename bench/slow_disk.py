@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["compiler", "slower_syncs"]
+__all__ = ["compiler", "lacks", "slower_syncs"]
 
 SOURCE: Final = Path(__file__).with_name("slow_sync.c")
 
@@ -24,6 +24,11 @@ SOURCE: Final = Path(__file__).with_name("slow_sync.c")
 def compiler() -> str | None:
     """The C compiler of this machine, or None."""
     return shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+
+
+def lacks() -> list[str]:
+    """As `bench.model.Figure` asks for it."""
+    return [] if compiler() else ["a C compiler, which makes the syncs slower (Debian: apt install gcc)"]
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,7 +20,7 @@ from bench.by_hand import ByHand, ByHandQueued
 from bench.contenders import KINDS, Place, absent, contender
 from bench.contenders.sqlite_files import Hold
 from bench.crew import Crew, NotDoneError, Order, Report
-from bench.figures import FIGURES
+from bench.figures import FIGURES, peers
 from bench.figures.peers import served
 from bench.figures.processes import Field, load_of
 from bench.figures.together import Traced, read_trace
@@ -115,13 +116,47 @@ def test_ratios_are_of_the_sides_that_they_name(tiny: tuple[dict[str, Any], str]
         assert ours["lowest"] / hand["highest"] <= value["median"] <= ours["highest"] / hand["lowest"]
 
 
-def test_what_a_full_run_lacks_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A table with gaps is not made by accident: exit code 2, and each one missing with its remedy."""
-    monkeypatch.setattr(command, "absent", lambda name: f"{name}: apt install it" if name == "Redis" else None)
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A machine without programs and contenders; the names of the figures that would be measured there."""
+    measured: list[str] = []
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    monkeypatch.setattr(peers, "absent", lambda name: f"{name}: pip" if KINDS[name].needs else None)
+    monkeypatch.setattr(command, "run", lambda chosen, *_: measured.extend(figure.name for figure in chosen))
+    return measured
+
+
+def test_what_a_full_run_lacks_is_said(bare: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with gaps is not made by accident: exit code 2, and all that is missing, once, with its remedy."""
     with pytest.raises(SystemExit) as ended:
         command.main(["--scale", "full"])
-    assert ended.value.code == 2
-    assert "Redis: apt install it" in capsys.readouterr().err
+    assert (ended.value.code, bare) == (2, [])
+    said = [line.strip() for line in capsys.readouterr().err.splitlines()[1:]]
+    programs = [line for line in said if not line.endswith(": pip")]
+    assert ["gcc)" in programs[0], "strace)" in programs[1], len(programs)] == [True, True, 2]
+    contenders = sorted(f"{name}: pip" for name, kind in KINDS.items() if kind.needs)
+    assert sorted(line for line in said if line not in programs) == contenders
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("syncs", "strace"), ("processes-slow", "C compiler"), ("peers-normal", "joblib: pip")]
+)
+def test_a_figure_is_refused_for_what_it_needs_itself(
+    bare: list[str], capsys: pytest.CaptureFixture[str], name: str, word: str
+) -> None:
+    """At full scale only, and not where gaps are allowed."""
+    with pytest.raises(SystemExit):
+        command.main(["--scale", "full", "--only", name])
+    assert word in capsys.readouterr().err
+    command.main(["--only", name])
+    command.main(["--scale", "full", "--only", name, "--allow-absent"])
+    assert bare == [name, name]
+
+
+def test_what_the_chosen_figures_do_not_need_may_lack(bare: list[str]) -> None:
+    """One figure of idemreg and of what is by hand asks for no contender and no program."""
+    command.main(["--scale", "full", "--only", "calls-normal"])
+    assert bare == ["calls-normal"]
 
 
 def test_only_a_full_run_is_kept(capsys: pytest.CaptureFixture[str]) -> None:

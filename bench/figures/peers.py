@@ -114,10 +114,22 @@ _LEFT_OUT: Final = {  # of other tables
 }
 
 
+def _wanted(durability: Durability) -> list[str]:
+    return [name for name, kind in KINDS.items() if durability in kind.survives and name not in _LEFT_OUT]
+
+
+def _missing(durability: Durability) -> dict[str, str]:
+    """Who cannot take part, and why."""
+    return {name: why for name in _wanted(durability) if (why := absent(name)) is not None}
+
+
+def lacks(durability: Durability) -> list[str]:
+    return list(_missing(durability).values())
+
+
 def table(durability: Durability, scale: Scale, folder: str) -> Measured:
-    wanted = [name for name, kind in KINDS.items() if durability in kind.survives and name not in _LEFT_OUT]
-    missing = {name: why for name in wanted if (why := absent(name)) is not None}
-    taken = measure([name for name in wanted if name not in missing], durability, scale, folder)
+    missing = _missing(durability)
+    taken = measure([name for name in _wanted(durability) if name not in missing], durability, scale, folder)
     means = {
         (who, call): [statistics.fmean(one) for one in rounds]
         for who, of in taken.items()
@@ -145,6 +157,15 @@ _HOW: Final = (
 )
 
 FIGURES: Final = (
-    Figure("peers-normal", "Contenders", "normal", _HOW, functools.partial(table, "normal")),
-    Figure("peers-full", "Contenders", "full", _HOW, functools.partial(table, "full")),
+    *(
+        Figure(
+            f"peers-{durability}",
+            "Contenders",
+            durability,
+            _HOW,
+            functools.partial(table, durability),
+            lacks=functools.partial(lacks, durability),
+        )
+        for durability in _GOALS
+    ),
 )

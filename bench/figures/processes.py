@@ -15,7 +15,7 @@ from bench.contenders.sqlite_files import FILE
 from bench.crew import Crew, NotDoneError, Order
 from bench.model import Figure, Measured, Side, Value, at_least, at_most, percentile
 from bench.race import ratios, to_working_size
-from bench.slow_disk import compiler, slower_syncs
+from bench.slow_disk import compiler, lacks, slower_syncs
 
 if TYPE_CHECKING:
     from bench.crew import Report
@@ -159,7 +159,7 @@ def table(size: int, goals_of: Goals, scale: Scale, folder: str) -> Measured:
 def on_a_slower_disk(scale: Scale, folder: str) -> Measured:
     """What all share is a sync, so its price decides; the machine's own disk may be a fast one."""
     if (cc := compiler()) is None:
-        return Measured([], absent=["a C compiler, which makes the syncs slower (Debian: apt install gcc)"])
+        return Measured([], absent=lacks())
     with slower_syncs(cc, folder):
         return table(8, Goals(), scale, folder)
 
@@ -209,5 +209,6 @@ FIGURES: Final = (
         f"{_HOW.format(8)} Each sync of anybody sleeps for a millisecond first, in a library before the system's own.",
         on_a_slower_disk,
         is_small=False,
+        lacks=lacks,
     ),
 )

@@ -74,9 +74,13 @@ def traced(folder: str, coroutines: int) -> Traced:
         return read_trace(file.read().splitlines())
 
 
+def lacks_strace() -> list[str]:
+    return [] if shutil.which("strace") else ["strace, which counts the syncs (Debian: apt install strace)"]
+
+
 def syncs(scale: Scale, folder: str) -> Measured:
-    if shutil.which("strace") is None:
-        return Measured([], absent=["strace, which counts the syncs (Debian: apt install strace)"])
+    if lacking := lacks_strace():
+        return Measured([], absent=lacking)
     runs = []
     for number in range(RUNS_TRACED):
         home = os.path.join(folder, str(number))
@@ -210,6 +214,7 @@ FIGURES: Final = (
         "strace counts the syncs of a process between the first of 1,000 gathered claims and the last. In the same"
         " account of these claims and of 1,000 whole jobs: writes, locks, syncs and sleeps of the loop's thread.",
         syncs,
+        lacks=lacks_strace,
     ),
     Figure(
         "ticker",
