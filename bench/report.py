@@ -145,10 +145,10 @@ def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str
         if value["goal"] is not None
     ]
     reasons = [
-        f"- {found['figures'][name]['title']}, {label}: {text}"
+        f"- {found['figures'][name]['title']}, {'; '.join(labels)}: {text}"
         for name, of in why.items()
-        for label, text in of.items()
-        if name in found["figures"] and not text.startswith(AS_ABOVE)
+        if name in found["figures"]
+        for labels, text in _told_once(of)
     ]
     shown = "\n".join(f"![{alt}](bench/results/{name}.svg)" for name, alt in PLOTS.items())
     parts = [
@@ -160,12 +160,23 @@ def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str
     return "\n\n".join(parts)
 
 
-AS_ABOVE: Final = "As above"  # a reason that is told once, but for the tables of each figure
+AS_ABOVE: Final = "As above."  # a reason that is told once, but for the tables of each figure
 
 PLOTS: Final = {
     "new-task": "A new task, each contender, at the setting that survives a power cut",
     "processes": "Jobs a second of 8 and 32 processes, by hand and by idemreg",
 }
+
+
+def _told_once(why: dict[str, str]) -> list[tuple[list[str], str]]:
+    """A figure's reasons, each with all values that share it: those behind it that say no more than `AS_ABOVE`."""
+    told: list[tuple[list[str], str]] = []
+    for label, text in why.items():
+        if text == AS_ABOVE and told:
+            told[-1][0].append(label)
+        else:
+            told.append(([label], text))
+    return told
 
 
 def with_section(text: str, section: str) -> str:

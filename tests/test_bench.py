@@ -440,6 +440,17 @@ def test_the_tables_say_what_was_reached() -> None:
         assert "cpus 2" in text
 
 
+def test_a_reason_that_values_share_is_told_once() -> None:
+    """The README names all of them before it; a reason that says more has a line of its own."""
+    why = {"a": "The disk.", "b": "As above.", "c": "As above, and the network.", "d": "As above."}
+    found = {"machine": None, "figures": {"name": told(*(Value(label, "x", [2], at_most(1)) for label in why))}}
+    lines = readme_section(found, {"name": why, "another": why}).splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [
+        "- T, a; b: The disk.",
+        "- T, c; d: As above, and the network.",
+    ]
+
+
 def test_a_section_is_put_between_its_marks() -> None:
     """Once or twice, with the same result, and nothing around it changes; without marks nothing is written."""
     once = with_section(f"before\n{BEGIN}\nold\n{END}\nafter", "new")
