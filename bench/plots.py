@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 import pygal
 from pygal.style import Style
 
 from bench.report import PLOTS
+from bench.svg import inert
 
 __all__ = ["plot"]
 
@@ -32,12 +32,11 @@ def plot(found: dict[str, Any], folder: str) -> None:
     for name in PLOTS:
         if (chart := charts[name]) is not None:
             with open(os.path.join(folder, f"{name}.svg"), "w", encoding="utf-8") as file:
-                drawn = chart.render(disable_xml_declaration=True, is_unicode=True)
-                file.write(re.sub("<!--.*?-->", "", drawn).rstrip() + "\n")  # a date, which would change each time
+                file.write(inert(chart.render(disable_xml_declaration=True, is_unicode=True)))
 
 
 def _chart(kind: Any, title: str, height: int) -> Any:  # noqa: ANN401 - untyped
-    # No scripts, and ids that are the same each time.
+    # No scripts from elsewhere, and ids that are the same each time.
     return kind(
         title=title, style=STYLE, js=[], no_prefix=True, width=900, height=height, print_values=True,
         legend_at_bottom=True, show_legend=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["AS_ABOVE", "figure_table", "markdown", "readme_section", "with_section"]
+__all__ = ["AS_ABOVE", "BEGIN", "END", "PLOTS", "figure_table", "markdown", "readme_section", "with_section"]
 
 BEGIN: Final = "<!-- bench: begin. Made by `python -m bench.keep` of bench/results/figures.json; do not edit. -->"
 END: Final = "<!-- bench: end -->"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -10,7 +11,8 @@ import pytest
 from bench import keep
 from bench.figures import FIGURES
 from bench.model import Value, at_least, at_most
-from bench.report import AS_ABOVE, BEGIN, END, figure_table, markdown, readme_section, with_section
+from bench.report import AS_ABOVE, BEGIN, END, PLOTS, figure_table, markdown, readme_section, with_section
+from bench.svg import inert
 from tests.support import goals
 from tests.support.processes import ROOT
 
@@ -104,6 +106,20 @@ def bars(name: str) -> dict[tuple[str, str], str]:
 def texts(element: ET.Element | None, path: str) -> list[str]:
     assert element is not None
     return [one.text or "" for one in element.findall(f".//{path}")]
+
+
+def test_nothing_runs_in_a_plot() -> None:
+    """Those that are kept hold no script and no handler, and are what is kept of a drawing."""
+    for name in PLOTS:
+        text = (ROOT / "bench" / "results" / f"{name}.svg").read_text("utf-8")
+        assert not re.search(r"<script|javascript:|\son\w+=", text, re.IGNORECASE), name
+        assert inert(text) == text
+
+
+def test_what_runs_in_a_drawing_is_not_kept() -> None:
+    """Scripts go, short or long, and a comment with its date; the drawing stays."""
+    drawn = '<svg><!-- today --><script>a/> b\n</script><g>1</g><script src="x"/><desc>2</desc></svg>\n\n'
+    assert inert(drawn) == "<svg><g>1</g><desc>2</desc></svg>\n"
 
 
 def test_the_plot_of_contenders_shows_the_figures_that_are_kept() -> None:
