@@ -117,7 +117,7 @@ def plain_table(head: Row, rows: list[Row]) -> str:
 ABOUT: Final = (
     "Made by `make bench-full`; do not edit. `figures.json` beside it has every round of each value. A value is the"
     " median of its rounds; a ratio is taken within a round, whose contenders took turns. *Survives* says what an"
-    " acknowledged row outlives at that setting."
+    " acknowledged row outlives at that setting; a dash: the side stores none."
 )
 
 

@@ -18,7 +18,7 @@ import pytest
 from bench import __main__ as command
 from bench import race
 from bench.by_hand import ByHand, ByHandQueued
-from bench.contenders import KINDS, Place, absent, contender
+from bench.contenders import KINDS, NO_ROW, READS, SQLITE, Place, absent, contender
 from bench.contenders.sqlite_files import Hold
 from bench.crew import Crew, NotDoneError, Order, Report
 from bench.figures import FIGURES, barriers, peers, processes, together
@@ -137,6 +137,16 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(peers, "absent", lambda name: f"{name}: pip" if KINDS[name].needs else None)
     monkeypatch.setattr(command, "run", lambda chosen, *_: measured.extend(figure.name for figure in chosen))
     return measured
+
+
+def test_each_table_says_who_is_durable(tiny: tuple[dict[str, Any], str]) -> None:
+    """Each side says what its rows survive at that setting, by the contenders' words, or that there are none."""
+    words = {*SQLITE.values(), NO_ROW, READS}
+    for name, figure in tiny[0]["figures"].items():
+        for side in figure["sides"]:
+            assert side["survives"] in words, (name, side)
+    uuid4 = next(side for side in tiny[0]["figures"]["serials"]["sides"] if side["name"] == "uuid.uuid4()")
+    assert uuid4["survives"] == NO_ROW
 
 
 def test_what_a_full_run_lacks_is_said(bare: list[str], capsys: pytest.CaptureFixture[str]) -> None:

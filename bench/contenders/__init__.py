@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 if TYPE_CHECKING:
     from idemreg.options import Durability
 
-__all__ = ["KINDS", "Contender", "Kind", "Place", "absent", "contender"]
+__all__ = ["CRASH", "KINDS", "NO_ROW", "POWER", "READS", "SQLITE", "Contender", "Kind", "Place", "absent", "contender"]
 
 CRASH: Final = "process crash"
 POWER: Final = "power cut"
 CLIENT: Final = "crash of the client"  # the server holds the rows, in memory
+NO_ROW: Final = "— (no row)"  # of a side that stores nothing
+READS: Final = "— (reads)"  # of one that looks at rows only
 
 
 class Place(NamedTuple):
@@ -53,24 +55,24 @@ class Kind(NamedTuple):
     uses_redis: bool = False
 
 
-BOTH: Final[dict[Durability, str]] = {"normal": CRASH, "full": POWER}
+SQLITE: Final[dict[Durability, str]] = {"normal": CRASH, "full": POWER}
 REDIS: Final[dict[Durability, str]] = {"normal": CLIENT, "full": POWER}
 CLIENT_OF_REDIS: Final = {"redis": "redis", "hiredis": "hiredis"}
 
 KINDS: Final = {
     kind.name: kind
     for kind in (
-        Kind("by hand", "sqlite_files:Hand", "apsw: select, insert, update; 60 s busy time-out", BOTH),
-        Kind("by hand, queued", "sqlite_files:HandQueued", "the same, a flock around each write", BOTH),
-        Kind("by hand, no look", "sqlite_files:HandUnseen", "insert, update; a duplicate takes the write lock", BOTH),
-        Kind("idemreg", "sqlite_files:Hold", 'decorated, on_crash="hold" (the default)', BOTH),
-        Kind("idemreg, rerun", "sqlite_files:Rerun", 'decorated, on_crash="rerun"', BOTH),
-        Kind("idemreg, no guard", "without:WithoutGuard", "the same, and nobody looks at the files", BOTH),
-        Kind("idemreg, no seals", "without:WithoutSeals", "the same, rows without checksums", BOTH),
-        Kind("idemreg, page checksums", "without:WithPageChecksums", "the same, page_checksums=True", BOTH),
-        Kind("diskcache, memoize", "caches:Memoized", "Cache.memoize", BOTH, {"diskcache": "diskcache"}),
-        Kind("diskcache, add and set", "caches:Added", "Cache.get, add, set", BOTH, {"diskcache": "diskcache"}),
-        Kind("huey", "caches:Huey", "SqliteHuey: get, put_if_empty, put", BOTH, {"huey": "huey"}),
+        Kind("by hand", "sqlite_files:Hand", "apsw: select, insert, update; 60 s busy time-out", SQLITE),
+        Kind("by hand, queued", "sqlite_files:HandQueued", "the same, a flock around each write", SQLITE),
+        Kind("by hand, no look", "sqlite_files:HandUnseen", "insert, update; a duplicate takes the write lock", SQLITE),
+        Kind("idemreg", "sqlite_files:Hold", 'decorated, on_crash="hold" (the default)', SQLITE),
+        Kind("idemreg, rerun", "sqlite_files:Rerun", 'decorated, on_crash="rerun"', SQLITE),
+        Kind("idemreg, no guard", "without:WithoutGuard", "the same, and nobody looks at the files", SQLITE),
+        Kind("idemreg, no seals", "without:WithoutSeals", "the same, rows without checksums", SQLITE),
+        Kind("idemreg, page checksums", "without:WithPageChecksums", "the same, page_checksums=True", SQLITE),
+        Kind("diskcache, memoize", "caches:Memoized", "Cache.memoize", SQLITE, {"diskcache": "diskcache"}),
+        Kind("diskcache, add and set", "caches:Added", "Cache.get, add, set", SQLITE, {"diskcache": "diskcache"}),
+        Kind("huey", "caches:Huey", "SqliteHuey: get, put_if_empty, put", SQLITE, {"huey": "huey"}),
         Kind("joblib", "caches:Joblib", "Memory.cache", {"normal": CRASH}, {"joblib": "joblib"}),
         Kind("DBOS", "workflows:Dbos", "a workflow on SQLite", {"full": POWER}, {"dbos": "dbos"}),
         Kind("Redis", "servers:SetNx", "SET NX GET, SET", REDIS, CLIENT_OF_REDIS, uses_redis=True),

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.contenders import POWER
 from bench.contenders.sqlite_files import FILE
 from bench.crew import NotDoneError
 from bench.job import DAY, issue_coupon
@@ -62,11 +63,10 @@ def measure(scale: Scale, folder: str) -> Measured:
     if counted != first - 10**9:
         msg = f"{counted} tasks, not {first - 10**9}"
         raise NotDoneError(msg)
-    survives = "power cut"
     return Measured(
         [Value(f"{scale.batch} a batch / single calls", "x", ratios(batch, single), at_least(8))],
-        [Side("claim_many + finish_many", "new", "jobs/s", batch, survives),
-         Side("single calls", "new", "jobs/s", single, survives)],
+        [Side("claim_many + finish_many", "new", "jobs/s", batch, POWER),
+         Side("single calls", "new", "jobs/s", single, POWER)],
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from bench import big_file
-from bench.contenders import Place
+from bench.contenders import POWER, READS, SQLITE, Place
 from bench.crew import Crew, NotDoneError, Order
 from bench.imports import spent_ms
 from bench.job import issue_coupon
@@ -75,8 +75,8 @@ def new_tasks(scale: Scale, folder: str) -> Measured:
             label = f"{kind if kind == 'duplicate' else f'new task, {kind} ids'}, `{durability}`"
             against = f"{scale.rows:,} rows / {scale.few_rows:,}"
             values.append(Value(f"{label}: {against}", "x", ratios(at_many, at_few), goal))
-            sides.append(Side(f"{scale.rows:,} rows", label, "µs", at_many))
-            sides.append(Side(f"{scale.few_rows:,} rows", label, "µs", at_few))
+            sides.append(Side(f"{scale.rows:,} rows", label, "µs", at_many, SQLITE[durability]))
+            sides.append(Side(f"{scale.few_rows:,} rows", label, "µs", at_few, SQLITE[durability]))
     return Measured(values, sides)
 
 
@@ -131,7 +131,7 @@ def pages(scale: Scale, folder: str) -> Measured:
         for name, rounds in taken.items()
         if name != HAND
     ]
-    return Measured(values, [Side(name, "process", "ms", rounds) for name, rounds in taken.items()])
+    return Measured(values, [Side(name, "process", "ms", rounds, READS) for name, rounds in taken.items()])
 
 
 def _check_pages(registry: Registry) -> None:
@@ -160,7 +160,7 @@ def export(scale: Scale, folder: str) -> Measured:
         raise NotDoneError(msg)
     return Measured(
         [Value("export: resident memory", "MiB", [found["memory_mib"]], at_most(MOST_MIB))],
-        [Side("export", "all rows", "s", [found["spent_s"]])],
+        [Side("export", "all rows", "s", [found["spent_s"]], READS)],
     )
 
 
@@ -188,14 +188,15 @@ def purge(scale: Scale, folder: str) -> Measured:
             Value("longest wait of a writer meanwhile / its p99 without", "x", [max(meanwhile) / p99], at_most(10)),
         ],
         [
-            Side("purge", f"{scale.purged:,} rows", "s", [found["spent_s"]]),
-            Side("writer, nobody purging", "a call", "ms", alone, more={"p99 ms": p99, "worst ms": max(alone)}),
+            Side("purge", f"{scale.purged:,} rows", "s", [found["spent_s"]], POWER),
+            Side("writer, nobody purging", "a call", "ms", alone, POWER, {"p99 ms": p99, "worst ms": max(alone)}),
             Side(
                 "writer, meanwhile",
                 "a call",
                 "ms",
                 meanwhile,
-                more={"p99 ms": percentile(meanwhile, 0.99), "worst ms": max(meanwhile)},
+                POWER,
+                {"p99 ms": percentile(meanwhile, 0.99), "worst ms": max(meanwhile)},
             ),
         ],
     )

@@ -6,6 +6,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Final
 
+from bench.contenders import NO_ROW, POWER
 from bench.model import Figure, Measured, Side, Value, at_most
 from bench.race import race, ratios
 from idemreg import Registry
@@ -21,13 +22,13 @@ A_CALL: Final = 20  # serials for each call of another figure: they cost so much
 def measure(scale: Scale, folder: str) -> Measured:
     with Registry(os.path.join(folder, "jobs.db")) as registry:
         numbers = registry.serials("COUP")
-        sides = {"a serial": lambda _: numbers.next(), "uuid.uuid4()": lambda _: uuid.uuid4()}
+        calls = [lambda _: numbers.next(), lambda _: uuid.uuid4()]
         users = range(scale.calls * A_CALL)
-        rounds = [race(list(sides.values()), users, number) for number in range(scale.rounds + 1)][1:]
+        rounds = [race(calls, users, number) for number in range(scale.rounds + 1)][1:]
     ours, theirs = zip(*rounds, strict=True)
     return Measured(
         [Value("a serial / uuid.uuid4()", "x", ratios(ours, theirs), at_most(4))],
-        [Side(name, "an id", "µs", taken) for name, taken in zip(sides, (ours, theirs), strict=True)],
+        [Side("a serial", "an id", "µs", ours, POWER), Side("uuid.uuid4()", "an id", "µs", theirs, NO_ROW)],
     )
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
+from bench.contenders import POWER
 from bench.contenders.sqlite_files import FILE
 from bench.crew import NotDoneError
 from bench.job import DAY, issue_coupon, runs
@@ -137,7 +138,7 @@ def coroutines(scale: Scale, folder: str) -> Measured:
 
 
 def _sides(rates: dict[Policy, list[float]], name: str) -> list[Side]:
-    return [Side(f"{name}, {policy}", "new", "jobs/s", rounds, "power cut") for policy, rounds in rates.items()]
+    return [Side(f"{name}, {policy}", "new", "jobs/s", rounds, POWER) for policy, rounds in rates.items()]
 
 
 FIGURES: Final = (
