@@ -6,6 +6,7 @@ One process a contender for the table of contenders, so that each one's memory, 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from array import array
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from bench.contenders import Contender, Place
 
-__all__ = ["Crew", "NotDoneError", "Order", "Report", "memory_mib"]
+__all__ = ["Crew", "NotDoneError", "Order", "Report", "forget_peak", "memory_mib"]
 
 # From the last order sent to the common start: enough for every process to be awake and waiting for it.
 START_MARGIN_S = 0.1
@@ -61,6 +62,15 @@ def memory_mib() -> float:
     """Most resident memory of this process so far; `getrusage` would tell its parent's, where that was more."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1_024
+
+
+def forget_peak() -> None:
+    """Have `memory_mib` begin with what is resident now, so that the figures before do not count.
+
+    A kernel may be built without it: what is told then is the most of the whole run, which flatters nobody.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
 
 
 class Crew:

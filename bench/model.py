@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["SCALES", "Figure", "Goal", "Measured", "Scale", "Side", "Value", "at_least", "at_most", "percentile"]
+__all__ = [
+    "SCALES",
+    "Figure",
+    "Goal",
+    "Measured",
+    "Scale",
+    "Side",
+    "Value",
+    "at_least",
+    "at_most",
+    "percentile",
+    "tail",
+]
 
 
 class Goal(NamedTuple):
@@ -183,3 +195,8 @@ def percentile(numbers: Iterable[float], share: float) -> float:
     """The smallest number that is not below ``share`` of them (nearest rank)."""
     ordered = sorted(numbers)
     return ordered[max(0, min(len(ordered) - 1, -int(-share * len(ordered) // 1) - 1))]
+
+
+def tail(calls: Sequence[float], unit: str) -> dict[str, float]:
+    """The columns that tell of single calls, all rounds together."""
+    return {f"p99 {unit}": percentile(calls, 0.99), f"worst {unit}": max(calls)}

@@ -20,7 +20,7 @@ from bench import race
 from bench.by_hand import ByHand, ByHandQueued
 from bench.contenders import KINDS, NO_ROW, READS, SQLITE, Place, absent, contender
 from bench.contenders.sqlite_files import Hold
-from bench.crew import Crew, NotDoneError, Order, Report
+from bench.crew import Crew, NotDoneError, Order, Report, forget_peak, memory_mib
 from bench.figures import FIGURES, barriers, peers, processes, together
 from bench.figures.peers import served
 from bench.figures.processes import Field, load_of
@@ -147,6 +147,42 @@ def test_each_table_says_who_is_durable(tiny: tuple[dict[str, Any], str]) -> Non
             assert side["survives"] in words, (name, side)
     uuid4 = next(side for side in tiny[0]["figures"]["serials"]["sides"] if side["name"] == "uuid.uuid4()")
     assert uuid4["survives"] == NO_ROW
+
+
+@pytest.mark.parametrize("name", ["threads", "coroutines", "batch", "rows-new", "rows-purge", "processes-8"])
+def test_single_calls_are_told_as_well(tiny: tuple[dict[str, Any], str], name: str) -> None:
+    """The p99 and the worst of each side that makes calls, in its unit."""
+    for side in tiny[0]["figures"][name]["sides"]:
+        if side["name"] != "purge":
+            (of_p99, p99), (of_worst, worst) = list(side["more"].items())[:2]
+            assert of_p99.startswith("p99 ")
+            assert of_worst.startswith(("worst ", "longest "))
+            assert 0 < p99 <= worst
+
+
+def test_a_single_call_is_timed_where_the_mean_is(tiny: tuple[dict[str, Any], str]) -> None:
+    """The worst of all calls on large files is not below the highest mean of a round."""
+    for side in tiny[0]["figures"]["rows-new"]["sides"]:
+        assert side["highest"] <= side["more"]["worst µs"], side
+
+
+@pytest.mark.parametrize("name", ["processes-8", "threads", "coroutines", "batch"])
+def test_memory_is_told_of_many_callers(tiny: tuple[dict[str, Any], str], name: str) -> None:
+    """That of Python with a registry at the least."""
+    (memory,) = (one for one in tiny[0]["figures"][name]["values"] if one["unit"] == "MiB")
+    assert memory["label"].startswith("resident memory")
+    assert memory["lowest"] > 10
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="this kernel cannot begin anew")
+def test_the_memory_of_earlier_figures_does_not_count() -> None:
+    """The most so far begins anew, with what is resident then."""
+    size = 64 * 2**20
+    before, much = memory_mib(), b"x" * size
+    del much
+    assert memory_mib() > before
+    forget_peak()
+    assert memory_mib() < before + size / 2**21
 
 
 def test_what_a_full_run_lacks_is_said(bare: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,16 +403,17 @@ def test_syncs_are_slower_for_those_who_are_started_meanwhile(tmp_path: Path) ->
 def test_a_load_counts_what_was_done_until_its_end() -> None:
     """A call that was under way at the end is a wait and no job; the processes' jobs are told one by one."""
     late = Report(array("q", [10**6, 5 * 10**9]), 0, 2 * 10**9, 2, 1.0)
-    even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 1.0)
+    even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 2.0)
     load = load_of([late, even], 10**9)
-    assert load == (5.0, 5_000.0, 5_000.0, 1, 4)
+    assert load == (5.0, 5_000.0, 5_000.0, 1, 4, 2.0)
 
 
 def test_a_process_that_came_too_late_did_nothing() -> None:
     """It began no call until the end, so none was under way then: its jobs are 0, not one fewer."""
     late = Report(array("q"), 2 * 10**9, 2 * 10**9, 0, 1.0)
     even = Report(array("q", [10**6] * 4), 0, 9 * 10**8, 4, 1.0)
-    assert load_of([late, even], 10**9)[-2:] == (0, 4)
+    load = load_of([late, even], 10**9)
+    assert (load.fewest, load.most) == (0, 4)
 
 
 class Late:

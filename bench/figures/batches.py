@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bench.contenders import POWER
 from bench.contenders.sqlite_files import FILE
-from bench.crew import NotDoneError
+from bench.crew import NotDoneError, forget_peak, memory_mib
 from bench.job import DAY, issue_coupon
-from bench.model import Figure, Measured, Side, Value, at_least
+from bench.model import Figure, Measured, Side, Value, at_least, tail
 from bench.race import ratios
 from idemreg import Claim, Outcome, Registry
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["FIGURES"]
 
 
-def by_batch(registry: Registry, users: range) -> None:
+def by_batch(registry: Registry, users: range, calls_ms: list[float]) -> None:
+    began = time.perf_counter()
     payloads = ((f"coupon:{user}:{DAY}", {"user_id": user, "day": DAY}) for user in users)
     ended: list[tuple[Claim, Any]] = []
     for claim, user in zip(registry.claim_many(payloads, name="issue_coupon"), users, strict=True):
@@ -33,30 +34,35 @@ def by_batch(registry: Registry, users: range) -> None:
     for outcome in registry.finish_many(ended):
         if not isinstance(outcome, Outcome):
             raise NotDoneError from outcome
+    calls_ms.append((time.perf_counter() - began) * 1_000)
 
 
-def singly(registry: Registry, users: range) -> None:
+def singly(registry: Registry, users: range, calls_ms: list[float]) -> None:
     for user in users:
+        began = time.perf_counter()
         registry.run(
             f"coupon:{user}:{DAY}",
             lambda user=user: issue_coupon(user, DAY),  # type: ignore[misc] # bound now
             payload={"user_id": user, "day": DAY},
             name="issue_coupon",
         )
+        calls_ms.append((time.perf_counter() - began) * 1_000)
 
 
 def measure(scale: Scale, folder: str) -> Measured:
     batch: list[float] = []
     single: list[float] = []
+    calls_ms: dict[bool, list[float]] = {True: [], False: []}
+    forget_peak()
     with Registry(os.path.join(folder, FILE), busy_timeout=60) as registry:
         first = 10**9
-        singly(registry, range(first, first := first + scale.full_calls))  # warms up
+        singly(registry, range(first, first := first + scale.full_calls), [])  # warms up
         for number in range(scale.rounds):
             for is_batch in (True, False) if number % 2 else (False, True):
                 sizes = [scale.batch] * scale.batches if is_batch else [scale.full_calls]
                 began = time.perf_counter()
                 for size in sizes:
-                    (by_batch if is_batch else singly)(registry, range(first, first + size))
+                    (by_batch if is_batch else singly)(registry, range(first, first + size), calls_ms[is_batch])
                     first += size
                 (batch if is_batch else single).append(sum(sizes) / (time.perf_counter() - began))
         counted = sum(registry.count().values())
@@ -64,9 +70,10 @@ def measure(scale: Scale, folder: str) -> Measured:
         msg = f"{counted} tasks, not {first - 10**9}"
         raise NotDoneError(msg)
     return Measured(
-        [Value(f"{scale.batch} a batch / single calls", "x", ratios(batch, single), at_least(8))],
-        [Side("claim_many + finish_many", "new", "jobs/s", batch, POWER),
-         Side("single calls", "new", "jobs/s", single, POWER)],
+        [Value(f"{scale.batch} a batch / single calls", "x", ratios(batch, single), at_least(8)),
+         Value("resident memory", "MiB", [memory_mib()])],
+        [Side("claim_many + finish_many", "new", "jobs/s", batch, POWER, tail(calls_ms[True], "ms")),
+         Side("single calls", "new", "jobs/s", single, POWER, tail(calls_ms[False], "ms"))],
     )  # fmt: skip
 
 
@@ -76,7 +83,8 @@ FIGURES: Final = (
         "`claim_many` + `finish_many`, 500 a batch",
         "full",
         "Each claim of a batch is entered and its job run, then all are finished; jobs a second against `run`, one call"
-        " a job, in turn in one process.",
+        " a job, in turn in one process. p99 and worst are of a whole batch, and of a call; memory is"
+        " the most that the process had resident.",
         measure,
     ),
 )

@@ -10,14 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bench import big_file
 from bench.contenders import POWER, READS, SQLITE, Place
 from bench.crew import Crew, NotDoneError, Order
 from bench.imports import spent_ms
 from bench.job import issue_coupon
-from bench.model import Figure, Measured, Side, Value, at_most, percentile
+from bench.model import Figure, Measured, Side, Value, at_most, percentile, tail
 from bench.race import race, ratios, to_working_size
 from idemreg import Registry
 
@@ -70,26 +70,37 @@ def new_tasks(scale: Scale, folder: str) -> Measured:
         found = _raced(few, many, scale, 0 if durability == "normal" else 1)
         few.close()
         many.close()
-        for kind, (at_few, at_many) in found.items():
+        for kind, ((at_few, few_calls), (at_many, many_calls)) in found.items():
             goal = at_most(GOALS[kind]) if durability == "normal" else None
             label = f"{kind if kind == 'duplicate' else f'new task, {kind} ids'}, `{durability}`"
             against = f"{scale.rows:,} rows / {scale.few_rows:,}"
             values.append(Value(f"{label}: {against}", "x", ratios(at_many, at_few), goal))
-            sides.append(Side(f"{scale.rows:,} rows", label, "µs", at_many, SQLITE[durability]))
-            sides.append(Side(f"{scale.few_rows:,} rows", label, "µs", at_few, SQLITE[durability]))
+            sides.append(Side(f"{scale.rows:,} rows", label, "µs", at_many, SQLITE[durability], tail(many_calls, "µs")))
+            sides.append(
+                Side(f"{scale.few_rows:,} rows", label, "µs", at_few, SQLITE[durability], tail(few_calls, "µs"))
+            )
     return Measured(values, sides)
 
 
-def _raced(few: Calls, many: Calls, scale: Scale, era: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Microseconds a call of each round, on few rows and on many; the first round warms up."""
-    found: dict[str, tuple[list[float], list[float]]] = {kind: ([], []) for kind in KINDS}
+class Taken(NamedTuple):
+    """Microseconds a call: the mean of each round, and every one of them."""
+
+    rounds: list[float]
+    calls: list[float]
+
+
+def _raced(few: Calls, many: Calls, scale: Scale, era: int) -> dict[str, tuple[Taken, Taken]]:
+    """What it took on few rows and on many; the first round warms up."""
+    found = {kind: (Taken([], []), Taken([], [])) for kind in KINDS}
     for number in range(scale.rounds + 1):
         first = 10**9 + (era * 1_000 + number) * scale.new_tasks
         for kind in KINDS:  # duplicates: of the random ids just before
-            spent = race([few.call(kind), many.call(kind)], range(first, first + scale.new_tasks), number)
+            each: tuple[list[float], list[float]] = ([], [])
+            spent = race([few.call(kind), many.call(kind)], range(first, first + scale.new_tasks), number, each)
             if number:
-                for place in range(2):
-                    found[kind][place].append(spent[place])
+                for of, mean, calls in zip(found[kind], spent, each, strict=True):
+                    of.rounds.append(mean)
+                    of.calls.extend(calls)
     return found
 
 
@@ -189,15 +200,8 @@ def purge(scale: Scale, folder: str) -> Measured:
         ],
         [
             Side("purge", f"{scale.purged:,} rows", "s", [found["spent_s"]], POWER),
-            Side("writer, nobody purging", "a call", "ms", alone, POWER, {"p99 ms": p99, "worst ms": max(alone)}),
-            Side(
-                "writer, meanwhile",
-                "a call",
-                "ms",
-                meanwhile,
-                POWER,
-                {"p99 ms": percentile(meanwhile, 0.99), "worst ms": max(meanwhile)},
-            ),
+            Side("writer, nobody purging", "a call", "ms", alone, POWER, tail(alone, "ms")),
+            Side("writer, meanwhile", "a call", "ms", meanwhile, POWER, tail(meanwhile, "ms")),
         ],
     )
 

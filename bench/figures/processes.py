@@ -37,6 +37,7 @@ class Load(NamedTuple):
     p99_ms: float
     fewest: int
     most: int
+    memory_mib: float  # of the process that has most
 
 
 class Field:
@@ -90,6 +91,7 @@ def load_of(reports: list[Report], end_ns: int) -> Load:
         percentile(spent, 0.99) / 1e6,
         min(counts),
         max(counts),
+        max(report.memory_mib for report in reports),
     )
 
 
@@ -152,6 +154,8 @@ def table(size: int, goals_of: Goals, scale: Scale, folder: str) -> Measured:
             rounds = ratios(*([load.jobs_s for load in loads[one]] for one in (who, against)))
             values.append(Value(f"{kind}: jobs/s of {LABELS[who]} / {LABELS[against]}", "x", rounds, goal))
     values += _waits(equal, steady, with_goals=goals_of.with_waits)
+    most_mib = max(load.memory_mib for loads in (equal, steady) for of in loads.values() for load in of)
+    values.append(Value("resident memory of a process", "MiB", [most_mib]))
     sides = [_side(who, kind, loads[who]) for kind, loads in (("A", equal), ("B", steady)) for who in WHO]
     return Measured(values, sides, notes=[f"{LABELS[who]}: -wal of {wal[who]:,} bytes at the start" for who in WHO])
 
@@ -192,7 +196,7 @@ def _side(who: str, kind: str, loads: list[Load]) -> Side:
 _HOW: Final = (
     "{} processes on one file, on a -wal at working size, the contenders' rounds in turn. A: equal work a process, 960"
     " jobs in all, until the last has finished. B: 10 s of load. (a) has a 60 s busy time-out, (b) a flock around each"
-    " write."
+    " write. Memory is that of the process that had most resident, and each has all four open."
 )
 
 FIGURES: Final = (
