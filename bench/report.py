@@ -136,6 +136,17 @@ def _where(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in (found["machine"] or {}).items()) + "."
 
 
+def _when(found: dict[str, Any]) -> list[str]:
+    """Of which code, on which days, and how busy the machine was: over all figures, in one line; none without any."""
+    dated = [one for one in found["figures"].values() if "revision" in one]
+    if not dated:
+        return []
+    revisions, days = ({one[name]: None for one in dated} for name in ("revision", "measured_on"))
+    loads = [one["load"] for one in dated]
+    of = f"Measured at revision {', '.join(revisions)}, on {', '.join(sorted(days))}"
+    return [f"{of}; load of the machine behind the figures: {min(loads)} … {max(loads)}."]
+
+
 def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str:
     """The README's own: every value that has a goal, with its reason, and the plots."""
     rows = [
@@ -156,6 +167,7 @@ def readme_section(found: dict[str, Any], why: dict[str, dict[str, str]]) -> str
         *(["Where a goal is not reached:", "\n".join(reasons)] if reasons else []),
         shown,
         _where(found),
+        *_when(found),
     ]
     return "\n\n".join(parts)
 

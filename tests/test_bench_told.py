@@ -48,6 +48,20 @@ def test_a_reason_that_values_share_is_told_once() -> None:
     ]
 
 
+def test_the_readme_says_which_code_and_when_and_how_busy_it_was() -> None:
+    """Each revision and each day once, and the range of the load, behind the machine; nothing of what is not known."""
+    dated = [("abc", "2026-11-28", 2.5), ("def+", "2026-11-27", 4.0), ("abc", "2026-11-28", 0.9)]
+    figures = {
+        str(number): {**told(), "revision": revision, "measured_on": day, "load": load}
+        for number, (revision, day, load) in enumerate(dated)
+    }
+    assert readme_section({"machine": {"cpus": 2}, "figures": figures}, {}).endswith(
+        "cpus 2.\n\nMeasured at revision abc, def+, on 2026-11-27, 2026-11-28; load of the machine behind the figures:"
+        " 0.9 … 4.0."
+    )
+    assert readme_section({"machine": {"cpus": 2}, "figures": {"a": told()}}, {}).endswith("cpus 2.")
+
+
 def test_a_section_is_put_between_its_marks() -> None:
     """Once or twice, with the same result, and nothing around it changes; without marks nothing is written."""
     once = with_section(f"before\n{BEGIN}\nold\n{END}\nafter", "new")
