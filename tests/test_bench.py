@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -313,6 +314,17 @@ def test_each_contender_can_be_installed() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
     installed = {one.partition(">=")[0] for one in groups["bench"]}
     assert {package for kind in KINDS.values() for package in kind.needs.values()} <= installed
+
+
+def test_a_contender_says_all_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its packages and its server at once, each with its remedy; one of idemreg's own lacks nothing."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    assert absent("Redis") == (
+        "Redis: not installed: redis, hiredis (`make bench-full` installs them into .venv-bench);"
+        " there is no redis-server (Debian: apt install redis-server)"
+    )
+    assert absent("idemreg") is None
 
 
 def test_a_line_is_not_filled_with_something_else(tmp_path: Path) -> None:

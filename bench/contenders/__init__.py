@@ -91,14 +91,14 @@ REDIS_SERVER: Final = "redis-server"
 
 
 def absent(name: str) -> str | None:
-    """Why the contender cannot take part here, and what would help; None where it can."""
-    kind = KINDS[name]
+    """All that keeps the contender from taking part here, and what would help; None where it can."""
+    kind, why = KINDS[name], []
     missing = [package for module, package in kind.needs.items() if importlib.util.find_spec(module) is None]
     if missing:
-        return f"{name}: not installed: {', '.join(missing)} (`make bench-full` installs them into .venv-bench)"
+        why.append(f"not installed: {', '.join(missing)} (`make bench-full` installs them into .venv-bench)")
     if kind.uses_redis and shutil.which(REDIS_SERVER) is None:
-        return f"{name}: there is no {REDIS_SERVER} (Debian: apt install redis-server)"
-    return None
+        why.append(f"there is no {REDIS_SERVER} (Debian: apt install redis-server)")
+    return f"{name}: {'; '.join(why)}" if why else None
 
 
 def contender(name: str, place: Place) -> Contender:
