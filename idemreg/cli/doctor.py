@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from idemreg.doctor import Finding
-    from idemreg.sqlite.salvaging import Gaps, Range
+    from idemreg.sqlite.gaps import Gaps, Range
 
 __all__ = ["FIELDS", "doctor"]
 

@@ -13,11 +13,13 @@ from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.model import Status
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
-from idemreg.sqlite.salvaging import BY_SALVAGE, Gaps, Salvage
+from idemreg.sqlite.salvaging import BY_SALVAGE, Salvage
 from idemreg.sqlite.trust import check_trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from idemreg.sqlite.gaps import Gaps
 
 __all__ = ["Salvaged", "salvage"]
 

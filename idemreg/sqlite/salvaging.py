@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import apsw
 
@@ -25,6 +25,7 @@ from idemreg.model import FINAL, Origin, Status, Task, Verdict
 from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
+from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
 from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.queries import to_step
 from idemreg.sqlite.records import RegistryRow
@@ -39,11 +40,10 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.progress import Step
 
-__all__ = ["EVERYWHERE", "Gaps", "Range", "Salvage"]
+__all__ = ["Salvage"]
 
 BY_SALVAGE: Final = "salvage"
 NO_BOOT: Final = 0  # the age of a row goes by its date there, as of an import
-NAMED: Final = 100  # broken rows, ranges and pages that are told one by one
 # Where the row about the file is lost, a lost row may be of a later boot than any that is left.
 SPARE_EPOCHS: Final = 1_000
 
@@ -61,44 +61,6 @@ STORED_COLUMNS: Final = (
 )  # fmt: skip
 _PLACES: Final = tuple(map(STORED_COLUMNS.index, TASK_COLUMNS))
 RESULT, IS_LARGE = TASK_COLUMNS.index("result"), TASK_COLUMNS.index("is_large")
-
-
-class Range(NamedTuple):
-    """Between which task_ids rows may be lost; None: from the first, or to the last."""
-
-    above: str | None
-    below: str | None
-
-
-EVERYWHERE: Final = Range(None, None)
-
-
-class Gaps(NamedTuple):
-    """What may be missing. Nothing is, where all of it is empty.
-
-    ``damaged_pages``: the first hundred pages that are not there, or whose checksum, bytes or rows do not hold.
-    ``ranges``: where rows may be lost with them. ``broken``: task_ids of rows whose seal fails, and of which no other
-    copy holds. ``lost_frames``: some of the -wal are damaged or gone. ``lost_file_row``: the registry has a new id, and
-    its downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of
-    jobs, which are not copied. ``lost_steps``: a page of steps is damaged; a task that runs again may repeat some.
-    """
-
-    pages: int = 0
-    damaged: int = 0
-    damaged_pages: tuple[int, ...] = ()
-    ranges: tuple[Range, ...] = ()
-    broken: tuple[str, ...] = ()
-    broken_rows: int = 0
-    lost_frames: bool = False
-    lost_file_row: bool = False
-    lost_free_list: bool = False
-    other_tables: tuple[str, ...] = ()
-    lost_steps: bool = False
-
-    @property
-    def are_none(self) -> bool:
-        """Whether nothing is missing."""
-        return self._replace(pages=0) == Gaps()
 
 
 class Salvage:
@@ -220,7 +182,7 @@ class Salvage:
         found = [self._reached[number] for number in self._damaged if number in self._reached]
         if any(not name for name, _ in found) or not any(name == LOG for name, _ in self._reached.values()):
             return [EVERYWHERE]
-        return _joined([place for name, place in found if name == LOG])
+        return joined([place for name, place in found if name == LOG])
 
     def _look(self, number: int, take: Callable[[list[Any], bool], None], *, is_sure: bool) -> None:
         """Each record of the page; where its newest version is damaged, those of the older ones as well."""
@@ -378,15 +340,3 @@ def _settled(task: Task, *, is_sure: bool) -> Task:
 
 def _text(key: object) -> str | None:
     return key if isinstance(key, str) else None
-
-
-def _joined(places: list[Range]) -> list[Range]:
-    """Neighbours in one, in order."""
-    found: list[Range] = []
-    for place in sorted(set(places), key=lambda one: (one.above is not None, one.above or "")):
-        last = found[-1] if found else None
-        if last is None or (last.below is not None and place.above is not None and last.below < place.above):
-            found.append(place)
-        elif last.below is not None and (place.below is None or place.below > last.below):
-            found[-1] = Range(last.above, place.below)
-    return found

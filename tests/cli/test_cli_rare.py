@@ -31,8 +31,8 @@ from idemreg.cli.values import EXIT_CODES
 from idemreg.doctor import examine, inside
 from idemreg.model import NO_CHECKSUM, Policy, Task
 from idemreg.purge import Purge
+from idemreg.sqlite.gaps import EVERYWHERE, Gaps, Range
 from idemreg.sqlite.readers import WalReader
-from idemreg.sqlite.salvaging import EVERYWHERE, Gaps, Range
 from idemreg.sqlite.upkeep import Checkpoint
 from tests.support.raw import connect
 
