@@ -109,15 +109,16 @@ def test_a_backup_goes_on_where_it_was(job: Job, clock: ManualClock, path: Path)
 
 
 def test_salvage_keeps_the_slots(job: Job, path: Path) -> None:
-    """They are tasks; the schedule itself begins anew."""
+    """They are tasks; the schedule itself goes on where it was."""
     from idemreg.doctor.salvage import salvage  # noqa: PLC0415
 
+    schedules = ledger(job.registry).schedules()
     job.registry.close()
     target = path.with_name("saved.db")
     salvage(path, target)
     with Registry(target, create=False) as registry:
         assert registry.count() == {Status.SUCCEEDED: 1, Status.SKIPPED: 1}
-        assert ledger(registry).schedules() == []
+        assert ledger(registry).schedules() == schedules
 
 
 def test_the_operators_half_is_awaited_as_well(

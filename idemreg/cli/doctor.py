@@ -121,8 +121,23 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
         yield "the list of free pages is lost: tasks that were removed may be back"
     if gaps.lost_steps:
         yield "steps may be lost: a task that runs again repeats such a piece of its job"
+    yield from _held_lines(gaps)
     if gaps.other_tables:
         yield f"tables of jobs are not copied: {', '.join(map(escape, gaps.other_tables))}"
+
+
+def _held_lines(gaps: Gaps) -> Iterator[str]:
+    if gaps.lost_schedules:
+        yield "schedules may be lost, with their pauses: one that the copy does not list begins anew"
+    if gaps.paused_schedules:
+        more = f", and {gaps.paused_schedules - len(gaps.paused):,} more" * (gaps.paused_schedules > len(gaps.paused))
+        yield f"schedules are paused in the copy: {', '.join(map(escape, gaps.paused))}{more}"
+        yield "what comes due is skipped; once you have seen what ran: idemreg schedule --resume NAME"
+    if gaps.suspended is not None:
+        alarm = escape(gaps.suspended)
+        yield f"what was known of the clock may be lost: {alarm} suspends schedules until idemreg clock --confirm"
+    elif gaps.lost_clock:
+        yield "what was known of the clock may be lost"
 
 
 def _between(place: Range) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import tempfile
@@ -9,16 +10,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg.blocks import Block
 from idemreg.clock import Clock
+from idemreg.clockcheck.alarm import JOB
+from idemreg.clockcheck.readings import Watch
 from idemreg.errors import StoreCorruptError, StorePathError
-from idemreg.model import Status
+from idemreg.model import NO_CHECKSUM, OnFailure, Policy, Status, Task, Verdict, Wanted
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
-from idemreg.sqlite.salvaging import BY_SALVAGE, Salvage
+from idemreg.sqlite.salvaging import BY_SALVAGE, NO_BOOT, Salvage
 from idemreg.sqlite.trust import check_trust
+from idemreg.tagged import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from idemreg.model import Origin
     from idemreg.sqlite.gaps import Gaps
 
 __all__ = ["Salvaged", "salvage"]
@@ -104,7 +109,31 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
             for prefix, mark_us in source.marks.items():
                 beyond = Block(0, mark_us, mark_us, 0)
                 store.reserve_serials(prefix, mark_us, 0, beyond, durable=False)
+            _hold(source, store, origin, clock)
             store.backup(target, None)
         finally:
             store.close()
     return copied, unknown
+
+
+def _hold(source: Salvage, store: SqliteStore, origin: Origin, clock: Clock) -> None:
+    """Schedules with their pauses, and the clock with its alarm: see `sqlite/holding.py`."""
+    held = source.held
+    for versions in held.schedules():
+        store.plan(None, versions, [], Wanted("", versions[0].name, NO_CHECKSUM, Policy()))
+    if held.watch is not None:
+        store.note_watch(Watch(), held.watch)
+    if held.alarm is not None:
+        store.put([_alarm(held.alarm, clock)], source.floor, origin)
+
+
+def _alarm(task_id: str, clock: Clock) -> Task:
+    """As the clock check raises one; what ends it has confirmed the clock."""
+    checksum, policy = hashlib.sha256(canonical(None)).hexdigest(), Policy(on_failure=OnFailure.HOLD, max_attempts=1)
+    error = "the clock is in doubt: this copy is of a damaged file, of which what was known of the clock is lost"
+    return Task(
+        *(task_id, Status.UNKNOWN, checksum, clock.wall_us(), NO_BOOT, JOB, 1, 1, None, policy, None, None, error),
+        verdict=Verdict.CANNOT_TELL,
+        settled_by=BY_SALVAGE,
+        evidence="it may have been in doubt in the damaged file",
+    )

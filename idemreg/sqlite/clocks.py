@@ -8,9 +8,11 @@ from idemreg.clockcheck.readings import Trusted, Watch
 from idemreg.sqlite.seals import broken, values_hold, values_seal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from idemreg.sqlite.connection import Connection
 
-__all__ = ["note_watch", "watch"]
+__all__ = ["note_watch", "to_watch", "watch"]
 
 _READ: Final = (
     "SELECT wall_us, boot_ms, boot_id, newest_us, hardware_us, accepted_us, alarm, of_jump, seal FROM idempotent_clock"
@@ -21,9 +23,12 @@ _UNTRUSTED: Final = (None, None, None, None, None, 0)
 def watch(connection: Connection) -> Watch:
     """What is kept; `StoreCorruptError` where it is not as it was written."""
     rows: list[Any] = connection.execute(_READ).fetchall()
-    if not rows:
-        return Watch()
-    *values, seal = rows[0]
+    return to_watch(rows[0]) if rows else Watch()
+
+
+def to_watch(row: Sequence[Any]) -> Watch:
+    """A row but for its id, its seal verified."""
+    *values, seal = row
     if not values_hold(values, seal):
         what = "the row about the clock"
         raise broken(what)

@@ -27,6 +27,9 @@ class Gaps(NamedTuple):
     copy holds. ``lost_frames``: some of the -wal are damaged or gone. ``lost_file_row``: the registry has a new id, and
     its downstream keys are new ones. ``lost_free_list``: tasks that were removed may be back. ``other_tables``: of
     jobs, which are not copied. ``lost_steps``: a page of steps is damaged; a task that runs again may repeat some.
+    ``lost_schedules``: rows of schedules are damaged, or may be lost or older ones; ``paused``: the first hundred
+    schedules that are told of, all of which are paused in the copy. ``lost_clock``: likewise the row about the clock;
+    ``suspended``: the alarm that suspends scheduling in the copy for it, None where nothing tells of a schedule.
     """
 
     pages: int = 0
@@ -40,6 +43,11 @@ class Gaps(NamedTuple):
     lost_free_list: bool = False
     other_tables: tuple[str, ...] = ()
     lost_steps: bool = False
+    lost_schedules: bool = False
+    paused: tuple[str, ...] = ()
+    paused_schedules: int = 0
+    lost_clock: bool = False
+    suspended: str | None = None
 
     @property
     def are_none(self) -> bool:

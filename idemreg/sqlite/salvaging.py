@@ -7,7 +7,7 @@ leads there), or beside a -wal that has lost a frame, or is gone with frames tha
 so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
 
 Of the marks of serial numbers the highest is taken that is found: one that is lost brings no serial back, since the
-new registry gives them under other instances.
+new registry gives them under other instances. What becomes of schedules and of the clock, `sqlite/holding.py` tells.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
+from idemreg.sqlite.holding import Held
 from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.queries import to_step
 from idemreg.sqlite.records import RegistryRow
@@ -82,7 +83,9 @@ class Salvage:
             "CREATE TABLE step (task_id, name, number, token, saved_at, result, seal, PRIMARY KEY (task_id, name));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
+        self.held = Held(self._staged)
         self._reached: dict[int, tuple[str, Range]] = {}
+        self._table: str | None = None  # of the page that is looked at, where a tree leads there
         self._damaged: set[int] = set()
         self._other_tables: list[str] = []
         self._file_row: RegistryRow | None = None
@@ -118,7 +121,7 @@ class Salvage:
         broken = self._staged.execute(
             "SELECT task_id FROM broken WHERE task_id NOT IN (SELECT task_id FROM log) ORDER BY task_id"
         ).fetchall()
-        return Gaps(
+        gaps = Gaps(
             pages=image.count,
             damaged=len(self._damaged) + missing,
             damaged_pages=tuple(sorted({*self._damaged, *self._some_missing(free, missing)})[:NAMED]),
@@ -131,6 +134,11 @@ class Salvage:
             other_tables=tuple(self._other_tables),
             lost_steps=any(self._reached[number][0] == STEPS for number in self._damaged if number in self._reached),
         )
+        return self.held.settle(gaps, self._is_whole)
+
+    def _is_whole(self, table: str) -> bool:
+        pages = [number for number, (name, _) in self._reached.items() if name == table]
+        return bool(pages) and self._damaged.isdisjoint(pages)
 
     def _note_missing(self, free: set[int] | None) -> int:
         """Damaged are the missing pages that a tree leads to; how many of all need no more be looked after."""
@@ -186,6 +194,7 @@ class Salvage:
 
     def _look(self, number: int, take: Callable[[list[Any], bool], None], *, is_sure: bool) -> None:
         """Each record of the page; where its newest version is damaged, those of the older ones as well."""
+        self._table = self._reached[number][0] if number in self._reached else None
         for version in self._image.versions(number):
             broken = self._broken
             for values in cells(self._image, number, version.data):
@@ -207,7 +216,9 @@ class Salvage:
             self._staged.execute("INSERT INTO large VALUES (?, ?, ?)", values)
 
     def _take(self, values: list[Any], is_sure: bool) -> None:  # noqa: FBT001 - of a page
-        if len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
+        if (is_held := self.held.take(values, self._table, is_sure=is_sure)) is not None:
+            self._broken += not is_held
+        elif len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
             self._take_task([values[place] for place in _PLACES], is_sure=is_sure)
         elif len(values) == 1 and isinstance(values[0], str):  # what follows makes no sense
             self._take_broken(values[0])

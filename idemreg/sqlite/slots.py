@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.tasks import Stamp
 
-__all__ = ["plan", "schedules", "waiting"]
+__all__ = ["plan", "schedules", "to_schedule", "waiting"]
 
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
@@ -41,7 +41,7 @@ def schedules(connection: Connection, schema_version: int, name: str | None = No
         f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ?1 OR ?1 IS NULL ORDER BY name, version",  # noqa: S608
         (name if name is None else _text(name),),
     ).fetchall()
-    return [_to_schedule(row) for row in rows]
+    return [to_schedule(row) for row in rows]
 
 
 def _newest(connection: Connection, name: str) -> Schedule | None:
@@ -49,7 +49,7 @@ def _newest(connection: Connection, name: str) -> Schedule | None:
         f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ? ORDER BY version DESC LIMIT 1",  # noqa: S608
         (_text(name),),
     ).fetchone()
-    return None if row is None else _to_schedule(row)
+    return None if row is None else to_schedule(row)
 
 
 def _text(name: str) -> str:
@@ -57,7 +57,8 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _to_schedule(row: Sequence[Any]) -> Schedule:
+def to_schedule(row: Sequence[Any]) -> Schedule:
+    """A row, its seal verified."""
     if not values_hold(row[:-1], row[-1]):
         what = f"the row of schedule {row[0]!r}"
         raise broken(what)

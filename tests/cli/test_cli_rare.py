@@ -72,6 +72,15 @@ def test_what_a_salvage_may_have_missed() -> None:
     words = ("-wal is damaged", "new id", "may be back", "steps may be lost", "not copied: stock")
     assert [word in line for word, line in zip(words, said[6:], strict=True)] == [True] * 5
     assert list(_gap_lines(Gaps(9, broken=("x",), broken_rows=1))) == ["1 damaged rows: x"]
+    held = Gaps(9, lost_schedules=True, paused=("a", "b\n"), paused_schedules=3, lost_clock=True)
+    assert list(_gap_lines(held)) == [
+        "schedules may be lost, with their pauses: one that the copy does not list begins anew",
+        "schedules are paused in the copy: a, b\\n, and 1 more",
+        "what comes due is skipped; once you have seen what ran: idemreg schedule --resume NAME",
+        "what was known of the clock may be lost",
+    ]
+    *_, last = _gap_lines(held._replace(suspended="clock@x"))
+    assert last == "what was known of the clock may be lost: clock@x suspends schedules until idemreg clock --confirm"
 
 
 @pytest.mark.usefixtures("of_a_command")
