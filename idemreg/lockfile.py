@@ -57,6 +57,7 @@ __all__ = [
     "out_of_descriptors",
     "owner_byte",
     "random_owner",
+    "tells_of_database",
     "write_whole",
 ]
 
@@ -107,6 +108,21 @@ def is_new(head: bytes) -> bool:
     """
     is_part = len(head) < SIZE and head[: len(MAGIC)] == MAGIC[: len(head)]
     return not any(head) or (is_part and not any(head[DATABASE_OFFSET:HEAD_BYTES]))
+
+
+def tells_of_database(path: str) -> bool:
+    """Whether a lock file lies there that was beside a database. No where it cannot be read: who opens it says why."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        head = os.pread(fd, SIZE, 0)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return head.startswith(MAGIC) and not is_new(head) and head[DATABASE_OFFSET] == 1
 
 
 def write_whole(fd: int, data: bytes, at: int) -> None:

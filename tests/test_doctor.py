@@ -767,6 +767,20 @@ def test_an_id_that_is_no_text_is_told(scene: Scene) -> None:
     assert "t\\\\xff" in found.text
 
 
+def test_a_database_that_is_gone_beside_its_lock_file_has_vanished(scene: Scene) -> None:
+    """It is not one that was never made, which `init` would make: that refuses."""
+    scene.closed()
+    os.unlink(scene.path)
+    (found,) = (one for one in examine(scene.path) if one.severity >= Severity.ERROR)
+    assert found.code == "vanished"
+
+
+@pytest.mark.parametrize("code", ["damaged-header", "integrity", "registry-row-missing", "wal-lost", "seal-broken"])
+def test_damage_is_told_with_the_way_out(code: str) -> None:
+    """As the other commands' hint names it."""
+    assert "idemreg doctor --salvage OUT" in KINDS[code][1]
+
+
 # --- nothing is changed -----------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from idemreg import (
 )
 from idemreg import lockfile as lockfiles
 from idemreg.liveness import Examiner
-from idemreg.lockfile import LockFile, random_owner
+from idemreg.lockfile import LockFile, random_owner, tells_of_database
 from idemreg.placing import _sync, _take_name, make_file, new_file
 from idemreg.sqlite import forking
 from idemreg.sqlite.form import check_form
@@ -312,3 +312,10 @@ def test_a_lock_file_that_was_written_over_proves_nobody_dead(path: Path, tmp_pa
         task = registry.get("t")
         assert task is not None
         assert (task.status, task.result) == (Status.SUCCEEDED, "7")
+
+
+def test_what_cannot_be_read_tells_of_no_database(tmp_path: Path) -> None:
+    """A folder in the place of the lock file, or nothing: whoever opens it says what it is."""
+    (tmp_path / "folder").mkdir()
+    assert not tells_of_database(str(tmp_path / "folder"))
+    assert not tells_of_database(str(tmp_path / "nothing"))

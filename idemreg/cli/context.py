@@ -60,9 +60,12 @@ class Settings:
         return self.db or os.environ.get(DB_VARIABLE) or os.path.join(_state_folder(), "idemreg", "jobs.db")
 
     def existing(self) -> Operations:
-        """The registry, opened; `StorePathError` where there is none yet. For the commands that only look or settle."""
+        """The registry, opened; `StorePathError` where there is none yet. For the commands that only look or settle.
+
+        Where its lock file is still there it has vanished, and whoever opens it says so.
+        """
         path = self.path()
-        if _is_missing(path):
+        if _is_missing(path) and not os.path.exists(f"{os.path.realpath(path)}-lock"):
             msg = f"there is no registry at {path}"
             raise StorePathError(msg, hint=f"Create it first: `{EXISTING_ONLY}`, or name another file with --db.")
         from idemreg.operations import Operations  # noqa: PLC0415 - help and usage errors need none

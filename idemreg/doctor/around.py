@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from idemreg.doctor.case import Lock
 from idemreg.doctor.finding import Finding, finding
 from idemreg.errors import StoreError, StorePathError, StoreVersionError
+from idemreg.lockfile import tells_of_database
 from idemreg.sqlite import files, looking
 from idemreg.sqlite.trust import check_trust
 
@@ -41,7 +42,10 @@ def path(case: Case) -> Iterator[Finding]:
     try:
         mode = os.stat(case.path).st_mode
     except FileNotFoundError:
-        yield finding("missing", f"There is no file {case.path}.")
+        if tells_of_database(f"{case.path}-lock"):
+            yield finding("vanished", f"There is no file {case.path}, but its lock file knows of a registry.")
+        else:
+            yield finding("missing", f"There is no file {case.path}.")
     except OSError as error:
         yield finding("unreadable", f"{case.path} cannot be looked at: {error.strerror}.")
     else:

@@ -34,6 +34,10 @@ class Finding(NamedTuple):
 
 INFO, WARNING, ERROR = Severity
 
+RESCUE: Final = (
+    "Keep a copy of the file. idemreg doctor --salvage OUT copies what is whole out of it; or restore a backup."
+)
+
 # code -> how bad it is, and what to do. In the order in which the checks come.
 KINDS: Final[dict[str, tuple[Severity, str]]] = {
     # --- the program and the machine
@@ -72,13 +76,13 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "empty": (WARNING, "Create the registry: idemreg init"),
     "vanished": (ERROR, "Put a backup in its place; to forget every task and start anew, remove the lock file too."),
     "not-a-database": (ERROR, "Choose another path: a registry has a file of its own."),
-    "damaged-header": (ERROR, "Keep a copy of the file, and put a backup in its place."),
+    "damaged-header": (ERROR, RESCUE),
     "foreign": (ERROR, "Choose another path: a registry has a file of its own."),
     "cannot-open": (ERROR, "See what SQLite says, and check the disk and the permissions."),
     "schema-newer": (ERROR, "Upgrade idemreg here, as it was where the file was migrated."),
     "schema-older": (INFO, "The next opening of the registry migrates it."),
     "schema-altered": (ERROR, "Find out which program did so; idemreg refuses the file. Put a backup in its place."),
-    "registry-row-missing": (ERROR, "Keep a copy of the file, and put a backup in its place."),
+    "registry-row-missing": (ERROR, RESCUE),
     "settings": (INFO, ""),
     "setting-refused": (ERROR, "This build of SQLite does not obey: install apsw from PyPI."),
     "journal-mode": (WARNING, "Some program changed it; the next opening of the registry sets it back."),
@@ -92,7 +96,7 @@ KINDS: Final[dict[str, tuple[Severity, str]]] = {
     "wal-reader": (INFO, ""),
     "wal-large": (WARNING, "End what reads for so long, or then: idemreg checkpoint --mode truncate"),
     "sound": (INFO, ""),
-    "integrity": (ERROR, "Keep a copy of the file, and put a backup in its place. Look at the disk."),
+    "integrity": (ERROR, f"{RESCUE} Look at the disk."),
     "row-invalid": (ERROR, "Find out which program wrote it; idemreg did not. Put a backup in its place."),
     "seal-broken": (
         ERROR,

@@ -13,7 +13,7 @@ import apsw
 
 from idemreg import oslock
 from idemreg.errors import StoreError, StorePathError
-from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error
+from idemreg.lockfile import TOO_MANY_OPEN, LockFile, open_error, tells_of_database
 from idemreg.placing import refuse_companion
 from idemreg.sqlite import files, upkeep
 from idemreg.sqlite.connection import Connection, connect, leave_wal, translate
@@ -178,6 +178,8 @@ class Opening:
             if not _is_written(location.lock):
                 self._check_foreign(location)
         elif not self._create:
+            if tells_of_database(location.lock):
+                raise upkeep.vanished(location)
             import shlex  # noqa: PLC0415 - errors only
 
             msg = f"there is no registry at {location.database}"

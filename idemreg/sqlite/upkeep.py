@@ -44,6 +44,7 @@ __all__ = [
     "WalState",
     "bring_up",
     "checkpoint",
+    "vanished",
     "wal_state",
 ]
 
@@ -108,9 +109,7 @@ def bring_up(location: Location, lock_file: LockFile, making: Making, held: list
         lock_file.read_or_write_id()
         is_first = lock_file.is_alone()
         if lock_file.has_database and not has_content(location.database):
-            msg = f"{location.database} has vanished or is empty, but its lock file {lock_file.path} is still there"
-            hint = f"Put a backup in its place; to start anew and forget every task, delete {lock_file.path}."
-            raise StoreCorruptError(msg, hint=hint)
+            raise vanished(location)
         create_file(location.database)
         try:
             brought = _bring_up(location.database, lock_file, making, held, is_first=is_first)
@@ -124,6 +123,13 @@ def bring_up(location: Location, lock_file: LockFile, making: Making, held: list
         lock_file.note_database()
         lock_file.share()
         return brought
+
+
+def vanished(location: Location) -> StoreCorruptError:
+    """The error of a database that is gone, and whose lock file knows better."""
+    msg = f"{location.database} has vanished or is empty, but its lock file {location.lock} is still there"
+    hint = f"Put a backup in its place; to start anew and forget every task, delete {location.lock}."
+    return StoreCorruptError(msg, hint=hint)
 
 
 def _bring_up(path: str, lock_file: LockFile, making: Making, held: list[Connection], *, is_first: bool) -> Brought:

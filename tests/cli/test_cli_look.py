@@ -68,6 +68,39 @@ def test_looking_creates_nothing(cli: Cli, path: Path, words: list[str]) -> None
     assert not list(path.parent.iterdir())
 
 
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["show", "x"], ["list"], ["stats"], ["resolve", "x", "happened"], ["retry", "x"], ["forget", "x"]),
+        *(["export"], ["audit", "x"], ["checkpoint"], ["schedule"], ["clock"], ["backup", "out"], ["purge", "--yes"]),
+        *(["init"], ["run", "x", "--", "true"]),
+    ],
+)
+def test_a_database_that_has_vanished_is_told(cli: Cli, path: Path, words: list[str], left: str) -> None:
+    """Beside its lock file it is none that was never made: every command says so, and what to do, as `init` does."""
+    with Registry(path) as registry:
+        registry.run("x", int)
+    path.unlink()
+    if left != "nothing":
+        path.touch()
+    before = sorted(path.parent.iterdir())
+    result = cli(*words)
+    assert result.exit_code == 74
+    assert "has vanished or is empty" in result.stderr
+    assert f"Put a backup in its place; to start anew and forget every task, delete {path}-lock." in result.stderr
+    assert sorted(path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("lock", [b"", b"idemreg lock 1\0\0" + bytes(4_080), b"another program's"])
+def test_a_lock_file_alone_tells_of_no_database(cli: Cli, path: Path, lock: bytes) -> None:
+    """Whoever made it was stopped before there was one: to look at it, there is no registry yet."""
+    path.with_name(f"{path.name}-lock").write_bytes(lock)
+    result = cli("list")
+    assert result.exit_code == 74
+    assert "there is no registry" in result.stderr
+
+
 # --- a person reads ---------------------------------------------------------------------------------------------
 
 
