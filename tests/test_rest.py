@@ -383,6 +383,18 @@ def test_at_normal_frames_may_go_with_the_power(path: Path) -> None:
         assert 0 < registry.count()[Status.SUCCEEDED] < TASKS
 
 
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_at_normal_nothing_notes_what_the_wal_holds(path: Path, size: int) -> None:
+    """Deleted or cut behind a kill it takes ended tasks along, and no error tells of it: the pages for users do."""
+    work(path, durability="normal")
+    if size:
+        os.truncate(beside(path, "-wal"), size)
+    else:
+        beside(path, "-wal").unlink()
+    with Registry(path, durability="normal") as registry:
+        assert registry.count().get(Status.SUCCEEDED, 0) < TASKS
+
+
 @pytest.mark.parametrize("durability", ["normal", "full"])
 def test_kills_everywhere_are_no_alarm(path: Path, durability: str) -> None:
     """Killed at each point of a sync and a checkpoint, again and again: the next opens, and nothing is lost."""
