@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import io
 import json
+import linecache
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -439,6 +440,24 @@ def test_a_huge_error_is_bounded(registry: Registry) -> None:
     assert row is not None
     assert row.status is Status.FAILED
     assert len(row.error or "") <= 4_096
+
+
+def test_a_huge_traceback_is_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its lines of source: generated code may have all of itself in one."""
+    source = f"def job(): raise ValueError('short')  # {'x' * 100_000}\n"
+    monkeypatch.setitem(linecache.cache, "<generated>", (len(source), None, [source], "<generated>"))
+    made: dict[str, Any] = {}
+    exec(compile(source, "<generated>", "exec"), made)  # noqa: S102 - as whoever generates code does
+    with pytest.raises(ValueError, match="short"):
+        registry.run("task", made["job"])
+    row = registry.get("task")
+    assert row is not None
+    assert row.status is Status.FAILED
+    error = row.error or ""
+    assert error.startswith("ValueError: short\n")
+    assert "<generated>" in error
+    assert len(error) == 4_096
+    assert error.endswith("xxx…")
 
 
 def test_a_result_whose_loss_has_a_name_that_is_no_text_is_stored_as_lost(registry: Registry) -> None:
