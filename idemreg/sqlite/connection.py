@@ -150,7 +150,7 @@ def _set(connection: Connection, pragma: str, value: int) -> None:
         raise StoreError(msg)
 
 
-def harden(connection: Connection) -> None:
+def harden(connection: apsw.Connection) -> None:
     """Take away what a hostile file could use, and read it back. ATTACH as well: one registry is one file."""
     for switch, value in HARD:
         if connection.config(switch, value) != value:

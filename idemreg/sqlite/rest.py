@@ -68,6 +68,7 @@ import apsw
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.lockfile import write_whole
 from idemreg.sqlite import pages
+from idemreg.sqlite.connection import harden
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -261,6 +262,7 @@ def check_uncovered(database: str, connection: apsw.Connection) -> None:
     """Rule 4. ``connection`` sees the database through its -wal."""
     plain = apsw.Connection(f"{pages.uri(database)}?immutable=1", flags=_READ_ONLY, vfs=pages.vfs())
     try:
+        harden(plain)  # its schema was not looked at: the one that was lies over it
         rows: list[Any] = [one.execute(_REGISTRY).fetchall()[0] for one in (plain, connection)]
         (registry_id, floor), (seen_id, seen_floor) = rows
         over = set(plain.execute(_OVER).fetchall())
