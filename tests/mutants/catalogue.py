@@ -72,6 +72,7 @@ _AREAS: Final = (
     catalogue_kills.MUTANTS,
     catalogue_resources.MUTANTS,
     catalogue_door.DOOR,
+    catalogue_door.HARDENING,
 )
 
 CATALOGUE: Final = {one.name: one for some in _AREAS for one in some}

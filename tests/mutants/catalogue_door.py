@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from tests.mutants.mutant import Mutant, Patch
+from tests.mutants.rows import Off, Row, mutants
 
-__all__ = ["DOOR"]
+__all__ = ["DOOR", "HARDENING"]
 
 DOOR: Final[tuple[Mutant, ...]] = (
     Mutant(
@@ -78,6 +79,106 @@ DOOR: Final[tuple[Mutant, ...]] = (
                 "    if isinstance(error, OSError):\n        where =",
                 "    if not error:\n        where =",
             ),
+        ),
+    ),
+)
+
+CONNECTION: Final = "idemreg/sqlite/connection.py"
+LOOKING: Final = "idemreg/sqlite/looking.py"
+REST: Final = "idemreg/sqlite/rest.py"
+ENDS: Final = "idemreg/ends.py"
+NOTHING_ON: Final = "test_nothing_that_a_file_could_use_is_on"
+NO_LINK: Final = "test_a_link_that_was_put_there_behind_the_look_is_not_followed"
+
+# What is there for files that come from anywhere. The trial does not see it gone: what it plants is refused before.
+HARDENING: Final[tuple[Mutant, ...]] = (
+    *mutants(
+        "hardening",
+        Off(),
+        "tests/test_hardening.py",
+        Row(
+            "schema-trusted",
+            "a table in the file may call any function of the program",
+            (
+                Patch(
+                    CONNECTION,
+                    "    (apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0),"
+                    "  # no function with an effect in a CHECK, an index or a view\n",
+                    "",
+                ),
+            ),
+            "test_a_schema_calls_no_function_of_the_programs",
+        ),
+        Row(
+            "extensions-left-on",
+            "extensions can be loaded where the program has switched them on",
+            (Patch(CONNECTION, "    (apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0),\n", ""),),
+            NOTHING_ON,
+        ),
+        Row(
+            "not-defensive",
+            "the schema is a table that can be written",
+            (Patch(CONNECTION, "    (apsw.SQLITE_DBCONFIG_DEFENSIVE, 1),", "    #"),),
+            NOTHING_ON,
+        ),
+        Row(
+            "attach-left-on",
+            "other databases can be attached",
+            (Patch(CONNECTION, "    connection.limit(apsw.SQLITE_LIMIT_ATTACHED, 0)\n", ""),),
+            NOTHING_ON,
+        ),
+        Row(
+            "look-not-hardened",
+            "the connection of a look has everything on",
+            (Patch(LOOKING, "    connections.harden(connection)\n", ""),),
+            "test_a_look_has_nothing_on_either",
+        ),
+        Row(
+            "uncovered-not-hardened",
+            "the connection that looks at a database without its -wal has everything on",
+            (Patch(REST, "        harden(plain)", "        #"),),
+            "test_what_lies_under_a_strange_wal_calls_nothing",
+        ),
+        Row(
+            "link-followed",
+            "a link that takes the place of the database behind the look at it is followed",
+            (Patch(CONNECTION, "SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW", "SQLITE_OPEN_READWRITE"),),
+            NO_LINK,
+        ),
+        Row(
+            "link-followed-by-a-look",
+            "a look follows it",
+            (Patch(LOOKING, "flags=flags | apsw.SQLITE_OPEN_NOFOLLOW", "flags=flags"),),
+            NO_LINK,
+        ),
+        Row(
+            "link-followed-without-a-wal",
+            "whoever looks at a database without its -wal follows it",
+            (Patch(REST, "apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW", "apsw.SQLITE_OPEN_URI"),),
+            "test_what_lies_under_a_wal_is_looked_at_behind_no_link",
+        ),
+    ),
+    *mutants(
+        "bound",
+        Off(),
+        "tests/test_secrets.py",
+        Row(
+            "errors-of-any-length",
+            "the bound of a stored traceback is one that no traceback reaches",
+            (Patch(ENDS, "ERROR_CHARACTERS: Final = 4_096", "ERROR_CHARACTERS: Final = 10_000_000"),),
+            "test_a_huge_traceback_is_bounded",
+        ),
+        Row(
+            "tracebacks-unbounded",
+            "a traceback is stored as long as it is",
+            (
+                Patch(
+                    ENDS,
+                    'return bounded(f"{head}\\n{frames}".rstrip(), ERROR_CHARACTERS)',
+                    'return f"{head}\\n{frames}".rstrip()',
+                ),
+            ),
+            "test_a_huge_traceback_is_bounded",
         ),
     ),
 )
