@@ -74,8 +74,8 @@ def went_on(old: Row, new: Row, doing: Doing, begun_ms: int, now_ms: int, in_ste
             return problem
     if new.steps == old.steps:
         return ""
-    *before, saved = new.steps
-    if tuple(before) != old.steps or in_step is None or (saved.token, saved.name) != in_step[1:]:
+    saved = new.steps[-1] if new.steps else Step("", 0, None)
+    if new.steps[:-1] != old.steps or in_step is None or (saved.token, saved.name) != in_step[1:]:
         return f"its steps were {old.steps} and are {new.steps}, in {in_step}"
     is_result = saved.result is not None and json.loads(saved.result) == expected_step(saved.name, saved.token)
     return "" if is_result else f"step {saved.name} was saved with {saved.result}"
