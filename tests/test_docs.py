@@ -7,21 +7,27 @@ comments: they run like the others, and no reader sees them.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 
-from idemreg import Registry, Status
+from idemreg import AsyncRegistry, Registry, Status
+from idemreg.cli.every import every_options, table_of
+from idemreg.scheduled import timetable
 from tests.support.processes import PATIENCE_S, ROOT
 from tests.test_readme import README, blocks, environment, headings, shell, unit
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from idemreg.planning import Timetable
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -124,6 +130,37 @@ def test_the_timer_of_the_schedules_looks_once_a_minute(tmp_path: Path) -> None:
         done = shell(command, folder, environment(DB=str(tmp_path / "jobs.db"), WALL_US=str(wall_us)))
         assert done.returncode == 0, done.stderr
     assert (folder / "issued").read_text("utf-8") == "2026-11-23T03:00:00+00:00\n"
+
+
+def test_what_holds_without_an_option_of_a_schedule_is_as_told(tmp_path: Path) -> None:
+    """The table of schedules.md, both registries and the command agree on it, and so do the words of its --help."""
+    page = (ROOT / "docs" / "schedules.md").read_text("utf-8")
+    (rows,) = re.findall(r"^\| option \| without it .*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    told = {option: ast.literal_eval(value) for option, value in re.findall(r"\| `(\w+)` \| `?([^`| ]+)", rows)}
+    schedule: dict[str, Any] = {"name": "job", "cron": "0 * * * *"}
+    stated = timetable(**schedule, **told)
+    with Registry(tmp_path / "jobs.db") as registry:
+        registry.scheduled(**schedule)(print)
+        called = registry.schedules.pop("job").table
+        AsyncRegistry.of(registry).scheduled(**schedule)(print)
+        awaited = registry.schedules.pop("job").table
+    commanded: list[Timetable] = []
+
+    @click.command
+    @click.pass_context
+    @every_options
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        if (table := table_of(ctx, schedule["name"], {"recover": False, **options})) is not None:
+            commanded.append(table)
+
+    command.main(["--every", schedule["cron"]], standalone_mode=False)
+    assert [(table.cron.zone, *table[2:]) for table in (called, awaited, *commanded)] == [(told["tz"], *stated[2:])] * 3
+    helped = {
+        str(option.name): re.findall(r"(?:Default: |\()([^.)]+)", getattr(option, "help", ""))
+        for option in command.params
+    }
+    words = {option: "whenever it can" if value is None else str(value) for option, value in told.items()}
+    assert helped == {"every": [], **{option: [word] for option, word in words.items()}}
 
 
 def test_a_page_keeps_its_line_numbers() -> None:
