@@ -221,6 +221,11 @@ class Task(NamedTuple):
         return self.status in FINAL
 
     @property
+    def is_untried(self) -> bool:
+        """Whether it is pending and no attempt counts: none has begun, or the only one was released."""
+        return self.status is Status.PENDING and not self.attempt
+
+    @property
     def is_dead_letter(self) -> bool:
         """Failed for good: attempts used up, and nobody has allowed one more."""
         return self.status is Status.FAILED and not _attempts_left(self, self.policy)

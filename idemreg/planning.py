@@ -22,9 +22,9 @@ In the order in which it is decided:
   hand). ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
-by ``on_crash``, in its window or not; about an unknown one the verify hook is asked, as by any call; a failed one is
-retried in its window while attempts are left, or whenever an operator said so (`retry`, or `resolve` with
-did-not-happen).
+by ``on_crash``, in its window or not, and so is one that was interrupted under rerun, which is pending; about an
+unknown one the verify hook is asked, as by any call; a failed one is retried in its window while attempts are left, or
+whenever an operator said so (`retry`, or `resolve` with did-not-happen).
 
 A clock that goes back makes nothing due anew: the watermark never decreases, a slot with a row has it, and a pending
 one waits until its instant comes again. `MOST_ROWS` bounds a look: of more missed slots only the newest get a row
@@ -173,7 +173,7 @@ def _superseded(table: Timetable, found: Waiting, look: Look) -> Plan:
     return Plan(
         becomes=[*before, ended, _version(table, ended.version + 1, now_s, seen.open_s, state)],
         slots=[NewSlot(at_s, Reason.SUPERSEDED) for at_s in new],
-        skips=[(task.task_id, Reason.SUPERSEDED) for task in found.tasks if task.status is Status.PENDING],
+        skips=[(task.task_id, Reason.SUPERSEDED) for task in found.tasks if task.is_untried],
         runs=[],
     )
 
@@ -199,7 +199,7 @@ def _advanced(seen: Schedule, cron: Cron, new: Sequence[int], reason: Reason, no
 def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: list[int]) -> Plan:
     seen = found.schedule
     assert seen is not None  # noqa: S101
-    pending = {_at(task): task.task_id for task in found.tasks if task.status is Status.PENDING}
+    pending = {_at(task): task.task_id for task in found.tasks if task.is_untried}
     due = sorted({*(at_s for at_s in pending if at_s <= look.now_s), *new})
     fresh = frozenset(new).difference(pending)
     alive, expired, dead = _running(found)
@@ -208,7 +208,7 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
     begun_s = -1 if found.begun_s is None or found.begun_s > look.now_s else found.begun_s
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
-    again = [*dead, *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
+    again = [*dead, *_put_back(found), *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)
     if not becomes and seen.state is State.HELD:
         becomes = [seen]  # the clock is trusted again: what is missed later is no clock's
@@ -257,6 +257,11 @@ def _running(found: Waiting) -> tuple[list[Task], list[Task], list[Task]]:
         if task.status is Status.RUNNING:
             freed.get(found.owners[task.task_id].liveness, alive).append(task)
     return alive, freed[Liveness.EXPIRED], freed[Liveness.DEAD]
+
+
+def _put_back(found: Waiting) -> Iterable[Task]:
+    """The pending slots that have begun: what was interrupted, or a dead owner's that another could not yet start."""
+    return (task for task in found.tasks if task.status is Status.PENDING and not task.is_untried)
 
 
 def _asked(found: Waiting, wanted: Wanted) -> Iterable[Task]:

@@ -560,6 +560,57 @@ def test_a_failed_slot_is_not_retried_when_its_window_has_closed(registry: Regis
     assert len(job.due()) == 1
 
 
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        lambda job, clock: clock.advance(61),
+        lambda job, clock: clock.advance(HOUR),
+        lambda job, clock: job.becomes("30 * * * *", misfire_grace=60, on_crash="rerun"),
+    ],
+    ids=["its window has closed", "another waits", "another version has begun"],
+)
+def test_a_slot_that_was_interrupted_goes_on_as_one_whose_owner_died(
+    registry: Registry, clock: ManualClock, meanwhile: Callable[[Job, ManualClock], object]
+) -> None:
+    """Under rerun it is run again; else a job that was broken off in its middle would count as skipped."""
+    job = Job(registry, misfire_grace=60, on_crash="rerun")
+
+    def stop(_slot: datetime) -> None:
+        raise KeyboardInterrupt
+
+    job.body = stop
+    clock.advance(HOUR)
+    with pytest.raises(KeyboardInterrupt):
+        job.due()
+    assert job.rows() == {"1": "pending"}
+    job.body = lambda slot: None
+    meanwhile(job, clock)
+    job.due()
+    assert job.ran[:2] == ["1", "1"]
+    assert job.rows()["1"] == "succeeded"
+
+
+def test_a_slot_that_was_interrupted_counts_as_begun(
+    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that served; under latest an older one, which waited for a better clock, is not run behind it."""
+    job = Job(registry, on_crash="rerun")
+
+    def stop(_slot: datetime) -> None:
+        raise KeyboardInterrupt
+
+    job.body = stop
+    clock.advance(2 * HOUR)
+    monkeypatch.setattr(registry, "may_schedule", lambda: Permit(scheduling=True, catch_up=False))
+    with pytest.raises(KeyboardInterrupt):
+        job.due()
+    assert job.rows() == {"1": "pending", "2": "pending"}
+    job.body = lambda slot: None
+    monkeypatch.setattr(registry, "may_schedule", Permit)
+    job.due()
+    assert (job.ran, job.rows()) == (["2", "2"], {"1": "coalesced", "2": "succeeded"})
+
+
 def test_a_failed_slot_of_an_older_version_is_not_retried(registry: Registry, clock: ManualClock) -> None:
     """By itself; `retry` has it run, by the job as it is now."""
     job = Job(registry)

@@ -108,14 +108,14 @@ def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
 
 
 def _begun(connection: Connection, name: str, tasks: Sequence[Task]) -> int | None:
-    """The newest slot that has begun, of those behind the oldest that is pending."""
-    oldest = next((task for task in tasks if task.status is Status.PENDING), None)
+    """The newest slot that has begun, of those behind the oldest that has not."""
+    oldest = next((task for task in tasks if task.is_untried), None)
     if oldest is None:
         return None
     row = connection.execute(
         f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?"  # noqa: S608 - constants
-        f" AND status NOT IN ({Status.PENDING:d}, {Status.SKIPPED:d}, {Status.CANCELLED:d})"
-        " ORDER BY task_id DESC LIMIT 1",
+        f" AND status NOT IN ({Status.SKIPPED:d}, {Status.CANCELLED:d})"
+        f" AND (status <> {Status.PENDING:d} OR attempt > 0) ORDER BY task_id DESC LIMIT 1",
         (oldest.task_id, name + _AFTER_AT),
     ).fetchone()
     return None if row is None else slot_of(to_task(row).task_id)
