@@ -6,9 +6,10 @@ The model (`tests.support.expected_slots`) knows when slots are from another rec
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import settings
@@ -20,6 +21,10 @@ from idemreg.clockcheck.verdict import Permit
 from idemreg.slots import Reason
 from idemreg.testing import ManualClock
 from tests.support.expected_slots import Expected, Job, Process, Trust, between
+from tests.support.forked import in_dying_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MINUTE_US = 60 * 1_000_000
 HOUR_US = 60 * MINUTE_US
@@ -40,6 +45,8 @@ DOUBTED = [
 PROCESS = st.integers(0, 1)
 MINUTES = st.integers(0, 400)
 TAKES_S = st.sampled_from([0, 1_800, 7_000])
+RAISES: dict[str, type[BaseException] | None] = {"succeeds": None, "fails": ValueError, "is interrupted": SystemExit}
+ENDS = st.sampled_from(["succeeds", "fails", "dies", "succeeds", "fails", "dies", "is interrupted"])
 
 
 def permit(trust: Trust) -> Permit:
@@ -53,15 +60,20 @@ def doubt(trust: Trust) -> ClockError | None:
     return None if trust.is_good else ClockError("for the test")
 
 
+def swept(registry: Registry) -> list[str]:
+    """What a sweep tells, of each task what it is now."""
+    return sorted(one.status.word for one in registry.sweep())
+
+
 class Schedules(RuleBasedStateMachine):
-    """Two processes look at one schedule, die in a slot, are suspended, edited, paused, and their clocks jump."""
+    """Two processes look at one schedule, fail, die in a slot, are suspended, edited, paused, and their clocks jump."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="idemreg-slots-")
         self.path = Path(self.folder.name) / "jobs.db"
         self.ran: list[datetime] = []
-        self.swept: list[Status] = []  # what became of a slot whose job slept
+        self.swept: list[str] = []  # what was told of in the middle of a job that slept
         self.trust = Trust()
 
     @initialize(
@@ -72,10 +84,11 @@ class Schedules(RuleBasedStateMachine):
         grace=st.sampled_from([None, 600, 5_400, 20_000]),
         limit=st.sampled_from([1, 2, 4, 100]),
         lease=st.sampled_from([None, 30]),
+        max_attempts=st.sampled_from([2, 2, 1]),
     )
     def begin(self, night: datetime, cron: tuple[str, str], **options: Any) -> None:
         self.clock = ManualClock(wall_us=int(night.timestamp()) * 1_000_000)
-        options["misfire_grace"] = options.pop("grace")
+        options |= {"misfire_grace": options.pop("grace"), "on_crash": self.on_crash}
         self.options, self.cron = options, cron
         self.registries, self.processes = [self.opened(), self.opened()], [Process(cron, 1), Process(cron, 1)]
         for registry in self.registries:
@@ -93,12 +106,14 @@ class Schedules(RuleBasedStateMachine):
 
     def job(self, slot: datetime) -> None:
         self.ran.append(slot)
-        if self.dies:
-            raise SystemExit
+        if self.dies is not None:
+            self.dies(slot.isoformat())
         if self.sleeps_s:
             self.suspend(self.sleeps_s)
-            self.swept += [one.status for registry in self.registries for one in registry.sweep()]
+            self.swept += [word for registry in self.registries for word in swept(registry)]
         self.clock.advance(self.takes_s)
+        if self.raises is not None:
+            raise self.raises
 
     def suspend(self, span_s: float) -> None:
         """Boot time and the wall clock go on, and nothing runs."""
@@ -107,8 +122,10 @@ class Schedules(RuleBasedStateMachine):
             boot_ms=self.clock.boot_ms() + round(span_s * 1_000),
         )
 
+    on_crash = "hold"
+    dies: Callable[[str], NoReturn] | None = None
+    raises: type[BaseException] | None = None
     sleeps_s = 0
-    dies = False
     takes_s = 0.0
     paused = False
 
@@ -124,11 +141,11 @@ class Schedules(RuleBasedStateMachine):
         """The wall clock alone."""
         self.clock.set(wall_us=self.clock.wall_us() + minutes * MINUTE_US)
 
-    @rule(trust=st.sampled_from(TRUSTED + DOUBTED), process=PROCESS, minutes=MINUTES, takes_s=TAKES_S)
-    def is_judged(self, trust: Trust, process: int, minutes: int, takes_s: int) -> None:
+    @rule(trust=st.sampled_from(TRUSTED * 3 + DOUBTED), process=PROCESS, minutes=MINUTES, takes_s=TAKES_S, ends=ENDS)
+    def is_judged(self, trust: Trust, process: int, minutes: int, takes_s: int, ends: str) -> None:
         """The clock check says something else of the clock, and somebody looks."""
         self.trust = trust
-        self.look(process, minutes, takes_s)
+        self.look(process, minutes, takes_s, ends)
 
     @rule(minutes=st.integers(1, 3_000), process=PROCESS)
     def is_suspended(self, minutes: int, process: int) -> None:
@@ -150,38 +167,61 @@ class Schedules(RuleBasedStateMachine):
     def is_suspended_in_a_slot(self, minutes: int, process: int) -> None:
         """The same in the middle of a job, which goes on behind it: its slot is nobody else's, but for a lease."""
         self.sleeps_s, self.swept = minutes * 60, []
-        is_freed = self.options["lease"] is not None
-        before = len(self.ran)
-        self.looks(process, end="unknown" if is_freed else "succeeded")
+        self.looks(process)
         self.sleeps_s = 0
-        assert self.swept == [Status.UNKNOWN] * (len(self.ran) - before) * is_freed
+        assert self.swept == self.expected.swept
 
     @rule(process=PROCESS)
     def sweeps(self, process: int) -> None:
-        """Between two looks nobody has a slot, and whoever was interrupted has said so: there is nothing to settle."""
+        """Between two looks: what is told is of those who died in a slot, for whoever was interrupted has said so."""
         before = len(self.ran)
-        assert self.registries[process].sweep() == []
+        assert swept(self.registries[process]) == self.expected.sweep()
+        assert self.rows() == self.expected.fates
         assert len(self.ran) == before
 
-    @rule(process=PROCESS, minutes=MINUTES, takes_s=TAKES_S)
-    def look(self, process: int, minutes: int, takes_s: float) -> None:
-        """Some time later."""
+    @rule(process=PROCESS, minutes=MINUTES, takes_s=TAKES_S, ends=ENDS)
+    def look(self, process: int, minutes: int, takes_s: float, ends: str) -> None:
+        """Some time later. Its jobs end so; or the first does, and the call with it, which says so or is dead."""
         self.clock.advance(minutes * 60)
-        self.looks(process, takes_s)
+        self.looks(process, takes_s, ends)
 
-    def looks(self, process: int, takes_s: float = 0, end: str = "succeeded") -> None:
+    def looks(self, process: int, takes_s: float = 0, ends: str = "succeeds") -> None:
         """What runs, in which order, and what becomes of all other slots is what the model says."""
         self.takes_s = takes_s
-        job = Job(timedelta(seconds=takes_s + self.sleeps_s), end, self.dies)
+        job = Job(timedelta(seconds=takes_s + self.sleeps_s), ends, bool(self.sleeps_s))
         runs = self.expected.run_due(self.processes[process], self.now, self.trust, job)
-        before, is_told = len(self.ran), False
-        try:
-            self.registries[process].run_due()
-        except (SystemExit, ScheduleError) as error:  # dead; or it still has the expression of before
-            is_told = isinstance(error, ScheduleError)
-            self.starts_anew(process)
+        before = len(self.ran)
+        is_told = self.child_runs_due(process) if ends == "dies" else self.runs_due(process, RAISES[ends])
         assert (None if is_told else self.ran[before:]) == runs
         assert self.rows() == self.expected.fates
+
+    def runs_due(self, process: int, error: type[BaseException] | None) -> bool:
+        """Each job raises the error. Whether the process is told that another schedule counts than it has."""
+        self.raises = error
+        try:
+            self.registries[process].run_due()
+        except (SystemExit, ScheduleError) as ended:  # dead; or it still has the expression of before
+            self.starts_anew(process)
+            return isinstance(ended, ScheduleError)
+        finally:
+            self.raises = None
+        return False
+
+    def child_runs_due(self, process: int) -> bool:
+        """The same of a child in its place, which dies in the middle of the first job, or else behind the call."""
+
+        def body(die: Callable[[str], NoReturn]) -> str:
+            self.dies = die
+            try:
+                self.registries[process].run_due()
+            except ScheduleError:
+                return "told"
+            return ""
+
+        words = in_dying_child(body)
+        self.starts_anew(process)
+        self.ran += [datetime.fromisoformat(words)] if words not in {"told", ""} else []
+        return words == "told"
 
     def rows(self) -> dict[datetime, str]:
         """Each slot and its status, or why it was skipped."""
@@ -192,13 +232,6 @@ class Schedules(RuleBasedStateMachine):
             for task in self.registries[0].tasks()
         }
 
-    @rule(process=PROCESS, minutes=MINUTES)
-    def dies_in_a_slot(self, process: int, minutes: int) -> None:
-        self.clock.advance(minutes * 60)
-        self.dies = True
-        self.looks(process, end="unknown")
-        self.dies = False
-
     @rule(process=PROCESS)
     def starts_anew(self, process: int) -> None:
         self.registries[process].close()
@@ -208,7 +241,7 @@ class Schedules(RuleBasedStateMachine):
     def is_edited(self, cron: tuple[str, str], process: int, minutes: int) -> None:
         self.cron = cron
         self.starts_anew(process)
-        self.look(process, minutes, 0)
+        self.look(process, minutes, 0, "succeeds")
 
     @precondition(lambda self: not self.paused)
     @rule()
@@ -231,8 +264,12 @@ class Schedules(RuleBasedStateMachine):
     # --- what holds ---------------------------------------------------------------------------------------------
 
     @invariant()
-    def nothing_runs_twice(self) -> None:
-        assert len(self.ran) == len(set(self.ran))
+    def nothing_runs_more_often_than_it_may(self) -> None:
+        """And it runs as often as the model says."""
+        if hasattr(self, "expected"):
+            runs = Counter(self.ran)
+            assert runs == self.expected.attempts
+            assert max(runs.values(), default=0) <= self.options["max_attempts"]
 
     def teardown(self) -> None:
         try:
@@ -251,8 +288,9 @@ class Schedules(RuleBasedStateMachine):
         self.clock.set(wall_us=latest_us + HOUR_US)
         self.starts_anew(0)
         self.trust = Trust()
-        self.looks(0)
-        self.nothing_runs_twice()
+        for _ in range(2):  # the first may begin another version, and then runs nothing
+            self.looks(0)
+        self.nothing_runs_more_often_than_it_may()
         audited = list(self.registries[0].audit("job"))
         assert all(one.is_sound for one in audited), [one for one in audited if not one.is_sound]
         for one in audited:
@@ -269,5 +307,12 @@ class Schedules(RuleBasedStateMachine):
         return between(version.cron, version.zone, after, until)
 
 
-Schedules.TestCase.settings = settings(max_examples=40, stateful_step_count=20)
+class SchedulesUnderRerun(Schedules):
+    """Of half of the lives this is the policy: drawn as the rest is, few of some forty might have it."""
+
+    on_crash = "rerun"
+
+
 TestSchedules = Schedules.TestCase
+TestSchedulesUnderRerun = SchedulesUnderRerun.TestCase
+TestSchedules.settings = TestSchedulesUnderRerun.settings = settings(max_examples=40, stateful_step_count=20)

@@ -1,11 +1,13 @@
 """What becomes of the slots of a schedule, reckoned anew from what docs/schedules.md promises.
 
-It knows one process at a time at work, no failures and no crash of a store, so a look is short: what has come due since
-the last one, and what waits. It reads no code of the package, and its slots are those of Debian's own loop.
+It knows one process at a time at work and no crash of a store, so a look is short: what has come due since the last
+one, what waits, and what has begun and is to go on. It reads no code of the package, and its slots are those of
+Debian's own loop.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -17,7 +19,8 @@ __all__ = ["Expected", "Job", "Process", "Trust", "between"]
 
 DAY: Final = timedelta(days=1)
 WAITS: Final = "pending"
-RAN: Final = frozenset({"succeeded", "unknown"})
+DEAD: Final = "running"  # between two calls: whoever ran it has died in its middle
+ENDS: Final = {"succeeds": "succeeded", "fails": "failed", "dies": DEAD}
 
 
 class Trust(NamedTuple):
@@ -29,11 +32,15 @@ class Trust(NamedTuple):
 
 
 class Job(NamedTuple):
-    """How each job of a call goes: for how long, its row's status behind it, and whether its process dies of it."""
+    """How each job of a call goes: for how long, and how it ends.
+
+    It succeeds, fails, is interrupted (so the call ends as well), or its process dies in it, without a word.
+    ``sleeps``: in its middle, beyond its lease, and two processes sweep.
+    """
 
     takes: timedelta = timedelta()
-    end: str = "succeeded"
-    kills: bool = False
+    ends: str = "succeeds"
+    sleeps: bool = False
 
 
 @dataclass
@@ -52,29 +59,67 @@ class Expected:
     options: dict[str, Any]
     began: datetime
     fates: dict[datetime, str] = field(default_factory=dict)
+    attempts: Counter[datetime] = field(default_factory=Counter)
+    swept: list[str] = field(default_factory=list)  # in the middle of the jobs of the last call
     version: int = 1
     state: str = "going"
 
     def __post_init__(self) -> None:
         self.since = self.began  # up to when it is known what came due
+        self.after = self.began  # where the version begins
 
     def run_due(self, process: Process, wall: datetime, trust: Trust, job: Job) -> list[datetime] | None:
         """The slots that a call runs, in order; None where it is told that another schedule counts."""
         now = called = wall + (trust.served or timedelta())
         ran: list[datetime] = []
+        tried: set[datetime] = set()
+        self.swept = []
         busy = (now, now)
         while True:
             starts = self.look(process, now, trust, busy)
             if starts is None:
                 return None
-            slot = next((one for one in starts if one <= called), None)
+            slot = next((one for one in starts if one <= called and one not in tried), None)
             if slot is None:
                 return ran
+            tried.add(slot)
+            busy = (now, now)
+            if self.is_given_up(slot):
+                continue
             ran.append(slot)
-            self.fates[slot] = job.end
+            self.runs(slot, job)
             busy, now = (now, now + job.takes), now + job.takes
-            if job.kills:
+            if job.ends in {"is interrupted", "dies"}:
                 return ran
+
+    def is_given_up(self, slot: datetime) -> bool:
+        """Whether its owner died, and it may not run once more."""
+        if self.fates[slot] != DEAD or (becomes := self.crashed(slot)) is None:
+            return False
+        self.fates[slot] = becomes
+        return True
+
+    def crashed(self, slot: datetime) -> str | None:
+        """What becomes of a slot that was broken off; None where it is run again."""
+        if self.options["on_crash"] == "hold":
+            return "unknown"
+        return "failed" if self.attempts[slot] == self.options["max_attempts"] else None
+
+    def runs(self, slot: datetime, job: Job) -> None:
+        self.attempts[slot] += 1
+        self.fates[slot] = DEAD
+        if job.sleeps:
+            alive = None if self.options["lease"] else slot
+            self.swept += self.sweep(alive) + self.sweep(alive)
+        if self.fates[slot] == DEAD:  # and nobody has taken it away
+            self.fates[slot] = ENDS.get(job.ends) or self.crashed(slot) or WAITS
+
+    def sweep(self, alive: datetime | None = None) -> list[str]:
+        """What is told: of each that is broken off what it becomes, or that it is left to the next look."""
+        freed = sorted(slot for slot, fate in self.fates.items() if fate == DEAD and slot != alive)
+        told = {slot: self.crashed(slot) or DEAD for slot in freed}
+        self.fates |= told
+        return sorted(told.values())
 
     def look(
         self, process: Process, now: datetime, trust: Trust, busy: tuple[datetime, datetime]
@@ -99,15 +144,16 @@ class Expected:
         self.skip([slot for slot in late if slot not in new], "window_closed")
         self.skip([slot for slot in late if slot in new], "clock" if self.state == "held" else "too_late")
         self.state = "going"
-        return self.coalesced(now)
+        return sorted({*self.coalesced(now), *self.goes_on(now, trust)})
 
     def becomes(self, process: Process, now: datetime) -> list[datetime] | None:
         """The process began last, and has another schedule: that begins, and what the former had left never runs."""
         if process.knows is not None and process.knows < self.version:
             return None
         self.come_due(now)
-        self.skip([slot for slot, fate in self.fates.items() if fate == WAITS], "superseded")
-        self.since, self.cron = max(self.since, now), process.cron
+        self.skip(self.untried(), "superseded")
+        self.since = self.after = max(self.since, now)
+        self.cron = process.cron
         self.version += 1
         self.state = "going" if self.state == "held" else self.state
         process.knows = self.version
@@ -125,16 +171,31 @@ class Expected:
         return new
 
     def waiting(self, now: datetime) -> list[datetime]:
-        return sorted(slot for slot, fate in self.fates.items() if fate == WAITS and slot <= now)
+        return sorted(slot for slot in self.untried() if slot <= now)
+
+    def untried(self) -> list[datetime]:
+        return [slot for slot, fate in self.fates.items() if fate == WAITS and not self.attempts[slot]]
 
     def is_late(self, slot: datetime, now: datetime, trust: Trust) -> bool:
         grace_s = self.options["misfire_grace"]
         return grace_s is not None and now > slot + timedelta(seconds=grace_s) + trust.longer
 
+    def goes_on(self, now: datetime, trust: Trust) -> list[datetime]:
+        """What has begun, and is to be run again or decided about.
+
+        What failed only in its window and version; what was broken off whenever it was.
+        """
+        left = [slot for slot, count in self.attempts.items() if count < self.options["max_attempts"]]
+        failed = [slot for slot in left if self.fates[slot] == "failed" and slot > self.after]
+        return [
+            *(slot for slot, count in self.attempts.items() if count and self.fates[slot] in {DEAD, WAITS}),
+            *(slot for slot in failed if not self.is_late(slot, now, trust)),
+        ]
+
     def coalesced(self, now: datetime) -> list[datetime]:
         """Those of the waiting ones that may start; the others never will."""
         waits = self.waiting(now)
-        newest = max((slot for slot, fate in self.fates.items() if fate in RAN), default=self.began)
+        newest = max((slot for slot, count in self.attempts.items() if count), default=self.began)
         if self.options["coalesce"] == "all":
             kept = waits[-self.options["limit"] :]
         elif self.options["coalesce"] == "earliest":
