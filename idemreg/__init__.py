@@ -48,8 +48,9 @@ if TYPE_CHECKING:
         TaskUnknownError,
         TransitionError,
     )
-    from idemreg.model import Liveness, Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.model import Liveness, Outcome, Status, Task, Verdict
     from idemreg.options import Verified
+    from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
     from idemreg.registry import Registry
     from idemreg.sweeping import Swept
@@ -131,7 +132,7 @@ _ROOMS = {
     "ImportLineError": "errors",
     "Liveness": "model",
     "Outcome": "model",
-    "OwnerInfo": "model",
+    "OwnerInfo": "owner",
     "PrefixError": "errors",
     "RecoveryError": "errors",
     "Registry": "registry",

@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import Outcome, OwnerInfo, Status, Task, Verdict
+    from idemreg.model import Outcome, Status, Task, Verdict
     from idemreg.options import CallOptions, Durability
+    from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import AsyncSerials

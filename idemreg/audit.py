@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from idemreg.ledger import Ledger, Schedule
-    from idemreg.model import OwnerInfo, Task
+    from idemreg.model import Task
+    from idemreg.owner import OwnerInfo
     from idemreg.store import Store
 
 __all__ = ["GAPS", "STATES", "Audited", "audit"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     # For types only: errors stand on the lowest floor and import nothing at run time.
-    from idemreg.model import Outcome, OwnerInfo, Task
+    from idemreg.model import Outcome, Task
+    from idemreg.owner import OwnerInfo
 
 __all__ = [
     "ArgumentError",

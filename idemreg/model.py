@@ -27,7 +27,6 @@ __all__ = [
     "OnFailure",
     "Origin",
     "Outcome",
-    "OwnerInfo",
     "Policy",
     "Status",
     "Task",
@@ -229,30 +228,6 @@ class Task(NamedTuple):
     def is_dead_letter(self) -> bool:
         """Failed for good: attempts used up, and nobody has allowed one more."""
         return self.status is Status.FAILED and not _attempts_left(self, self.policy)
-
-
-class OwnerInfo(NamedTuple):
-    """Who holds a claim, for people: the ``pid`` is one of ``host`` (and of its own pid namespace)."""
-
-    owner: int
-    liveness: Liveness
-    pid: int | None = None
-    host: str = ""
-    command: str = ""
-    reason: str = ""
-    entered: bool = True  # False: dead, and the job of this task was not begun
-    lease_left_ms: int | None = None  # until its lease expires, negative once it has; None: it has none
-    overdue_ms: int | None = None  # how long its job has run beyond its time limit, negative before; None: it has none
-
-    @property
-    def is_overdue(self) -> bool:
-        """Whether the job runs longer than its time limit allows."""
-        return self.overdue_ms is not None and self.overdue_ms > 0
-
-    def describe(self) -> str:
-        """The owner in words: who, then why it counts as alive or dead."""
-        who = f"owner {self.owner}" if self.pid is None else f"process {self.pid} on {self.host} ({self.command})"
-        return f"{who}: {self.reason}"
 
 
 class Outcome(NamedTuple, Generic[R]):

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from idemreg.exchange import Imported
     from idemreg.keyed import KeyNote
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import OwnerInfo, Status
+    from idemreg.model import Status
     from idemreg.options import Durability
+    from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import Serials

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from idemreg.errors import IdemregError
-from idemreg.model import Liveness, OwnerInfo, is_durable
+from idemreg.model import Liveness, is_durable
+from idemreg.owner import OwnerInfo
 from idemreg.tagged import canonical, decode_result, encode_result
 from idemreg.template import Template, check_task_id
 

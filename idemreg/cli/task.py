@@ -14,8 +14,9 @@ from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from idemreg.model import OwnerInfo, Policy, Task
+    from idemreg.model import Policy, Task
     from idemreg.output import StoredOutput
+    from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
     from idemreg.recovery import Kept
 

@@ -17,7 +17,8 @@ from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Deadlines, OwnerInfo, Policy, Task, Wanted
+    from idemreg.model import Deadlines, Policy, Task, Wanted
+    from idemreg.owner import OwnerInfo
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.owners import Batch, Owners

@@ -13,7 +13,8 @@ from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
-from idemreg.model import Liveness, OwnerInfo
+from idemreg.model import Liveness
+from idemreg.owner import OwnerInfo
 from idemreg.sqlite import leases, records, tasks
 from idemreg.store import Granted
 

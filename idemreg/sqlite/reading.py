@@ -12,7 +12,8 @@ from idemreg.store import Running
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, OwnerInfo, Task, Wanted
+    from idemreg.model import Origin, Task, Wanted
+    from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
     from idemreg.recovery import Kept
     from idemreg.sqlite.connection import Connection
