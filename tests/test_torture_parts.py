@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.torture import clock, namespaces, resources
+from tests.torture import clock, kills, namespaces, resources
 from tests.torture.__main__ import _run, next_parts, options_of
 from tests.torture.clock import HangError
 from tests.torture.trial import Tally, Trial, again
@@ -18,6 +18,27 @@ from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
     from tests.torture.clock import World
+
+
+# What one `make torture` is to try: these figures are promised, and a trial that got too slow does not lower its own.
+COUNTS = {
+    "simulation": (200_000, "schedules"),
+    "powercut": (1_000_000, "images"),
+    "io-errors": (100_000, "faults"),
+    "out-of-memory": (20_000, "allocations"),
+    "kills": (500_000, "calls"),
+    "corruption": (50_000, "corruptions"),
+    "resources": (200, "cycles"),
+    "clock": (200, "histories"),
+    "namespaces": (500, "kills"),
+    "hostile": (10_000, "inputs"),
+}
+
+
+def test_each_trial_tries_as_many_as_is_promised() -> None:
+    """Distinct ones, by its own hash of them; and the calls of `kills` come with 5,000 kills."""
+    assert {trial.name: (trial.count, trial.counted) for trial in TRIALS} == COUNTS
+    assert COUNTS["kills"][0] // kills.CALLS_A_KILL == 5_000
 
 
 def half(seed: int, count: int) -> Tally:
