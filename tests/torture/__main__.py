@@ -1,8 +1,9 @@
 """Runs the trials, and says what they found: ``python -m tests.torture --only simulation --seed 7``.
 
 The seed and the count of each part are printed with whatever it finds (`again`), and ``--only NAME --seed SEED --count
-COUNT`` is one part of exactly these. With ``--power`` it measures the trials themselves: each mutant must be found
-within a hundredth of the count. Ends with 1 where anything was found, or fewer were tried than was asked for.
+COUNT`` is one part of exactly these. With ``--power`` it measures the trials themselves (`tests.torture.power`): each
+mutant must be found within a hundredth of the count, and nothing without it. Ends with 1 where anything was found, or
+fewer were tried than was asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -19,10 +19,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.mutants import CATALOGUE, mutated
 from tests.support.lean import without_statistics
+from tests.torture.power import power
 from tests.torture.table import save
-from tests.torture.trial import Tally, Trial, again
+from tests.torture.trial import BROKE_OFF, Tally, Trial, again, is_finding
 from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 10  # violations of one trial
 SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
-BROKE_OFF: Final = "broke off: "  # so the violation of a part begins that came to no end
 SPARE_PARTS: Final = 8  # beyond that, for what is missing in the end: each is smaller than the one before
 
 
@@ -55,7 +54,10 @@ def main() -> int:
     options = options_of(sys.argv[1:])
     at = _revision() if options.save else ""  # before: the code may change meanwhile
     trials = [one for one in TRIALS if options.only is None or one.name in options.only]
-    rows = [row for one in trials for row in (_power(one, options) if options.power else [_try(one, options)])]
+    if options.power:
+        rows = [row for one in trials for row in power(one, options.seed, options.jobs)]
+    else:
+        rows = [_try(one, options) for one in trials]
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.save:
@@ -99,6 +101,7 @@ def _try(trial: Trial, options: argparse.Namespace) -> dict[str, Any]:
         "distinct": len(tally.distinct),
         "tried": tally.tried,
         "found": len(tally.violations),
+        "findings": sum(map(is_finding, tally.violations)),  # not of what was not tried
         "violations": tally.violations[:SHOWN],
         "events": dict(sorted(tally.events.items())),
         "seed": options.seed,
@@ -148,29 +151,6 @@ def next_parts(most: int, missing: int, free: int, *, is_asked: bool) -> list[in
         sizes.append(min(most, missing if is_asked else -(-missing // (free - len(sizes)))))
         missing -= sizes[-1]
     return sizes
-
-
-def _power(trial: Trial, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each mutant, within a hundredth of the count: found, or not."""
-    rows = []
-    for name in trial.mutants:
-        with mutated(CATALOGUE[name]) as folder:
-            words = ["--only", trial.name, "--seed", options.seed, "--jobs", options.jobs]
-            words += ["--share", 100]
-            run = subprocess.run(
-                [sys.executable, "-m", "tests.torture", *map(str, words)],
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        is_judged = "violations in" in run.stdout and BROKE_OFF not in run.stdout
-        is_found = run.returncode == 1 and is_judged and f"{trial.name}: 0 " not in run.stdout
-        print(f"{trial.name}: mutant {name}: {'found' if is_found else 'NOT FOUND'}", flush=True)
-        if not is_found:
-            print(run.stdout[-2000:] + run.stderr[-2000:])
-        rows.append({"trial": trial.name, "mutant": name, "is_well": is_found})
-    return rows
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from tests.torture.killing import tried
 from tests.torture.killing.chances import BODY
 from tests.torture.killing.conductor import Conductor, Plan
-from tests.torture.trial import Tally, Trial, again
+from tests.torture.trial import NOT_TRIED, Tally, Trial, again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,9 +53,8 @@ def run(seed: int, count: int) -> Tally:
     """Conduct until ``count`` kills."""
     command = again("namespaces", seed, count)
     if not sides():
-        return Tally(
-            violations=[f"no pid namespace is allowed here: run as root, or allow user namespaces ({command})"]
-        )
+        why = "no pid namespace is allowed here: run as root, or allow user namespaces"
+        return Tally(violations=[f"{NOT_TRIED}{why} ({command})"])
     plan = Plan(count * CALLS_A_KILL, count, tuple(sides()), PLACES, points=POINTS, threads=1)
     with Conductor(seed, plan, command) as conductor:
         conductor.conduct()

@@ -18,7 +18,7 @@ from tests.powercut import recorder
 from tests.powercut.crews import mixed
 from tests.powercut.run import record_and_judge
 from tests.support.compiled import NoCompilerError
-from tests.torture.trial import Tally, Trial
+from tests.torture.trial import NOT_TRIED, Tally, Trial
 
 __all__ = ["TRIAL"]
 
@@ -34,7 +34,7 @@ def run(seed: int, count: int) -> Tally:
     try:
         recorder.shim()
     except NoCompilerError as error:  # nothing to try it with is no success
-        tally.violations.append(f"not tried: {error}")
+        tally.violations.append(f"{NOT_TRIED}{error}")
         return tally
     for one in range(seed * TRACES, (seed + 1) * TRACES):
         report = record_and_judge(one, ways=WAYS, keep=tempfile.gettempdir(), **mixed(one))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NOT_TRIED", "Tally", "Trial", "again"]
+__all__ = ["BROKE_OFF", "NOT_TRIED", "Tally", "Trial", "again", "is_finding"]
 
-NOT_TRIED: Final = "not tried: "  # so the event of it begins
+NOT_TRIED: Final = "not tried: "  # so the event of it begins, and the violation where all must be tried
+BROKE_OFF: Final = "broke off: "  # so the violation of a part begins that came to no end
 
 
 @dataclass(slots=True)
@@ -36,6 +37,11 @@ class Tally:
         self.events[NOT_TRIED + what] += times
         if "CI" in os.environ:
             self.violations.append(NOT_TRIED + what)
+
+
+def is_finding(violation: str) -> bool:
+    """Whether it says anything of the product: that nothing was tried does not, nor that a part came to no end."""
+    return not violation.startswith((NOT_TRIED, BROKE_OFF))
 
 
 def again(name: str, seed: int, count: int) -> str:
