@@ -38,6 +38,7 @@ MUTANTS: Final = (
     "floor-not-raised",
     "general-finish-without-token",
     "hold-is-rerun",
+    "interrupt-is-failure",
     "living-is-dead",
     "replay-of-another-attempt",
     "step-of-another-name",
