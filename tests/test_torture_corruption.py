@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import StoreError
+from idemreg.lockfile import SIZE
 from tests.torture import corruption
 from tests.torture.corrupted.asking import Questions
 from tests.torture.corrupted.damage import AT_REST, Damaged, Scene, damage
+from tests.torture.corrupted.loss import Blow, stays_lost, strike, vanished
 from tests.torture.corrupted.series import OTHER, SERIES, Known, Stage, make
 from tests.torture.corrupted.tried import hash_of
 from tests.torture.trial import Tally, again
@@ -232,3 +234,101 @@ def test_an_error_of_no_type_is_seen(path: Path) -> None:
 
 def refuse(error: Exception) -> None:
     raise error
+
+
+# --- behind the loss of a file ----------------------------------------------------------------------------------
+
+LOSS = Blow("delete", "-wal")
+
+
+@pytest.mark.parametrize(
+    ("blow", "is_loss"),
+    [
+        *((Blow(kind, suffix), True) for kind in ("delete", "replace") for suffix in ("", "-wal", "-lock", "-shm")),
+        (Blow("flip", ""), False),
+        (Blow("cut", "-wal", left=4_000, used=4_001), True),
+        (Blow("cut", "-wal", left=4_001, used=4_001), False),
+        (Blow("cut", "-wal", left=0, used=0), False),
+        (Blow("cut", "-lock", left=SIZE - 1), True),
+        (Blow("cut", "-lock", left=SIZE), False),
+        (Blow("cut", "", left=4_097), True),
+        (Blow("cut", "", left=0), True),
+        (Blow("cut", "", left=4_096), False),
+    ],
+)
+def test_what_is_a_loss(blow: Blow, *, is_loss: bool) -> None:
+    """A cut is one where what is gone was in use; a database may end behind any page."""
+    assert blow.is_loss is is_loss
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-lock", "-shm"])
+def test_a_loss_that_is_seen_is_admitted(
+    open_registry: Callable[..., Registry], path: Path, suffix: str, durability: str
+) -> None:
+    """Nothing runs, and nothing is written; the end of a job in whose middle it came is not acknowledged."""
+    registry = open_registry(durability=durability)
+    questions, blow = asked(path, {}), Blow("delete", suffix)
+    questions.new(registry)
+    strike(questions, registry, blow, path.with_name(f"{path.name}{suffix}").unlink, is_durable=durability == "full")
+    stays_lost(questions, registry, blow)
+    assert questions.wrong == []
+    assert questions.entered == {"new:1": 1, "new:2": 1}
+    if suffix in {"", "-wal", "-shm"} and durability == "full":
+        assert questions.said["FinishNotRecordedError"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-lock"])
+def test_a_loss_that_is_not_seen_is_told(registry: Registry, path: Path, suffix: str) -> None:
+    """The files are all there, and it is said that one is not: what runs and is written all the same is wrong."""
+    questions, blow = asked(path, {}), Blow("replace", suffix)
+    stays_lost(questions, registry, blow)
+    what = suffix or "the database"
+    written = [] if suffix == "-lock" else [f"what is there was written to behind the replace of {what}"]
+    entered = [f"new:{number} was entered behind the replace of {what}" for number in (1, 2)]
+    assert questions.wrong == [*entered, *written]
+
+
+def test_an_end_behind_a_loss_is_not_acknowledged(registry: Registry, path: Path) -> None:
+    """It is wrong, but for a process that has lost its lock file alone, or does not sync it."""
+    questions = asked(path, {})
+    for blow, is_durable in (
+        (LOSS, True), (LOSS, False), (Blow("delete", "-lock"), True), (Blow("cut", "-wal", 1, 2), False),
+    ):  # fmt: skip
+        strike(questions, registry, blow, int, is_durable=is_durable)
+    assert questions.wrong == [
+        "new:1 was acknowledged behind the delete of -wal in the middle of its job",
+        "new:4 was acknowledged behind the cut of -wal in the middle of its job",
+    ]
+
+
+def test_a_cut_wal_that_is_filled_up_is_seen(registry: Registry, path: Path) -> None:
+    """Whatever else was seen, and whatever is where the gap was."""
+    questions = asked(path, {})
+    size = path.with_name(f"{path.name}-wal").stat().st_size
+    stays_lost(questions, registry, Blow("cut", "-wal", left=size - 1, used=size))
+    assert any(wrong.startswith(f"a -wal that was cut to {size - 1} bytes has ") for wrong in questions.wrong)
+
+
+def test_a_loss_that_is_none_asks_nothing(registry: Registry, path: Path) -> None:
+    """What a cut has left out was not in use: all goes on."""
+    questions = asked(path, {})
+    stays_lost(questions, registry, Blow("cut", "-wal", left=9, used=9))
+    assert questions.wrong == []
+    assert questions.entered == {"new:1": 1, "new:2": 1}
+
+
+def test_a_database_that_is_made_anew_is_seen(registry: Registry, path: Path) -> None:
+    """By its opening, and by its name; a refusal is an answer."""
+    registry.close()
+    questions = asked(path, {})
+    vanished(questions)
+    assert questions.wrong == [
+        "a database that was deleted was made anew",
+        "a database that was deleted is there again",
+    ]
+    path.unlink()
+    questions = asked(path, {})
+    vanished(questions)
+    assert questions.wrong == []
+    assert questions.said.total() == 1

@@ -39,7 +39,7 @@ _MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
 )
 
-# What is looked at when a file is opened; no other barrier hides its absence. Three of them a trial finds as well: see
+# What is looked at when a file is opened; no other barrier hides its absence. A trial finds most of them as well: see
 # `ALSO_FOUND` in tests/torture/corruption.py.
 _AT_REST: Final = {
     "rest-without-checksum": "test_an_older_wal_that_was_written_on_is_refused",

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from idemreg import Registry
 from tests.torture.corrupted.asking import BUSY_S, Questions
+from tests.torture.corrupted.loss import Blow, stays_lost, strike, vanished
 
 if TYPE_CHECKING:
     from pathlib import Path
     from random import Random
 
+    from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.upkeep import Mode
-    from tests.torture.corrupted.series import Stage
+    from tests.torture.corrupted.series import Known, Stage
 
 __all__ = ["Vandal", "choose", "live"]
 
 KINDS: Final = ("flip", "cut", "delete", "replace")
+AMID_A_JOB: Final = 0.3  # of all blows
+# Of the cuts of a -wal, those right below its used end, by bytes of about one commit: the next gives it its size back.
+CLOSELY: Final = 0.7
+A_COMMIT: Final = 5_000
 
 
 class Vandal:
@@ -76,49 +83,87 @@ def _carry_out(words: list[str]) -> None:
 def choose(dice: Random, *, with_checksums: bool) -> tuple[str, str]:
     """What is done to which file. Flips only where page checksums tell of them."""
     kind = dice.choice(KINDS) if with_checksums else dice.choice(KINDS[1:])
-    return kind, "" if kind == "flip" else dice.choice(("", "", "-wal", "-wal", "-lock"))
+    # A -shm that is cut is SIGBUS.
+    suffixes = ("", "", "-wal", "-wal", "-lock") if kind == "cut" else ("", "", "-wal", "-wal", "-lock", "-shm")
+    return kind, "" if kind == "flip" else dice.choice(suffixes)
 
 
 def live(questions: Questions, vandal: Vandal, kind: str, suffix: str, older: Stage) -> str:
-    """Open, work, be vandalised, be asked, close; then the next opener is asked. Says what was chosen."""
+    """Open, work, be vandalised, be asked, close; then the next opener is asked. Says what was chosen.
+
+    At durability "normal" no claim is synced, so nothing looks at the files but the guard.
+    """
     dice, path = questions.dice, questions.path
-    registry = Registry(path, busy_timeout=BUSY_S)
-    plan = []
+    durability: Literal["full", "normal"] = dice.choice(("full", "normal"))
+    registry = Registry(path, busy_timeout=BUSY_S, durability=durability)
+    plan = _work(questions, registry)
+    target = path.with_name(path.name + suffix)
+    used = _used(registry)
+    words = _words(kind, target, dice, older.files.get(suffix, b"\0" * 4_096), used)
+    blow = Blow(kind, suffix, int(words[0]) if kind == "cut" else 0, used)
+    hit = functools.partial(vandal.tell, kind, target, *words)
+    if is_amid := dice.random() < AMID_A_JOB:
+        strike(questions, registry, blow, hit, is_durable=durability == "full")
+    else:
+        hit()
+    before = dict(questions.known)
+    stays_lost(questions, registry, blow)
+    _ask(questions, registry, blow, older, before, is_durable=durability == "full")
+    chosen = " ".join(words) if kind != "replace" else ""
+    return f"{durability} {kind} {suffix} {chosen} {'amid' if is_amid else 'behind'} {plan}"
+
+
+def _work(questions: Questions, registry: Registry) -> str:
+    """New tasks, and a checkpoint now and then; the letters of what was done."""
+    dice, plan = questions.dice, ""
     for _ in range(dice.randint(1, 30)):
         if dice.random() < 0.9:
             questions.new(registry)
-            plan.append("1")
+            plan += "1"
         else:
             mode: Mode = dice.choice(("TRUNCATE", "PASSIVE", "RESTART"))
             with questions.asking("checkpoint"):
                 registry.checkpoint(mode)
-            plan.append(mode[0])
-    target = path.with_name(path.name + suffix)
-    words = _words(kind, target, dice, older.files.get(suffix, b"\0" * 4_096), path)
-    before = dict(questions.known)
-    vandal.tell(kind, target, *words)
-    questions.known = dict(before)
-    questions.new(registry)
+            plan += mode[0]
+    return plan
+
+
+def _used(registry: Registry) -> int:
+    """Bytes of the -wal that its index tells of."""
+    opened = cast("SqliteStore", registry.store)._opening.current
+    return 0 if opened is None or opened.database.index is None else opened.database.index.used_bytes
+
+
+def _ask(
+    questions: Questions, registry: Registry, blow: Blow, older: Stage, before: dict[str, Known], *, is_durable: bool
+) -> None:
+    if not is_durable and blow.suffix == "-wal":  # of which nothing was synced: what it held may be gone with it
+        with questions.asking("close"):
+            registry.close()
+        return
     questions.ask(registry)
-    if not (kind in {"replace", "delete"} and suffix != "-wal"):
+    if blow.kind not in {"replace", "delete"} or blow.suffix in {"-wal", "-shm"}:
         questions.ask_all()
-    elif kind == "replace" and not suffix:
+    elif blow.kind == "replace" and not blow.suffix:
         # The older copy has forgotten what ran since; what was entered when it lay there must be known.
         questions.known = {
             task: known for task, known in questions.known.items() if task in older.known or task not in before
         }
         questions.ask_all()
-    return f"{kind} {suffix} {' '.join(words) if kind != 'replace' else ''} behind {''.join(plan)}"
+    elif blow.kind == "delete" and not blow.suffix:
+        vanished(questions)
 
 
-def _words(kind: str, target: Path, dice: Random, old: bytes, path: Path) -> list[str]:
+def _words(kind: str, target: Path, dice: Random, old: bytes, used: int) -> list[str]:
     size: Any = target.stat().st_size
     if kind == "flip":
         return [str(word) for _ in range(dice.randint(1, 8)) for word in (dice.randrange(size), 1 << dice.randrange(8))]
+    if kind == "cut" and target.name.endswith("-wal") and used and dice.random() < CLOSELY:
+        return [str(used - dice.randint(1, min(used, A_COMMIT)))]
     if kind == "cut":
         return [str(dice.randrange(max(1, size)))]
     if kind == "replace":
-        copy = path.with_name("copy")
+        copy = target.with_name("copy")
         copy.write_bytes(old)
         copy.chmod(0o600)
         return [str(copy)]

@@ -49,9 +49,11 @@ class Questions:
         if (seconds := time.monotonic() - begun) > HANG_S:
             self.wrong.append(f"{what} took {seconds:.1f} s")
 
-    def body(self, task: str) -> Callable[[], str]:
+    def body(self, task: str, meanwhile: Callable[[], object] | None = None) -> Callable[[], str]:
         def entered() -> str:
             self.entered[task] += 1
+            if meanwhile is not None:
+                meanwhile()
             claim = current_claim()
             if claim.token <= self.damaged.top:
                 self.wrong.append(f"{task} got token {claim.token}, and {self.damaged.top} was given before")
@@ -68,7 +70,7 @@ class Questions:
                 return
 
     def ask(self, registry: Registry) -> None:
-        questions = [self.replays, self.looks, self.lists, self.upkeep, self.new]
+        questions: list[Callable[[Registry], object]] = [self.replays, self.looks, self.lists, self.upkeep, self.new]
         if self.dice.random() < 0.1:
             questions.append(self.examine)
         self.dice.shuffle(questions)
@@ -158,15 +160,16 @@ class Questions:
             if purge.removed:
                 self.wrong.append(f"a purge took what is young: {purge}")
 
-    def new(self, registry: Registry) -> None:
-        """A new task runs once, and with a token of its own."""
+    def new(self, registry: Registry, meanwhile: Callable[[], object] | None = None) -> str:
+        """A new task runs once, and with a token of its own. ``meanwhile`` happens in its job. Answers its id."""
         self.made += 1
         task = f"new:{self.made}"
         with self.asking("run a new task"):
-            outcome = registry.run(task, self.body(task), name="job")
+            outcome = registry.run(task, self.body(task, meanwhile), name="job")
             if outcome.replayed:
                 self.wrong.append(f"{task} is new, and is answered {outcome}")
             self.note_new(task)
+        return task
 
     def note_new(self, task: str) -> None:
         self.said["new tasks"] += 1
