@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.torture.killing import tried
+from tests.torture.resources_cycle import hash_of
 
 CALLED = ("call 1 0 run hold-1 hold 0 -", "said 1 0 done 5 1 1.0.1")
 
@@ -54,3 +55,10 @@ def test_deaths_alike_are_one() -> None:
     assert len(tried.kills(lived, {1: "pid", 2: "pid"})) == 2
     left = [line.split() for line in ("born 1 7", *CALLED, "leaving 1", "gone 1")]
     assert not tried.kills(left, {1: "pid"})
+
+
+def test_a_cycle_is_its_plan() -> None:
+    """What went in which order, how far and when: not what came of it."""
+    plan = ["every write", 7, 20, "descriptors", 3, 17]
+    assert hash_of(plan) == hash_of([*plan])
+    assert len({hash_of(one) for one in (plan, plan[3:] + plan[:3], [*plan[:1], 8, *plan[2:]], plan[:-1])}) == 4

@@ -19,14 +19,16 @@ import sys
 import traceback
 from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tests.torture.resources_work import FREE_MOST, HANGS_S, audit, work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["KINDS", "MOUNTED", "cycle"]
+__all__ = ["KINDS", "MOUNTED", "cycle", "hash_of"]
+
+T = TypeVar("T")
 
 STYLES: Final = ("lives", "visits", "comes and goes")
 CALLS: Final = 5  # of each process while a resource goes, while it is away, and while it comes back
@@ -53,6 +55,7 @@ class Crew:
         self.reports: list[dict[str, Any]] = []
         self.said: list[str] = []  # what each was told, without what differs from run to run
         self.wrong: list[str] = []
+        self.plan: list[object] = []  # what the dice have chosen for all of them
         self.ordered = self.obeyed = self.called = 0
         self.pids: list[int] = []
         self._orders: list[int] = []
@@ -81,6 +84,11 @@ class Crew:
         self.pids.append(pid)
         self._orders.append(to)
         self._pipes[back] = b""
+
+    def chosen(self, value: T) -> T:
+        """The value, which is noted in the plan."""
+        self.plan.append(value)
+        return value
 
     def order(self, what: str, number: int = 0) -> None:
         """Tell each; see `resources_work.work`."""
@@ -158,7 +166,7 @@ def disk_full(crew: Crew, place: str, chance: Random) -> Iterator[None]:
                 while True:
                     os.write(fd, bytes(at_once))
         size = os.lseek(fd, 0, os.SEEK_END)
-        os.ftruncate(fd, max(size - chance.choice((0, 0, 1, 3)) * PAGE, 0))
+        os.ftruncate(fd, max(size - crew.chosen(chance.choice((0, 0, 1, 3))) * PAGE, 0))
         yield
     finally:
         os.ftruncate(fd, 0)
@@ -197,7 +205,7 @@ def read_only(crew: Crew, place: str, chance: Random) -> Iterator[None]:
 @contextlib.contextmanager
 def file_size(crew: Crew, place: str, chance: Random) -> Iterator[None]:
     """No file may grow beyond a limit."""
-    limit = chance.choice(LIMITS)
+    limit = crew.chosen(chance.choice(LIMITS))
     if not limit:
         with contextlib.suppress(FileNotFoundError):
             limit = os.stat(os.path.join(place, "jobs.db-wal")).st_size
@@ -215,7 +223,7 @@ def every_write(crew: Crew, place: str, chance: Random) -> Iterator[None]:
 @contextlib.contextmanager
 def descriptor_limit(crew: Crew, place: str, chance: Random) -> Iterator[None]:
     """Hardly any may be opened, or none."""
-    with _limited(crew, resource.RLIMIT_NOFILE, chance.randint(3, 20)):
+    with _limited(crew, resource.RLIMIT_NOFILE, crew.chosen(chance.randint(3, 20))):
         yield
 
 
@@ -225,7 +233,7 @@ def no_descriptors(crew: Crew, place: str, chance: Random) -> Iterator[None]:
     for free in range(1, FREE_MOST + 1):
         for order in ("take", "open", "give"):
             crew.order(order, free)
-    crew.obey("take", chance.randint(0, FREE_MOST))
+    crew.obey("take", crew.chosen(chance.randint(0, FREE_MOST)))
     try:
         yield
     finally:
@@ -259,7 +267,7 @@ GOING: Final = {
 
 
 def cycle(folder: str, seed: int, *, may_mount: bool) -> dict[str, Any]:
-    """One cycle: what was wrong, what was tried (a hash), what befell the processes."""
+    """One cycle: what was wrong, what was planned (a hash), what befell the processes."""
     chance = Random(seed)
     kinds = [kind for kind in KINDS if may_mount or kind not in MOUNTED]
     chance.shuffle(kinds)
@@ -273,6 +281,7 @@ def cycle(folder: str, seed: int, *, may_mount: bool) -> dict[str, Any]:
     try:
         crew.obey("call", CALLS)
         for during in kinds:
+            crew.chosen(during)
             _go_and_come(crew, during, place, chance)
         crew.end()
         crew.wrong += audit(os.path.join(place, "jobs.db"), crew.reports)
@@ -282,12 +291,19 @@ def cycle(folder: str, seed: int, *, may_mount: bool) -> dict[str, Any]:
     finally:
         if may_mount:
             subprocess.run(["umount", place], check=False)
-    tried = json.dumps([kinds, crew.said]).encode()
     return {
         "wrong": crew.wrong,
-        "hash": int.from_bytes(blake2b(tried, digest_size=8).digest(), "little"),
+        "hash": hash_of(crew.plan),
         "said": crew.said,
     }
+
+
+def hash_of(plan: Sequence[object]) -> int:
+    """What was tried: in which order what went, how far, and behind how many calls it went and came back.
+
+    Not what the processes were told, which is never the same: two cycles of one plan count once.
+    """
+    return int.from_bytes(blake2b(json.dumps(plan).encode(), digest_size=8).digest(), "little")
 
 
 def _go_and_come(crew: Crew, kind: str, place: str, chance: Random) -> None:
@@ -301,11 +317,11 @@ def _go_and_come(crew: Crew, kind: str, place: str, chance: Random) -> None:
         crew.obey("begin")
     if kind not in {"read-only", "descriptors"}:  # which have orders of their own
         crew.order("call", CALLS)
-        crew.wait_for_calls(chance.randint(0, len(STYLES) * CALLS))
+        crew.wait_for_calls(crew.chosen(chance.randint(0, len(STYLES) * CALLS)))
     with GOING[kind](crew, place, chance):
         crew.obey("finish")
         crew.order("call", 2 * CALLS)
-        crew.wait_for_calls(chance.randint(len(STYLES) * CALLS, len(STYLES) * 2 * CALLS))
+        crew.wait_for_calls(crew.chosen(chance.randint(len(STYLES) * CALLS, len(STYLES) * 2 * CALLS)))
     crew.obey("prove")
     crew.obey("rest")
     crew.wrong[before:] = [f"{kind}: {text}" for text in crew.wrong[before:]]
