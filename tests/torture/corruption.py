@@ -193,7 +193,8 @@ def _choose(templates: Templates, dice: Random) -> Chosen:
 
 
 def _put(chosen: Chosen, path: Path) -> None:
-    place(path, chosen.damaged.files, shows=chosen.shows, at_home=chosen.damaged.at_home)
+    _, _, _, damaged, shows = chosen
+    place(path, damaged.files, shows=shows, at_home=damaged.at_home, is_replaced=damaged.is_replaced)
 
 
 def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
         befell = f"{before} {live(questions, vandal, *how, stages[before])}"
     else:
         questions.ask_all()
-    circumstances = f"{name} {damaged.stage} {shows} {damaged.at_home} {befell}"
+    circumstances = f"{name} {damaged.stage} {shows} {damaged.at_home} {damaged.is_replaced} {befell}"
     said = questions.said + Counter([kind.replace("_", " "), *[EXCUSED] * questions.is_excused])
     return {
         "hash": hash_of(damaged.files, (*stages, *templates["other"]), circumstances),
@@ -222,12 +223,19 @@ def _try(templates: Templates, dice: Random, folder: Path, vandal: Vandal) -> di
 
 EXCUSED: Final = "excused: a row was hidden"
 
-# Mutants of other areas that 500 corruptions find at each of three seeds. (`guard-off` is `corrupt-unguarded`, and
-# `rest-without-whole` is `corrupt-whole-unchecked`.)
+# Mutants of other areas that 500 corruptions find at each of three seeds. (`guard-off` is `corrupt-unguarded`,
+# `rest-without-whole` is `corrupt-whole-unchecked`, and `deleted-wal-synced` is `deleted-wal-acknowledged` without the
+# look behind a claim, which is missed by itself.) Not among them: a record of an owner, or a floor, that is believed
+# without its seal, as the one is of the dead here, and the other has few bits that would lower it; and the size of a
+# -wal behind a claim, since it was looked at right before.
 ALSO_FOUND: Final = (
     "rest-without-frames",
     "rest-without-epoch",
     "rest-without-times",
+    "rest-without-checksum",
+    "rest-without-header",
+    "rest-without-inodes",
+    "rest-without-ring",
     "replay-without-seal",
     "guard-not-asked-by-claims",
     "guard-without-database",

@@ -8,12 +8,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from tests.torture.corrupted.series import Stage
+    from tests.torture.corrupted.series import First, Stage
 
 __all__ = ["AT_REST", "Damaged", "damage"]
 
 Files = dict[str, bytes]
 PAGE_SIZE_AT: Final = 16
+WAL_HEADER_BYTES: Final = 32
+NEAR: Final = 0.2  # of the flips, those that lie together anywhere
+IN_A_RESULT: Final = 0.3  # and those that lie together in a result: most of a file is in use by nobody
+RESULT: Final = b'"task:'  # so each begins
 
 
 class Damaged(NamedTuple):
@@ -25,6 +29,7 @@ class Damaged(NamedTuple):
     shows: bool = True  # the times of the database tell
     at_home: bool = True  # the files are those that the lock file knows
     top: int = 0  # what runs gets a token above this one
+    is_replaced: bool = False  # and the database is another than the one that the lock file tells of
     may_forget: bool = False  # an older page in its place, or another registry's: not promised
 
 
@@ -42,14 +47,24 @@ class Scene(NamedTuple):
     def killed(self) -> int:
         return self.dice.choice((1, 3))
 
+    @property
+    def first(self) -> First:
+        first = self.stages[0].first
+        assert first is not None
+        return first
+
 
 def _flip(content: bytes, dice: Random) -> tuple[bytes, str]:
     """1 to 8 bits or bytes, together or anywhere."""
     changed = bytearray(content)
     if not changed:
         return content, "nothing"
-    number = dice.randint(1, 8)
-    near = dice.randrange(len(changed)) if dice.random() < 0.3 else None
+    number, near = dice.randint(1, 8), None
+    chance = dice.random()
+    if chance < IN_A_RESULT and (at := content.find(RESULT, dice.randrange(len(content)))) >= 0:
+        number, near = dice.randint(1, 2), at + 1
+    elif chance < IN_A_RESULT + NEAR:
+        near = dice.randrange(len(content))
     places = []
     for _ in range(number):
         at = dice.randrange(len(changed)) if near is None else min(near + dice.randrange(16), len(changed) - 1)
@@ -79,6 +94,14 @@ def flips_of_wal(scene: Scene) -> Damaged:
     stage = scene.killed()
     content, what = _flip(scene.stages[stage].files["-wal"], scene.dice)
     return Damaged({**scene.stages[stage].files, "-wal": content}, what, stage, shows=False)
+
+
+def flips_of_header_of_wal(scene: Scene) -> Damaged:
+    """To SQLite it is an empty one then; and no time of the database speaks against that."""
+    stage = scene.killed()
+    wal = scene.stages[stage].files["-wal"]
+    content, what = _flip(wal[:WAL_HEADER_BYTES], scene.dice)
+    return Damaged({**scene.stages[stage].files, "-wal": content + wal[WAL_HEADER_BYTES:]}, what, stage)
 
 
 def flips_of_lock_file(scene: Scene) -> Damaged:
@@ -176,6 +199,35 @@ def _noise(dice: Random, size: int) -> bytes:
     return dice.randbytes(size) if dice.random() < 0.8 else bytes(size)
 
 
+def first_wal(scene: Scene) -> Damaged:
+    """Over a closed registry its first -wal, or a beginning of it: a whole database, as it once was."""
+    wal = scene.first.whole["-wal"]
+    length = scene.dice.randrange(len(wal) // 4, len(wal))
+    at_home, shows = scene.dice.random() < 0.8, scene.dice.random() < 0.8
+    files = {**scene.stages[2].files, "-wal": wal[:length]}
+    return Damaged(files, f"{length}", 2, shows=shows, at_home=at_home)
+
+
+def backup_under_wal(scene: Scene) -> Damaged:
+    """A later database is put in the place of the first, whose -wal, with all that was in it, is left."""
+    name, first = scene.dice.choice((("half", scene.first.half), ("whole", scene.first.whole)))
+    noise = _tail(scene.dice)
+    files = {**first, "": scene.stages[2].files[""], "-wal": first["-wal"] + noise}
+    return Damaged(files, f"{name} and {len(noise)}", 2, is_replaced=True)
+
+
+def other_history(scene: Scene) -> Damaged:
+    """A copy of the registry was worked on elsewhere, and its -wal is put back: the same one, longer, and another."""
+    noise = _tail(scene.dice)
+    files = {**scene.first.whole, "-wal": scene.first.other + noise}
+    return Damaged(files, f"and {len(noise)}", 0, shows=False)
+
+
+def _tail(dice: Random) -> bytes:
+    """Behind the used end of a -wal lies anything."""
+    return dice.randbytes(dice.randrange(1, 5_000))
+
+
 def mixed(scene: Scene) -> Damaged:
     """An older database under the newest -wal, or the newest database under an older -wal."""
     newest = scene.stages[3].files
@@ -232,11 +284,15 @@ AT_REST: Final[dict[Callable[[Scene], Damaged], int]] = {
     flips_of_database: 26,
     rot: 34,
     flips_of_wal: 14,
+    flips_of_header_of_wal: 3,
     flips_of_lock_file: 6,
     pages: 5,
     older_pages: 4,
     cut: 12,
     wal_of_another_time: 8,
+    first_wal: 3,
+    backup_under_wal: 4,
+    other_history: 3,
     mixed: 3,
     older_copy: 3,
     other_lock_file: 2,

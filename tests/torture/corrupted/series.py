@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
 import traceback
 from pathlib import Path
@@ -17,9 +18,9 @@ from idemreg import Claim, Registry
 from tests.support import raw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["OTHER", "SERIES", "SUFFIXES", "Known", "Stage", "make", "place"]
+__all__ = ["OTHER", "SERIES", "SUFFIXES", "First", "Known", "Stage", "make", "place"]
 
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - not a temporary file: a file system in memory
 SUFFIXES: Final = ("", "-wal", "-lock", "-shm")
@@ -36,6 +37,12 @@ _LOCK_INODE_AT: Final = 256
 _NUMBER: Final = struct.Struct("<Q")
 _A_SECOND_NS: Final = 10**9
 
+# Folders that the files of a first life are copied to.
+_HALF: Final = "half"
+_WHOLE: Final = "whole"
+_COPIED: Final = ("", "-wal", "-lock")
+_MOST_OTHERS: Final = 500
+
 
 class Known(NamedTuple):
     """What a caller was told of a task."""
@@ -45,6 +52,17 @@ class Known(NamedTuple):
     may_run: bool = False
 
 
+class First(NamedTuple):
+    """The files in the first life of a registry, when all that was ever written to it was in its -wal.
+
+    Over a later database most beginnings of it are a whole one, of which nothing is amiss but that it is an older one.
+    """
+
+    half: dict[str, bytes]  # after some tasks
+    whole: dict[str, bytes]  # after all that the first stage tells of
+    other: bytes  # the -wal of a copy of ``half``, in which another program has done other work, and more of it
+
+
 class Stage(NamedTuple):
     """The files as the last process left them. ``is_noted``: the lock file knows how the database was left."""
 
@@ -52,6 +70,7 @@ class Stage(NamedTuple):
     known: dict[str, Known]
     top: int  # no token was given above it
     is_noted: bool
+    first: First | None = None  # of the first stage
 
 
 class _Unsure(Exception):  # noqa: N818 - what a job says, and no error of ours
@@ -70,6 +89,7 @@ def make(name: str) -> tuple[Stage, ...]:
             _in_a_child(functools.partial(_live, path, number, size, with_checksums, is_killed=is_killed))
             known |= _told(number, size, is_killed=is_killed)
             stages.append(_stage(path, dict(known)))
+        stages[0] = stages[0]._replace(first=_first(folder))
         return tuple(stages)
     finally:
         shutil.rmtree(folder)
@@ -121,6 +141,8 @@ def _live(path: Path, stage: int, size: int, with_checksums: bool, *, is_killed:
         assert isinstance(claim, Claim)
         claim.enter()
     registry.finish_many([(claim, result_of(claim.task_id, size)) for claim in claims if isinstance(claim, Claim)])
+    if not stage:
+        _copy(path, _HALF)
     if stage % 2:
         registry.checkpoint()
     for status, error in (("failed", ValueError("no")), ("unknown", _Unsure())):
@@ -133,6 +155,8 @@ def _live(path: Path, stage: int, size: int, with_checksums: bool, *, is_killed:
         registry.add(f"{status}:{stage}", name="job")
     registry.skip(f"skipped:{stage}", "not wanted")
     registry.cancel(f"cancelled:{stage}")
+    if not stage:
+        _copy(path, _WHOLE)
     if is_killed:
         open_claims = [
             registry.claim(f"running:{stage}", name="job"),
@@ -147,12 +171,37 @@ def _fail(error: Exception) -> None:
     raise error
 
 
+def _copy(path: Path, name: str) -> None:
+    """Beside the registry. By `cp`: to close the database would drop SQLite's locks of this process."""
+    folder = path.parent / name
+    folder.mkdir()
+    there = [one for suffix in _COPIED if (one := path.with_name(path.name + suffix)).exists()]
+    subprocess.run(["cp", *there, folder], check=True)
+
+
+def _first(folder: Path) -> First:
+    half, whole = (_there(folder / name / "jobs.db", _COPIED) for name in (_HALF, _WHOLE))
+    _in_a_child(functools.partial(_go_on, folder / _HALF / "jobs.db", len(whole["-wal"])))
+    return First(half, whole, _there(folder / _HALF / "jobs.db", ("-wal",))["-wal"])
+
+
+def _go_on(path: Path, least: int) -> None:
+    """Another program, which SQLite lets write on in the -wal that lies there, until it is longer than that."""
+    connection = raw.connect(path)
+    connection.execute("CREATE TABLE own (n)")
+    for number in range(_MOST_OTHERS):
+        connection.execute("INSERT INTO own VALUES (?)", (number,))
+        if path.with_name(f"{path.name}-wal").stat().st_size > least:
+            os.kill(os.getpid(), signal.SIGKILL)
+    msg = "the -wal does not grow"
+    raise AssertionError(msg)
+
+
 def _stage(path: Path, known: dict[str, Known]) -> Stage:
-    files = {suffix: _bytes(path.with_name(path.name + suffix)) for suffix in SUFFIXES}
+    there = _there(path, SUFFIXES)
     now = path.stat()
-    noted = _NOTE.unpack_from(files["-lock"] or b"", _NOTE_AT)
+    noted = _NOTE.unpack_from(there["-lock"], _NOTE_AT)
     is_noted = noted == (1, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-    there = {suffix: content for suffix, content in files.items() if content is not None}
     copy = path.with_name("copy.db")
     for suffix in ("", "-wal"):
         if suffix in there:
@@ -163,14 +212,16 @@ def _stage(path: Path, known: dict[str, Known]) -> Stage:
     return Stage(there, known, rows[0][0], is_noted)
 
 
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+def _there(path: Path, suffixes: Sequence[str]) -> dict[str, bytes]:
+    files = {suffix: path.with_name(path.name + suffix) for suffix in suffixes}
+    return {suffix: file.read_bytes() for suffix, file in files.items() if file.exists()}
 
 
-def place(path: Path, files: dict[str, bytes], *, shows: bool, at_home: bool) -> None:
+def place(path: Path, files: dict[str, bytes], *, shows: bool, at_home: bool, is_replaced: bool = False) -> None:
     """Write the files there as if they had never been elsewhere.
 
-    ``at_home``: the lock file knows the inodes. ``shows``: the times tell that the database was written since.
+    ``at_home``: the lock file knows the inodes; that of another database where this one ``is_replaced``. ``shows``: the
+    times tell that the database was written since.
     """
     for suffix, content in files.items():
         path.with_name(path.name + suffix).write_bytes(content)
@@ -184,7 +235,8 @@ def place(path: Path, files: dict[str, bytes], *, shows: bool, at_home: bool) ->
         noted, *_ = _NUMBER.unpack(opened.read(8))
         since = _A_SECOND_NS if shows else 0
         opened.seek(_NOTE_AT)
-        opened.write(_NOTE.pack(noted, now.st_ino, now.st_size, now.st_mtime_ns - since, now.st_ctime_ns - since))
+        inode = now.st_ino + is_replaced
+        opened.write(_NOTE.pack(noted, inode, now.st_size, now.st_mtime_ns - since, now.st_ctime_ns - since))
         opened.seek(_LOCK_INODE_AT)
         opened.write(_NUMBER.pack(lock.stat().st_ino))
         if wal.exists():
