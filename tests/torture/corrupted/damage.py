@@ -49,9 +49,17 @@ class Scene(NamedTuple):
 
     @property
     def first(self) -> First:
-        first = self.stages[0].first
-        assert first is not None
-        return first
+        return _first(self.stages)
+
+    @property
+    def first_of_another(self) -> First:
+        return _first(self.others)
+
+
+def _first(stages: tuple[Stage, ...]) -> First:
+    first = stages[0].first
+    assert first is not None
+    return first
 
 
 def _flip(content: bytes, dice: Random) -> tuple[bytes, str]:
@@ -200,12 +208,14 @@ def _noise(dice: Random, size: int) -> bytes:
 
 
 def first_wal(scene: Scene) -> Damaged:
-    """Over a closed registry its first -wal, or a beginning of it: a whole database, as it once was."""
-    wal = scene.first.whole["-wal"]
+    """Over a closed registry its first -wal, or a beginning of it: a whole database, as it once was. Or another's."""
+    is_own = scene.dice.random() < 0.5
+    wal = (scene.first if is_own else scene.first_of_another).whole["-wal"]
     length = scene.dice.randrange(len(wal) // 4, len(wal))
-    at_home, shows = scene.dice.random() < 0.8, scene.dice.random() < 0.8
+    # Beside a copy, or a database that was written to since, another's pages may happen to fit.
+    at_home, shows = (scene.dice.random() < 0.8, scene.dice.random() < 0.8) if is_own else (True, False)
     files = {**scene.stages[2].files, "-wal": wal[:length]}
-    return Damaged(files, f"{length}", 2, shows=shows, at_home=at_home)
+    return Damaged(files, f"{'own' if is_own else 'of another'} {length}", 2, shows=shows, at_home=at_home)
 
 
 def backup_under_wal(scene: Scene) -> Damaged:
@@ -289,8 +299,8 @@ AT_REST: Final[dict[Callable[[Scene], Damaged], int]] = {
     pages: 5,
     older_pages: 4,
     cut: 12,
-    wal_of_another_time: 8,
-    first_wal: 3,
+    wal_of_another_time: 10,
+    first_wal: 6,
     backup_under_wal: 4,
     other_history: 3,
     mixed: 3,
