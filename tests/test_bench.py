@@ -179,6 +179,7 @@ def test_memory_is_told_of_many_callers(tiny: tuple[dict[str, Any], str], name: 
 def test_the_memory_of_earlier_figures_does_not_count() -> None:
     """The most so far begins anew, with what is resident then."""
     size = 64 * 2**20
+    forget_peak()
     before, much = memory_mib(), b"x" * size
     del much
     assert memory_mib() > before
