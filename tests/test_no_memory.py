@@ -94,3 +94,25 @@ def test_an_opening_that_is_not_remembered_leaves_nothing_open(path: Path, monke
     with pytest.raises(MemoryError):
         Registry(path).open()
     assert left_open(path) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_close_whose_memory_goes_can_be_called_again(path: Path) -> None:
+    """Whichever allocation fails, the second call closes what the first has left, also where it was opened since."""
+    failed = 0
+    for number in range(1, 200):
+        registry = Registry(path, durability="normal")
+        registry.run(f"t:{number}", int)
+        testcapi.set_nomemory(number, number + 1)
+        try:
+            registry.close()
+        except (MemoryError, RuntimeError, IdemregError):
+            failed += 1
+        finally:
+            testcapi.remove_mem_hooks()
+        if number % 2:
+            registry.run(f"next:{number}", int)
+        registry.close()
+        assert left_open(path) == [], number
+    assert failed > 20

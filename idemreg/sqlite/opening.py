@@ -204,13 +204,13 @@ class Opening:
     def close(self) -> None:
         """Close what is open, once nobody uses it. A later use opens anew, as another owner."""
         with self._lock:
-            opened = self.current
-            if opened is None:
-                return
+            left = [closing for closing in self._closing if not closing.is_closed]
+            if (opened := self.current) is not None:
+                left.insert(0, opened)
             # First there, then not here any more: nobody looks for an owner of this process in vain.
-            self._closing = [*(closing for closing in self._closing if not closing.is_closed), opened]
-            self.current = None
-        opened.close()
+            self._closing, self.current = left, None
+        for closing in left:  # also what an earlier call has left, for which there was no memory
+            closing.close()
 
     def forget(self) -> None:
         """In a forked child: the parent's files are not ours."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 10  # violations of one trial
 SPARE: Final = 2  # so many times the parts that the count takes are run at most, as some things come twice
-SPARE_PARTS: Final = 8  # beyond that, for what is missing in the end: each is smaller than the one before
+SPARE_PARTS: Final = 40  # beyond that, for what is missing in the end: each is smaller than the one before
 
 
 def options_of(words: Sequence[str]) -> argparse.Namespace:

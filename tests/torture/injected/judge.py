@@ -82,8 +82,10 @@ def judge(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
     with contextlib.suppress(StoreError):
         scene.registry.close()
     scene.close_looks()
-    yield from _nothing_open(scene)
-    yield from _next_process(scene, end)
+    left = list(_nothing_open(scene))
+    yield from left
+    if not left:  # else it would find the locks of this one
+        yield from _next_process(scene, end)
 
 
 def _wait_for_what_was_left() -> None:
@@ -247,8 +249,6 @@ def _nothing_open(scene: Scene) -> Iterator[str]:
         yield f"behind the close there is open: {' '.join(left)}"
     if there := apsw.connections():
         yield f"connections are left open: {len(there)}"
-        for connection in there:
-            connection.close()
 
 
 def _left_open(scene: Scene) -> list[str]:

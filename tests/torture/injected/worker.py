@@ -176,6 +176,8 @@ class Worker:
             where = shim.FILES[self.fault.hit_file] if self.mode == "io" else ""
             self.violations.append(f"{words} ({where}): {problem}; {self.command(item, number)}")
         del scene
+        if found:  # what was left open goes with the registry, and not beneath its feet
+            gc.collect()
         self.fault.folder = b""
         shutil.rmtree(folder)
         if end.is_fault_met:
