@@ -15,6 +15,7 @@ import pytest
 from idemreg import StoreError
 from idemreg.lockfile import SIZE
 from tests.torture import corruption
+from tests.torture.corrupted import alive
 from tests.torture.corrupted.asking import Questions
 from tests.torture.corrupted.damage import AT_REST, Damaged, Scene, damage
 from tests.torture.corrupted.loss import Blow, stays_lost, strike, vanished
@@ -252,6 +253,8 @@ LOSS = Blow("delete", "-wal")
         (Blow("cut", "-lock", left=SIZE - 1), True),
         (Blow("cut", "-lock", left=SIZE), False),
         (Blow("cut", "", left=4_097), True),
+        (Blow("cut", "", left=4_097, seen=4_098), True),
+        (Blow("cut", "", left=4_097, seen=4_097), False),
         (Blow("cut", "", left=0), True),
         (Blow("cut", "", left=4_096), False),
     ],
@@ -259,6 +262,16 @@ LOSS = Blow("delete", "-wal")
 def test_what_is_a_loss(blow: Blow, *, is_loss: bool) -> None:
     """A cut is one where what is gone was in use; a database may end behind any page."""
     assert blow.is_loss is is_loss
+
+
+def test_what_is_in_the_database_is_no_loss_of_the_wal(registry: Registry, path: Path) -> None:
+    """Of a -wal that was moved into it nothing is in use: the next commit begins it anew."""
+    registry.run("t", int)
+    used, seen = alive._sizes(registry)
+    assert used > 0
+    assert seen == path.stat().st_size
+    registry.checkpoint("PASSIVE")
+    assert alive._sizes(registry)[0] == 0
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from idemreg import Registry
@@ -98,9 +99,9 @@ def live(questions: Questions, vandal: Vandal, kind: str, suffix: str, older: St
     registry = Registry(path, busy_timeout=BUSY_S, durability=durability)
     plan = _work(questions, registry)
     target = path.with_name(path.name + suffix)
-    used = _used(registry)
+    used, seen = _sizes(registry)
     words = _words(kind, target, dice, older.files.get(suffix, b"\0" * 4_096), used)
-    blow = Blow(kind, suffix, int(words[0]) if kind == "cut" else 0, used)
+    blow = Blow(kind, suffix, int(words[0]) if kind == "cut" else 0, used, seen)
     hit = functools.partial(vandal.tell, kind, target, *words)
     if is_amid := dice.random() < AMID_A_JOB:
         strike(questions, registry, blow, hit, is_durable=durability == "full")
@@ -128,10 +129,12 @@ def _work(questions: Questions, registry: Registry) -> str:
     return plan
 
 
-def _used(registry: Registry) -> int:
-    """Bytes of the -wal that its index tells of."""
+def _sizes(registry: Registry) -> tuple[int, int]:
+    """Bytes of the -wal that are not in the database yet, and of the database as the guard has seen it last."""
     opened = cast("SqliteStore", registry.store)._opening.current
-    return 0 if opened is None or opened.database.index is None else opened.database.index.used_bytes
+    if opened is None or (index := opened.database.index) is None or (guard := opened.database.guard) is None:
+        return 0, sys.maxsize
+    return 0 if index.moved == index.frames else index.used_bytes, guard._size
 
 
 def _ask(

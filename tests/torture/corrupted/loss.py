@@ -6,6 +6,7 @@ whoever opens what is there next; and what is written then may damage what is an
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg import Registry
@@ -24,12 +25,17 @@ LEAST_PAGE: Final = 512
 
 
 class Blow(NamedTuple):
-    """What befalls which file of an open registry. ``left``: bytes of one that is cut; ``used``: of the -wal before."""
+    """What befalls which file of an open registry. ``left``: bytes of one that is cut.
+
+    ``used``: bytes of the -wal before that are not in the database yet; ``seen``: of the database when the process
+    looked at its size last.
+    """
 
     kind: str
     suffix: str
     left: int = 0
     used: int = 0
+    seen: int = sys.maxsize
 
     @property
     def words(self) -> str:
@@ -40,13 +46,16 @@ class Blow(NamedTuple):
         """Whether the process must see it: what a file has lost was in use.
 
         A database that ends behind a page may be one that another program has made smaller, and nothing is lost where
-        the tables can be read. A flip is no loss of a file.
+        the tables can be read; one that has grown since it was seen, and was cut to less, is larger than it was. A -wal
+        of which all is in the database begins anew. A flip is no loss of a file.
         """
         if self.kind != "cut":
             return self.kind != "flip"
         if self.suffix == "-wal":
             return self.left < self.used
-        return self.left < SIZE if self.suffix == "-lock" else not self.left or bool(self.left % LEAST_PAGE)
+        if self.suffix == "-lock":
+            return self.left < SIZE
+        return not self.left or (self.left < self.seen and self.left % LEAST_PAGE > 0)
 
     @property
     def undoes_an_end(self) -> bool:
