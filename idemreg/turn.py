@@ -50,8 +50,7 @@ class Turns:
         """Close the descriptor, which drops what this process holds; in a forked child it drops nothing."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
-            for turn in (self.write, self.sync, self.checkpoint):
-                turn.fd = -1
+            self.write.fd = self.sync.fd = self.checkpoint.fd = -1  # not in a loop, for which there may be no memory
             os.close(fd)
 
 

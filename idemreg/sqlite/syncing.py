@@ -313,9 +313,11 @@ class GroupSync:
 
     def close(self) -> None:
         """Close the -wal, which carries no locks."""
-        if self._fd >= 0:
-            self._done.close()
-        self._close_wal()
+        try:
+            if self._fd >= 0:
+                self._done.close()
+        finally:  # there may be no memory for it
+            self._close_wal()
 
     def _close_wal(self) -> None:
         fd, self._fd = self._fd, -1
