@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from idemreg import IdemregError, Liveness, Registry, Status
+from idemreg import Clock, IdemregError, Liveness, Registry, Status
+from idemreg.doctor.case import Lock
 from idemreg.sqlite import database as databases
 from tests.support.descriptors import left_open
 
@@ -119,3 +120,22 @@ def test_a_close_whose_memory_goes_can_be_called_again(path: Path) -> None:
         registry.close()
         assert left_open(path) == [], number
     assert failed > 200
+
+
+def test_a_look_at_a_lock_file_whose_memory_goes_leaves_it_closed(path: Path) -> None:
+    """Of the doctor's: whatever is made of what was read, also behind the reading."""
+    with Registry(path) as registry:
+        registry.run("t", int)
+    failed, number, fared_well, clock = 0, 0, 0, Clock()
+    while fared_well < 5:
+        number += 1
+        testcapi.set_nomemory(number, number + 1)
+        try:
+            Lock(f"{path}-lock", clock).file.close()
+            fared_well += 1
+        except (MemoryError, IdemregError):
+            failed, fared_well = failed + 1, 0
+        finally:
+            testcapi.remove_mem_hooks()
+        assert left_open(path) == [], number
+    assert failed > 5

@@ -26,18 +26,18 @@ class Lock:
     """The lock file, opened where it exists; nothing is written to it."""
 
     def __init__(self, path: str, clock: Clock) -> None:
+        self._clock = clock
+        self._examiner: Examiner | None = None
         self.file = LockFile(path)
         try:
             head = os.pread(self.file.fd, SIZE, 0)
-        except BaseException:
+            self.is_blank = is_new(head)
+            self.is_ours = head.startswith(MAGIC) and not self.is_blank
+            self.notes_database = self.is_ours and head[DATABASE_OFFSET] == 1
+            self.file.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex() if self.is_ours else ""
+        except BaseException:  # the disk's, or no memory
             self.file.close()
             raise
-        self.is_blank = is_new(head)
-        self.is_ours = head.startswith(MAGIC) and not self.is_blank
-        self.notes_database = self.is_ours and head[DATABASE_OFFSET] == 1
-        self.file.lock_id = head[len(MAGIC) : DATABASE_OFFSET].hex() if self.is_ours else ""
-        self._clock = clock
-        self._examiner: Examiner | None = None
 
     @property
     def examiner(self) -> Examiner:
