@@ -632,10 +632,15 @@ def fill_every_table(path: Path) -> Registry:
     return registry
 
 
+def next_block(registry: Registry) -> object:
+    """Not the next number: on a quick machine that is of the block that this process has reserved a moment ago."""
+    return cast("SqliteStore", registry.store).reserve_serials("a", 0, 1, None, durable=False)
+
+
 MISTYPED: dict[str, Callable[[Registry], object]] = {
     "idempotent_log SET result = 1.5": lambda registry: registry.run("t", never, name="job"),
     "idempotent_log SET name = 1.5": lambda registry: registry.get("t"),
-    "idempotent_serial SET mark_us = mark_us + 0.5": lambda registry: next(registry.serials("a")),
+    "idempotent_serial SET mark_us = mark_us + 0.5": next_block,
     "idempotent_clock SET accepted_us = 0.5": lambda registry: registry.check_clock(),
     "idempotent_schedule SET watermark_s = watermark_s + 0.5": lambda registry: registry.audit("every"),
     "idempotent_owner SET pid = pid + 0.5": lambda registry: registry.claim("new"),
