@@ -90,7 +90,8 @@ bench: $(DEV_SET_UP)  ## measure this machine, in two minutes
 	@echo
 	@$(PY) -m bench.imports
 
-# Needs redis-server, strace and a C compiler as well, and says so where they are missing; it installs nothing outside of .venv-bench.
+# Needs redis-server, strace and a C compiler as well, and says so where they are missing; it installs nothing outside
+# of .venv-bench.
 .PHONY: bench-full
 bench-full: $(BENCH_SET_UP)  ## all figures, every contender, in an hour; writes bench/results/ and the README's table
 	@$(BENCH_PY) -m bench --scale full --save $(ARGS)

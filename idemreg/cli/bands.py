@@ -23,12 +23,19 @@ VARIABLES: Final = {
 def bands_of(given: Mapping[str, float | None]) -> ClockBands:
     """What was given, else what the environment says, else the usual ones; a usage error where they are no bands."""
     values = {name: value for name, value in given.items() if value is not None}
+    for name, variable in VARIABLES.items():
+        if name not in values and (text := os.environ.get(variable, "")):
+            values[name] = _number(variable, text)
     try:
-        for name, variable in VARIABLES.items():
-            if name not in values and (text := os.environ.get(variable, "")):
-                values[name] = float(text)
         return ClockBands(**values)
     except ValueError as error:
         named = ", ".join(VARIABLES.values())
-        hint = f"--extend-from, --suspend-from, --extension and {named} are milliseconds."
-        raise HintedUsageError(str(error), hint) from None
+        raise HintedUsageError(str(error), f"The options of idemreg clock, or {named}, say so.") from None
+
+
+def _number(variable: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        msg = f"{variable} is a number of milliseconds, not {text!r}"
+        raise HintedUsageError(msg, f"{variable}=50, or none at all.") from None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from idemreg.model import OnFailure, Policy, Wanted
+
 if TYPE_CHECKING:
     from idemreg.model import Task
 
-__all__ = ["JOB", "NEXT", "PREFIX", "is_alarm"]
+__all__ = ["JOB", "NEXT", "PREFIX", "as_wanted", "is_alarm"]
 
 JOB: Final = "idemreg clock"  # the name of the alarms' job
 PREFIX: Final = "clock@"  # and the instant by the clock that is in doubt
@@ -22,3 +24,13 @@ NEXT: Final = "`idemreg clock` tells whether the clock still deviates; `idemreg 
 def is_alarm(task: Task) -> bool:
     """Whether the task is an alarm, and no slot of a schedule that is named like one."""
     return task.name == JOB and task.task_id.startswith(PREFIX)
+
+
+def as_wanted(alarm: str) -> Wanted:
+    """An alarm as it is claimed: its job has no arguments, and nobody runs it twice."""
+    import hashlib  # noqa: PLC0415 - whoever only meets an alarm makes none
+
+    from idemreg.tagged import canonical  # noqa: PLC0415 - as above
+
+    checksum = hashlib.sha256(canonical(None)).hexdigest()
+    return Wanted(alarm, JOB, checksum, Policy(on_failure=OnFailure.HOLD, max_attempts=1))

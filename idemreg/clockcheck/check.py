@@ -16,12 +16,11 @@ What a look compares with is read before the clock is: whoever notes a later loo
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from idemreg.clockcheck.alarm import JOB, PREFIX
+from idemreg.clockcheck.alarm import JOB, PREFIX, as_wanted
 from idemreg.clockcheck.chrony import chrony
 from idemreg.clockcheck.hardware import hardware
 from idemreg.clockcheck.kernel import kernel
@@ -40,9 +39,8 @@ from idemreg.codec import store_result
 from idemreg.ends import bounded
 from idemreg.errors import StoreBusyError, TransitionError
 from idemreg.events import ClockConfirmed, ClockSuspended
-from idemreg.model import OnFailure, Policy, Status, Verdict, Wanted
+from idemreg.model import Status, Verdict
 from idemreg.store import End, Granted, Lost, Query, Settlement, Store, Unknown, Unsure
-from idemreg.tagged import canonical
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -141,8 +139,8 @@ def confirm(
             if row is not None and not row.is_final:
                 _settle_or_raise(store, row, bounded(evidence, EVIDENCE_CHARACTERS), bounded(by, BY_CHARACTERS))
                 _tell(teller, ClockConfirmed(alarm, JOB, f"{by}: {evidence}" if evidence else by))
-        if _trust(store, look, accepted_us=look.to_accept_us):
-            return check(store, clock, teller, bands)
+        if _trust(store, look, accepted_us=look.to_accept_us):  # for which all tasks were read
+            return check(store, clock, teller, bands, is_thorough=False)
     raise _too_many()
 
 
@@ -310,9 +308,7 @@ def _instant(wall_us: int) -> str:
 
 def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -> None:
     """Make the alarm's row, once: who finds that another process has it, or had it, leaves it alone."""
-    checksum = hashlib.sha256(canonical(None)).hexdigest()
-    policy = Policy(on_failure=OnFailure.HOLD, max_attempts=1)
-    answer = store.claim([Wanted(alarm, JOB, checksum, policy)])[0]
+    answer = store.claim([as_wanted(alarm)])[0]
     if isinstance(answer, Unsure):
         raise answer.cause
     reason = _doubt(look)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import tempfile
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from idemreg.blocks import Block
 from idemreg.clock import Clock
-from idemreg.clockcheck.alarm import JOB
+from idemreg.clockcheck.alarm import as_wanted
 from idemreg.clockcheck.readings import Watch
 from idemreg.errors import StoreCorruptError, StorePathError
-from idemreg.model import NO_CHECKSUM, OnFailure, Policy, Status, Task, Verdict, Wanted
+from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, Wanted
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.salvaging import BY_SALVAGE, NO_BOOT, Salvage
 from idemreg.sqlite.trust import check_trust
-from idemreg.tagged import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,10 +127,11 @@ def _hold(source: Salvage, store: SqliteStore, origin: Origin, clock: Clock) -> 
 
 def _alarm(task_id: str, clock: Clock) -> Task:
     """As the clock check raises one; what ends it has confirmed the clock."""
-    checksum, policy = hashlib.sha256(canonical(None)).hexdigest(), Policy(on_failure=OnFailure.HOLD, max_attempts=1)
+    wanted = as_wanted(task_id)
     error = "the clock is in doubt: this copy is of a damaged file, of which what was known of the clock is lost"
     return Task(
-        *(task_id, Status.UNKNOWN, checksum, clock.wall_us(), NO_BOOT, JOB, 1, 1, None, policy, None, None, error),
+        *(task_id, Status.UNKNOWN, wanted.checksum, clock.wall_us(), NO_BOOT, wanted.name, 1, 1, None, wanted.policy),
+        *(None, None, error),
         verdict=Verdict.CANNOT_TELL,
         settled_by=BY_SALVAGE,
         evidence="it may have been in doubt in the damaged file",

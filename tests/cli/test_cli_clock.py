@@ -240,7 +240,7 @@ def test_the_environment_has_the_bands_of_all_commands(
     for words in (run, ("clock",)):
         refused = cli(*words)
         assert refused.exit_code == 2
-        assert "IDEMREG_CLOCK_SUSPEND_FROM" in refused.stderr
+        assert "IDEMREG_CLOCK_SUSPEND_FROM is a number of milliseconds, not 'soon'" in refused.stderr
 
 
 # --- forms ------------------------------------------------------------------------------------------------------
