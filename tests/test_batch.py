@@ -254,6 +254,48 @@ def test_a_batch_that_is_interrupted_keeps_nothing_that_it_waited_for(open_regis
     held[1].release()
 
 
+def test_an_interruption_behind_what_is_done_puts_the_others_back(registry: Registry) -> None:
+    """Also where some of the batch have an answer and no claim."""
+    registry.run("a", lambda: 1, name="")
+
+    def interrupted(_pause: float) -> None:
+        raise KeyboardInterrupt
+
+    with registry.claim("b"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.clock, "sleep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            registry.claim_many([("a", None), ("b", None), ("c", None)], wait=60)
+    assert states(registry) == {"a": "succeeded", "b": "succeeded", "c": "pending"}
+
+
+class Interrupting(list[Any]):
+    """Interrupts whoever looks what is in it."""
+
+    def __getitem__(self, _at: object) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_as_one_that_was_waited_for_is_claimed_puts_it_back(
+    open_registry: Callable[..., Registry], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is granted already, and its caller does not have it yet."""
+    registry, holder = open_registry(clock=(clock := ManualClock())), open_registry()
+    held = holder.claim("b", on_crash="hold")
+    claim_batch = registry.store.claim_batch
+
+    def nap(pause: float) -> None:
+        assert pause
+        held.release()
+        monkeypatch.setattr(registry.store, "claim_batch", lambda wanted: Interrupting(claim_batch(wanted)))
+
+    clock.sleep = nap  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        registry.claim_many([("a", None), ("b", None)], on_crash="hold", wait=60)
+    rows = [holder.get(task) for task in "ab"]
+    assert [row and (row.status, row.attempt) for row in rows] == [(Status.PENDING, 0)] * 2
+    assert batch_owners(path) == 0
+
+
 def hook(on_crash: str) -> dict[str, Any]:
     """One that has found out that nothing happened, where there is to be one."""
     return {"verify": lambda _task: False} if on_crash == "verify" else {}

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +36,7 @@ from idemreg.output import Output
 from idemreg.signals import Inbox
 from idemreg.starting import Start, spawn
 from tests.support.descriptors import left_open
+from tests.support.interruptions import interrupt_at
 from tests.support.interrupts import each_interrupt
 from tests.support.processes import Script
 from tests.support.waiting import until
@@ -345,6 +346,94 @@ def test_a_command_that_may_have_been_started_is_unknown(
             run_command(registry, "t", [SH, "-c", ""], inbox=deaf_inbox(), stdout=null, stderr=null, on_crash="rerun")
     assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == 0
     assert task_of(registry, "t").status is Status.UNKNOWN
+
+
+def raise_it(make: Callable[[], Exception]) -> None:
+    raise make()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_one_whose_number_is_known_already_is_seen_to_its_end(
+    error: str, registry: Registry, null: int, others: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Popen` learned it, and was interrupted before its caller did: as above."""
+    begin = subprocess.Popen._execute_child  # type: ignore[attr-defined] # where it forks
+
+    def then_raise(*args: object) -> None:
+        begin(*args)
+        raise_it(ERRORS[error])
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", then_raise)
+    with pytest.raises((ToldError, OSError)):
+        run_command(registry, "t", [SH, "-c", "exit 3"], inbox=deaf_inbox(), stdout=null, stderr=null)
+    task = task_of(registry, "t")
+    assert (task.status, task.error) == (Status.FAILED, "exit code 3")
+    assert children() <= others
+
+
+@pytest.mark.parametrize(
+    ("reaped", "expected"), [(False, (Status.PENDING, 0)), (True, (Status.UNKNOWN, 1))], ids=["by nobody", "by others"]
+)
+def test_a_start_that_is_interrupted_before_the_fork(
+    reaped: bool,  # noqa: FBT001 - a parameter of the test
+    expected: tuple[Status, int],
+    registry: Registry,
+    null: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No child is there: nothing ran. Where the program itself waits for children, one may have come and gone."""
+
+    def interrupted(*_: object) -> int:
+        raise ToldError
+
+    before = signal.signal(signal.SIGCHLD, (lambda *_: None) if reaped else signal.SIG_DFL)
+    monkeypatch.setattr(subprocess, "_fork_exec", interrupted)
+    try:
+        with pytest.raises(ToldError):
+            run_command(registry, "t", ["/bin/true"], inbox=deaf_inbox(), stdout=null, stderr=null, on_crash="rerun")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == expected
+
+
+@pytest.mark.parametrize(("on_crash", "status"), [("rerun", Status.PENDING), ("hold", Status.UNKNOWN)])
+def test_an_interrupt_behind_the_end_of_a_command_counts_as_a_crash(
+    on_crash: OnCrashWord, status: Status, registry: Registry, null: int, tmp_path: Path
+) -> None:
+    """It has run, and how it ended is not stored: its claim ends by its crash policy, and no owner is left."""
+    interrupt_at("command.ended", ToldError())
+    argv = [SH, "-c", f"echo ran >>{tmp_path}/ran"]
+    with pytest.raises(ToldError):
+        run_command(registry, "t", argv, inbox=deaf_inbox(), stdout=null, stderr=null, on_crash=on_crash)
+    assert (tmp_path / "ran").read_text() == "ran\n"
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == (status, 1)
+    assert not registry.store._opening.current.owners.commands  # type: ignore[attr-defined]
+
+
+class Interrupting(dict[Any, Any]):
+    """Interrupts whoever takes something out of it, once."""
+
+    is_armed = True
+
+    def pop(self, *words: Any) -> Any:
+        if self.is_armed:
+            self.is_armed = False
+            raise ToldError
+        return super().pop(*words)
+
+
+def test_an_interrupt_as_a_commands_owner_goes_leaves_none(registry: Registry, null: int, path: Path) -> None:
+    """Its descriptor is closed and it is still listed: it goes all the same, and the end of its command is stored."""
+    registry.run("warm", int)
+    before = sorted(left_open(path))
+    owners = registry.store._opening.current.owners  # type: ignore[attr-defined]
+    owners.commands = Interrupting()
+    with pytest.raises(ToldError):
+        run_command(registry, "t", ["/bin/true"], inbox=deaf_inbox(), stdout=null, stderr=null)
+    assert not owners.commands
+    assert owners.are_idle
+    assert sorted(left_open(path)) == before
+    assert task_of(registry, "t").status is Status.SUCCEEDED
 
 
 def test_what_is_refused_where_others_take_every_status_is_put_back(registry: Registry, null: int) -> None:
