@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -154,3 +154,57 @@ def test_what_was_left_is_done_in_order_whatever_one_raises(monkeypatch: pytest.
     ours.do(lambda: done.append(2))
     ours.stop()
     assert (done, told) == ([1, 2], [ZeroDivisionError])
+
+
+class Meeting:
+    """A lock at which several threads are before one of them has it."""
+
+    def __init__(self, threads: int) -> None:
+        self._barrier, self._lock = threading.Barrier(threads), threading.Lock()
+
+    def __enter__(self) -> None:
+        self._barrier.wait(PATIENCE_S)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_threads_that_need_it_together_have_one_thread_for_what_was_left() -> None:
+    """All of them found none: who comes second finds that of the first. One that nobody needed has nothing to stop."""
+    ours, done = Later(), threading.Event()
+    ours.stop()
+    there = set(threading.enumerate())
+    ours._starting = cast("Any", Meeting(2))
+    others = [threading.Thread(target=ours.ready) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(PATIENCE_S)
+    assert len(set(threading.enumerate()) - there) == 1
+    ours.do(done.set)
+    ours.stop()
+    assert done.is_set()
+    assert set(threading.enumerate()) == there
+
+
+def test_a_walk_hears_of_an_error_that_came_between_two_of_its_steps() -> None:
+    """What it would do about it first is not carried out, and taken for interrupted as well; then it is over."""
+    heard: list[object] = []
+
+    def steps() -> walk.Walk[None]:
+        try:
+            yield int, (), None
+        except KeyboardInterrupt as error:
+            heard.append(error)
+            try:
+                yield pytest.fail, ("it is not carried out",), None
+            except KeyboardInterrupt as again:
+                heard.append(again)
+                raise
+
+    one, error = steps(), KeyboardInterrupt()
+    next(one)
+    walk._end(one, error)
+    assert heard == [error, error]
+    assert one.gi_frame is None  # type: ignore[attr-defined]

@@ -807,6 +807,27 @@ def test_an_interrupted_hook_leaves_what_was_known(registry: Registry) -> None:
     assert (row_of(registry).verdict, row_of(registry).error) == (None, why)
 
 
+def test_a_hook_whose_answer_cannot_be_stored_leaves_what_a_person_has_said(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """He could not tell: that stays, with his name and his evidence, and the next call asks the hook again."""
+    unknown_once(registry, **verifying(None))
+    registry.resolve("t", "cannot-tell", evidence="nothing in the log", by="Ann")
+    before = row_of(registry)
+
+    def fails(*_: object) -> Any:
+        raise TimeLimitError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.store, "settle", fails)
+        with pytest.raises(TimeLimitError):
+            registry.run("t", never, name="", **verifying(Verdict.HAPPENED))
+    row = row_of(registry)
+    assert (row.status, row.verdict, row.attempt) == (Status.UNKNOWN, Verdict.CANNOT_TELL, 1)
+    assert (row.settled_by, row.evidence, row.error) == ("Ann", "nothing in the log", before.error)
+    assert registry.run("t", never, name="", **verifying(Verdict.HAPPENED)).replayed
+
+
 @pytest.mark.parametrize("point", ["claim.in-transaction", "claim.committed"])
 @pytest.mark.parametrize("left", ["unknown", "dead"])
 def test_a_claim_for_a_hook_that_nobody_gets_is_no_release(

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import resource
+import selectors
 import signal
 import subprocess
 import threading
@@ -257,6 +258,54 @@ def test_an_interrupted_wait_leaves_no_descriptor(wakeup: int, null: int) -> Non
         one.wait()
         gc.collect()  # of a selector that was not entered yet, or was left already
         assert set(os.listdir("/proc/self/fd")) == before
+
+
+class NotRegisteredError(Exception):
+    """What a handler raises as ours is about to be listened to."""
+
+
+class Deaf(selectors.DefaultSelector):
+    def register(self, *_: object) -> Any:
+        raise NotRegisteredError
+
+
+def test_a_wait_that_is_interrupted_as_it_begins_leaves_the_programs_wakeup(wakeup: int) -> None:
+    """Ours was not in its place yet: nothing is set, and nothing stays open."""
+    before = set(os.listdir("/proc/self/fd"))
+    with Deaf() as selector, pytest.raises(NotRegisteredError), woken.woken_by_signals(selector):
+        pytest.fail("it waits")
+    assert signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False) == wakeup
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wait_that_is_interrupted_as_it_ends_closes_both_ends(wakeup: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that Python had is closed already: no other file that may have its number by now is closed as well."""
+    before = set(os.listdir("/proc/self/fd"))
+    pass_on, calls = woken.Woken.pass_on, iter(range(1))
+
+    def interrupted(one: woken.Woken) -> bool:
+        if next(calls, None) is not None:
+            raise ToldError
+        return pass_on(one)
+
+    monkeypatch.setattr(woken.Woken, "pass_on", interrupted)
+    with pytest.raises(ToldError), selectors.DefaultSelector() as selector, woken.woken_by_signals(selector):
+        pass
+    assert signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False) == wakeup
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_wakeup_that_the_program_has_closed_meanwhile_is_not_set_again() -> None:
+    """That of an event loop which has ended in another thread, say: Python tells nobody of signals then."""
+    ours, pythons = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(pythons)
+    try:
+        with selectors.DefaultSelector() as selector, woken.woken_by_signals(selector):
+            os.close(ours)
+            os.close(pythons)
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 # `Popen` itself leaves pipes for the garbage collector.

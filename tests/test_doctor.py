@@ -748,6 +748,17 @@ def test_rows_of_every_status_are_sound(scene: Scene) -> None:
     assert not scene.find("integrity")
 
 
+def test_a_page_with_a_wrong_checksum_is_damage(scene: Scene) -> None:
+    """SQLite's check ends at it by an error, which is its finding; the other checks go on."""
+    Registry(scene.path, page_checksums=True).open().close()
+    scene.closed(lambda registry: [registry.add(f"task:{number}") for number in range(200)])
+    scene.overwrite(scene.path.stat().st_size - 3 * 2_048 + 8, b"\xff")
+    (found,) = scene.find("integrity")
+    assert "a page of the file has a wrong checksum" in found.text
+    assert not scene.find("sound")
+    assert scene.find("layout") or scene.find("locks")
+
+
 def test_waiting_tasks_are_counted_by_the_index(scene: Scene) -> None:
     """The lists of what waits for a person read the index of what needs attention, not all tasks."""
     scene.closed()

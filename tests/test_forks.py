@@ -400,6 +400,35 @@ def test_an_exception_of_a_signal_ends_no_waiting_of_a_fork(path: Path) -> None:
         process.expect("done")
 
 
+# Each wait of the fork for somebody is ended by an exception.
+INTERRUPTED_AT_EACH_WAIT = """
+from idemreg import Clock
+from idemreg.sqlite import forking
+from idemreg.sqlite.forking import fork, inside
+somebody, naps = object(), []
+inside[somebody] = -1
+class NapError(Exception): pass
+class Interrupted(Clock):
+    def sleep(self, seconds):
+        naps.append(seconds)
+        raise NapError
+forking.Clock = Interrupted
+sys.unraisablehook = lambda told: say(told.exc_type.__name__)
+if not os.fork():
+    os._exit(0 if not inside and not fork.thread else 1)
+say(len(naps), os.waitstatus_to_exitcode(os.wait()[1]), fork.thread, fork.threads)
+del inside[somebody]
+"""
+
+
+def test_a_fork_that_is_interrupted_without_end_does_not_wait_without_end(path: Path) -> None:
+    """It meets a bounded number of exceptions, then it forks, and tells of one; the child has nobody inside."""
+    with Script(INTERRUPTED_AT_EACH_WAIT, path) as process:
+        process.expect("NapError")
+        process.expect(f"{forking.MOST_EXCEPTIONS} 0 0 {{}}")
+        assert process.end() == 0
+
+
 # A hook that is registered before ours is called behind it, so that all that a fork waits for has been waited for.
 LATE_BEFORE_A_FORK = """
 import threading

@@ -26,6 +26,7 @@ from idemreg import (
 from idemreg.command import run_command
 from idemreg.lockfile import SIZE
 from idemreg.sqlite import guard
+from idemreg.sqlite.making import PAGE_BYTES
 from tests.support.descriptors import left_open
 from tests.support.processes import Script
 
@@ -62,6 +63,7 @@ LOSSES: dict[str, Callable[[str], None]] = {
     "database renamed": lambda name: os.rename(name, f"{name}.old"),
     "database emptied": lambda name: os.truncate(name, 0),
     "database cut": lambda name: os.truncate(name, os.stat(name).st_size // 2),
+    "database cut to a page": lambda name: os.truncate(name, PAGE_BYTES),
     "wal deleted": lambda name: os.unlink(f"{name}-wal"),
     "wal replaced": lambda name: replace(f"{name}-wal"),
     "wal emptied": lambda name: os.truncate(f"{name}-wal", 0),
@@ -340,6 +342,9 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
     "vacuum": lambda path: shell(
         path, "DELETE FROM idempotent_log WHERE task_id GLOB 'done:*'", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"
     ),
+    "vacuum to less": lambda path: shell(
+        path, "DELETE FROM idempotent_log WHERE name = 'last'", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"
+    ),
     "vacuum and growth": lambda path: shell(
         path,
         "DELETE FROM idempotent_log WHERE task_id GLOB 'done:*'",
@@ -408,6 +413,18 @@ def test_a_descriptor_closed_by_mistake_is_an_error_of_the_store(at_work: Regist
             at_work.run("t", begun)
     finally:
         watching._database = -1
+
+
+def test_nor_is_a_wal_written_whose_descriptor_was_closed(at_work: Registry, path: Path) -> None:
+    """Before the first frame: nothing of the claim is in it."""
+    watching = database(at_work).guard
+    assert watching is not None
+    size, wal = os.stat(f"{path}-wal").st_size, watching._wal
+    watching._wal = os.dup(wal)
+    os.close(watching._wal)
+    with pytest.raises(StoreCorruptError, match="descriptors were closed"):
+        at_work.run("t", begun)
+    assert os.stat(f"{path}-wal").st_size == size
 
 
 def test_a_registry_whose_descriptors_were_closed_closes_with_a_typed_error(path: Path) -> None:

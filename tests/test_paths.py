@@ -508,3 +508,32 @@ def test_files_that_may_not_be_written_for_a_moment(
         script.expect(without_wal)
         script.expect("end")
         assert script.end() == 0
+
+
+SHM_READ_ONLY = """
+from idemreg import Registry, StorePathError
+from tests.support.descriptors import left_open
+told, number, failed = set(), 0, 1
+while failed:
+    number += 1
+    registry = Registry(sys.argv[1])
+    fail("open", errno.EACCES, number=number)
+    try: registry.open()
+    except StorePathError as error: told.add(error.message)
+    except Exception: pass
+    failed = hits()
+    registry.close()
+    assert not left_open(sys.argv[1])
+say(f"{sys.argv[1]}-shm cannot be opened for writing" in told)
+with Registry(sys.argv[1]) as registry: say(registry.run("t", lambda: 7).result)
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_an_index_that_may_not_be_written_is_told(path: Path, registry: Registry) -> None:
+    """While others have the file open SQLite would take it for one of a read-only disk, and write nothing for good."""
+    registry.run("warm", lambda: 1)
+    with FaultedScript(SHM_READ_ONLY, path) as script:
+        script.expect("True")
+        script.expect("7")
+        assert script.end() == 0

@@ -100,10 +100,11 @@ def clear(path: Path, table: str) -> None:
     path.write_bytes(content)
 
 
-def alter(path: Path, statement: str) -> None:
+def alter(path: Path, statement: str, before: str = "") -> None:
     """A row is another, and its seal does not hold."""
     connection = connect(path)
     try:
+        connection.execute(before)
         connection.execute(statement)
         assert connection.total_changes()
     finally:
@@ -171,6 +172,32 @@ def test_a_damaged_row_pauses_every_schedule(files: Files, change: str) -> None:
     done = files.salvage()
     assert not done.gaps.lost_clock
     check_paused(files, done)
+
+
+def test_a_schedule_of_another_number_of_columns_pauses_every_one(files: Files) -> None:
+    """It stands in the right table and is no row of it."""
+    alter(
+        files.path, "UPDATE idempotent_schedule SET cron = cron", "ALTER TABLE idempotent_schedule ADD COLUMN more TEXT"
+    )
+    check_paused(files, files.salvage())
+
+
+def test_a_row_about_the_clock_of_another_number_of_columns_suspends_the_copy(files: Files) -> None:
+    """As one that is lost; the schedules are as they were."""
+    before = files.stored(files.path)
+    alter(files.path, "UPDATE idempotent_clock SET alarm = alarm", "ALTER TABLE idempotent_clock ADD COLUMN more TEXT")
+    done = files.salvage()
+    assert (done.gaps.lost_clock, done.gaps.suspended, done.gaps.lost_schedules) == (True, "clock@salvage", False)
+    assert files.stored(files.out) == before
+    assert files.due(files.out) == []
+
+
+def test_a_task_that_looks_like_a_slot_is_no_schedules(files: Files) -> None:
+    """There is no such day: nothing of its name is paused."""
+    with Registry(files.path, clock=files.clock) as registry:
+        registry.run("other@2026-02-30T03:00:00Z", int, name="job")
+    clear(files.path, SCHEDULES)
+    check_paused(files, files.salvage())
 
 
 def test_a_lost_page_pauses_every_schedule_that_has_a_slot(files: Files) -> None:

@@ -32,6 +32,7 @@ from idemreg.scheduled import TRIES
 from idemreg.slots import BY_SCHEDULE, Reason, instant, slot_id
 from idemreg.testing import ManualClock
 from tests.support.processes import PATIENCE_S, Script
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -1097,6 +1098,28 @@ def test_a_slot_that_cannot_be_looked_about_behind_its_claim_is_put_back(
     assert job.ran == ["1"]
 
 
+def test_one_that_is_run_by_hand_says_so_itself(
+    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look before its claim went well, the one behind it does not: its caller has the error, and the slot waits."""
+    job = Job(registry)
+    clock.advance(HOUR)
+    waiting, left = ledger(registry).waiting, iter(range(1))
+
+    def busy(name: str) -> Any:
+        if next(left, None) is None:
+            raise always_changing(name)
+        return waiting(name)
+
+    monkeypatch.setattr(registry.store, "waiting", busy)
+    with pytest.raises(StoreBusyError) as raised:
+        registry.run_slot("job@2026-11-23T04:00:00Z")
+    assert raised.value.__suppress_context__
+    assert (job.ran, job.rows()) == ([], {"1": "pending"})
+    monkeypatch.undo()
+    assert [one.outcome.attempt for one in job.due()] == [1]
+
+
 def test_a_slot_that_runs_by_hand_at_the_first_look_is_seen_by_others(
     registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
 ) -> None:
@@ -1140,6 +1163,82 @@ def test_an_interrupt_before_the_job_of_a_slot_puts_it_back(
 
 
 # --- coroutines -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["due", "by hand"])
+def test_a_slot_of_a_coroutine_that_cannot_be_looked_about_is_put_back(
+    how: str, registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a plain function: the file says why, and no attempt is used up."""
+    asynchronous, ran = AsyncRegistry.of(registry), list[datetime]()
+
+    @asynchronous.scheduled("job", cron=HOURLY)
+    async def job(slot: datetime) -> None:
+        ran.append(slot)
+
+    waiting, left = ledger(registry).waiting, iter(range(2 if how == "due" else 1))
+
+    def busy(name: str) -> Any:
+        if next(left, None) is None:
+            raise always_changing(name)
+        return waiting(name)
+
+    async def main() -> None:
+        await asynchronous.run_due()
+        clock.advance(HOUR)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry.store, "waiting", busy)
+            if how == "due":
+                (run,) = await asynchronous.run_due()
+                assert isinstance(run.error, StoreBusyError)
+            else:
+                with pytest.raises(StoreBusyError):
+                    await asynchronous.run_slot("job@2026-11-23T04:00:00Z")
+        assert (ran, [one.status for one in registry.tasks()]) == ([], [Status.PENDING])
+        assert [one.outcome.attempt for one in await asynchronous.run_due() if one.outcome] == [1]
+
+    asyncio.run(main())
+    assert ran == [BEGAN + H]
+
+
+def test_a_slot_of_a_coroutine_that_is_closed_before_its_job_counts_as_begun(
+    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be awaited any more behind its claim: it is dropped as by a job, which may run again under rerun."""
+    asynchronous, ran = AsyncRegistry.of(registry), list[datetime]()
+
+    @asynchronous.scheduled("job", cron=HOURLY, on_crash="rerun")
+    async def job(slot: datetime) -> None:
+        ran.append(slot)
+
+    waiting, left = ledger(registry).waiting, iter(range(1))
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def slow(name: str) -> Any:
+        if next(left, None) is None:
+            asked.set()
+            assert goes_on.wait(PATIENCE_S)
+        return waiting(name)
+
+    async def main() -> None:
+        await asynchronous.run_due()
+        clock.advance(HOUR)
+        with monkeypatch.context() as patch:
+            patch.setattr(registry.store, "waiting", slow)
+            coroutine = asynchronous.run_slot("job@2026-11-23T04:00:00Z")
+            while not asked.is_set():
+                step: Any = coroutine.send(None)
+                is_done = asked.is_set if step is None else step.done
+                await asyncio.to_thread(until, lambda done=is_done: asked.is_set() or done())  # type: ignore[misc]
+            with pytest.warns(ResourceWarning, match="dropped"):
+                coroutine.close()
+            goes_on.set()
+        await asyncio.to_thread(until, lambda: {task.status for task in registry.tasks()} == {Status.PENDING})
+        assert ran == []
+        assert (await asynchronous.run_slot("job@2026-11-23T04:00:00Z")).attempt == 2
+
+    asyncio.run(main())
+    assert ran == [BEGAN + H]
 
 
 @pytest.mark.parametrize("how", ["due", "by hand"])

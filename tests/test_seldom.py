@@ -442,6 +442,35 @@ def test_a_check_that_memory_cuts_off_tells_of_no_damage(path: Path, check: str)
         assert script.end() == 0
 
 
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("check", ["integrity_check", "quick_check"])
+def test_a_check_whose_pages_the_disk_does_not_give_tells_of_no_damage(path: Path, check: str) -> None:
+    """Whichever read is the first to fail: SQLite has words for it as for damage, and the disk is what is told."""
+    source = """
+        import apsw
+        from idemreg import Registry, StoreError
+        from idemreg.sqlite import pages
+        from tests.torture.injected.shim import LASTING
+        with Registry(sys.argv[1], durability="normal") as registry:
+            for number in range(20): registry.run(f"t:{number}", lambda: "x" * 3_000)
+        number, found, told = 0, [], set()
+        while True:
+            number += 1
+            connection = apsw.Connection(sys.argv[1])
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # who asks has read from it
+            fail("read", errno.EIO, number=number, lasting=LASTING)
+            try: found += pages.damage(connection, sys.argv[2], 1)
+            except StoreError as error: told.add((error.code, error.message.partition(":")[0]))
+            failed = hits()
+            connection.close()
+            if not failed: break
+        say(number > 20, found, told)
+    """
+    with FaultedScript(source, path, check) as script:
+        script.expect("True [] {('store', 'the disk reported an error')}")
+        assert script.end() == 0
+
+
 # --- schedules ---------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ from idemreg.store import Lost, Recorded, Unsure
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
 from tests.support.faulted import FaultedScript
+from tests.support.interruptions import interrupt_at
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.waiting import until
 
@@ -1120,3 +1121,30 @@ def test_a_closed_file_is_not_used(full: Registry) -> None:
     full.close()
     with pytest.raises(StoreError, match="after it was closed"):
         late.read(lambda connection: connection.execute("SELECT 1").fetchall())
+
+
+def test_a_leader_who_is_interrupted_before_the_sync_leaves_it_to_the_others(full: Registry) -> None:
+    """What he took along is committed: each of them syncs it before its caller is told."""
+    full.run("first", lambda: 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database(full).long_write(durable=False):
+            held.set()
+            done.wait(PATIENCE_S)
+
+    gate = database(full).gate
+    with ThreadPoolExecutor(3) as pool:
+        holder = pool.submit(hold)
+        assert held.wait(PATIENCE_S)
+        calls = []
+        for number in range(2):
+            calls.append(pool.submit(full.add, f"t:{number}"))
+            until(lambda number=number: len(gate.waiting) == number + 1)  # type: ignore[misc]
+        interrupt_at("sync.begun", KeyboardInterrupt())
+        done.set()
+        holder.result(PATIENCE_S)
+        errors = [call.exception(PATIENCE_S) for call in calls]
+    assert [type(error) for error in errors] == [KeyboardInterrupt, type(None)]
+    assert is_covered(full)
+    assert {task.task_id: task.status.word for task in full.tasks(prefix="t:")} == {"t:0": "pending", "t:1": "pending"}

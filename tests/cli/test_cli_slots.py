@@ -13,6 +13,7 @@ import pytest
 
 from idemreg import Clock, Registry, StoreBusyError, StoreError, StoreFullError
 from idemreg.audit import STATES
+from idemreg.cli import every
 from idemreg.cli.audit import AUDIT_FIELDS, MARKS
 from idemreg.cli.schedule import SCHEDULE_FIELDS
 from idemreg.clockcheck.readings import Hardware
@@ -170,6 +171,30 @@ def test_a_command_that_overlaps_waits_or_is_skipped(cli: Cli, tmp_path: Path, t
             assert rows(cli) == {"04:00": "running", "05:00": "pending"}
     assert cron().exit_code == 0
     assert cron.slots() == ["2026-11-23T05:00:00Z"]
+
+
+def test_a_command_that_finds_another_at_work_behind_its_claim_is_put_back(
+    cli: Cli, tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another slot was begun since the look: nothing runs beside it, nor is that an error; the next call runs it."""
+    cron = Cron(cli, tmp_path, "--coalesce", "all")
+    cron()
+    time.pass_hours(2)
+    run = every._run
+    with Registry(cli.path) as registry:
+        others: list[Any] = []
+
+        def late(*words: Any, **options: Any) -> Any:
+            others.append(registry.claim("job@2026-11-23T05:00:00Z", name="job", payload=None))
+            return run(*words, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(every, "_run", late)
+            assert (cron().exit_code, cron.slots()) == (0, [])
+        assert rows(cli) == {"04:00": "pending", "05:00": "running"}
+        others[0].release()
+    assert cron().exit_code == 0
+    assert cron.slots() == ["2026-11-23T04:00:00Z", "2026-11-23T05:00:00Z"]
 
 
 def test_a_slot_by_hand(cli: Cli, tmp_path: Path, time: Time) -> None:
