@@ -15,6 +15,7 @@ from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.sqlite.holding import CLOCK, CLOCK_COLUMNS, SCHEDULE_COLUMNS, SCHEDULES
 from idemreg.sqlite.making import PAGE_BYTES
+from idemreg.sqlite.seals import values_seal
 from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.testing import ManualClock
 from tests.cli.driver import Cli
@@ -100,15 +101,26 @@ def clear(path: Path, table: str) -> None:
     path.write_bytes(content)
 
 
-def alter(path: Path, statement: str, before: str = "") -> None:
+def alter(path: Path, statement: str) -> None:
     """A row is another, and its seal does not hold."""
     connection = connect(path)
     try:
-        connection.execute(before)
         connection.execute(statement)
         assert connection.total_changes()
     finally:
         connection.close()
+
+
+def widen(path: Path, table: str, key: int) -> None:
+    """Its rows have a column more, as of a later version, and seals that hold. ``key``: columns that a seal skips."""
+    connection = connect(path)
+    connection.execute(f"ALTER TABLE {table} ADD COLUMN more INTEGER")
+    rows: list[Any] = connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - a constant
+    update = f"UPDATE {table} SET more = ? WHERE seal = ?"  # noqa: S608 - as above
+    for *values, _ in rows:
+        connection.execute(update, (values_seal(values[key:]), values[-1]))
+    assert connection.total_changes() == len(rows) > 0
+    connection.close()
 
 
 def test_schedules_of_a_sound_file_go_on_where_they_were(files: Files) -> None:
@@ -176,16 +188,14 @@ def test_a_damaged_row_pauses_every_schedule(files: Files, change: str) -> None:
 
 def test_a_schedule_of_another_number_of_columns_pauses_every_one(files: Files) -> None:
     """It stands in the right table and is no row of it."""
-    alter(
-        files.path, "UPDATE idempotent_schedule SET cron = cron", "ALTER TABLE idempotent_schedule ADD COLUMN more TEXT"
-    )
+    widen(files.path, SCHEDULES, 0)
     check_paused(files, files.salvage())
 
 
 def test_a_row_about_the_clock_of_another_number_of_columns_suspends_the_copy(files: Files) -> None:
     """As one that is lost; the schedules are as they were."""
     before = files.stored(files.path)
-    alter(files.path, "UPDATE idempotent_clock SET alarm = alarm", "ALTER TABLE idempotent_clock ADD COLUMN more TEXT")
+    widen(files.path, CLOCK, 1)
     done = files.salvage()
     assert (done.gaps.lost_clock, done.gaps.suspended, done.gaps.lost_schedules) == (True, "clock@salvage", False)
     assert files.stored(files.out) == before
