@@ -11,7 +11,7 @@ from idemreg.claim import BaseClaim, Terms, go_in, leave
 from idemreg.codec import load_result
 from idemreg.ends import crash_end, interrupted, not_recorded, put_back, record, success_end, told
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
-from idemreg.model import Outcome, Status
+from idemreg.model import Outcome, Status, of_fields
 from idemreg.store import Absent, Granted, Recorded, Stored, Unsure
 from idemreg.walk import NotStartedError, Walk, drive
 
@@ -79,7 +79,8 @@ def _replay_stored(terms: Terms, wanted: Wanted, found: Stored) -> Outcome[Any]:
         raise
     if terms.teller is not None:
         terms.teller.replayed(wanted.task_id, wanted.name, found.token, found.attempt)
-    return Outcome(wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)  # noqa: FBT003 - as below
+    fields = (wanted.task_id, Status.SUCCEEDED, result, True, found.attempt, found.token)
+    return of_fields(Outcome, fields)
 
 
 def attempt(  # noqa: C901 - the walk itself: each call that parts it costs every new task
@@ -158,7 +159,7 @@ def _go_out(claim: Any, before: Any) -> None:  # noqa: ANN401 - as above
 def outcome_of(claim: BaseClaim, result: R) -> Outcome[R]:
     """The outcome of a claim that has succeeded."""
     grant = claim.grant
-    return Outcome(grant.task_id, Status.SUCCEEDED, result, False, grant.attempt, grant.token)  # noqa: FBT003 - as above
+    return of_fields(Outcome, (grant.task_id, Status.SUCCEEDED, result, False, grant.attempt, grant.token))
 
 
 def ended_in_job(claim: BaseClaim, result: R) -> Outcome[R]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from idemreg.codec import store_result
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
-from idemreg.model import OnCrash, Status
+from idemreg.model import OnCrash, Status, of_fields
 from idemreg.store import End, Granted, Lost, Recorded, Unsure
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def success_end(claim: Granted, options: Options, result: object) -> tuple[End, 
     except ResultError as error:
         error.task_id = claim.task_id
         lost, problem = lost_result(error, options), error
-    end = End(claim.task_id, claim.token, claim.owner, Status.SUCCEEDED, claim.attempt, text, lost, options.durable)
+    task_id, token, attempt, owner, durable = claim.task_id, claim.token, claim.attempt, claim.owner, options.durable
+    end = of_fields(End, (task_id, token, owner, Status.SUCCEEDED, attempt, text, lost, durable, None, False))
     return end, problem
 
 

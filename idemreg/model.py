@@ -36,11 +36,16 @@ __all__ = [
     "decide",
     "is_durable",
     "may_forget",
+    "of_fields",
     "settled_status",
     "unpack_policy",
 ]
 
 R = TypeVar("R")
+
+# On the hot path: a named tuple of all its fields, in their order. What NamedTuple itself generates is Python code that
+# C calls, at twice the cost.
+of_fields: Final = tuple.__new__
 
 # The stored policy keeps max_attempts in the bits above the fifth; a million tries of one task is a bound, not a plan.
 MAX_ATTEMPTS_LIMIT = 1_000_000

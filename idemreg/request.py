@@ -8,7 +8,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import ChecksumMismatchError
-from idemreg.model import NO_CHECKSUM, Task, Wanted
+from idemreg.model import NO_CHECKSUM, Task, Wanted, of_fields
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
     key = options.secrecy.key
     if type(name) is not str or len(name) > MAX_NAME_CHARACTERS or not name.isascii():
         _check_name(name)
-    return Wanted(
+    fields = (
         check_task_id(task_id),
         name,
         # As `checksum`, whose call would be a hundredth of a duplicate.
@@ -42,7 +42,11 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
         options.keep_ms,
         options.verify is not None,
         options.durable,
+        None,  # a claim of this process, and one that `Store.begin` may grant
+        None,
+        None,
     )
+    return of_fields(Wanted, fields)
 
 
 def _check_name(name: object) -> None:

@@ -8,8 +8,11 @@ import apsw
 import pytest
 
 from idemreg import ChecksumMismatchError, Clock, StoreBusyError, oslock
+from idemreg.ends import success_end
+from idemreg.request import wanted
 from idemreg.sqlite import hot
 from idemreg.sqlite.connection import NORMAL
+from idemreg.store import Granted, Recorded, Stored
 from idemreg.turn import Turn, Turns
 from tests.support.processes import PATIENCE_S
 
@@ -64,6 +67,22 @@ def test_a_guess_that_was_wrong_is_answered_by_a_look(many_new: Registry, looks:
         many_new.run("new:1", lambda: pytest.fail("it ran twice"), name="job", payload={"other": 1})
     many_new.run("t", lambda: 1)
     assert looks == ["new:1", "new:1", "t"]
+
+
+def test_what_the_hot_path_makes_has_all_its_fields(many_new: Registry) -> None:
+    """Their number is counted by nobody, where `of_fields` takes the place of the class."""
+    store, options = many_new.store, many_new.checked({})
+    request = wanted("t", "job", b"", options)
+    grant: Any = store.begin(request)
+    assert type(grant) is Granted
+    end, _ = success_end(grant, options, 7)
+    assert type(store.finish_one(end)) is Recorded
+    stored: Any = store.begin(request)
+    assert type(stored) is Stored
+    ran, replayed = (many_new.run("other", lambda: 7) for _ in range(2))
+    for made in (request, grant, end, stored, ran, replayed):
+        assert made == type(made)(*made)
+        assert len(made) == len(made._fields)
 
 
 @pytest.mark.parametrize("who", ["another process", "another program"])

@@ -19,7 +19,7 @@ import apsw
 
 from idemreg import faults
 from idemreg.errors import StoreBusyError
-from idemreg.model import OnCrash
+from idemreg.model import OnCrash, of_fields
 from idemreg.sqlite import tasks
 from idemreg.sqlite.writing import Ticket, Write
 from idemreg.store import Absent, Granted
@@ -202,7 +202,8 @@ class Claim(Ticket):
         note = wanted.task_id, token
         if owner is None or note in live:  # of another thread, whose note must stay
             return
-        grant = self.grant = Granted(wanted.task_id, token, 1, owner, None, wanted.policy)
+        fields = (wanted.task_id, token, 1, owner, None, wanted.policy, False, None, None)
+        grant = self.grant = of_fields(Granted, fields)
         live[note] = grant  # before anybody can see the row
         faults.point("claim.in-transaction")
         if not tasks.insert(connection, wanted, self._schema_version, opened.floor, owner, opened.stamp()):

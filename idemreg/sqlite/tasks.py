@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import StoreCorruptError
-from idemreg.model import FINAL, NO_CHECKSUM, Policy, Status, Task, Verdict, unpack_policy
+from idemreg.model import FINAL, NO_CHECKSUM, Policy, Status, Task, Verdict, of_fields, unpack_policy
 from idemreg.sqlite import arguments, leases, records
 from idemreg.sqlite.records import newer_schema, raise_floor
 from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, running_seal, state_seal, success_seal, task_holds
@@ -108,7 +108,7 @@ def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Store
         return None
     try:
         if success_seal(task_id, token, attempt, updated_at, boot_stamp, result) == seal:
-            return Stored(token, attempt, result)
+            return of_fields(Stored, (token, attempt, result))
     except TypeError:
         pass  # damage may make any type of a value
     return None  # a whole read tells what is wrong
