@@ -101,6 +101,7 @@ class BaseClaim:
     __slots__ = (
         "__weakref__",
         "_before",
+        "_holder",
         "_is_open",
         "_is_transacting",  # set while it is so, by the few that ever are
         "_pid",
@@ -119,6 +120,7 @@ class BaseClaim:
         self.name = name
         self._pid = os.getpid()
         self._before: Before | None = None
+        self._holder: ref[Any] | None = None  # of a `Claim`; here, since each __init__ more costs every new task
         self._store_error: StoreError | None = None
         self.is_entered = grant.note is None
         self._is_open = True  # last: until it is whole there is nothing to be dropped

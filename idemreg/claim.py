@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from idemreg.steps import StepBlock
-    from idemreg.store import Granted, Transaction
+    from idemreg.store import Transaction
 
 __all__ = ["BaseClaim", "Claim", "Terms", "current", "current_claim", "go_in", "leave"]
 
@@ -33,11 +33,7 @@ class Claim(BaseClaim):
     A claim left by the thread that took it, without an end, counts as dropped.
     """
 
-    __slots__ = ("_holder",)
-
-    def __init__(self, terms: Terms, grant: Granted, name: str) -> None:
-        super().__init__(terms, grant, name)
-        self._holder: weakref.ref[_ThreadClaims] | None = None
+    __slots__ = ()
 
     def enter(self) -> None:
         """Of `claim_many`: note that its job begins now. Until then the task is put back if this process dies."""

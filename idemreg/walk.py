@@ -55,7 +55,8 @@ def drive(walk: Walk[R]) -> R:
                     raise
                 step = walk.throw(error)
     except StopIteration as stop:
-        return cast("R", stop.value)
+        result: R = stop.value
+        return result
     except NotStartedError as stop:
         raise cast("BaseException", stop.__cause__) from None
     except BaseException as error:
