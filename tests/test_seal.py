@@ -72,7 +72,7 @@ def tamper(path: Path, statement: str, *, seal: bool = False) -> None:
 
 def test_the_short_ways_to_a_seal_are_the_same_seal() -> None:
     """A new row's and a plain success's are what the general function says, so that whoever verifies need not know."""
-    assert running_seal("t", 3, 7, 1, 99, (5, 6)) == state_seal("t", 3, 7, 1, 99, None, 5, 6, None, None)
+    assert running_seal("t", 3, 7, 1, 99, 5, 6) == state_seal("t", 3, 7, 1, 99, None, 5, 6, None, None)
     assert success_seal("t", 7, 1, 5, 6, "[1]") == state_seal("t", 1, 7, 1, None, None, 5, 6, "[1]", None)
     assert claim_seal("t", "n", "c", 1, None) == claim_seal("t", "n", "c", 1, None, None, None, None)
 

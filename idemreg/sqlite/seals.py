@@ -78,9 +78,11 @@ def state_seal(
     return crc32(said.encode()) - _MIDDLE
 
 
-def running_seal(task_id: str, status: int, token: int, attempt: int, owner: int | None, stamp: tuple[int, int]) -> int:
+def running_seal(
+    task_id: str, status: int, token: int, attempt: int, owner: int | None, updated_at: int, boot_stamp: int
+) -> int:
     """As `state_seal`, of a row that is new: the hot path."""
-    said = f"{status} {token} {attempt} {owner} None {stamp[0]} {stamp[1]} {len(task_id)}:{task_id}--"
+    said = f"{status} {token} {attempt} {owner} None {updated_at} {boot_stamp} {len(task_id)}:{task_id}--"
     return crc32(said.encode()) - _MIDDLE
 
 

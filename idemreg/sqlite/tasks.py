@@ -166,15 +166,17 @@ def insert(
     statement checks both itself, so that it may be a transaction of its own. ``note``: which note of its owner tells
     whether the job was entered; None: the claim itself does.
     """
-    task_id, name, checksum, policy, keep_ms, *_ = wanted
+    task_id, name, checksum, policy, keep_ms = wanted[:5]
+    updated_at, boot_stamp = stamp
     packed = policy.pack()
     status, token, attempt = (0, 0, 0) if owner is None else (3, floor + 1, 1)
-    fields = (task_id, checksum, *stamp, name, packed, keep_ms, note, status, token, attempt, owner)
-    seals = (
-        claim_seal(task_id, name, checksum, packed, keep_ms, note),
-        running_seal(task_id, status, token, attempt, owner, stamp),
-    )
-    connection.hot.execute(_INSERT, (*fields, *seals, schema_version, floor))
+    of_claim = claim_seal(task_id, name, checksum, packed, keep_ms, note)
+    of_state = running_seal(task_id, status, token, attempt, owner, updated_at, boot_stamp)
+    bindings = (
+        task_id, checksum, updated_at, boot_stamp, name, packed, keep_ms, note, status, token, attempt, owner,
+        of_claim, of_state, schema_version, floor,
+    )  # fmt: skip
+    connection.hot.execute(_INSERT, bindings)
     return connection.changes() == 1
 
 
@@ -266,12 +268,13 @@ _SUCCEED: Final = (
 
 def succeed(connection: Connection, schema_version: int, end: End, stamp: Stamp) -> bool:
     """running -> succeeded. False as in `finish`, and where the row has something large from before."""
-    task_id, token, owner, _, attempt, result, error, *_ = end
+    task_id, token, owner, _, attempt, result, error = end[:7]
+    updated_at, boot_stamp = stamp
     if result is not None and error is None:
-        seal = success_seal(task_id, token, attempt, *stamp, result)
+        seal = success_seal(task_id, token, attempt, updated_at, boot_stamp, result)
     else:
-        seal = state_seal(task_id, 1, token, attempt, None, None, *stamp, result, error)
-    bindings = (*stamp, attempt, result, error, seal, task_id, token, owner, schema_version)
+        seal = state_seal(task_id, 1, token, attempt, None, None, updated_at, boot_stamp, result, error)
+    bindings = (updated_at, boot_stamp, attempt, result, error, seal, task_id, token, owner, schema_version)
     connection.hot.execute(_SUCCEED, bindings)
     return connection.changes() == 1
 
