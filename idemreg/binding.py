@@ -69,6 +69,8 @@ class Binder:
             if name not in self._special:
                 counted[name] = value
                 is_scalar = is_scalar and type(value) in PLAIN_SCALARS
+            elif name in self._defaults and value is self._defaults[name][0]:  # as `_counted`, and most of its answers
+                continue
             elif (left := self._counted(name, value)) is not _LEFT_OUT:
                 counted[name] = left
                 is_scalar = False
