@@ -68,6 +68,21 @@ def test_a_forked_child_does_not_own_its_parents_claim(parents: Registry) -> Non
     assert run(parents).result == "parent"
 
 
+def test_what_a_forked_child_claims_is_its_own(parents: Registry) -> None:
+    """Also where its parent has claimed before: it may go on, and what it drops is settled at once."""
+
+    def claim_in_child() -> str:
+        with parents.claim("checked", name="job") as claim:
+            claim.check()
+        dropped = parents.claim("dropped", name="job", on_crash="rerun").__enter__()
+        with pytest.warns(ResourceWarning, match="was dropped"):
+            del dropped
+        return f"{parents.get('checked').status.word}, {parents.get('dropped').status.word}"  # type: ignore[union-attr]
+
+    assert parents.run("of the parent", lambda: 1).result == 1
+    assert in_child(claim_in_child) == "succeeded, pending"
+
+
 def test_the_index_of_a_parent_shows_a_child_nothing(registry: Registry) -> None:
     """What the parent mapped is gone in the child: a look at it, as a signal's handler may leave one, gives zeros."""
     registry.run("t", lambda: 1)
