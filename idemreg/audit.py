@@ -25,8 +25,8 @@ from idemreg.errors import ScheduleError, require
 from idemreg.ledger import State
 from idemreg.listing import PAGE_TASKS
 from idemreg.model import Liveness, Status
+from idemreg.query import Query
 from idemreg.slots import instant, slot_id, slot_of
-from idemreg.store import Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from idemreg.progress import Progress, Step
-    from idemreg.store import Query, Store
+    from idemreg.query import Query
+    from idemreg.store import Store
 
 __all__ = ["LINE_CHARACTERS", "Imported", "export_lines", "import_lines"]
 

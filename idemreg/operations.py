@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final, Self
 from idemreg.clock import Clock, seconds
 from idemreg.errors import require
 from idemreg.listing import every, query_of
+from idemreg.lockfile import importing
 from idemreg.model import Task, Verdict, is_durable
-from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.opening import Opening
+from idemreg.sqlite.reading import Reader
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import Serials
+    from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Backup, Store
 
@@ -61,17 +64,18 @@ class Operations:
         self.durability: Final = durability
         self.clock: Final = clock or Clock()
         self.unsafe_path: Final = unsafe_path
-        busy_s = seconds(busy_timeout, what="busy_timeout")
-        self._store = SqliteStore(
+        self._opening = Opening(
             path,
             create=create,
-            busy_s=busy_s,
+            busy_s=seconds(busy_timeout, what="busy_timeout"),
             clock=self.clock,
             reads_durable=durability == "full",
             unsafe_path=unsafe_path,
             key_note=key_note,
             page_checksums=page_checksums,
         )
+        self._reader = Reader(self._opening)
+        self._whole: SqliteStore | None = None  # asked for by `_store`
         self._teller: Teller | None = None
         self.clock_bands: ClockBands | None = None  # of `check_clock`, to be set; None: the usual ones
         self.clock_found: ClockCheck | None = None  # by the last `check_clock` of this registry
@@ -82,6 +86,20 @@ class Operations:
         return self._store
 
     @property
+    def _store(self) -> SqliteStore:
+        """The whole store, which only looks do without."""
+        return self._whole or self._make_whole()
+
+    def _make_whole(self) -> SqliteStore:
+        with importing():
+            from idemreg.sqlite.backend import SqliteStore  # noqa: PLC0415 - half of what there is to import
+
+        # Threads that come at once all take the first one's; and it is taken by others once it hears of the commits.
+        made: SqliteStore = vars(self).setdefault("_made", SqliteStore(self._opening))
+        self._whole = made.serve()
+        return made
+
+    @property
     def teller(self) -> Teller | None:
         """What tells `on_event`, for what is built on a registry; None where nobody listens."""
         return self._teller
@@ -90,12 +108,12 @@ class Operations:
 
     def open(self) -> Self:
         """Open the file now, and create it where that is allowed; otherwise the first use does."""
-        self._store.open()
+        self._opening.opened()
         return self
 
     def close(self) -> None:
         """Close the file. A claim that has not ended keeps its lock, and can end still; a later use opens anew."""
-        self._store.close()
+        self._opening.close()
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +130,7 @@ class Operations:
 
     def get(self, task_id: str) -> Task | None:
         """The task's row, or None. What it says is durable."""
-        return self._store.get([check_task_id(task_id)])[0]
+        return self._reader.get([check_task_id(task_id)])[0]
 
     def tasks(
         self,
@@ -132,20 +150,20 @@ class Operations:
         query = query_of(
             status=status, prefix=prefix, name=name, older_than=older_than, newer_than=newer_than, dead=dead
         )
-        return every(self._store, query)
+        return every(self._reader, query)
 
     def count(self) -> dict[Status, int]:
         """How many tasks are in each status that occurs."""
-        return self._store.count()
+        return self._reader.count()
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
         require(task, Task, "a task is what `get` and `tasks` give")
-        return self._store.owner(task)
+        return self._reader.owner(task)
 
     def steps(self, task_id: str) -> list[Step]:
         """The pieces of the task's job that are done, in the order in which they were saved; see `Claim.run_step`."""
-        return self._store.steps(check_task_id(task_id))
+        return self._reader.steps(check_task_id(task_id))
 
     # --- operate ------------------------------------------------------------------------------------------------
 
@@ -208,7 +226,7 @@ class Operations:
         """Examine the file and all around it, and change nothing; see `idemreg.doctor.examine`."""
         from idemreg.doctor import examine  # noqa: PLC0415 - a program that is well never needs it
 
-        return examine(self._store.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
+        return examine(self._opening.path, full=full, clock=self.clock, unsafe_path=self.unsafe_path)
 
     def serials(self, prefix: str) -> Serials:
         """Ids such as ``COUP-1K193SE6DHX00VFD4BY5R5V``: unique everywhere, and sorted as text in the order of giving.
@@ -219,7 +237,7 @@ class Operations:
         """
         from idemreg.serials import serials  # noqa: PLC0415 - few programs need it
 
-        return serials(self._store, self._store.path, prefix, self.clock, durable=self.durability == "full")
+        return serials(self._store, self._opening.path, prefix, self.clock, durable=self.durability == "full")
 
     # --- slots --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from idemreg.clock import Clock
-    from idemreg.store import Group, Instant, Query, Store
+    from idemreg.query import Instant, Query
+    from idemreg.store import Group, Store
 
 __all__ = ["Purge", "purge"]
 

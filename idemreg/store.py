@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from idemreg.model import NO_CHECKSUM, Status
+from idemreg.query import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from idemreg.model import Deadlines, Origin, Policy, Task, Verdict, Version, Wanted
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Steps
+    from idemreg.query import Instant, Query
 
 __all__ = [
     "Absent",
@@ -27,12 +29,9 @@ __all__ = [
     "End",
     "Granted",
     "Group",
-    "Instant",
     "Lost",
     "Mismatch",
-    "Page",
     "Present",
-    "Query",
     "Recorded",
     "Refused",
     "Removed",
@@ -187,48 +186,6 @@ class Settlement(NamedTuple):
     verifying: int | None = None
 
 
-# --- reading ----------------------------------------------------------------------------------------------------
-
-
-class Query(NamedTuple):
-    """Which tasks; all by default. What is given must all hold.
-
-    ``status``: one, or several. ``prefix``: the beginning of the task_id. ``name``: of the job. ``older_ms``: not
-    changed for at least so long; ``newer_ms``: changed within so long (see `Instant`). ``dead``: dead letters only.
-    """
-
-    status: Status | frozenset[Status] | None = None
-    prefix: str = ""
-    name: str | None = None
-    older_ms: int | None = None
-    newer_ms: int | None = None
-    dead: bool = False
-
-    @property
-    def statuses(self) -> frozenset[Status] | None:
-        """The statuses as a set; None: all."""
-        return frozenset({self.status}) if isinstance(self.status, Status) else self.status
-
-
-class Instant(NamedTuple):
-    """The instant from which ages are counted.
-
-    A row whose stamp is ``boot_start`` or above was written in this boot, and its age is counted by time since boot,
-    whatever the wall clock did; only of earlier rows the date decides.
-    """
-
-    wall_us: int
-    boot_ms: int
-    boot_start: int
-
-
-class Page(NamedTuple):
-    """Some tasks in the order of their task_id. ``after`` goes on from there (None: no more), also where none came."""
-
-    tasks: list[Task]
-    after: str | None
-
-
 # --- upkeep -----------------------------------------------------------------------------------------------------
 
 
@@ -304,7 +261,7 @@ class CommandOwner(Protocol):
         """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
 
 
-class Store(Protocol):
+class Store(Look, Protocol):
     """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
@@ -349,20 +306,8 @@ class Store(Protocol):
     def add(self, wanted: Wanted) -> Task:
         """Make sure that the row exists, `pending` where it is new."""
 
-    def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
-        """The rows, in order. What it returns is ``durable``, or (None) as the place's reads are."""
-
-    def page(self, query: Query, after: str | None, limit: int) -> Page:
-        """At most ``limit`` tasks behind the task_id ``after``."""
-
-    def count(self) -> dict[Status, int]:
-        """How many tasks are in each status that occurs."""
-
     def forget(self, task_id: str, *, force: bool, seen: Version | None = None) -> Task | Lost:
         """Remove the row, raising the token floor past its token. `Lost` by its status, or where it is not ``seen``."""
-
-    def instant(self) -> Instant:
-        """Now, as ages are counted."""
 
     def survey(self, query: Query, at: Instant, after: str | None) -> Survey:
         """Count what `remove` would take in a bounded piece of the tasks behind ``after``. Takes no lock."""
@@ -374,12 +319,6 @@ class Store(Protocol):
         token floor past every token that it removes.
         """
 
-    def floor(self) -> int:
-        """The token floor: every token given from now on is above it."""
-
-    def origin(self) -> Origin:
-        """The random id of the place, part of every downstream key, and of its checksums' key."""
-
     def put(self, tasks: Sequence[Task], floor: int, origin: Origin, steps: Steps = None) -> list[Present | None]:
         """Insert the rows and their steps, in one transaction; `Present` for each that has a row already, in order.
 
@@ -387,14 +326,5 @@ class Store(Protocol):
         ``origin``, so that their downstream keys stay; `ChecksumKeyError` where it has rows, of another checksum key.
         """
 
-    def owner(self, task: Task) -> OwnerInfo | None:
-        """Who runs the task, and whether it lives; None where nobody does."""
-
     def transaction(self, claim: Granted, *, durable: bool) -> AbstractContextManager[Transaction]:
         """Open a transaction for the effects of the job; rolled back unless `Transaction.finish` committed it."""
-
-    def downstream_key(self, task_id: str) -> str:
-        """A key for receivers: the same over all attempts of the task, different in every other registry."""
-
-    def close(self) -> None:
-        """Close what is open. Claims that are not finished keep their owner's lock until they are."""

@@ -41,8 +41,9 @@ from idemreg.errors import (
 )
 from idemreg.listing import PAGE_TASKS
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, Version, decide
+from idemreg.query import Query
 from idemreg.recovery import BURIED_AT_ONCE, as_stored
-from idemreg.store import Done, Granted, Lost, Query, Refused
+from idemreg.store import Done, Granted, Lost, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

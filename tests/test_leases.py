@@ -35,6 +35,7 @@ from idemreg.model import Limits, OnCrash, Policy, Wanted
 from idemreg.sqlite import owners
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.leases import EPOCH_BITS, LeaseRow
+from idemreg.sqlite.opening import Opening
 from idemreg.store import End, Granted, Lost, Recorded
 from idemreg.testing import ManualClock, beat
 from tests.support.processes import PATIENCE_S, Script
@@ -736,7 +737,7 @@ def test_no_two_leases_of_a_task_are_ever_good(tmp_path_factory: pytest.TempPath
     """Whatever three owners do, and however late: one holder at most, growing tokens, the late ones refused."""
     clock = ManualClock(boot_ms=0)
     place = tmp_path_factory.mktemp("leases") / "jobs.db"
-    stores = [SqliteStore(place, create=True, busy_s=5, clock=clock) for _ in range(3)]
+    stores = [SqliteStore(Opening(place, create=True, busy_s=5, clock=clock)).serve() for _ in range(3)]
     wish = Wanted("t", "job", SUM, Policy(OnCrash.RERUN, max_attempts=1_000), limits=Limits(60_000))
     held: dict[int, tuple[Granted, int]] = {}  # by owner: its claim, and until when it may believe in it
     newest: Granted | None = None  # the claim that the row is of; None: nobody's

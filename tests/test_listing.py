@@ -14,9 +14,9 @@ from idemreg import Registry, Status
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.listing import query_of
 from idemreg.model import Policy, Task, Verdict
+from idemreg.query import Instant, Query
 from idemreg.sqlite import queries, records
 from idemreg.sqlite.upkeep import SCHEMA
-from idemreg.store import Instant, Query
 from idemreg.testing import ManualClock
 
 if TYPE_CHECKING:
@@ -131,13 +131,13 @@ def test_the_age_of_this_boots_rows_is_no_date(open_registry: Callable[..., Regi
 def test_a_list_holds_one_page(many: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first tasks are given before the second page is read."""
     pages = []
-    read = many.store.page
+    read = many._reader.page
 
     def count(*arguments: Any) -> Any:
         pages.append(arguments)
         return read(arguments[0], arguments[1], 10)
 
-    monkeypatch.setattr(many.store, "page", count)
+    monkeypatch.setattr(many._reader, "page", count)
     tasks = many.tasks()
     assert not pages
     assert len(list(islice(tasks, 10))) == 10

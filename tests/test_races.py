@@ -23,10 +23,11 @@ from idemreg import (
     faults,
 )
 from idemreg.options import Options
+from idemreg.query import Instant, Query
 from idemreg.request import wanted
-from idemreg.sqlite import queries, tasks
+from idemreg.sqlite import queries, rows
 from idemreg.sqlite.writing import Write
-from idemreg.store import End, Granted, Instant, Query
+from idemreg.store import End, Granted
 from tests.support.descriptors import left_open
 from tests.support.forked import in_child
 from tests.support.interruptions import interrupt_at
@@ -395,7 +396,7 @@ def test_large_values_are_read_with_their_row(registry: Registry, path: Path, *,
         try:
             if is_page:
                 return queries.page(connection, 1, Query(), Instant(0, 0, 0), None, 10).tasks[0]
-            return tasks.read(connection, 1, "t")
+            return rows.read(connection, 1, "t")
         finally:
             connection.exec_trace = None
 

@@ -405,7 +405,7 @@ def test_who_comes_after_the_close_does_not_come_in(registry: Registry) -> None:
         was_closed = first.is_closed
     assert (was_closed, first.is_closed) == (False, True)
     assert not first.enter_late(user)
-    there.when_opened = lambda: None
+    there.serve(lambda: None, lambda: None)
     assert registry.get("t") is not None
 
 

@@ -23,7 +23,7 @@ from idemreg import (
     StoreVersionError,
     SyncFailedError,
 )
-from idemreg.sqlite import pages, seals, tasks
+from idemreg.sqlite import pages, rows, seals
 from idemreg.sqlite.seals import TASK_COLUMNS, claim_seal, running_seal, state_seal, success_seal, values_seal
 from idemreg.store import End
 from tests.support.processes import Script
@@ -676,9 +676,9 @@ def test_a_claim_of_other_types_is_an_error(path: Path) -> None:
         with kept_open(path):
             mistype(path, "idempotent_log SET name = 1.5 WHERE task_id = 't'")
             database = cast("SqliteStore", registry.store)._opening.opened().database
-            assert database.read(tasks.note_of, "no such task") is None
+            assert database.read(rows.note_of, "no such task") is None
             with pytest.raises(StoreCorruptError) as caught:
-                database.read(tasks.note_of, "t")
+                database.read(rows.note_of, "t")
             assert caught.value.task_id == "t"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from idemreg import AsyncRegistry, Registry, Status, StoreCorruptError
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.opening import Opening
 from idemreg.testing import ManualClock
 from tests.support.raw import connect
 from tests.test_scheduled import HOUR, Job, ledger
@@ -75,7 +76,7 @@ def test_the_table_holds_its_rules(job: Job, path: Path) -> None:
 
 def test_the_store_is_a_ledger(job: Job) -> None:
     """In the words of the protocol, which the type checker compares."""
-    store: Ledger = SqliteStore(job.registry.path, create=False, busy_s=1, clock=job.registry.clock)
+    store: Ledger = SqliteStore(Opening(job.registry.path, create=False, busy_s=1, clock=job.registry.clock))
     assert [one.name for one in store.schedules()] == ["job"]
     cast("SqliteStore", store).close()
 

@@ -14,8 +14,10 @@ from idemreg.blocks import Blocks
 from idemreg.leasing import Leasing, Renewal, Renewed
 from idemreg.model import Deadlines, Limits, OnCrash, OnFailure, Origin, Policy, Wanted
 from idemreg.progress import Progress
+from idemreg.query import Query
 from idemreg.sqlite import steps
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.opening import Opening
 from idemreg.sqlite.writing import Ticket
 from idemreg.store import (
     Absent,
@@ -25,7 +27,6 @@ from idemreg.store import (
     Lost,
     Mismatch,
     Present,
-    Query,
     Recorded,
     Refused,
     Running,
@@ -804,7 +805,7 @@ class TestSqliteStore(StoreContract):
         opened: list[SqliteStore] = []
 
         def make(clock: ManualClock | None = None) -> SqliteStore:
-            opened.append(SqliteStore(path, create=True, busy_s=10, clock=clock or Clock()))
+            opened.append(SqliteStore(Opening(path, create=True, busy_s=10, clock=clock or Clock())).serve())
             return opened[-1]
 
         yield make

@@ -40,7 +40,8 @@ from idemreg.ends import bounded
 from idemreg.errors import StoreBusyError, TransitionError
 from idemreg.events import ClockConfirmed, ClockSuspended
 from idemreg.model import Status, Verdict
-from idemreg.store import End, Granted, Lost, Query, Settlement, Store, Unknown, Unsure
+from idemreg.query import Query
+from idemreg.store import End, Granted, Lost, Settlement, Store, Unknown, Unsure
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock

@@ -15,6 +15,7 @@ from idemreg.errors import StoreCorruptError, StorePathError
 from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, Wanted
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
+from idemreg.sqlite.opening import Opening
 from idemreg.sqlite.salvaging import BY_SALVAGE, NO_BOOT, Salvage
 from idemreg.sqlite.trust import check_trust
 
@@ -86,7 +87,7 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
         raise StorePathError(msg) from error
     with folder as name:
         made = os.path.join(name, "jobs.db")
-        store = SqliteStore(
+        opening = Opening(
             made,
             create=True,
             busy_s=BUSY_S,
@@ -95,6 +96,7 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
             unsafe_path=True,
             page_checksums=source.has_page_checksums,
         )
+        store = SqliteStore(opening).serve()
         try:
             origin = source.origin or store.origin()
             while True:

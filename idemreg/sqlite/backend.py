@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from idemreg import faults
 from idemreg.errors import ClaimLostError, StoreError, SyncFailedError
 from idemreg.lockfile import importing
-from idemreg.sqlite import hot, records, tasks, upkeep
-from idemreg.sqlite.claiming import Claiming, must_sync, will_sync
+from idemreg.sqlite import hot, records, rows, tasks
+from idemreg.sqlite.claiming import Claiming, has_final, look, must_sync, will_sync
 from idemreg.sqlite.connection import CommitUnsureError
-from idemreg.sqlite.opening import Opening
-from idemreg.sqlite.settling import Settler, are_durable
+from idemreg.sqlite.settling import Settler, are_durable, weakly
 from idemreg.sqlite.wal import Wal
 from idemreg.sqlite.writing import Write
-from idemreg.store import End, Granted, Lost, Recorded, Unsure
+from idemreg.store import End, Granted, Lost, Recorded, Running, Unsure
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Sequence
 
-    from idemreg.clock import Clock
-    from idemreg.keyed import KeyNote
     from idemreg.liveness import OwnerRecord
     from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.opened import Opened
+    from idemreg.sqlite.opening import Opening
     from idemreg.sqlite.owners import CommandOwner
+    from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]
@@ -47,30 +46,15 @@ NOTE_BUSY_S: Final = 0.01  # the output of a command waits so long at most; then
 class SqliteStore(Settler):
     """Tasks in one SQLite file. Touches no file before its first use; shared by threads; reopens in a forked child."""
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        create: bool,
-        busy_s: float,
-        clock: Clock,
-        schema: upkeep.Schema = upkeep.SCHEMA,
-        reads_durable: bool = True,
-        unsafe_path: bool = False,
-        key_note: KeyNote | None = None,
-        page_checksums: bool = False,
-    ) -> None:
-        """``reads_durable``: nothing is answered from a final row that a power cut could take back.
+    def __init__(self, opening: Opening) -> None:
+        """The files are shared with whoever else has the opening: it may have been looked into before."""
+        super().__init__(opening)
+        self.wal = Wal(opening)
 
-        ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
-        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`. ``page_checksums``: of a
-        file that is made now; see `sqlite/pages.py`.
-        """
-        making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
-        opening = Opening(path, making, create=create, reads_durable=reads_durable, unsafe_path=unsafe_path)
-        super().__init__(opening, schema.version, key_note)
-        self.path = opening.path
-        self.wal = Wal(opening, clock)
+    def serve(self) -> SqliteStore:
+        """Hear of the files' commits, also where they are open already. Before the first claim; twice is once."""
+        self._opening.serve(weakly(self._settle_dropped), weakref.WeakMethod(self.wal.when_opened))
+        return self
 
     # --- claim --------------------------------------------------------------------------------------------------
 
@@ -108,6 +92,14 @@ class SqliteStore(Settler):
             self._withdraw(granted(), error)
             raise
 
+    def look(self, wanted: Wanted) -> Answer | None:
+        """What a plain read can answer, with no write lock; None where a row must be written."""
+        with self._opening.using() as opened:
+            answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
+            if answer is not None and not isinstance(answer, Running):
+                opened.database.seen_final(durable=wanted.durable)
+            return answer
+
     def claim(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Claim each, in order, in one transaction."""
         answers: list[Answer] = []
@@ -120,7 +112,7 @@ class SqliteStore(Settler):
             version = self._schema_version
 
             def claim(connection: Connection) -> None:
-                opened.owners.take_back_all(answers)
+                _take_back(opened, answers)
                 floor = opened.floor = records.floor(connection, version, self._key_note)
                 stamp = opened.stamp()
                 claiming = Claiming(connection, version, opened.owners)
@@ -131,13 +123,13 @@ class SqliteStore(Settler):
             write = Write(claim, durable=are_durable(wanted))
             try:
                 opened.database.write_one(write)
-                opened.owners.note_recorded(answers)
+                opened.owners.note_recorded(_granted(answers))
                 _check_files(opened, answers)
                 faults.point("claim.committed")
-                self._seen(opened, wanted, answers)
+                _seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
-                opened.owners.take_back_all(answers)
+                _take_back(opened, answers)
                 return [Unsure(error)] * len(wanted)
             finally:
                 write.forget()
@@ -170,10 +162,10 @@ class SqliteStore(Settler):
                 opened.database.write_one(write)
                 _check_files(opened, answers)
                 faults.point("batch.committed")
-                self._seen(opened, wanted, answers)
+                _seen(opened, wanted, answers)
                 self._settle_dropped()
             except CommitUnsureError as error:
-                opened.owners.take_back_all(answers)
+                _take_back(opened, answers)
                 return [Unsure(error)] * len(wanted)
             finally:
                 write.forget()
@@ -351,7 +343,7 @@ class SqliteStore(Settler):
                 raise ClaimLostError(msg, task_id=claim.task_id)
             try:
                 with opened.database.long_write(durable=durable) as write:
-                    row = tasks.read(write.connection, self._schema_version, claim.task_id)
+                    row = rows.read(write.connection, self._schema_version, claim.task_id)
                     if row is None or not self._is_own(row, claim.token):
                         msg = "another owner has the task, or it was settled without this claim"
                         raise ClaimLostError(msg, task_id=claim.task_id)
@@ -382,17 +374,25 @@ class SqliteStore(Settler):
 
             return opened.owners.command(rewrite, opened.close_if_idle)
 
-    def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
+    def checkpoint(self, mode: Mode, *, busy_s: float | None = None) -> Checkpoint:
         """Move pages from the -wal into the database; see `Wal.checkpoint`."""
         return self.wal.checkpoint(mode, busy_s=busy_s)
 
-    def open(self) -> None:
-        """Open now what the first use would."""
-        self._opening.opened()
 
-    def close(self) -> None:
-        """Close what is open. Claims that are not finished keep their owner's lock until they are."""
-        self._opening.close()
+def _seen(opened: Opened, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> None:
+    """Nobody is answered from a final row that a power cut could take back."""
+    opened.database.seen_final(durable=has_final(wanted, answers))
+
+
+def _granted(answers: Sequence[Answer]) -> Iterator[Granted]:
+    return (answer for answer in answers if isinstance(answer, Granted))
+
+
+def _take_back(opened: Opened, answers: list[Answer]) -> None:
+    """Each claim among the answers is not (or not surely) stored; none of them is left then."""
+    for grant in _granted(answers):
+        opened.owners.take_back(grant)
+    answers.clear()
 
 
 def _check_files(opened: Opened, answers: Sequence[Answer]) -> None:

@@ -11,7 +11,7 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.recovery import as_stored
-from idemreg.sqlite import arguments, leases, records, tasks
+from idemreg.sqlite import arguments, leases, records, rows, tasks
 from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Claiming(NamedTuple):
     owners: Owners
     batch: Batch | None = None
 
-    def claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None = None) -> Answer:
+    def claim(self, wanted: Wanted, floor: int, stamp: rows.Stamp, note: int | None = None) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
         if wanted.limits is not None and not wanted.policy.is_limited:
             wanted = wanted._replace(policy=wanted.policy._replace(is_limited=True))
@@ -56,13 +56,13 @@ class Claiming(NamedTuple):
         self.owners.live[wanted.task_id, answer.token] = answer
         return answer
 
-    def _claim(self, wanted: Wanted, floor: int, stamp: tasks.Stamp, note: int | None) -> Answer:
+    def _claim(self, wanted: Wanted, floor: int, stamp: rows.Stamp, note: int | None) -> Answer:
         owner = self._owner(wanted)
         follows = None if wanted.kept is None else wanted.kept.follows
         if follows is None and tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
             deadlines = self._limit(wanted, floor + 1, stamp)
             return Granted(wanted.task_id, floor + 1, 1, owner, None, wanted.policy, deadlines=deadlines)
-        row = tasks.read(self.connection, self.schema_version, wanted.task_id)
+        row = rows.read(self.connection, self.schema_version, wanted.task_id)
         if follows is not None and (row is None or row.version != follows):
             return Lost(row) if row is None or not row.is_final else Done(row)
         if row is None:
@@ -90,7 +90,7 @@ class Claiming(NamedTuple):
         decision: Decision,
         floor: int,
         owner: int,
-        stamp: tasks.Stamp,
+        stamp: rows.Stamp,
         note: int | None,
     ) -> Granted:
         to_verify = decision is Decision.VERIFY
@@ -105,7 +105,7 @@ class Claiming(NamedTuple):
         deadlines = None if to_verify else self._limit(wanted, token, stamp)
         return Granted(row.task_id, token, attempt, owner, row, policy, to_verify, deadlines=deadlines)
 
-    def _limit(self, wanted: Wanted, token: int, stamp: tasks.Stamp) -> Deadlines | None:
+    def _limit(self, wanted: Wanted, token: int, stamp: rows.Stamp) -> Deadlines | None:
         if wanted.limits is None:
             return None
         return leases.grant(self.connection, wanted.task_id, token, wanted.limits, stamp[1])
@@ -115,12 +115,12 @@ class Claiming(NamedTuple):
         if row.status is Status.RUNNING and row.owner is not None:
             records.leave_batch(self.connection, row.owner)
 
-    def bury(self, seen: Task, stamp: tasks.Stamp) -> Unknown | Refused | None:
+    def bury(self, seen: Task, stamp: rows.Stamp) -> Unknown | Refused | None:
         """What a claim under the stored policy alone, and without a hook, would make of a task of a dead owner.
 
         None where it would run the task, or the row has changed since it was ``seen``.
         """
-        row = tasks.read(self.connection, self.schema_version, seen.task_id)
+        row = rows.read(self.connection, self.schema_version, seen.task_id)
         if row is None or row.version != seen.version:
             return None
         decision, owner = _judge(self.connection, self.owners, row, as_stored(row))
@@ -129,7 +129,7 @@ class Claiming(NamedTuple):
         return self._bury(row, decision, owner, stamp, BY_SWEEP)
 
     def _bury(
-        self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: tasks.Stamp, by: str
+        self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: rows.Stamp, by: str
     ) -> Unknown | Refused:
         """The owner is proven dead, or its lease expired, and nobody may run the task by himself."""
         reason = "" if owner is None else owner.describe()
@@ -148,13 +148,13 @@ class Claiming(NamedTuple):
             raise changed_under_lock(row.task_id)
         self._leave_owner(row)
         self.owners.let_go(row.task_id, row.token)
-        buried = tasks.read(self.connection, self.schema_version, row.task_id) or row
+        buried = rows.read(self.connection, self.schema_version, row.task_id) or row
         return Refused(buried, is_new=True) if failed else Unknown(buried, is_new=True)
 
 
 def look(connection: Connection, schema_version: int, owners: Owners, wanted: Wanted) -> Answer | None:
     """The answer of a plain read; None where a row must be written."""
-    row = tasks.read(connection, schema_version, wanted.task_id)
+    row = rows.read(connection, schema_version, wanted.task_id)
     if row is None:
         return None
     decision, owner = _judge(connection, owners, row, wanted)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 from idemreg import faults
 from idemreg.errors import ChecksumKeyError
 from idemreg.sqlite.records import floor, raise_floor, registry_row
+from idemreg.sqlite.rows import read
 from idemreg.sqlite.seals import claim_seal, state_seal, values_seal
-from idemreg.sqlite.tasks import is_large, read
+from idemreg.sqlite.tasks import is_large
 from idemreg.store import Present
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from idemreg.ledger import NewSlot, Schedule, Waiting
     from idemreg.model import Origin, Task, Wanted
     from idemreg.progress import Step, Steps
+    from idemreg.query import Instant, Query
     from idemreg.sqlite.connection import Connection
-    from idemreg.store import Backup, Instant, Lost, Present, Query, Survey
+    from idemreg.store import Backup, Lost, Present, Survey
 
 __all__ = ["Keeper"]
 

@@ -16,11 +16,11 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreError
-from idemreg.sqlite import records, tasks, upkeep
+from idemreg.query import Instant
+from idemreg.sqlite import records, rows, upkeep
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.leases import LATEST_MS
 from idemreg.sqlite.owners import Owners
-from idemreg.store import Instant
 
 if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
@@ -70,7 +70,7 @@ class Opened:
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
-    def stamp(self) -> tasks.Stamp:
+    def stamp(self) -> rows.Stamp:
         """What a row that is written now is stamped with."""
         return self._wall_us(), self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 

@@ -25,6 +25,8 @@ from idemreg.sqlite.trust import check_trust
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from idemreg.clock import Clock
+    from idemreg.keyed import KeyNote
     from idemreg.store import Granted
 
 __all__ = ["Opening"]
@@ -36,22 +38,34 @@ class Opening:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        making: upkeep.Making,
         *,
         create: bool,
-        reads_durable: bool,
-        unsafe_path: bool,
+        busy_s: float,
+        clock: Clock,
+        schema: upkeep.Schema = upkeep.SCHEMA,
+        reads_durable: bool = True,
+        unsafe_path: bool = False,
+        key_note: KeyNote | None = None,
+        page_checksums: bool = False,
     ) -> None:
+        """``reads_durable``: nothing is answered from a final row that a power cut could take back.
+
+        ``unsafe_path``: files and folders are used that others could plant or swap; see `sqlite/trust.py`.
+        ``key_note``: of the key of the checksums that the callers make; see `idemreg.keyed`. ``page_checksums``: of a
+        file that is made now; see `sqlite/pages.py`.
+        """
         self.path = files.absolute(path)
+        self.clock = clock
+        self.schema_version = schema.version
+        self.key_note = key_note
         self._unsafe_path = unsafe_path
-        self._making = making
+        self._making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
         self._create = create
-        self._clock = making.clock
         self._reads_durable = reads_durable
         # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
         # dropped open until the garbage is collected.
-        self.when_opened: Callable[[], Callable[[Opened], None] | None] = _nobody
-        self.after_write: Callable[[], None] = _nobody  # called behind each write, outside the gate
+        self._when_opened: Callable[[], Callable[[Opened], None] | None] = _nobody
+        self._after_write: Callable[[], None] = _nobody  # called behind each write, outside the gate
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -65,11 +79,23 @@ class Opening:
                 opened = self.current
                 if opened is None:
                     opened = self._open()
-                    opened.database.after_write = self.after_write
-                    if (when_opened := self.when_opened()) is not None:
-                        when_opened(opened)
+                    self._tell(opened)
                     self.current = opened
         return opened
+
+    def serve(
+        self, after_write: Callable[[], None], when_opened: Callable[[], Callable[[Opened], None] | None]
+    ) -> None:
+        """Call these from now on: also of files that are open already, by a look. Twice is once."""
+        with self._lock:
+            self._after_write, self._when_opened = after_write, when_opened
+            if self.current is not None:
+                self._tell(self.current)
+
+    def _tell(self, opened: Opened) -> None:
+        opened.database.after_write = self._after_write
+        if (when_opened := self._when_opened()) is not None:
+            when_opened(opened)
 
     @contextlib.contextmanager
     def using(self, owner: int | None = None) -> Iterator[Opened]:
@@ -154,7 +180,7 @@ class Opening:
             raise StoreError(
                 msg, hint="Fork outside of claim.transaction(), or start a new program (subprocess, spawn)."
             )
-        with no_fork_meanwhile(self._clock):
+        with no_fork_meanwhile(self.clock):
             return self._open_files(location)
 
     def _open_files(self, location: files.Location) -> Opened:
@@ -189,7 +215,7 @@ class Opening:
 
     def _check_foreign(self, location: files.Location) -> None:
         try:
-            connection = connect(location.database, synchronous=None, busy_s=self._making.busy_s, clock=self._clock)
+            connection = connect(location.database, synchronous=None, busy_s=self._making.busy_s, clock=self.clock)
             try:
                 leave_wal(connection)
                 check_identity(connection, location.database)

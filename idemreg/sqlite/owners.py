@@ -15,16 +15,15 @@ from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness
 from idemreg.owner import OwnerInfo
-from idemreg.sqlite import leases, records, tasks
-from idemreg.store import Granted
+from idemreg.sqlite import leases, records, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from idemreg.clock import Clock
     from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
-    from idemreg.store import Answer
+    from idemreg.store import Granted
 
 __all__ = ["Batch", "CommandOwner", "Owners"]
 
@@ -244,11 +243,11 @@ class Owners:
         """Whether its byte is held through this process's own lock, which does not see itself."""
         return (self._own is not None and owner == self._own.id) or owner in self._batches
 
-    def note_recorded(self, answers: Sequence[Answer]) -> None:
-        """The transaction that gave these answers is committed, and with it the record of a new owner."""
+    def note_recorded(self, granted: Iterable[Granted]) -> None:
+        """The transaction of these claims is committed, and with it the record of a new owner."""
         if self.recorded is None and self._own is not None:
             own = self._own.id
-            if any(isinstance(answer, Granted) and answer.owner == own for answer in answers):
+            if any(one.owner == own for one in granted):
                 self.recorded = own
 
     def take_back(self, grant: Granted) -> None:
@@ -256,13 +255,6 @@ class Owners:
         # By identity: another thread may have claimed the task since, under the very same token.
         if self.live.get((grant.task_id, grant.token)) is grant:
             self.let_go(grant.task_id, grant.token)
-
-    def take_back_all(self, answers: list[Answer]) -> None:
-        """The same for each claim among the answers, of which none is left then."""
-        for answer in answers:
-            if isinstance(answer, Granted):
-                self.take_back(answer)
-        answers.clear()
 
     def _holds(self, task_id: str, token: int) -> bool:
         return (task_id, token) in self.live
@@ -303,7 +295,7 @@ class Owners:
             info = _info(owner, record, *self._examiner.examine(owner, record))
         if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
             return info
-        return info._replace(entered=self._examiner.has_entered(record, tasks.note_of(connection, task.task_id)))
+        return info._replace(entered=self._examiner.has_entered(record, rows.note_of(connection, task.task_id)))
 
 
 def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:

@@ -12,13 +12,13 @@ import apsw
 
 from idemreg.clock import Clock
 from idemreg.errors import IdemregError
+from idemreg.query import Query
 from idemreg.sqlite.connection import NORMAL, connect, leave_wal
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.queries import Conditions, within
 from idemreg.sqlite.trust import check_trust
 from idemreg.sqlite.upkeep import SCHEMA
-from idemreg.store import Query
 
 if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection

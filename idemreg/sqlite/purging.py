@@ -14,14 +14,15 @@ from idemreg.model import FINAL, Status
 from idemreg.sqlite import leases
 from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
 from idemreg.sqlite.records import floor, raise_floor
-from idemreg.sqlite.tasks import COLUMNS, is_large, to_task
+from idemreg.sqlite.rows import COLUMNS, to_task
+from idemreg.sqlite.tasks import is_large
 from idemreg.store import Group, Survey
 
 if TYPE_CHECKING:
     from idemreg.model import Task
+    from idemreg.query import Instant, Query
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.queries import Conditions
-    from idemreg.store import Instant, Query
 
 __all__ = ["Found", "find", "remove", "survey"]
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Origin, Status, Verdict
 from idemreg.progress import Step
+from idemreg.query import Page
 from idemreg.sqlite.records import floor, newer_schema, registry_row
+from idemreg.sqlite.rows import COLUMNS, to_task
 from idemreg.sqlite.seals import broken, values_hold
-from idemreg.sqlite.tasks import COLUMNS, to_task
-from idemreg.store import Page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from idemreg.query import Instant, Query
     from idemreg.sqlite.connection import Connection
-    from idemreg.store import Instant, Query
 
 __all__ = [
     "AGE_MS",

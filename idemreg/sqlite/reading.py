@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar
 
+from idemreg.lockfile import importing
 from idemreg.model import Status
-from idemreg.sqlite import arguments, queries, records, tasks
-from idemreg.sqlite.claiming import has_final, look
-from idemreg.store import Running
+from idemreg.sqlite import queries, records
+from idemreg.sqlite.rows import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.model import Origin, Task, Wanted
+    from idemreg.model import Origin, Task
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
+    from idemreg.query import Instant, Page, Query
     from idemreg.recovery import Kept
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.opened import Opened
     from idemreg.sqlite.opening import Opening
-    from idemreg.store import Answer, Instant, Page, Query
 
 __all__ = ["Reader"]
 
@@ -33,17 +32,18 @@ _MAY_PASS: Final = (Status.PENDING, Status.RUNNING)
 class Reader:
     """Reads tasks. Every read checks that this code knows the file's schema."""
 
-    def __init__(self, opening: Opening, schema_version: int) -> None:
+    def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._schema_version = schema_version
+        self._schema_version = opening.schema_version
+        self.path = opening.path
 
-    def look(self, wanted: Wanted) -> Answer | None:
-        """What a plain read can answer, with no write lock; None where a row must be written."""
-        with self._opening.using() as opened:
-            answer = opened.database.read(look, self._schema_version, opened.owners, wanted)
-            if answer is not None and not isinstance(answer, Running):
-                opened.database.seen_final(durable=wanted.durable)
-            return answer
+    def open(self) -> None:
+        """Open now what the first use would."""
+        self._opening.opened()
+
+    def close(self) -> None:
+        """Close what is open. Claims that are not finished keep their owner's lock until they are."""
+        self._opening.close()
 
     def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
         """The rows, in order."""
@@ -51,7 +51,7 @@ class Reader:
 
         def get(connection: Connection) -> list[Task | None]:
             records.floor(connection, version)
-            return [tasks.read(connection, version, task_id) for task_id in task_ids]
+            return [read(connection, version, task_id) for task_id in task_ids]
 
         with self._opening.using() as opened:
             rows = opened.database.read(get)
@@ -102,18 +102,24 @@ class Reader:
 
     def kept(self, after: str | None, limit: int) -> list[tuple[Task, Kept]]:
         """At most ``limit`` tasks whose arguments are kept, behind the task_id ``after``, in order."""
+        with importing():
+            from idemreg.sqlite import arguments  # noqa: PLC0415 - few jobs have any
+
         version = self._schema_version
 
         def kept(connection: Connection) -> list[tuple[Task, Kept]]:
             records.floor(connection, version)
             found = arguments.page(connection, after, limit)
-            rows = [(tasks.read(connection, version, task_id), kept) for task_id, kept in found]
+            rows = [(read(connection, version, task_id), kept) for task_id, kept in found]
             return [(row, kept) for row, kept in rows if row is not None]
 
         return self._read(kept)
 
     def kept_of(self, task_id: str) -> Kept | None:
         """The kept arguments of the task; None where there are none."""
+        with importing():
+            from idemreg.sqlite import arguments  # noqa: PLC0415 - as above
+
         return self._read(arguments.read, task_id)
 
     def owner(self, task: Task) -> OwnerInfo | None:
@@ -122,11 +128,6 @@ class Reader:
             return None
         with self._opening.using() as opened:
             return opened.database.read(lambda connection: opened.owners.of(connection, task))
-
-    @staticmethod
-    def _seen(opened: Opened, wanted: Sequence[Wanted], answers: Sequence[Answer]) -> None:
-        """Nobody is answered from a final row that a power cut could take back."""
-        opened.database.seen_final(durable=has_final(wanted, answers))
 
     def _read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._opening.using() as opened:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from idemreg import faults
 from idemreg.leasing import Renewed
 from idemreg.model import Status
-from idemreg.sqlite import leases, records, tasks
+from idemreg.sqlite import leases, records, rows
 from idemreg.store import Lost
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _renew_in(
 
 
 def _renew(connection: Connection, schema_version: int, wanted: Renewal, now: int) -> Renewed | Lost:
-    row = tasks.read(connection, schema_version, wanted.task_id)
+    row = rows.read(connection, schema_version, wanted.task_id)
     if row is None or (*row.version, row.owner) != (Status.RUNNING, wanted.token, wanted.owner):
         return Lost(row)
     lease = leases.read(connection, row)

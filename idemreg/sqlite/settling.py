@@ -17,7 +17,7 @@ from idemreg.errors import (
     StoreVersionError,
 )
 from idemreg.model import FINAL, Liveness, Status, Verdict, may_forget, settled_status
-from idemreg.sqlite import arguments, leases, records, tasks
+from idemreg.sqlite import arguments, leases, records, rows, tasks
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.renewing import renew
@@ -26,7 +26,6 @@ from idemreg.store import End, Granted, Lost, Recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from idemreg.keyed import KeyNote
     from idemreg.leasing import Renewal, Renewed
     from idemreg.model import Task, Version, Wanted
     from idemreg.sqlite.connection import Connection
@@ -34,26 +33,25 @@ if TYPE_CHECKING:
     from idemreg.sqlite.opening import Opening
     from idemreg.store import Refused, Settlement, Unknown
 
-__all__ = ["Settler", "are_durable"]
+__all__ = ["Settler", "are_durable", "weakly"]
 
 
 class Settler(Keeper):
     """Settles, adds and forgets tasks, each in one transaction."""
 
-    def __init__(self, opening: Opening, schema_version: int, key_note: KeyNote | None) -> None:
-        super().__init__(opening, schema_version)
-        self._key_note = key_note
+    def __init__(self, opening: Opening) -> None:
+        super().__init__(opening)
+        self._key_note = opening.key_note
         # Ends that could not be written yet: of claims dropped in a finaliser, or of finishes that the disk refused.
         self._unsettled: deque[_Left] = deque()
         self._settling: set[tuple[int, int]] = set()  # threads, of this process: a forked child may have their numbers
-        opening.after_write = _weakly(self._settle_dropped)
 
     def settle(self, task_id: str, settlement: Settlement) -> Task | Lost:
         """End the task without its owner. `Lost` where its status does not allow the verdict."""
         with self._opening.using() as opened:
 
             def settle(connection: Connection) -> Task | Lost:
-                row = tasks.read(connection, self._schema_version, task_id)
+                row = rows.read(connection, self._schema_version, task_id)
                 if row is None:
                     return Lost(None)
                 verifying = settlement.verifying is not None and self._is_own(row, settlement.verifying)
@@ -94,7 +92,7 @@ class Settler(Keeper):
         with self._opening.using() as opened:
 
             def forget(connection: Connection) -> Task | Lost:
-                row = tasks.read(connection, self._schema_version, task_id)
+                row = rows.read(connection, self._schema_version, task_id)
                 if row is None or (seen is not None and row.version != seen):
                     return Lost(row)
                 if not may_forget(row, self._liveness(connection, opened, row), force=force):
@@ -231,7 +229,7 @@ class Settler(Keeper):
             if is_over and (held is None or held.policy.keeps_arguments):
                 arguments.remove(connection, end.task_id)
             return Recorded(end.task_id)
-        return Lost(tasks.read(connection, self._schema_version, end.task_id))
+        return Lost(rows.read(connection, self._schema_version, end.task_id))
 
     # --- together -------------------------------------------------------------------------------------------------
 
@@ -251,7 +249,7 @@ class Settler(Keeper):
         return opened.owners.of(connection, row).liveness
 
     def _reread(self, connection: Connection, task_id: str) -> Task:
-        row = tasks.read(connection, self._schema_version, task_id)
+        row = rows.read(connection, self._schema_version, task_id)
         if row is None:
             raise changed_under_lock(task_id)
         return row
@@ -280,7 +278,7 @@ def are_durable(requests: Sequence[Wanted] | Sequence[End]) -> bool:
     return any(request.durable for request in requests)
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
     """The method as long as its object is there: a circle would keep a registry that was dropped open."""
     reference = weakref.WeakMethod(method)
 

@@ -14,8 +14,8 @@ from idemreg.ledger import Schedule, State, Waiting
 from idemreg.model import OnCrash, Status, Verdict
 from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
+from idemreg.sqlite.rows import COLUMNS, to_task
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
-from idemreg.sqlite.tasks import COLUMNS, to_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from idemreg.model import Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import Owners
-    from idemreg.sqlite.tasks import Stamp
+    from idemreg.sqlite.rows import Stamp
 
 __all__ = ["plan", "schedules", "to_schedule", "waiting"]
 

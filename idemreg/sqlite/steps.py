@@ -11,7 +11,7 @@ from idemreg import faults
 from idemreg.errors import StepError
 from idemreg.model import Status, Task
 from idemreg.progress import Step
-from idemreg.sqlite import tasks
+from idemreg.sqlite import rows
 from idemreg.sqlite.queries import STEP_COLUMNS, to_step
 from idemreg.sqlite.seals import values_seal
 from idemreg.store import Lost
@@ -28,7 +28,7 @@ MAX_STEPS_BYTES: Final = 16 * 2**20  # of their results together; of one alone a
 
 def find(connection: Connection, schema_version: int, task_id: str, token: int, name: str) -> Step | Lost | None:
     """The step; None where it was not saved and may be."""
-    row = tasks.read(connection, schema_version, task_id)
+    row = rows.read(connection, schema_version, task_id)
     if not _is_held(row, token):
         return Lost(row)
     if (step := _find(connection, task_id, name)) is None:
@@ -46,7 +46,7 @@ def save(
     saved_at: int,
 ) -> Step | Lost:
     """none -> saved, by the claim's owner only."""
-    row = tasks.read(connection, schema_version, task_id)
+    row = rows.read(connection, schema_version, task_id)
     if row is None or not _is_held(row, token):
         return Lost(row)
     count, left_bytes = _room(connection, task_id)

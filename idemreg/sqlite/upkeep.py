@@ -21,7 +21,7 @@ from idemreg.sqlite.form import check_form
 from idemreg.sqlite.leases import EPOCH_BITS
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
-from idemreg.sqlite.tasks import check_seals
+from idemreg.sqlite.rows import check_seals
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
 if TYPE_CHECKING:

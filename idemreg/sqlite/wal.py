@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
@@ -48,14 +47,14 @@ PATIENCE_S: Final = 0.05
 class Wal:
     """The -wal of the registry's file. Thread-safe."""
 
-    def __init__(self, opening: Opening, clock: Clock) -> None:
+    def __init__(self, opening: Opening) -> None:
         self._opening = opening
-        self._clock = clock
+        self._clock = opening.clock
         # What hears of the commits, the last one alone -> what is called whenever the file is opened.
         self._watchers: dict[Callable[[int], bool], Callable[[], None]] = {}
-        opening.when_opened = weakref.WeakMethod(self._when_opened)
 
-    def _when_opened(self, opened: Opened) -> None:
+    def when_opened(self, opened: Opened) -> None:
+        """Watch the commits of files that are open now."""
         database = opened.database
         if database.index is not None:  # where there is none, SQLite checkpoints at its commits
             grown = next(reversed(list(self._watchers)), None)
@@ -128,7 +127,7 @@ class Wal:
 
     def _changed(self) -> None:
         if (now_open := self._opening.current) is not None:
-            self._when_opened(now_open)
+            self.when_opened(now_open)
 
     def forget(self, grown: Callable[[int], bool]) -> None:
         """In a forked child: as `unwatch`, for what it will open. What the parent has open is not touched."""

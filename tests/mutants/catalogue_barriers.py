@@ -16,6 +16,7 @@ __all__ = ["BARRIERS"]
 TESTS: Final = "tests/barriers/"
 SQLITE: Final = "idemreg/sqlite/"
 TASKS: Final = SQLITE + "tasks.py"
+ROWS: Final = SQLITE + "rows.py"
 DATABASE: Final = SQLITE + "database.py"
 WRITING: Final = SQLITE + "writing.py"
 SYNCING: Final = SQLITE + "syncing.py"
@@ -85,7 +86,7 @@ CAS_INSERT: Final = Patch(
 NO_CAS: Final = Off("compare-and-set", (CAS_CLAIM, CAS_SETTLE, CAS_FORGET))
 
 # A verdict over a row that is another by now leaves it with a seal that does not hold.
-NO_SEAL: Final = Off("seal", (Patch(TASKS, "    if not task_holds(row):", "    if row is None:"),))
+NO_SEAL: Final = Off("seal", (Patch(ROWS, "    if not task_holds(row):", "    if row is None:"),))
 
 HELD: Final = "        if oslock.is_held(self._lock_file.fd, owner_byte(owner)):\n"
 NO_LOCK: Final = Off("owner lock", (Patch(LIVENESS, HELD, "        if owner < 0:\n"),))

@@ -11,6 +11,7 @@ __all__ = ["CORRUPTION"]
 _REST: Final = "idemreg/sqlite/rest.py"
 _UPKEEP: Final = "idemreg/sqlite/upkeep.py"
 _TASKS: Final = "idemreg/sqlite/tasks.py"
+_ROWS: Final = "idemreg/sqlite/rows.py"
 
 # Who opens first verifies every seal as well, and a page checksum tells before a seal is asked.
 _NO_SEALS_AT_OPENING: Final = Patch(_UPKEEP, "        check_seals(connection)\n", "        pass\n")
@@ -59,7 +60,7 @@ CORRUPTION: Final[tuple[Mutant, ...]] = (
                 "if success_seal(task_id, token, attempt, updated_at, boot_stamp, result) == seal:",
                 "if seal is not None:",
             ),
-            Patch(_TASKS, "    if not task_holds(row):", "    if row is None:"),
+            Patch(_ROWS, "    if not task_holds(row):", "    if row is None:"),
         ),
         without=(_NO_SEALS_AT_OPENING,),
         barrier="seal",

@@ -12,6 +12,7 @@ __all__ = ["FILES"]
 GUARD: Final = "idemreg/sqlite/guard.py"
 BACKEND: Final = "idemreg/sqlite/backend.py"
 TASKS: Final = "idemreg/sqlite/tasks.py"
+ROWS: Final = "idemreg/sqlite/rows.py"
 RECORDS: Final = "idemreg/sqlite/records.py"
 
 # At ``durability="normal"`` no claim is synced, and a sync looks at the names of the files as well.
@@ -153,7 +154,7 @@ _SEALS: Final = mutants(
     Row(
         "decision-without-seal",
         "a row is decided by, listed or purged whose seals are not verified",
-        (Patch(TASKS, "    if not task_holds(row):", "    if row is None:"),),
+        (Patch(ROWS, "    if not task_holds(row):", "    if row is None:"),),
         "test_a_running_row_that_was_changed_is_not_taken_over",
     ),
     Row(
@@ -172,7 +173,7 @@ _SEALS: Final = mutants(
 
 _PAGES: Final = mutants(
     "page checksums",
-    Off("seal", (Patch(TASKS, "    if not task_holds(row):", "    if row is None:"),)),
+    Off("seal", (Patch(ROWS, "    if not task_holds(row):", "    if row is None:"),)),
     "tests/test_seal.py",
     Row(
         "pages-not-verified",

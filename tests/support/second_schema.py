@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from idemreg import Clock
 from idemreg.sqlite import upkeep
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.opening import Opening
 
 if TYPE_CHECKING:
     from apsw import Connection
@@ -28,6 +29,6 @@ SECOND = upkeep.Schema(version=2, read_text=_text, migrations={1: _add_column})
 
 def open_second(path: str) -> SqliteStore:
     """Open the file with the second schema, which migrates an older one."""
-    store = SqliteStore(path, create=True, busy_s=5, clock=Clock(), schema=SECOND)
+    store = SqliteStore(Opening(path, create=True, busy_s=5, clock=Clock(), schema=SECOND)).serve()
     store.open()
     return store

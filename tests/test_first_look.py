@@ -1,0 +1,106 @@
+"""A registry that is only looked into imports half, and the other half finds the files open: nothing is missed then."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from idemreg import Registry
+from idemreg.sqlite.backend import SqliteStore
+from tests.support.processes import Script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOOKS = """
+from idemreg import Registry, Status
+with Registry(sys.argv[1], create=False) as registry:
+    tasks = [*registry.tasks(status=Status.SUCCEEDED), registry.get("t")]
+    say(len(tasks), registry.owner(tasks[0]), registry.count())
+say(*(name for name in sys.modules if name.startswith("idemreg.")))
+"""
+
+WRITING = {"idemreg.store", *(f"idemreg.sqlite.{room}" for room in ("backend", "hot", "claiming", "settling", "tasks"))}
+
+PAGES = 1_000  # after which a commit moves the -wal
+
+
+@pytest.fixture
+def looked_into(path: Path) -> Registry:
+    """A registry of one task, whose file is open by a look."""
+    with Registry(path, durability="normal") as first:
+        first.run("t", lambda: 1)
+    registry = Registry(path, durability="normal")
+    assert registry.get("t") is not None
+    return registry
+
+
+def test_a_look_imports_nothing_that_writes(path: Path) -> None:
+    """Half of the time that such a process takes would go there."""
+    with Registry(path) as registry:
+        registry.run("t", lambda: 1)
+    with Script(LOOKS, path) as script:
+        script.expect("2 None {<Status.SUCCEEDED: 1>: 1}")
+        loaded = set(script.line().split())
+        assert script.end() == 0
+    assert "idemreg.sqlite.reading" in loaded
+    assert not loaded & WRITING
+
+
+def test_files_that_a_look_has_opened_are_checkpointed(looked_into: Registry) -> None:
+    """The commits of the first jobs behind it are heard of, so the -wal does not grow for ever."""
+    wal = looked_into._store.wal
+    for number in range(40):
+        looked_into.run(f"large:{number}", lambda: "x" * 100_000)
+    state = wal.state()
+    assert state is not None
+    assert state.moved > 0 or state.pages < PAGES
+    looked_into.close()
+
+
+def test_what_was_dropped_behind_a_look_is_settled(looked_into: Registry) -> None:
+    """A claim that its finaliser could not settle is settled by whoever writes next."""
+    heard = looked_into._opening.opened().database
+    before = heard.after_write
+    looked_into.run("first", lambda: 1)
+    assert heard is looked_into._opening.opened().database
+    assert heard.after_write is not before
+    looked_into.close()
+
+
+def test_threads_that_write_first_share_a_store(looked_into: Registry) -> None:
+    """One of them, with one list of what is to be settled."""
+    count = 8
+    barrier, found = threading.Barrier(count), []
+
+    def write() -> None:
+        barrier.wait()
+        found.append(looked_into.store)
+
+    threads = [threading.Thread(target=write) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {id(one) for one in found} == {id(looked_into.store)}
+    looked_into.close()
+
+
+def test_a_first_write_that_is_interrupted_leaves_it_to_the_next(
+    looked_into: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes a store that does not hear of the commits."""
+
+    def interrupted(_store: SqliteStore) -> SqliteStore:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "serve", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            looked_into.run("first", lambda: 1)
+    before = looked_into._opening.opened().database.after_write
+    assert looked_into.run("first", lambda: 1).attempt == 1
+    assert looked_into._opening.opened().database.after_write is not before
+    looked_into.close()
