@@ -168,9 +168,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - of any name
     if room is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module  # noqa: PLC0415 - the interpreter has it already
-
-    value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), name)
+    value = globals()[name] = getattr(__import__(f"{__name__}.{room}", fromlist=(name,)), name)
     return value
 
 

@@ -33,6 +33,7 @@ from idemreg.registry import Registry
 from idemreg.request import check_job, job_name, wanted
 from idemreg.rerunning import AsyncSweep
 from idemreg.slotted import AsyncSlots
+from idemreg.sqlite import backend as _backend  # noqa: F401 - now, and not by the first call on an event loop's thread
 from idemreg.tagged import canonical
 from idemreg.walk import adrive
 

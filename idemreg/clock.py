@@ -45,7 +45,7 @@ class _Namespace:
 
     def read(self) -> None:
         """Anew in a forked child: it may be the first member of a namespace that its parent has made."""
-        with contextlib.suppress(OSError, ValueError), open(OFFSETS_PATH, encoding="ascii") as file:
+        with contextlib.suppress(OSError, ValueError), open(OFFSETS_PATH, encoding="utf-8") as file:
             for line in file:
                 clock, whole, rest = line.split()
                 if clock in ("boottime", "7"):
@@ -60,7 +60,7 @@ if hasattr(os, "register_at_fork"):
 @cache  # what was raised is no answer, and is not kept
 def _boot_id() -> str:
     try:
-        with open(BOOT_ID_PATH, encoding="ascii") as file:
+        with open(BOOT_ID_PATH, encoding="utf-8") as file:
             return file.read().strip()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return _PROCESS_BOOT_ID

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 from idemreg.clock import seconds
 from idemreg.errors import require
 from idemreg.model import Status
-from idemreg.query import Look, Query
+from idemreg.query import Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import timedelta
 
     from idemreg.model import Task
+    from idemreg.store import Look
 
 __all__ = ["PAGE_TASKS", "every", "query_of"]
 

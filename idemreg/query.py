@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from idemreg.model import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from idemreg.model import Task
 
-    from idemreg.model import Origin, Task
-    from idemreg.owner import OwnerInfo
-
-__all__ = ["Instant", "Look", "Page", "Query"]
+__all__ = ["Instant", "Page", "Query"]
 
 
 class Query(NamedTuple):
@@ -52,34 +49,3 @@ class Page(NamedTuple):
 
     tasks: list[Task]
     after: str | None
-
-
-class Look(Protocol):
-    """A place that keeps tasks, to who only looks. Safe to share between threads; reopens in a forked child."""
-
-    def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
-        """The rows, in order. What it returns is ``durable``, or (None) as the place's reads are."""
-
-    def page(self, query: Query, after: str | None, limit: int) -> Page:
-        """At most ``limit`` tasks behind the task_id ``after``."""
-
-    def count(self) -> dict[Status, int]:
-        """How many tasks are in each status that occurs."""
-
-    def instant(self) -> Instant:
-        """Now, as ages are counted."""
-
-    def floor(self) -> int:
-        """The token floor: every token given from now on is above it."""
-
-    def origin(self) -> Origin:
-        """The random id of the place, part of every downstream key, and of its checksums' key."""
-
-    def owner(self, task: Task) -> OwnerInfo | None:
-        """Who runs the task, and whether it lives; None where nobody does."""
-
-    def downstream_key(self, task_id: str) -> str:
-        """A key for receivers: the same over all attempts of the task, different in every other registry."""
-
-    def close(self) -> None:
-        """Close what is open. Claims that are not finished keep their owner's lock until they are."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from idemreg.model import NO_CHECKSUM, Status
-from idemreg.query import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from idemreg.model import Deadlines, Origin, Policy, Task, Verdict, Version, Wanted
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Steps
-    from idemreg.query import Instant, Query
+    from idemreg.query import Instant, Page, Query
 
 __all__ = [
     "Absent",
@@ -29,6 +28,7 @@ __all__ = [
     "End",
     "Granted",
     "Group",
+    "Look",
     "Lost",
     "Mismatch",
     "Present",
@@ -259,6 +259,37 @@ class CommandOwner(Protocol):
 
     def close(self) -> None:
         """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
+
+
+class Look(Protocol):
+    """A place that keeps tasks, to who only looks. Safe to share between threads; reopens in a forked child."""
+
+    def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
+        """The rows, in order. What it returns is ``durable``, or (None) as the place's reads are."""
+
+    def page(self, query: Query, after: str | None, limit: int) -> Page:
+        """At most ``limit`` tasks behind the task_id ``after``."""
+
+    def count(self) -> dict[Status, int]:
+        """How many tasks are in each status that occurs."""
+
+    def instant(self) -> Instant:
+        """Now, as ages are counted."""
+
+    def floor(self) -> int:
+        """The token floor: every token given from now on is above it."""
+
+    def origin(self) -> Origin:
+        """The random id of the place, part of every downstream key, and of its checksums' key."""
+
+    def owner(self, task: Task) -> OwnerInfo | None:
+        """Who runs the task, and whether it lives; None where nobody does."""
+
+    def downstream_key(self, task_id: str) -> str:
+        """A key for receivers: the same over all attempts of the task, different in every other registry."""
+
+    def close(self) -> None:
+        """Close what is open. Claims that are not finished keep their owner's lock until they are."""
 
 
 class Store(Look, Protocol):

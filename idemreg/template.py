@@ -19,7 +19,7 @@ NO_SPACE: Final = "Leave the white space at its ends out."
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp", "Cs"})
 
 # What str.format understands of a field; a slip in it must show at decoration, not at 03:00.
-_FIELD: Final = re.compile(r"\w+(\.\w+|\[[^\[\]]+\])*")
+_FIELD: Final = r"\w+(\.\w+|\[[^\[\]]+\])*"
 
 # Far below the interpreter's limit of digits; larger ones are looked at one by one.
 _SMALL_INT: Final = 2**63
@@ -112,7 +112,7 @@ def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[st
         if spec or conversion:
             msg = f"{{{field}}} in {literal!r} has a format or a conversion, which could give two values one text"
             raise ValueError(msg)
-        if field and not _FIELD.fullmatch(field):
+        if field and not re.fullmatch(_FIELD, field):
             msg = f"{{{field}}} in {literal!r} is no name with .attribute or [index] behind it"
             raise ValueError(msg)
         if re.split(r"[.\[]", field)[0] not in parameters:

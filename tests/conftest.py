@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 from idemreg import Registry, faults
 from idemreg.sqlite import forking
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.reading import Reader
 from tests.support import compiled
 from tests.support.waiting import until
 
@@ -124,9 +125,10 @@ def nothing_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    for name, method in inspect.getmembers(SqliteStore, inspect.isfunction):
-        if not name.startswith("_"):
-            monkeypatch.setattr(SqliteStore, name, guarded(method))
+    for kind in (SqliteStore, Reader):
+        for name, method in inspect.getmembers(kind, inspect.isfunction):
+            if not name.startswith("_") and name != "serve":  # which waits for nothing
+                monkeypatch.setattr(kind, name, guarded(method))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -23,7 +23,7 @@ PREFIX: Final = "idempotent_"
 ENCODING: Final = "UTF-8"
 
 # Just what SQLite takes for such: a comment that is none to SQLite would hide what it carries out.
-_COMMENT_OR_SPACE: Final = re.compile(r"(?:--[^\n]*|[ \t\n\f\r]+)+")
+_COMMENT_OR_SPACE: Final = r"(?:--[^\n]*|[ \t\n\f\r]+)+"
 
 
 def check_form(connection: Connection, schema: str) -> None:
@@ -65,4 +65,4 @@ def _compare(rows: list[tuple[Any, ...]], schema: str) -> None:
 
 def bare(statement: object) -> str:
     """The text without comments, and with single spaces."""
-    return _COMMENT_OR_SPACE.sub(" ", str(statement)).strip()
+    return re.sub(_COMMENT_OR_SPACE, " ", str(statement)).strip()

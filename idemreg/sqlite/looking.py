@@ -19,7 +19,7 @@ import apsw
 
 from idemreg.clockcheck.alarm import JOB, PREFIX
 from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.sqlite import arguments, clocks, leases, pages, queries, records, serial_marks, slots, upkeep
+from idemreg.sqlite import arguments, clocks, leases, pages, records, serial_marks, slots, step_rows, upkeep
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
@@ -334,7 +334,7 @@ _VERIFYING: Final[tuple[Callable[[Connection], object], ...]] = (
     records.registry_row,
     lambda connection: records.all_owners(connection, OWNERS_LOOKED_AT),
     lambda connection: serial_marks.all_marks(connection, MARKS_LOOKED_AT),
-    queries.check_steps,
+    step_rows.check_steps,
     clocks.watch,
     leases.check_seals,
     arguments.check_seals,

@@ -62,10 +62,9 @@ class Opening:
         self._making = upkeep.Making(schema, clock, busy_s, key_note, page_checksums)
         self._create = create
         self._reads_durable = reads_durable
-        # Gives what is called at each opening, also in a forked child. Weak: a circle would keep a registry that was
-        # dropped open until the garbage is collected.
-        self._when_opened: Callable[[], Callable[[Opened], None] | None] = _nobody
-        self._after_write: Callable[[], None] = _nobody  # called behind each write, outside the gate
+        # What is called behind each write, outside the gate; and what gives that which is called at each opening, also
+        # in a forked child. Weak: a circle would keep a registry that was dropped open until the garbage is collected.
+        self._served: tuple[Callable[[], None], Callable[[], Callable[[Opened], None] | None]] = _nobody, _nobody
         self.current: Opened | None = None  # what is open now; `opened` opens it
         self._closing: list[Opened] = []
         self._lock = threading.Lock()
@@ -79,23 +78,26 @@ class Opening:
                 opened = self.current
                 if opened is None:
                     opened = self._open()
-                    self._tell(opened)
+                    served = self._tell(opened)
                     self.current = opened
+                    if served is not self._served:  # who came meanwhile may have seen nothing open
+                        self._tell(opened)
         return opened
 
     def serve(
         self, after_write: Callable[[], None], when_opened: Callable[[], Callable[[Opened], None] | None]
     ) -> None:
-        """Call these from now on: also of files that are open already, by a look. Twice is once."""
-        with self._lock:
-            self._after_write, self._when_opened = after_write, when_opened
-            if self.current is not None:
-                self._tell(self.current)
+        """Call these from now on: also of files that are open already, by a look. Waits for nobody; twice is once."""
+        self._served = after_write, when_opened
+        if (opened := self.current) is not None:
+            self._tell(opened)
 
-    def _tell(self, opened: Opened) -> None:
-        opened.database.after_write = self._after_write
-        if (when_opened := self._when_opened()) is not None:
-            when_opened(opened)
+    def _tell(self, opened: Opened) -> object:
+        served = self._served
+        opened.database.after_write, when_opened = served
+        if (tell := when_opened()) is not None:
+            tell(opened)
+        return served
 
     @contextlib.contextmanager
     def using(self, owner: int | None = None) -> Iterator[Opened]:

@@ -35,7 +35,7 @@ RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many 
 # What SQLite's checks of the file say of a page that they could not get (btree.c, checkTreePage and checkList). They
 # have looked at its number before: so it is the disk that did not give it, or memory, and not the file that is damaged.
 _NO_PAGE: Final = "failed to get page"
-_CODE: Final = re.compile(r"unable to get the page\. error code=(\d+)")
+_CODE: Final = r"unable to get the page\. error code=(\d+)"
 _UNREAD: Final = frozenset({apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM})
 
 # By the path of the package: `apsw.sqlite_extra`, which would tell, costs 15 ms of importlib.resources.
@@ -97,7 +97,7 @@ def _asked(connection: apsw.Connection, check: str, limit: int) -> list[str]:
 
 
 def _is_unread(text: str, *, checks_pages: bool) -> bool:
-    if (code := _CODE.search(text)) is None:
+    if (code := re.search(_CODE, text)) is None:
         return _NO_PAGE in text and not checks_pages
     return int(code[1]) & 0xFF in _UNREAD and int(code[1]) != apsw.SQLITE_IOERR_DATA
 

@@ -7,31 +7,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Origin, Status, Verdict
-from idemreg.progress import Step
 from idemreg.query import Page
 from idemreg.sqlite.records import floor, newer_schema, registry_row
 from idemreg.sqlite.rows import COLUMNS, to_task
-from idemreg.sqlite.seals import broken, values_hold
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from idemreg.query import Instant, Query
     from idemreg.sqlite.connection import Connection
 
 __all__ = [
     "AGE_MS",
-    "STEP_COLUMNS",
     "Conditions",
     "boundary",
-    "check_steps",
     "conditions",
     "count",
     "origin",
     "page",
-    "steps",
-    "tasks_with_steps",
-    "to_step",
     "within",
 ]
 
@@ -177,41 +168,3 @@ def origin(connection: Connection, schema_version: int) -> Origin:
     if row is None:
         raise newer_schema()
     return Origin(row.registry_id, row.key_note)
-
-
-# --- steps ------------------------------------------------------------------------------------------------------
-
-STEP_COLUMNS: Final = "task_id, name, number, token, saved_at, result, seal"
-
-
-def steps(connection: Connection, schema_version: int, task_id: str) -> list[Step]:
-    """The steps of a task, in the order in which they were saved."""
-    floor(connection, schema_version)
-    rows: list[Any] = connection.execute(
-        f"SELECT {STEP_COLUMNS} FROM idempotent_step WHERE task_id = ? ORDER BY number",  # noqa: S608 - a constant
-        (task_id,),
-    ).fetchall()
-    return [to_step(row) for row in rows]
-
-
-def tasks_with_steps(connection: Connection, schema_version: int, first: str, last: str) -> set[str]:
-    """Which of the tasks from the first to the last have steps."""
-    floor(connection, schema_version)
-    rows: list[Any] = connection.execute(
-        "SELECT DISTINCT task_id FROM idempotent_step WHERE task_id BETWEEN ? AND ?", (first, last)
-    ).fetchall()
-    return {task_id for (task_id,) in rows}
-
-
-def check_steps(connection: Connection) -> None:
-    """`StoreCorruptError` where a step is not as it was written. Reads all of them."""
-    for row in connection.execute(f"SELECT {STEP_COLUMNS} FROM idempotent_step"):  # noqa: S608 - a constant
-        to_step(row)
-
-
-def to_step(row: Sequence[Any]) -> Step:
-    """A row of `STEP_COLUMNS`, its seal verified."""
-    if not values_hold(row[:-1], row[-1]):
-        what = f"step {row[1]!r} of task {row[0]!r}"
-        raise broken(what, row[0])
-    return Step._make(row[1:-1])

@@ -94,11 +94,17 @@ class Reader:
 
     def steps(self, task_id: str) -> list[Step]:
         """The steps of the task, in the order in which they were saved."""
-        return self._read(queries.steps, self._schema_version, task_id)
+        with importing():
+            from idemreg.sqlite import step_rows  # noqa: PLC0415 - few jobs have any
+
+        return self._read(step_rows.of_task, self._schema_version, task_id)
 
     def tasks_with_steps(self, first: str, last: str) -> set[str]:
         """Which of the tasks between these two, both included, have steps."""
-        return self._read(queries.tasks_with_steps, self._schema_version, first, last)
+        with importing():
+            from idemreg.sqlite import step_rows  # noqa: PLC0415 - as above
+
+        return self._read(step_rows.tasks_with_steps, self._schema_version, first, last)
 
     def kept(self, after: str | None, limit: int) -> list[tuple[Task, Kept]]:
         """At most ``limit`` tasks whose arguments are kept, behind the task_id ``after``, in order."""

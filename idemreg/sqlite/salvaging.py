@@ -28,11 +28,11 @@ from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
 from idemreg.sqlite.holding import Held
 from idemreg.sqlite.pages import RESERVED_BYTES
-from idemreg.sqlite.queries import to_step
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.rows import to_task
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
 from idemreg.sqlite.serial_marks import to_mark
+from idemreg.sqlite.step_rows import to_step
 from idemreg.sqlite.upkeep import EPOCH_BITS
 
 if TYPE_CHECKING:

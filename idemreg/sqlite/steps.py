@@ -12,8 +12,8 @@ from idemreg.errors import StepError
 from idemreg.model import Status, Task
 from idemreg.progress import Step
 from idemreg.sqlite import rows
-from idemreg.sqlite.queries import STEP_COLUMNS, to_step
 from idemreg.sqlite.seals import values_seal
+from idemreg.sqlite.step_rows import STEP_COLUMNS, to_step
 from idemreg.store import Lost
 
 if TYPE_CHECKING:
