@@ -32,10 +32,11 @@ from idemreg.events import LeaseLost, TakenOver
 from idemreg.heartbeat import Lease, heart
 from idemreg.leasing import Renewal, Renewed
 from idemreg.model import Limits, OnCrash, Policy, Wanted
-from idemreg.sqlite import owners
+from idemreg.sqlite import whose
 from idemreg.sqlite.backend import SqliteStore
-from idemreg.sqlite.leases import EPOCH_BITS, LeaseRow
+from idemreg.sqlite.leases import LeaseRow
 from idemreg.sqlite.opening import Opening
+from idemreg.sqlite.stamps import EPOCH_BITS
 from idemreg.store import End, Granted, Lost, Recorded
 from idemreg.testing import ManualClock, beat
 from tests.support.processes import PATIENCE_S, Script
@@ -555,7 +556,7 @@ def test_what_a_lease_makes_of_an_owners_life(lives: Liveness, until: tuple[int,
     """It frees only from its own moment on; a proof of death stays one, and a lock that is held refutes a reboot."""
     stamp = until[0] << EPOCH_BITS | until[1]
     lease = LeaseRow("t", 1, stamp, None)
-    info = owners._with_lease(OwnerInfo(1, lives, reason="why"), lease, 5 << EPOCH_BITS | 10)
+    info = whose._with_lease(OwnerInfo(1, lives, reason="why"), lease, 5 << EPOCH_BITS | 10)
     assert info.liveness is becomes
     assert "why" in info.reason
 

@@ -14,7 +14,7 @@ import pytest
 from idemreg import Clock, Registry, Status, StoreCorruptError
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import rest, walindex
-from idemreg.sqlite.upkeep import EPOCH_BITS
+from idemreg.sqlite.stamps import EPOCH_BITS
 from tests.support import raw
 from tests.support.processes import Script
 

@@ -12,6 +12,7 @@ from idemreg.errors import StoreCorruptError
 from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
 from idemreg.recovery import as_stored
 from idemreg.sqlite import arguments, leases, records, rows, tasks
+from idemreg.sqlite.whose import owner_of
 from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settlement, Unknown
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database
     from idemreg.sqlite.owners import Batch, Owners
+    from idemreg.sqlite.stamps import Stamp
     from idemreg.store import Answer
 
 __all__ = ["Claiming", "changed_under_lock", "has_final", "look", "must_sync", "will_sync"]
@@ -38,7 +40,7 @@ class Claiming(NamedTuple):
     owners: Owners
     batch: Batch | None = None
 
-    def claim(self, wanted: Wanted, floor: int, stamp: rows.Stamp, note: int | None = None) -> Answer:
+    def claim(self, wanted: Wanted, floor: int, stamp: Stamp, note: int | None = None) -> Answer:
         """Claim one task. What is `Granted` is noted as live before anybody can see its row."""
         if wanted.limits is not None and not wanted.policy.is_limited:
             wanted = wanted._replace(policy=wanted.policy._replace(is_limited=True))
@@ -56,7 +58,7 @@ class Claiming(NamedTuple):
         self.owners.live[wanted.task_id, answer.token] = answer
         return answer
 
-    def _claim(self, wanted: Wanted, floor: int, stamp: rows.Stamp, note: int | None) -> Answer:
+    def _claim(self, wanted: Wanted, floor: int, stamp: Stamp, note: int | None) -> Answer:
         owner = self._owner(wanted)
         follows = None if wanted.kept is None else wanted.kept.follows
         if follows is None and tasks.insert(self.connection, wanted, self.schema_version, floor, owner, stamp, note):
@@ -90,7 +92,7 @@ class Claiming(NamedTuple):
         decision: Decision,
         floor: int,
         owner: int,
-        stamp: rows.Stamp,
+        stamp: Stamp,
         note: int | None,
     ) -> Granted:
         to_verify = decision is Decision.VERIFY
@@ -105,7 +107,7 @@ class Claiming(NamedTuple):
         deadlines = None if to_verify else self._limit(wanted, token, stamp)
         return Granted(row.task_id, token, attempt, owner, row, policy, to_verify, deadlines=deadlines)
 
-    def _limit(self, wanted: Wanted, token: int, stamp: rows.Stamp) -> Deadlines | None:
+    def _limit(self, wanted: Wanted, token: int, stamp: Stamp) -> Deadlines | None:
         if wanted.limits is None:
             return None
         return leases.grant(self.connection, wanted.task_id, token, wanted.limits, stamp[1])
@@ -115,7 +117,7 @@ class Claiming(NamedTuple):
         if row.status is Status.RUNNING and row.owner is not None:
             records.leave_batch(self.connection, row.owner)
 
-    def bury(self, seen: Task, stamp: rows.Stamp) -> Unknown | Refused | None:
+    def bury(self, seen: Task, stamp: Stamp) -> Unknown | Refused | None:
         """What a claim under the stored policy alone, and without a hook, would make of a task of a dead owner.
 
         None where it would run the task, or the row has changed since it was ``seen``.
@@ -128,9 +130,7 @@ class Claiming(NamedTuple):
             return None
         return self._bury(row, decision, owner, stamp, BY_SWEEP)
 
-    def _bury(
-        self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: rows.Stamp, by: str
-    ) -> Unknown | Refused:
+    def _bury(self, row: Task, decision: Decision, owner: OwnerInfo | None, stamp: Stamp, by: str) -> Unknown | Refused:
         """The owner is proven dead, or its lease expired, and nobody may run the task by himself."""
         reason = "" if owner is None else owner.describe()
         is_expired = owner is not None and owner.liveness is Liveness.EXPIRED
@@ -164,7 +164,7 @@ def look(connection: Connection, schema_version: int, owners: Owners, wanted: Wa
 def _judge(connection: Connection, owners: Owners, row: Task, wanted: Wanted) -> tuple[Decision, OwnerInfo | None]:
     if row.status is not Status.RUNNING:
         return decide(row, wanted, Liveness.CANNOT_TELL), None
-    owner = owners.of(connection, row)
+    owner = owner_of(owners, connection, row)
     return decide(row, wanted, owner.liveness, entered=owner.entered), owner
 
 

@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.model import Deadlines
 from idemreg.sqlite.seals import broken, values_hold, values_seal
+from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS
 
 if TYPE_CHECKING:
     from idemreg.model import Limits, Task
     from idemreg.sqlite.connection import Connection
 
-__all__ = ["EPOCH_BITS", "LATEST_MS", "LeaseRow", "check_seals", "drop", "grant", "read", "remove", "renew"]
-
-EPOCH_BITS: Final = 40  # of a stamp, for the milliseconds; the boot epoch is above
-
-# The time since boot that a stamp has room for: 34 years. A broken hardware clock can make a sleep of the machine as
-# long; from then on rows of this boot grow no older, and stay.
-LATEST_MS: Final = 2**EPOCH_BITS - 1
+__all__ = ["LeaseRow", "check_seals", "drop", "grant", "read", "remove", "renew"]
 
 _COLUMNS: Final = "task_id, token, until_stamp, overdue_stamp"
 

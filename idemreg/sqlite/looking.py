@@ -25,6 +25,7 @@ from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
 from idemreg.sqlite.seals import TASK_COLUMNS, task_holds
+from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -211,7 +212,7 @@ class Look:
         if not rows:
             return None
         version, lock_id, boot_id, floor = rows[0]
-        return Registered(version, lock_id, boot_id, floor >> upkeep.EPOCH_BITS)
+        return Registered(version, lock_id, boot_id, floor >> EPOCH_BITS)
 
     def owners(self, limit: int) -> list[OwnerRecord]:
         """Some of the recorded owners."""
@@ -240,7 +241,7 @@ class Look:
 
     def limited(self, epoch: int, limit: int) -> list[Limited]:
         """Some running tasks whose lease, or whose time, was over at this moment of the boot of that epoch."""
-        now = epoch << leases.EPOCH_BITS | min(self._clock.boot_ms(), leases.LATEST_MS)
+        now = epoch << EPOCH_BITS | min(self._clock.boot_ms(), LATEST_MS)
         rows = self._rows(
             "SELECT CAST(task.task_id AS BLOB), owner, ifnull(until_stamp < ?1, 0), ifnull(overdue_stamp < ?1, 0)"
             " FROM idempotent_lease AS lease JOIN idempotent_log AS task USING (task_id) WHERE status = 3"

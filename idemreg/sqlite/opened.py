@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreError
 from idemreg.query import Instant
-from idemreg.sqlite import records, rows, upkeep
+from idemreg.sqlite import records, upkeep
 from idemreg.sqlite.database import Database
-from idemreg.sqlite.leases import LATEST_MS
 from idemreg.sqlite.owners import Owners
+from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS
 
 if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
+    from idemreg.sqlite.stamps import Stamp
 
 __all__ = ["Opened"]
 
@@ -55,7 +56,7 @@ class Opened:
         self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
         self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
-        self._epoch_bits = file.row.floor >> upkeep.EPOCH_BITS << upkeep.EPOCH_BITS
+        self._epoch_bits = file.row.floor >> EPOCH_BITS << EPOCH_BITS
         self.floor = file.row.floor  # as it was last read; a guess that the statements check
         self.lock_file = lock_file
         try:
@@ -70,7 +71,7 @@ class Opened:
         self.is_closed = False
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
-    def stamp(self) -> rows.Stamp:
+    def stamp(self) -> Stamp:
         """What a row that is written now is stamped with."""
         return self._wall_us(), self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 

@@ -14,14 +14,13 @@ from idemreg.errors import StoreBusyError, StoreError, StoreFullError
 from idemreg.liveness import Examiner, OwnerRecord
 from idemreg.lockfile import FIRST_NOTE, LockFile, open_error, owner_byte
 from idemreg.model import Liveness
-from idemreg.owner import OwnerInfo
-from idemreg.sqlite import leases, records, rows
+from idemreg.sqlite import records
+from idemreg.sqlite.stamps import LATEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from idemreg.clock import Clock
-    from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Granted
 
@@ -147,7 +146,7 @@ class Owners:
         self._lock_file = lock_file
         self._clock = clock
         self._epoch_bits = epoch_bits
-        self._examiner = Examiner(lock_file, clock)
+        self.examiner = Examiner(lock_file, clock)
         self._own: OwnerRecord | None = None
         # The number of this process as an owner, once its record is stored.
         self.recorded: int | None = None
@@ -167,6 +166,11 @@ class Owners:
     def own_id(self) -> int | None:
         """The number of this process as an owner; None as long as it has claimed nothing."""
         return None if self._own is None else self._own.id
+
+    @property
+    def own_record(self) -> OwnerRecord | None:
+        """Likewise; its record."""
+        return self._own
 
     def own(self) -> OwnerRecord:
         """This process as an owner, its byte held."""
@@ -224,7 +228,7 @@ class Owners:
 
     def _prune(self, connection: Connection) -> None:
         for record in records.other_owners(connection, PRUNED_AT_ONCE):
-            liveness, _ = self._examiner.examine(record.id, record)
+            liveness, _ = self.examiner.examine(record.id, record)
             if liveness is Liveness.DEAD:
                 records.forget_owner(connection, record.id)
 
@@ -237,9 +241,9 @@ class Owners:
 
     def is_ours(self, owner: int) -> bool:
         """Whether the owner lives in this process."""
-        return self._is_here(owner) or owner in self.commands
+        return self.is_here(owner) or owner in self.commands
 
-    def _is_here(self, owner: int) -> bool:
+    def is_here(self, owner: int) -> bool:
         """Whether its byte is held through this process's own lock, which does not see itself."""
         return (self._own is not None and owner == self._own.id) or owner in self._batches
 
@@ -256,7 +260,8 @@ class Owners:
         if self.live.get((grant.task_id, grant.token)) is grant:
             self.let_go(grant.task_id, grant.token)
 
-    def _holds(self, task_id: str, token: int) -> bool:
+    def holds(self, task_id: str, token: int) -> bool:
+        """Whether somebody in this process holds the claim."""
         return (task_id, token) in self.live
 
     def let_go(self, task_id: str, token: int) -> None:
@@ -273,53 +278,9 @@ class Owners:
         for command in list(self.commands.values()):
             command.drop()
 
-    def of(self, connection: Connection, task: Task) -> OwnerInfo:
-        """Who owns a running task, and whether it lives; of one with a lease, whether that has expired."""
-        info = self._of(connection, task)
-        lease = leases.read(connection, task)
-        return info if lease is None else _with_lease(info, lease, self.now())
-
     def now(self) -> int:
         """This moment as a stamp of this boot."""
-        return self._epoch_bits | min(self._clock.boot_ms(), leases.LATEST_MS)
-
-    def _of(self, connection: Connection, task: Task) -> OwnerInfo:
-        owner = task.owner or 0
-        if self._is_here(owner):
-            if self._holds(task.task_id, task.token):
-                return _info(owner, self._own, Liveness.ALIVE, "it is this process")
-            record = records.owner_record(connection, owner)
-            info = _info(owner, record or self._own, Liveness.DEAD, "this process dropped the claim without a finish")
-        else:
-            record = records.owner_record(connection, owner)
-            info = _info(owner, record, *self._examiner.examine(owner, record))
-        if info.liveness is not Liveness.DEAD or record is None or record.notes_at is None:
-            return info
-        return info._replace(entered=self._examiner.has_entered(record, rows.note_of(connection, task.task_id)))
-
-
-def _info(owner: int, record: OwnerRecord | None, liveness: Liveness, reason: str) -> OwnerInfo:
-    if record is None:
-        return OwnerInfo(owner, liveness, reason=reason)
-    return OwnerInfo(owner, liveness, record.pid, record.host, record.command, reason)
-
-
-def _with_lease(info: OwnerInfo, lease: leases.LeaseRow, now: int) -> OwnerInfo:
-    """An expired lease frees its task as a death does. What is proven stays proven: the dead need no deadline.
-
-    A lease of another boot says nothing against a lock that is held: this kernel is then still the one that gave it.
-    That is a process which cannot read the boot's id, and takes every opening for a boot.
-    """
-    left_ms = lease.left_ms(now)
-    info = info._replace(lease_left_ms=left_ms, overdue_ms=lease.overdue_ms(now))
-    if left_ms is None or left_ms >= 0 or info.liveness is Liveness.DEAD:
-        return info
-    if left_ms == -leases.LATEST_MS:
-        if info.liveness is Liveness.ALIVE:
-            return info
-        return info._replace(liveness=Liveness.EXPIRED, reason=f"its lease is of another boot; {info.reason}")
-    reason = f"its lease expired {-left_ms / 1_000:.1f} s ago; {info.reason}"
-    return info._replace(liveness=Liveness.EXPIRED, reason=reason)
+        return self._epoch_bits | min(self._clock.boot_ms(), LATEST_MS)
 
 
 def _hold(fd: int, owner: int) -> None:

@@ -132,8 +132,11 @@ class Reader:
         """Who runs the task, and whether it lives; None where nobody does."""
         if task.status is not Status.RUNNING:
             return None
+        with importing():
+            from idemreg.sqlite.whose import owner_of  # noqa: PLC0415 - most tasks do not run
+
         with self._opening.using() as opened:
-            return opened.database.read(lambda connection: opened.owners.of(connection, task))
+            return opened.database.read(lambda connection: owner_of(opened.owners, connection, task))
 
     def _read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._opening.using() as opened:

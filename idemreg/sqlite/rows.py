@@ -13,7 +13,7 @@ from idemreg.sqlite.seals import TASK_COLUMNS, broken, claim_seal, task_holds
 if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
 
-__all__ = ["COLUMNS", "Stamp", "check_seals", "claim_fields", "note_of", "read", "to_task"]
+__all__ = ["COLUMNS", "check_seals", "claim_fields", "note_of", "read", "to_task"]
 
 # The large values in the same statement: between two, another process may have ended the task anew, or forgotten it.
 # The row would then lack them, or bear those of another attempt.
@@ -30,9 +30,6 @@ _STATUSES: Final = {int(one): one for one in Status}
 _VERDICTS: Final = {None: None} | {int(one): one for one in Verdict}
 
 _VERSION: Final = "(SELECT floor FROM idempotent_registry WHERE schema_version = ?)"
-
-# What a row is stamped with: microseconds by the wall clock, and epoch and milliseconds of this boot.
-Stamp = tuple[int, int]
 
 _READ: Final = f"SELECT {COLUMNS}, {_VERSION} FROM idempotent_log WHERE task_id = ?"  # noqa: S608 - constants
 

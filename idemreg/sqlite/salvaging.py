@@ -32,8 +32,8 @@ from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.rows import to_task
 from idemreg.sqlite.seals import TASK_COLUMNS, values_seal
 from idemreg.sqlite.serial_marks import to_mark
+from idemreg.sqlite.stamps import EPOCH_BITS
 from idemreg.sqlite.step_rows import to_step
-from idemreg.sqlite.upkeep import EPOCH_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

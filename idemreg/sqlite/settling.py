@@ -21,6 +21,7 @@ from idemreg.sqlite import arguments, leases, records, rows, tasks
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.keeping import Keeper
 from idemreg.sqlite.renewing import renew
+from idemreg.sqlite.whose import owner_of
 from idemreg.store import End, Granted, Lost, Recorded
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Settler(Keeper):
     def _liveness(connection: Connection, opened: Opened, row: Task) -> Liveness:
         if row.status is not Status.RUNNING:
             return Liveness.CANNOT_TELL
-        return opened.owners.of(connection, row).liveness
+        return owner_of(opened.owners, connection, row).liveness
 
     def _reread(self, connection: Connection, task_id: str) -> Task:
         row = rows.read(connection, self._schema_version, task_id)

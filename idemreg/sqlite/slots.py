@@ -16,6 +16,7 @@ from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
 from idemreg.sqlite.rows import COLUMNS, to_task
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
+from idemreg.sqlite.whose import owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from idemreg.model import Task, Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import Owners
-    from idemreg.sqlite.rows import Stamp
+    from idemreg.sqlite.stamps import Stamp
 
 __all__ = ["plan", "schedules", "to_schedule", "waiting"]
 
@@ -81,7 +82,7 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
             return Waiting(None, [], {})
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
-        owned = {task.task_id: owners.of(connection, task) for task in running}
+        owned = {task.task_id: owner_of(owners, connection, task) for task in running}
         return Waiting(schedule, tasks, owned, _begun(connection, name, tasks))
     finally:
         connection.execute("ROLLBACK")

@@ -19,7 +19,7 @@ from idemreg.store import Absent, Stored
 if TYPE_CHECKING:
     from idemreg.model import Policy, Task, Wanted
     from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.rows import Stamp
+    from idemreg.sqlite.stamps import Stamp
     from idemreg.store import End, Settlement
 
 __all__ = [

@@ -18,10 +18,10 @@ from idemreg.lockfile import digest, importing
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import pages, rest
 from idemreg.sqlite.form import check_form
-from idemreg.sqlite.leases import EPOCH_BITS
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
 from idemreg.sqlite.rows import check_seals
+from idemreg.sqlite.stamps import EPOCH_BITS
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from idemreg.sqlite.readers import WalReader
 
 __all__ = [
-    "EPOCH_BITS",
     "MODES",
     "SCHEMA",
     "Checkpoint",

@@ -11,6 +11,7 @@ __all__ = ["LEASES"]
 
 SQLITE: Final = "idemreg/sqlite/"
 OWNERS: Final = SQLITE + "owners.py"
+WHOSE: Final = SQLITE + "whose.py"
 HEARTBEAT: Final = "idemreg/heartbeat.py"
 LATE: Final = "test_a_late_owner_learns_it_and_leaves_nothing"
 NEVER_TAKEN: Final = "test_renewed_leases_are_never_taken"
@@ -40,13 +41,13 @@ LEASES: Final = mutants(
     Row(
         "lease-never-expires",
         "a lease that is over frees no task",
-        (Patch(OWNERS, "if left_ms is None or left_ms >= 0 or", "if left_ms is None or left_ms or"),),
+        (Patch(WHOSE, "if left_ms is None or left_ms >= 0 or", "if left_ms is None or left_ms or"),),
         LATE,
     ),
     Row(
         "lease-expires-at-once",
         "a lease that is good frees its task",
-        (Patch(OWNERS, "if left_ms is None or left_ms >= 0 or", "if left_ms is None or"),),
+        (Patch(WHOSE, "if left_ms is None or left_ms >= 0 or", "if left_ms is None or"),),
         NEVER_TAKEN,
     ),
     Row(
@@ -55,8 +56,8 @@ LEASES: Final = mutants(
         (
             Patch(
                 OWNERS,
-                "self._epoch_bits | min(self._clock.boot_ms(), leases",
-                "self._epoch_bits | min(self._clock.wall_us() // 1_000, leases",
+                "self._epoch_bits | min(self._clock.boot_ms(), LATEST",
+                "self._epoch_bits | min(self._clock.wall_us() // 1_000, LATEST",
             ),
         ),
         "test_a_lease_is_renewed_at_a_third_of_it",
@@ -84,7 +85,7 @@ LEASES: Final = mutants(
         "a lease of another boot frees its task although its owner's lock is held",
         (
             Patch(
-                OWNERS,
+                WHOSE,
                 "        if info.liveness is Liveness.ALIVE:\n            return info\n        return info._replace",
                 "        return info._replace",
             ),
