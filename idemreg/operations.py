@@ -86,6 +86,11 @@ class Operations:
         return self._store
 
     @property
+    def reader(self) -> Reader:
+        """The half of it that only looks, likewise."""
+        return self._reader
+
+    @property
     def _store(self) -> SqliteStore:
         """The whole store, which only looks do without."""
         return self._whole or self._make_whole()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from idemreg.model import Task
     from idemreg.operations import Operations
-    from idemreg.recovery import Recovery
 
 __all__ = ["STATS_FIELDS", "list_tasks", "show", "stats"]
 
@@ -62,7 +61,7 @@ def show(task_id: str) -> None:
     with settings().existing() as registry:
         task = _get(registry, task_id)
         owner, steps = registry.owner(task), registry.steps(task_id)
-        kept = cast("Recovery", registry.store).kept_of(task_id)
+        kept = registry.reader.kept_of(task_id)
         if settings().json:
             write_json(rows.show_fields(task, owner, steps, kept))
             return

@@ -151,6 +151,8 @@ def test_show_pays_for_nothing_else(cli: Cli, registry: Registry) -> None:
         "signals",
         "each",
         "doctor",
+        "store",
+        "sqlite.backend",
     )
     assert not set(loaded) & {"hashlib", "_hashlib", "subprocess", "logging", "shutil", "difflib", "asyncio"}
     assert not set(loaded) & {f"idemreg.{room}" for room in (*rooms, "batch", "exchange", "lines", "manage", "purge")}
