@@ -65,14 +65,14 @@ class Waiting(NamedTuple):
     """What a look at a schedule finds, all at one instant.
 
     The version that counts (None: the schedule is new); its slots that are pending, failed, running, or unknown and not
-    held, in order; and who runs the running ones, by task_id. ``begun_s``: the newest slot that has begun, where it is
-    newer than one that is pending.
+    held, in order; and who runs the running ones, by task_id. ``begun``: the newest slot that has begun, and the newest
+    of those up to the watermark, where they are newer than one that is pending.
     """
 
     schedule: Schedule | None
     tasks: list[Task]
     owners: dict[str, OwnerInfo]
-    begun_s: int | None = None
+    begun: tuple[int, ...] = ()
 
 
 class Ledger(Protocol):

@@ -18,8 +18,9 @@ In the order in which it is decided:
   before another starts, since until then its owner may come back. An unknown slot holds nobody up: it is for an
   operator, or for its verify hook.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
-  others are `coalesced`. So is, under ``latest``, what is older than one that has begun (by a clock that served, or by
-  hand). ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are `over_limit`.
+  others are `coalesced`. So is, under ``latest``, what is older than one that has come due and begun (by a clock that
+  served, or has gone back since, or by hand). ``all`` runs each in order, but of more than ``limit`` only the newest,
+  and the others are `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
 by ``on_crash``, in its window or not, and so is one that was interrupted under rerun, which is pending; about an
@@ -206,7 +207,8 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: li
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
-    begun_s = -1 if found.begun_s is None or found.begun_s > look.now_s else found.begun_s
+    came_due_s = max(look.now_s, seen.watermark_s)  # also where the clock has gone back since
+    begun_s = max((at_s for at_s in found.begun if at_s <= came_due_s), default=-1)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
     again = [*dead, *_put_back(found), *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)

@@ -884,6 +884,39 @@ def test_what_is_older_than_what_ran_by_a_clock_that_serves_is_coalesced(
     assert job.rows() == {"1": "coalesced", "2": "coalesced", "3": "succeeded", "4": "succeeded"}
 
 
+def test_what_is_older_than_what_ran_is_coalesced_by_a_clock_that_went_back_as_well(
+    registry: Registry, clock: ManualClock
+) -> None:
+    """That has come due and begun, and so nothing runs behind it, however early it is now."""
+    job, permit = Job(registry), Permit(catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(3 * HOUR)
+    job.due()
+    assert job.rows() == {"1": "pending", "2": "pending", "3": "succeeded"}
+    permit = Permit()
+    clock.set(wall_us=clock.wall_us() - int(1.5 * HOUR * 1_000_000))
+    assert job.due() == []
+    assert job.rows() == {"1": "coalesced", "2": "pending", "3": "succeeded"}
+    clock.advance(HOUR)
+    assert job.due() == []
+    assert job.rows() == {"1": "coalesced", "2": "coalesced", "3": "succeeded"}
+
+
+@pytest.mark.parametrize("other", ["job@2026-11-23T09:00:00Z", "job@by-hand"])
+def test_a_slot_to_come_that_ran_by_hand_hides_none_that_has_begun(
+    registry: Registry, clock: ManualClock, other: str
+) -> None:
+    """Nor does a task that only has a name like one."""
+    job, permit = Job(registry), Permit(catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(3 * HOUR)
+    job.due()
+    registry.run_slot(other) if other.endswith("Z") else registry.run(other, lambda: None)
+    permit = Permit()
+    assert job.due() == []
+    assert job.ran == ["3", "6"][: 1 + other.endswith("Z")]
+
+
 def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Registry, clock: ManualClock) -> None:
     """Its time has not come; what waited in the queue runs."""
     job = Job(registry, overlap="queue")

@@ -23,7 +23,7 @@ from idemreg.model import FINAL
 from idemreg.slots import slot_of
 from idemreg.sqlite.clocks import to_watch
 from idemreg.sqlite.gaps import NAMED
-from idemreg.sqlite.slots import to_schedule
+from idemreg.sqlite.slots import ANY_SLOT, to_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ _STAGE: Final = (
     + ", ".join(f"{field} = excluded.{field}" for field in (*Schedule._fields[2:], "seal", "is_sure"))
     + " WHERE (excluded.is_sure, excluded.watermark_s) > (is_sure, watermark_s)"
 )
-_SLOTS: Final = "SELECT task_id FROM log WHERE task_id GLOB '?*@????-??-??T??:??:??Z'"
+_SLOTS: Final = f"SELECT task_id FROM log WHERE task_id GLOB '{ANY_SLOT}'"  # noqa: S608 - a constant
 _ALARMS: Final = (
     f"SELECT task_id FROM log WHERE name = ? AND task_id GLOB '{PREFIX}*'"  # noqa: S608 - constants
     f" AND status NOT IN ({', '.join(str(int(status)) for status in FINAL)}) ORDER BY task_id DESC LIMIT 1"

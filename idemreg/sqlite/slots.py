@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.stamps import Stamp
 
-__all__ = ["plan", "schedules", "to_schedule", "waiting"]
+__all__ = ["ANY_SLOT", "plan", "schedules", "to_schedule", "waiting"]
 
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
 )
+ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"
 _AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
 
 
@@ -83,7 +84,7 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
         owned = {task.task_id: owner_of(owners, connection, task) for task in running}
-        return Waiting(schedule, tasks, owned, _begun(connection, name, tasks))
+        return Waiting(schedule, tasks, owned, _begun(connection, schedule, tasks))
     finally:
         connection.execute("ROLLBACK")
 
@@ -108,18 +109,21 @@ def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
     return [task for task in tasks if slot_of(task.task_id) is not None]
 
 
-def _begun(connection: Connection, name: str, tasks: Sequence[Task]) -> int | None:
-    """The newest slot that has begun, of those behind the oldest that has not."""
+def _begun(connection: Connection, schedule: Schedule, tasks: Sequence[Task]) -> tuple[int, ...]:
+    """The newest slots that have begun, behind the oldest that has not: of all, and of those that have come due."""
     oldest = next((task for task in tasks if task.is_untried), None)
     if oldest is None:
-        return None
-    row = connection.execute(
-        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?"  # noqa: S608 - constants
-        f" AND status NOT IN ({Status.SKIPPED:d}, {Status.CANCELLED:d})"
-        f" AND (status <> {Status.PENDING:d} OR attempt > 0) ORDER BY task_id DESC LIMIT 1",
-        (oldest.task_id, name + _AFTER_AT),
-    ).fetchone()
-    return None if row is None else slot_of(to_task(row).task_id)
+        return ()
+    found = []
+    for last in (schedule.name + _AFTER_AT, slot_id(schedule.name, schedule.watermark_s)):
+        row = connection.execute(
+            f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id <= ? AND task_id GLOB ?"  # noqa: S608
+            f" AND status NOT IN ({Status.SKIPPED:d}, {Status.CANCELLED:d})"
+            f" AND (status <> {Status.PENDING:d} OR attempt > 0) ORDER BY task_id DESC LIMIT 1",
+            (oldest.task_id, last, ANY_SLOT),
+        ).fetchone()
+        found.append(None if row is None else slot_of(to_task(row).task_id))
+    return tuple(at_s for at_s in found if at_s is not None)
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608

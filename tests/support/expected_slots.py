@@ -201,7 +201,7 @@ class Expected:
         elif self.options["coalesce"] == "earliest":
             kept = waits[:1]
         else:
-            kept = [slot for slot in waits[-1:] if not slot < newest <= now]
+            kept = [slot for slot in waits[-1:] if slot > newest]
         rest = "over_limit" if self.options["coalesce"] == "all" else "coalesced"
         self.skip([slot for slot in waits if slot not in kept], rest)
         return kept
