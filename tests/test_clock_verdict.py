@@ -85,11 +85,14 @@ def test_the_bands_are_settings() -> None:
         {"extend_from_ms": -1},
         {"extend_from_ms": 51},
         {"extend_from_ms": float("nan")},
+        {"extend_from_ms": 1e-4},
         {"suspend_from_ms": 9},
         {"suspend_from_ms": float("inf")},
+        {"suspend_from_ms": 1e306},
         {"suspend_from_ms": float("nan")},
         {"extension_ms": -1},
         {"extension_ms": float("inf")},
+        {"extension_ms": 1e306},
         {"extension_ms": float("nan")},
     ],
 )
@@ -97,6 +100,17 @@ def test_bands_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     """At the door, by a ValueError."""
     with pytest.raises(ValueError):
         ClockBands(**wrong)
+
+
+@each_sign
+def test_the_widest_and_the_finest_bands_are_bands(sign: int) -> None:
+    """To the microsecond in which deviations are told; beyond them stands a mistake in the unit."""
+    widest = ClockBands(suspend_from_ms=100 * 365 * 86_400_000, extension_ms=100 * 365 * 86_400_000)
+    assert outcome(Reading(KERNEL, sign * (YEARS - 1)), bands=widest)[1] is False
+    assert outcome(Reading(KERNEL, sign * YEARS), bands=widest)[1] is True
+    finest = ClockBands(extend_from_ms=0.001, suspend_from_ms=0.001)
+    assert outcome(Reading(KERNEL, 0), bands=finest) == (GOOD, False, 0)
+    assert outcome(Reading(KERNEL, sign), bands=finest)[:2] == (DEVIATING, True)
 
 
 # --- one source -------------------------------------------------------------------------------------------------

@@ -74,8 +74,9 @@ def clock(
     suspends scheduling and catch-up: an alarm, a task that is unknown, says why. It ends when a source answers for the
     clock, or by --confirm. Whether a task may run never depends on any of it.
 
-    Other bands, given here, are tried and suspend nothing. Those by which commands schedule (run --every) are set by
-    IDEMREG_CLOCK_EXTEND_FROM, IDEMREG_CLOCK_SUSPEND_FROM and IDEMREG_CLOCK_EXTENSION, in ms; a module sets its own.
+    Other bands, given here, are tried and suspend nothing. Those by which commands go (run --every, schedule --resume)
+    are set by IDEMREG_CLOCK_EXTEND_FROM, IDEMREG_CLOCK_SUSPEND_FROM and IDEMREG_CLOCK_EXTENSION, in ms; a module sets
+    its own.
 
     Exit code 0: good; or deviating within the bands; or nobody can tell, with a warning on stderr. 1: scheduling is
     suspended (also where the hardware clock serves meanwhile).

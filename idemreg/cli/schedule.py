@@ -106,6 +106,9 @@ def _of_file(pause: str | None, resume: str | None) -> int:
         if pause is not None:
             registry.pause(pause)
         if resume is not None:
+            from idemreg.cli.bands import bands_of  # noqa: PLC0415 - where it is asked for
+
+            registry.clock_bands = bands_of({})
             registry.resume(resume)
         name, now_s = pause or resume, registry.clock.wall_us() // SECOND_US
         found = cast("Ledger", registry.store).schedules(name)

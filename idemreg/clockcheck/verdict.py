@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["MS_US", "SUSPENDED", "ClockBands", "ClockCheck", "ClockVerdict", "Judged", "Permit", "judge", "permit"]
 
 MS_US: Final = 1_000
+FINEST_MS: Final = 0.001  # deviations are whole microseconds
+LONGEST_MS: Final = 100 * 365 * 86_400_000  # a century: more is a mistake in the unit
 SUSPENDED: Final = 1  # exit code of whatever schedules, and of `idemreg clock`
 
 
@@ -34,7 +36,7 @@ SUSPENDED: Final = 1  # exit code of whatever schedules, and of `idemreg clock`
 
 @dataclass(frozen=True)
 class ClockBands:
-    """From which deviation on something is done about it, in milliseconds.
+    """From which deviation on something is done about it, in milliseconds: from a microsecond to a century.
 
     Under ``extend_from_ms`` nothing. From there on the execution window of a slot is open ``extension_ms`` longer. From
     ``suspend_from_ms`` on catch-up and scheduling are suspended.
@@ -45,14 +47,14 @@ class ClockBands:
     extension_ms: float = 20
 
     def __post_init__(self) -> None:
-        if not 0 < self.extend_from_ms <= self.suspend_from_ms < float("inf"):
+        if not FINEST_MS <= self.extend_from_ms <= self.suspend_from_ms <= LONGEST_MS:
             msg = (
-                "the bands of the clock are 0 < extend_from_ms <= suspend_from_ms,"
+                f"the bands of the clock are {FINEST_MS} <= extend_from_ms <= suspend_from_ms <= {LONGEST_MS:,},"
                 f" not {self.extend_from_ms!r} and {self.suspend_from_ms!r}"
             )
             raise ValueError(msg)
-        if not 0 <= self.extension_ms < float("inf"):
-            msg = f"extension_ms is zero or more, not {self.extension_ms!r}"
+        if not 0 <= self.extension_ms <= LONGEST_MS:
+            msg = f"extension_ms is from 0 to {LONGEST_MS:,}, not {self.extension_ms!r}"
             raise ValueError(msg)
 
 

@@ -236,11 +236,34 @@ def test_the_environment_has_the_bands_of_all_commands(
     monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "60")
     assert cli(*run).exit_code == 1
     assert cli("clock").exit_code == 1
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "1e306")
+    refused = cli("clock")
+    assert (refused.exit_code, "suspend_from_ms" in refused.stderr) == (2, True)
     monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "soon")
     for words in (run, ("clock",)):
         refused = cli(*words)
         assert refused.exit_code == 2
         assert "IDEMREG_CLOCK_SUSPEND_FROM is a number of milliseconds, not 'soon'" in refused.stderr
+
+
+def test_a_schedule_is_resumed_by_the_same_bands(
+    cli: Cli, say: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds nothing up for `run --every` does not for `schedule --resume` either; and the other way."""
+    assert cli("run", "--every", "* * * * *", "tick", "--", "true").exit_code == 0
+    say("0.070")
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "100")
+    assert cli("schedule", "--pause", "tick").exit_code == 0
+    assert " going " in cli("schedule", "--resume", "tick").stdout
+    say("0.040")
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "30")
+    assert cli("schedule", "--pause", "tick").exit_code == 0
+    refused = cli("schedule", "--resume", "tick")
+    assert refused.exit_code == 1
+    assert "the clock is in doubt" in refused.stderr
+    monkeypatch.setenv("IDEMREG_CLOCK_SUSPEND_FROM", "soon")
+    assert cli("schedule", "--resume", "tick").exit_code == 2
+    assert cli("schedule").exit_code == 0  # which looks at no clock
 
 
 # --- forms ------------------------------------------------------------------------------------------------------
