@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from idemreg.cli.context import Settings
     from idemreg.keyed import ErrorDetail
 
-__all__ = ["FIELDS", "InterruptedJobError", "guarded", "hint_for", "job_error", "report_error"]
+__all__ = ["FIELDS", "InterruptedJobError", "guarded", "hint_for", "job_error", "report_error", "unknown_hint"]
 
 USAGE: Final = 2
 UNEXPECTED: Final = 70  # EX_SOFTWARE
@@ -154,8 +154,7 @@ def _interruption(error: BaseException, settings: Settings) -> dict[str, Any]:
     message = str(error) or "interrupted"
     if not isinstance(error, InterruptedJobError):
         return _report("interrupted", message, "", INTERRUPTED, retryable=True)
-    hint = concrete(_HINTS["unknown"], error.task_id, settings)
-    return _report("interrupted", message, hint, INTERRUPTED, task_id=error.task_id)
+    return _report("interrupted", message, unknown_hint(error.task_id, settings), INTERRUPTED, task_id=error.task_id)
 
 
 def _report(
@@ -178,6 +177,11 @@ def hint_for(error: IdemregError, settings: Settings) -> str:
     if hint == type(error).hint:
         hint = _HINTS.get(error.code, hint)
     return concrete(hint, error.task_id, settings)
+
+
+def unknown_hint(task_id: str, settings: Settings) -> str:
+    """What to do about a task that is unknown."""
+    return concrete(_HINTS["unknown"], task_id, settings)
 
 
 def concrete(hint: str, task_id: str | None, settings: Settings) -> str:

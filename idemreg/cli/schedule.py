@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
-from idemreg.cli.failures import InterruptedJobError, job_error, report_error
+from idemreg.cli.failures import InterruptedJobError, job_error, report_error, unknown_hint
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
 from idemreg.cli.target import registry_at
 from idemreg.cli.text import escape
-from idemreg.errors import IdemregError
+from idemreg.errors import IdemregError, StoreError
 from idemreg.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.keyed import ErrorDetail
     from idemreg.ledger import Ledger, Schedule
+    from idemreg.model import Task
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
+    from idemreg.store import Instant
 
 __all__ = ["SCHEDULE_FIELDS", "schedule"]
 
@@ -37,6 +38,7 @@ SCHEDULE_FIELDS: Final = {
     "task_id": "of a slot that was run: its task",
     "slot": "of a slot that was run: its instant, in UTC",
     "succeeded": "of a slot that was run: whether its job succeeded",
+    "status": "of a slot that was run: its task's status since then, or null where it cannot be read",
     "error": "of a slot that was run: what its job raised, or why nobody may run it; or null",
     "version": "of a schedule: another expression begins another",
     "cron": "of a schedule: its expression",
@@ -81,7 +83,7 @@ def schedule(
     with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there; and where the
     disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say; and while the clock
     is in doubt (see `idemreg clock`), which it tells once, on stderr. The exit code with --once and --slot is 1 where
-    a job failed, with --once also where the clock suspends scheduling.
+    a job failed, or exited, which ends the call; with --once also where the clock suspends scheduling.
 
     Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
     """
@@ -161,24 +163,32 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
     if not registry.schedules:
         msg = f"no function of {target} is on a schedule"
         raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
-    teller = _Teller(out, registry.secrecy.error_detail)
+    teller = _Teller(out, registry)
     with registry:
         if slot is None and not once:
             return _keep(registry, teller)
-        began_us = registry.clock.wall_us()
+        began = registry.store.instant()
         try:
             return _once(registry, teller) if slot is None else _by_hand(registry, slot, teller)
-        except KeyboardInterrupt as error:
-            if (task_id := _in_the_middle(registry, began_us)) is not None:
-                raise InterruptedJobError(task_id) from error
+        except (KeyboardInterrupt, SystemExit) as error:
+            task = _in_the_middle(registry, began)
+            if task is not None and isinstance(error, SystemExit):
+                teller.tell_slot(task.task_id, error)
+                return teller.exit_code
+            if task is not None and task.status is Status.UNKNOWN:
+                raise InterruptedJobError(task.task_id) from error
             raise
 
 
-def _in_the_middle(registry: Registry, began_us: int) -> str | None:
-    """The slot that an interrupt has made unknown: jobs run one after the other, so it is the last one."""
-    slots = (task for name in registry.schedules for task in registry.tasks(prefix=f"{name}@", status=Status.UNKNOWN))
-    last = max(slots, key=lambda task: task.updated_at, default=None)
-    return None if last is None or last.updated_at < began_us else last.task_id
+def _in_the_middle(registry: Registry, began: Instant) -> Task | None:
+    """The slot whose job has been ended in its middle: jobs run one after the other, so it is the last one."""
+    last: Task | None = None
+    for name in registry.schedules:
+        for task in registry.tasks(prefix=f"{name}@", status=(Status.UNKNOWN, Status.PENDING)):
+            is_ended = task.status is Status.UNKNOWN or not task.is_untried
+            if is_ended and task.boot_stamp >= (began.boot_start | began.boot_ms if last is None else last.boot_stamp):
+                last = task
+    return last
 
 
 def _once(registry: Registry, teller: _Teller) -> int:
@@ -224,31 +234,44 @@ def _keep(registry: Registry, teller: _Teller) -> int:
 class _Teller:
     """A line a slot, and the exit code of it all. Threads may share it: each line is one write."""
 
-    def __init__(self, out: TextIO, detail: ErrorDetail) -> None:
+    def __init__(self, out: TextIO, registry: Registry) -> None:
         self._out = out
-        self._detail = detail
+        self._registry = registry
         self._settings = settings()  # in the thread of the command, which has them
         self.exit_code = 0
 
     def __call__(self, told: SlotRun | IdemregError) -> None:
         if isinstance(told, IdemregError):
             self.exit_code = report_error(told, self._settings)
-            return
-        error = told.error
+        else:
+            self.tell_slot(told.task_id, told.error)
+
+    def tell_slot(self, task_id: str, error: BaseException | None) -> None:
+        """What became of a slot. ``error``: what its job raised."""
+        what = None
         if error is not None:
             self.exit_code = FAILED
-        what = None if error is None else job_error(error, told.task_id, self._detail)
+            what = job_error(error, task_id, self._registry.secrecy.error_detail)
+        status = Status.SUCCEEDED if error is None else self._status(task_id)
         if self._settings.json:
             fields = {
-                "name": told.task_id.rpartition("@")[0],
-                "task_id": told.task_id,
-                "slot": told.slot.isoformat().replace("+00:00", "Z"),
+                "name": task_id.rpartition("@")[0],
+                "task_id": task_id,
+                "slot": task_id.rpartition("@")[2],
                 "succeeded": error is None,
+                "status": None if status is None else status.word,
                 "error": what,
             }
             write_json(fields, to=self._out)
-        elif what is None:
-            self._out.write(f"{escape(told.task_id)} succeeded\n")
         else:
-            self._out.write(f"{escape(told.task_id)}: {escape(what)}\n")
+            said = " succeeded" if what is None else f": {escape(what)}"
+            hint = f"  hint: {escape(unknown_hint(task_id, self._settings))}\n" * (status is Status.UNKNOWN)
+            self._out.write(f"{escape(task_id)}{said}\n{hint}")
         self._out.flush()
+
+    def _status(self, task_id: str) -> Status | None:
+        try:
+            task = self._registry.get(task_id)
+        except StoreError:  # what the job raised is told all the same
+            return None
+        return None if task is None else task.status

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import KEY_VARIABLE, Command, HintedUsageError, common_options, settings
-from idemreg.cli.failures import hint_for, job_error, report_error
+from idemreg.cli.failures import hint_for, job_error, report_error, unknown_hint
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import write_json
 from idemreg.cli.run import behind_dashes
@@ -22,6 +22,7 @@ from idemreg.cli.text import escape
 from idemreg.cli.values import DURATION
 from idemreg.errors import IdemregError
 from idemreg.keyed import OPEN
+from idemreg.model import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -255,7 +256,7 @@ class _Account:
                 write_json(self._fields(told), to=self._out)
             else:
                 self._out.write(f"{escape(told.task_id)} {_words(told, self._error(told))}\n")
-                if (hint := self._hint(told.error)) is not None:
+                if (hint := self._hint(told)) is not None:
                     self._out.write(f"  hint: {escape(hint)}\n")
             self._out.flush()
 
@@ -273,7 +274,7 @@ class _Account:
             "did": told.did,
             "status": told.status.word,
             "error": self._error(told),
-            "hint": self._hint(told.error),
+            "hint": self._hint(told),
         }
 
     def _error(self, told: Swept) -> str | None:
@@ -284,8 +285,11 @@ class _Account:
             return error.message
         return job_error(error, told.task_id, self._detail)
 
-    def _hint(self, error: BaseException | None) -> str | None:
-        return hint_for(error, self._settings) if isinstance(error, IdemregError) else None
+    def _hint(self, told: Swept) -> str | None:
+        error = told.error if isinstance(told.error, IdemregError) else None
+        if told.status is Status.UNKNOWN and (error is None or error.task_id != told.task_id):  # its job has raised it
+            return unknown_hint(told.task_id, self._settings)
+        return None if error is None else hint_for(error, self._settings)
 
 
 def _words(told: Swept, why: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 import time
@@ -270,13 +271,34 @@ def test_exit_codes_that_are_a_set_already() -> None:
     assert EXIT_CODES.convert(codes, None, None) is codes
 
 
-def test_an_error_of_the_store_is_a_line_of_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_store_is_a_line_of_the_scheduler(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is told as any other, and is the exit code; the next slot goes on."""
     with click.Context(main, obj=Settings()):
-        teller = _Teller(sys.stdout, "traceback")
+        teller = _Teller(sys.stdout, registry)
         teller(StoreBusyError("others write"))
     assert teller.exit_code == 74
     assert "others write" in capsys.readouterr().err
+
+
+def test_what_a_job_raised_is_told_whether_its_status_can_be_read_or_not(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is there one where somebody has removed the row meanwhile."""
+
+    def busy(_task_id: str) -> None:
+        msg = "others write"
+        raise StoreBusyError(msg)
+
+    with click.Context(main, obj=Settings()) as ctx:
+        ctx.obj.json = True
+        teller = _Teller(sys.stdout, registry)
+        teller.tell_slot("a@2026-11-23T04:00:00Z", ValueError("no luck"))
+        monkeypatch.setattr(registry, "get", busy)
+        teller.tell_slot("a@2026-11-23T04:00:00Z", ValueError("no luck"))
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["status"], one["error"]) for one in told] == [(None, "ValueError: no luck")] * 2
 
 
 def test_a_bar_is_one_however_often_it_is_moved(monkeypatch: pytest.MonkeyPatch) -> None:

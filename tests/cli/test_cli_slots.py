@@ -589,6 +589,67 @@ def test_an_interrupted_slot_is_told(
         assert slot in told["message"]
 
 
+def test_an_interrupted_slot_is_told_whatever_the_clock_does(
+    cli: Cli, jobs: str, tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is set back in the middle of the job."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    monkeypatch.setitem(sys.modules, "slot_time", time)  # as a module has it
+    module = tmp_path / "slot_jobs.py"
+    back = "import slot_time; slot_time.clock.set(wall_us=slot_time.clock.wall_us() - 7_200_000_000); "
+    module.write_text(module.read_text().replace('print("printed", slot.hour)', f"{back}raise KeyboardInterrupt"))
+    sys.modules.pop("slot_jobs", None)
+    done = cli("schedule", "--once", "--json", jobs)
+    assert json.loads(done.stderr)["task_id"] == "good@2026-11-23T04:00:00Z"
+
+
+@pytest.mark.parametrize("on_crash", ["hold", "rerun"])
+@pytest.mark.parametrize("words", [["--once"], ["--slot", "good@2026-11-23T04:00:00Z"]])
+def test_a_job_that_exits_is_told(
+    cli: Cli, jobs: str, tmp_path: Path, time: Time, on_crash: str, words: list[str]
+) -> None:
+    """It does not end the command as if all were well, or with an exit code of its own."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    module = tmp_path / "slot_jobs.py"
+    text = module.read_text().replace('"0 * * * *")\ndef', f'"0 * * * *", on_crash="{on_crash}")\ndef')
+    module.write_text(text.replace('print("printed", slot.hour)', "sys.exit(0)"))
+    sys.modules.pop("slot_jobs", None)
+    done = cli("schedule", *words, jobs)
+    assert done.exit_code == 1
+    slot = "good@2026-11-23T04:00:00Z"
+    assert f"{slot}: SystemExit: 0\n" in done.stdout
+    assert (f"resolve {slot} happened" in done.stdout) == (on_crash == "hold")
+
+
+def test_an_exit_that_is_of_no_job_is_one(cli: Cli, jobs: str, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a signal's handler that the module has, say, between two jobs."""
+    cli("schedule", "--once", jobs)
+    monkeypatch.setattr(Registry, "run_due", lambda _registry: sys.exit(7))
+    assert cli("schedule", "--once", jobs).exit_code == 7
+
+
+def test_a_slot_that_is_unknown_is_told_as_such(
+    cli: Cli, jobs: str, tmp_path: Path, time: Time, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With what is to be done about it; one that failed, without."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    module = tmp_path / "slot_jobs.py"
+    text = module.read_text().replace('"0 * * * *")\ndef', '"0 * * * *", unknown_on=(OSError,))\ndef')
+    module.write_text(text.replace('print("printed", slot.hour)', 'raise OSError("no answer")'))
+    sys.modules.pop("slot_jobs", None)
+    done = cli("schedule", "--once", jobs)
+    slot = "good@2026-11-23T04:00:00Z"
+    assert f"{slot}: OSError: no answer\n  hint: Find out whether it happened, then" in done.stdout
+    assert done.stdout.count("hint") == 1
+    time.pass_hours(1)
+    cli("schedule", "--once", "--json", jobs)
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [(one["name"], one["status"]) for one in told] == [("good", "unknown"), ("bad", "failed"), ("bad", "failed")]
+
+
 def test_a_slot_of_a_module_by_hand(cli: Cli, jobs: str, time: Time) -> None:
     """Any slot, once."""
     cli("schedule", "--once", jobs)
@@ -608,7 +669,7 @@ def test_json_of_a_schedule(cli: Cli, jobs: str) -> None:
     connection.close()
     done = cli.process("schedule", "--once", "--json", jobs)
     told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(one["name"], one["succeeded"]) for one in told] == [("good", True)]
+    assert [(one["name"], one["succeeded"], one["status"]) for one in told] == [("good", True, "succeeded")]
     assert "printed" in done.stderr
     listed = [json.loads(line) for line in cli("schedule", "--json").stdout.splitlines()]
     assert [(one["name"], one["state"], one["cron"]) for one in listed] == [

@@ -496,6 +496,31 @@ def test_a_hint_looks_into_the_file_of_the_module(cli: Cli, path: Path, tmp_path
     assert cli("--db", str(path), "resolve", "coupon:7", "happened", **other).exit_code == 0
 
 
+@pytest.mark.parametrize("raised", ["KeyboardInterrupt", "SystemExit(0)"])
+def test_a_job_that_was_ended_in_its_middle_is_told_with_what_to_do(
+    cli: Cli, path: Path, tmp_path: Path, raised: str
+) -> None:
+    """Nobody knows what it had done; under rerun somebody runs it again, and nothing is to be done."""
+    for on_crash in ("hold", "rerun"):
+        target = module_of(path, tmp_path, on_crash)
+        killed_function(tmp_path)
+        if on_crash == "hold":
+            assert cli.process("watch", "--once").returncode == 1
+            cli("resolve", "coupon:7", "did-not-happen")
+        module = tmp_path / "watched_jobs.py"
+        module.write_text(module.read_text().replace("print(", f"raise {raised}; print("))
+        for words in ([], ["--json"]):
+            done = cli.process("watch", "--once", *words, target, script=f'cd {tmp_path} && exec "$@"')
+            hint = lines(done.stdout)[0]["hint"] if words else done.stdout
+            if on_crash == "hold":
+                assert done.returncode == 1
+                assert "resolve coupon:7 happened" in hint
+                cli("resolve", "coupon:7", "did-not-happen")
+            else:
+                assert "resolve" not in (hint or "")
+        cli("forget", "coupon:7", "--force")
+
+
 @pytest.mark.parametrize("words", [("watch", "--once"), ("schedule", "--once"), ("schedule",)])
 def test_a_module_has_its_own_file(cli: Cli, jobs: str, tmp_path: Path, words: tuple[str, ...]) -> None:
     """Another one is refused, before the module is imported; the variable is a default, and gives way."""
