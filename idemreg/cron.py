@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import tzinfo
 
-__all__ = ["DENSEST_S", "Cron"]
+__all__ = ["DENSEST_S", "Cron", "zone_of"]
 
 FIELDS: Final = 5
 DENSEST_S: Final = 60  # no two slots are nearer
@@ -60,7 +60,7 @@ class Cron:
         require(zone, str, "a time zone is the name of one")
         self.expression: Final = " ".join(expression.upper().split())
         self.zone: Final = zone
-        self._zone = _zone(zone)
+        self._zone = zone_of(zone)
         fields = self.expression.split(" ")
         if len(fields) != FIELDS:
             msg = f"a cron expression has five fields, not {len(fields)}: {expression!r}"
@@ -175,7 +175,8 @@ def _offset_s(at: datetime) -> int:
     return 0 if offset is None else offset // _SECOND
 
 
-def _zone(name: str) -> tzinfo:
+def zone_of(name: str) -> tzinfo:
+    """The zone of a schedule; `ScheduleError` where there is none of that name here."""
     if name == "UTC":  # what holds without an option is to work where there is no database of zones
         return UTC
     from zoneinfo import ZoneInfo  # noqa: PLC0415 - 3 ms for whoever has a schedule

@@ -101,6 +101,20 @@ def clear(path: Path, table: str) -> None:
     path.write_bytes(content)
 
 
+def empty(path: Path, table: str) -> None:
+    """The first record of its only page says that it has no columns."""
+    connection = connect(path)
+    page: Any
+    ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
+    connection.close()
+    content = bytearray(path.read_bytes())
+    begin = (page - 1) * PAGE_BYTES
+    cell = begin + int.from_bytes(content[begin + 8 : begin + 10], "big")
+    is_short = content[cell] < 0x80  # its size is a varint of one byte, or of two
+    content[cell + (1 if is_short else 2)] = 1
+    path.write_bytes(content)
+
+
 def alter(path: Path, statement: str) -> None:
     """A row is another, and its seal does not hold."""
     connection = connect(path)
@@ -208,6 +222,14 @@ def test_a_task_that_looks_like_a_slot_is_no_schedules(files: Files) -> None:
         registry.run("other@2026-02-30T03:00:00Z", int, name="job")
     clear(files.path, SCHEDULES)
     check_paused(files, files.salvage())
+
+
+def test_a_record_without_columns_is_a_damaged_row(files: Files) -> None:
+    """It has not even a name; the others pause their schedules, and the copy is made."""
+    empty(files.path, SCHEDULES)
+    gaps = files.salvage().gaps
+    assert (gaps.lost_schedules, gaps.paused) == (True, ("going", "held"))
+    assert files.due(files.out) == []
 
 
 def test_a_lost_page_pauses_every_schedule_that_has_a_slot(files: Files) -> None:

@@ -90,9 +90,9 @@ def _when(text: str | None, versions: Sequence[Schedule], registry: Operations) 
             return instant(0)
     if at.tzinfo is not None or not versions:
         return at
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - for a time without a zone
+    from idemreg.cron import zone_of  # noqa: PLC0415 - for a time without a zone
 
-    return at.replace(tzinfo=ZoneInfo(versions[-1].zone))
+    return at.replace(tzinfo=zone_of(versions[-1].zone))
 
 
 def _age_s(text: str) -> float:

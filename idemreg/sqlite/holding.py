@@ -91,7 +91,7 @@ class Held:
         if taken or table is None:
             return taken or None
         self._broken.add(table)
-        if table == SCHEDULES:
+        if table == SCHEDULES and values:  # a record may say that it has no columns
             self._name(values[0], 0)
         return False
 

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import zoneinfo
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -563,6 +564,22 @@ def test_no_more_of_an_error_is_told_than_is_stored(cli: Cli, jobs: str, tmp_pat
     cli("schedule", "--once", jobs)
     time.pass_hours(1)
     assert "bad@2026-11-23T04:00:00Z: ValueError\n" in cli("schedule", "--once", jobs).stdout
+
+
+def test_the_audit_of_a_schedule_in_utc_needs_no_database_of_zones(
+    cli: Cli, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do its times without a zone."""
+    assert cli("schedule", "--once", jobs).exit_code == 0
+    monkeypatch.setitem(sys.modules, "tzdata", None)
+    zoneinfo.reset_tzpath(to=())
+    zoneinfo.ZoneInfo.clear_cache()
+    try:
+        done = cli("audit", "good", "--since", "2000-01-01")
+    finally:
+        zoneinfo.reset_tzpath()
+        zoneinfo.ZoneInfo.clear_cache()
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("on_crash", ["hold", "rerun"])
