@@ -58,9 +58,13 @@ def instant(at_s: int) -> datetime:
 
 
 def seconds_of(at: datetime) -> int:
-    """Whole seconds since the epoch; ValueError where the datetime has no zone, and so is no instant."""
+    """Whole seconds since the epoch; ValueError where the datetime has no zone, and so is no instant.
+
+    What its zone brings out of the years 1 to 9999, beyond which no slot has a name, is their end.
+    """
     require(at, datetime, "an instant is a datetime")
     if at.tzinfo is None:
         msg = f"an instant has a time zone: {at!r} has none"
         raise ValueError(msg)
-    return (at - instant(0)) // timedelta(seconds=1)
+    first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    return (min(max(at, first), last) - instant(0)) // timedelta(seconds=1)

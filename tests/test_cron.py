@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -348,3 +348,10 @@ def test_an_instant_needs_a_zone() -> None:
     assert seconds_of(instant(86_400)) == 86_400
     with pytest.raises(ValueError, match="zone"):
         seconds_of(datetime(2026, 11, 23))  # noqa: DTZ001 - what is refused
+
+
+def test_an_instant_has_a_year() -> None:
+    """Also where its zone brings it out of those that there are."""
+    west, east = (timezone(timedelta(hours=hours)) for hours in (-14, 14))
+    assert slot_id("x", seconds_of(datetime.max.replace(tzinfo=west))) == "x@9999-12-31T23:59:59Z"
+    assert slot_id("x", seconds_of(datetime.min.replace(tzinfo=east))) == "x@0001-01-01T00:00:00Z"

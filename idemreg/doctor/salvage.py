@@ -79,7 +79,7 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
     chunk = list(itertools.islice(tasks, CHUNK_TASKS))
     if not chunk and source.origin is None:
         msg = "nothing of a registry was found in the file"
-        raise StoreCorruptError(msg)
+        raise StoreCorruptError(msg, hint="Is it the right file? Else nothing but a backup helps.")
     try:
         folder = tempfile.TemporaryDirectory(prefix=".idemreg-salvage-", dir=os.path.dirname(target))
     except OSError as error:

@@ -566,6 +566,16 @@ def test_no_more_of_an_error_is_told_than_is_stored(cli: Cli, jobs: str, tmp_pat
     assert "bad@2026-11-23T04:00:00Z: ValueError\n" in cli("schedule", "--once", jobs).stdout
 
 
+@pytest.mark.parametrize("at", ["9999-12-31T23:59-14:00", "0001-01-01T00:00+14:00"])
+def test_a_time_that_is_of_no_year_in_utc_is_one(cli: Cli, jobs: str, at: str) -> None:
+    """Its zone brings it there; no slot is so far, and it is told like any other."""
+    assert cli("schedule", "--once", jobs).exit_code == 0
+    for words in (["--since", at], ["--until", at], ["--since", at, "--until", at]):
+        done = cli("audit", "good", *words)
+        assert done.exit_code in {0, 2}
+        assert "unexpected" not in done.stderr
+
+
 def test_the_audit_of_a_schedule_in_utc_needs_no_database_of_zones(
     cli: Cli, jobs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
