@@ -26,6 +26,7 @@ from idemreg import (
     walk,
 )
 from idemreg.attempt import run_walk
+from idemreg.clockcheck import check
 from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.recovery import Kept
@@ -34,6 +35,7 @@ from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, poo
 from idemreg.sqlite import database as databases
 from idemreg.sqlite.writing import Gate, State, Ticket, Write
 from idemreg.store import End, Granted
+from idemreg.testing import ManualClock
 from idemreg.turn import Turns
 from tests.support.interrupts import each_interrupt
 from tests.support.processes import PATIENCE_S
@@ -236,6 +238,22 @@ def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Regis
     assert registry.store.get(["t"])[0].status is Status.RUNNING  # type: ignore[union-attr]
     registry.add("another")
     assert registry.store.get(["t"])[0].status is Status.PENDING  # type: ignore[union-attr]
+
+
+def test_an_interrupted_look_at_the_clock_keeps_no_alarm_to_itself(open_registry: Callable[..., Registry]) -> None:
+    """The next look finds it unknown, or raises it, and it can be confirmed: no claim of it stays with the process."""
+    clock = ManualClock()
+    registry = open_registry(clock=clock, durability="normal")
+    registry.check_clock()
+    for interrupter in each_interrupt(check, stride=2):
+        clock.set(wall_us=clock.wall_us() + 3_600_000_000)
+        interrupter.carry_out(registry.check_clock)
+        alarm = registry.check_clock().alarm
+        assert alarm is not None
+        (task,) = registry.store.get([alarm])
+        assert task is not None
+        assert task.status is Status.UNKNOWN
+        assert not registry.confirm_clock().is_suspended
 
 
 # --- others wait ----------------------------------------------------------------------------------------------------

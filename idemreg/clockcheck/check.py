@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from idemreg.errors import ClockError
     from idemreg.events import Teller
     from idemreg.model import Task
+    from idemreg.store import Answer
 
 __all__ = ["ClockStore", "appraise", "check", "confirm", "doubt", "moment"]
 
@@ -309,25 +310,34 @@ def _instant(wall_us: int) -> str:
 
 def _raise_alarm(store: Store, look: _Look, alarm: str, teller: Teller | None) -> None:
     """Make the alarm's row, once: who finds that another process has it, or had it, leaves it alone."""
-    answer = store.claim([as_wanted(alarm)])[0]
-    if isinstance(answer, Unsure):
-        raise answer.cause
     reason = _doubt(look)
-    if isinstance(answer, Unknown) and answer.is_new:  # of a process that died between its claim and its end
-        _tell(teller, ClockSuspended(alarm, JOB, reason))
-    if not isinstance(answer, Granted):
-        return
-    end = End(
-        alarm, answer.token, answer.owner, Status.UNKNOWN, answer.attempt, error=f"the clock is in doubt: {reason}"
-    )
+    answers: list[Answer] = []
     try:
-        ended = store.finish([end])[0]
-    except BaseException:
-        store.abandon(end)
+        answers = store.claim([as_wanted(alarm)])
+        is_new = _end(store, answers[0], reason)
+    except BaseException:  # an interrupt: nobody else would end the claim of a process that lives
+        for answer in answers:
+            if isinstance(answer, Granted):
+                store.abandon(_as_unknown(answer, reason))
         raise
+    if is_new:
+        _tell(teller, ClockSuspended(alarm, JOB, reason))
+
+
+def _end(store: Store, answer: Answer, reason: str) -> bool:
+    """End the claim of an alarm, where it was granted. Whether the alarm is unknown by this look."""
+    ended = store.finish([_as_unknown(answer, reason)])[0] if isinstance(answer, Granted) else answer
     if isinstance(ended, Unsure):
         raise ended.cause
-    _tell(teller, ClockSuspended(alarm, JOB, reason))
+    # Or it is of a process that died between its claim and its end.
+    return isinstance(answer, Granted) or (isinstance(answer, Unknown) and answer.is_new)
+
+
+def _as_unknown(grant: Granted, reason: str) -> End:
+    return End(
+        *(grant.task_id, grant.token, grant.owner, Status.UNKNOWN, grant.attempt),
+        error=f"the clock is in doubt: {reason}",
+    )
 
 
 def _told(readings: tuple[Reading, ...]) -> str:
