@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +16,7 @@ from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.sqlite.holding import CLOCK, CLOCK_COLUMNS, SCHEDULE_COLUMNS, SCHEDULES
 from idemreg.sqlite.making import PAGE_BYTES
+from idemreg.sqlite.salvaging import LOG, STEPS
 from idemreg.sqlite.seals import values_seal
 from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.testing import ManualClock
@@ -69,6 +71,13 @@ class Files:
         with Registry(path, clock=self.clock) as registry:
             return cast("Ledger", registry.store).schedules()
 
+    def content(self) -> object:
+        """All that the copy has; of a schedule also how it was left."""
+        with Registry(self.out, clock=self.clock) as registry:
+            tasks = [task._replace(boot_stamp=0) for task in registry.tasks()]
+            steps = [registry.steps(task.task_id) for task in tasks]
+        return tasks, steps, self.stored(self.out), self.watch(self.out)
+
     def watch(self, path: Path) -> Watch:
         with Registry(path, clock=self.clock) as registry:
             return cast("ClockStore", registry.store).watch()
@@ -90,25 +99,27 @@ def files(tmp_path: Path, clock: ManualClock) -> Files:
     return files
 
 
-def clear(path: Path, table: str) -> None:
-    """Its only page is zeros: nothing of it is left."""
+def page_of(path: Path, table: str) -> int:
+    """The number of its only page, counted from 0."""
     connection = connect(path)
     page: Any
     ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
     connection.close()
+    return int(page) - 1
+
+
+def clear(path: Path, table: str) -> None:
+    """Its only page is zeros: nothing of it is left."""
+    page = page_of(path, table)
     content = bytearray(path.read_bytes())
-    content[(page - 1) * PAGE_BYTES : page * PAGE_BYTES] = bytes(PAGE_BYTES)
+    content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
     path.write_bytes(content)
 
 
 def empty(path: Path, table: str) -> None:
     """The first record of its only page says that it has no columns."""
-    connection = connect(path)
-    page: Any
-    ((page,),) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
-    connection.close()
+    begin = page_of(path, table) * PAGE_BYTES
     content = bytearray(path.read_bytes())
-    begin = (page - 1) * PAGE_BYTES
     cell = begin + int.from_bytes(content[begin + 8 : begin + 10], "big")
     is_short = content[cell] < 0x80  # its size is a varint of one byte, or of two
     content[cell + (1 if is_short else 2)] = 1
@@ -222,6 +233,27 @@ def test_a_task_that_looks_like_a_slot_is_no_schedules(files: Files) -> None:
         registry.run("other@2026-02-30T03:00:00Z", int, name="job")
     clear(files.path, SCHEDULES)
     check_paused(files, files.salvage())
+
+
+@pytest.mark.parametrize("table", [LOG, SCHEDULES, CLOCK, STEPS])
+def test_no_damaged_byte_loses_a_row_without_a_word(files: Files, table: str) -> None:
+    """Also where the record cannot be decoded any more, or has another kind of value, or another number of them."""
+    with files.open(files.path) as registry, registry.claim("a task") as claim:
+        claim.run_step("first", lambda: 1)
+        claim.run_step("second", lambda: 2)
+    begin = page_of(files.path, table) * PAGE_BYTES
+    content = files.path.read_bytes()
+    assert files.salvage().gaps.are_none
+    whole = files.content()
+    first = begin + int.from_bytes(content[begin + 5 : begin + 7], "big")  # where the records begin
+    dice = random.Random(table)  # noqa: S311 - for a test
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[dice.randrange(first, begin + PAGE_BYTES)] = dice.choice([0, 1, 9, 127, 128, 255])
+        files.path.write_bytes(damaged)
+        for file in files.out.parent.glob("out.db*"):
+            file.unlink()
+        assert not files.salvage().gaps.are_none or files.content() == whole
 
 
 def test_a_record_without_columns_is_a_damaged_row(files: Files) -> None:

@@ -49,9 +49,10 @@ class _CutError(ValueError):
 
 
 def cells(image: Image, number: int, data: bytes) -> Iterator[list[Any]]:
-    """The records of a page of a tree, each as its values; what cannot be decoded is left out.
+    """The records of a page of a tree, each as its values.
 
-    Of a record that cannot be decoded to its end the first value alone.
+    Of a record that cannot be decoded to its end the first value alone, or none. One of which not even its length makes
+    sense is left out: its page does not add up.
     """
     kind = data[_begin(number)]
     for place in _places(image, number, data) if kind != INTERIOR_TABLE else ():
@@ -65,7 +66,7 @@ def cells(image: Image, number: int, data: bytes) -> Iterator[list[Any]]:
             try:
                 yield _values(data[cell.at : cell.at + cell.local], 1)
             except _GARBLED:
-                continue
+                yield []
 
 
 def children(image: Image, number: int, data: bytes) -> list[Tree]:

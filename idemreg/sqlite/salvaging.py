@@ -160,6 +160,7 @@ class Salvage:
                 tree = waiting.pop()
                 number = tree.page
                 if not 0 < number <= self._image.count or number in self._reached:
+                    is_whole = False  # it leads elsewhere
                     continue
                 self._reached[number] = (name, Range(_text(tree.above), _text(tree.below)))
                 page = self._image.newest(number)
@@ -220,13 +221,15 @@ class Salvage:
             self._broken += not is_held
         elif len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
             self._take_task([values[place] for place in _PLACES], is_sure=is_sure)
-        elif len(values) == 1 and isinstance(values[0], str):  # what follows makes no sense
-            self._take_broken(values[0])
+        elif self._table == LOG or (len(values) == 1 and isinstance(values[0], str)):  # what follows makes no sense
+            self._take_broken(values[0] if values else None)
+        elif not values:  # none of it makes sense; where no tree leads it may be no page of records at all
+            self._broken += self._table is not None
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
         elif len(values) == MARK_COLUMNS and isinstance(values[0], str) and isinstance(values[2], int):
             self._take_mark(values)  # with a text there they are kept arguments, which nothing reruns elsewhere
-        elif len(values) == STEP_COLUMNS and isinstance(values[0], str):
+        elif self._table == STEPS or (len(values) == STEP_COLUMNS and isinstance(values[0], str)):
             self._take_step(values)
 
     def _take_task(self, values: list[Any], *, is_sure: bool) -> None:
@@ -246,9 +249,10 @@ class Salvage:
             return
         self._take_broken(task_id)
 
-    def _take_broken(self, task_id: str) -> None:
+    def _take_broken(self, task_id: object) -> None:
         self._broken += 1
-        self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", (task_id,))
+        if isinstance(task_id, str):
+            self._staged.execute("INSERT OR IGNORE INTO broken VALUES (?)", (task_id,))
 
     def _take_file_row(self, values: list[Any]) -> None:
         *fields, seal = values
@@ -261,9 +265,12 @@ class Salvage:
             self._file_row = row
 
     def _take_step(self, values: list[Any]) -> None:
-        with contextlib.suppress(StoreCorruptError):
-            to_step(values)
-            self._staged.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        if len(values) == STEP_COLUMNS:
+            with contextlib.suppress(StoreCorruptError):
+                to_step(values)
+                self._staged.execute("INSERT OR IGNORE INTO step VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+                return
+        self._broken += self._table == STEPS
 
     def _take_mark(self, values: list[Any]) -> None:
         with contextlib.suppress(StoreCorruptError):
