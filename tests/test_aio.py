@@ -96,7 +96,7 @@ def test_the_names_and_signatures_are_those_of_registry() -> None:
     """Whatever a Registry can do, an AsyncRegistry can by the same call; only what comes of it is awaited."""
     of_loops = {"of", "registry"}
     not_for_users = {"store", "teller", "terms", "async_terms", "offload", "checked", "path", "durability", "clock"}
-    not_for_users |= {"schedules", "may_schedule", "recoverable"}
+    not_for_users |= {"schedules", "may_schedule", "recoverable", "reader"}
     plain = {name for name in dir(Registry) if not name.startswith("_")} - not_for_users
     loops = {name for name in dir(AsyncRegistry) if not name.startswith("_")} - of_loops
     assert plain == loops

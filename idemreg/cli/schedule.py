@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from idemreg.ledger import Ledger, Schedule
     from idemreg.model import Task
+    from idemreg.query import Instant
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
-    from idemreg.store import Instant
 
 __all__ = ["SCHEDULE_FIELDS", "schedule"]
 
