@@ -37,7 +37,18 @@ def test_hostile_input_is_refused_in_order() -> None:
 
 # What does nothing with what it is given, or stands beneath the public calls.
 BENEATH = {
-    *("async_terms", "checked", "may_schedule", "offload", "recoverable", "schedules", "store", "teller", "terms"),
+    *(
+        "async_terms",
+        "checked",
+        "may_schedule",
+        "offload",
+        "reader",
+        "recoverable",
+        "schedules",
+        "store",
+        "teller",
+        "terms",
+    ),
     *("check_clock", "close", "open", "scheduled"),  # without arguments, or in the same call as another
 }
 

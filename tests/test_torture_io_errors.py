@@ -33,6 +33,7 @@ BENEATH_CLAIMS = {
 INSIDE = {
     "Registry": {
         "checked",
+        "reader",
         "store",
         "teller",
         "terms",

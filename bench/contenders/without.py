@@ -43,7 +43,7 @@ class WithoutSeals(Patched):
     """Each row has the seal 0, which is what it must be. Nothing here reads a row as a whole."""
 
     def __init__(self, place: Place) -> None:
-        super().__init__(place, tasks, "claim_seal", "running_seal", "state_seal", "success_seal", "task_holds")
+        super().__init__(place, tasks, "claim_seal", "running_seal", "state_seal", "success_seal")
 
 
 class WithPageChecksums(Hold):
