@@ -25,6 +25,7 @@ from idemreg.ends import (
     told,
 )
 from idemreg.errors import ClaimLostError, StepError, StoreError
+from idemreg.liveness import this_process
 from idemreg.store import End, Lost, Unsure
 
 if TYPE_CHECKING:
@@ -79,26 +80,6 @@ def leave(before: Before) -> None:
         return
 
 
-class _Process:
-    """The process that makes claims: to ask the system for its number takes a hundredth of a new task.
-
-    Whether a claim is lost the system is asked all the same. So a child that was forked past Python's hooks, and has
-    its parent's number here, takes what it claims for its parent's, and never the other way round.
-    """
-
-    def __init__(self) -> None:
-        self.read()
-
-    def read(self) -> None:
-        """Anew in a forked child."""
-        self.pid = os.getpid()
-
-
-_process = _Process()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_process.read)
-
-
 class Terms(NamedTuple):
     """Where and how: the same for every attempt of a decorated function."""
 
@@ -138,7 +119,7 @@ class BaseClaim:
         self.terms = terms
         self.grant = grant
         self.name = name
-        self._pid = _process.pid
+        self._pid = this_process.pid
         self._before: Before | None = None
         self._holder: ref[Any] | None = None  # of a `Claim`; here, since each __init__ more costs every new task
         self._store_error: StoreError | None = None

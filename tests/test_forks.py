@@ -83,6 +83,43 @@ def test_what_a_forked_child_claims_is_its_own(parents: Registry) -> None:
     assert in_child(claim_in_child) == "succeeded, pending"
 
 
+CLAIMS_IN_CHILD = """
+from idemreg import Registry
+
+def claims():
+    with registry.claim("checked") as claim:
+        claim.check()
+    dropped = registry.claim("dropped", on_crash="rerun")
+    del dropped
+    say(registry.get("checked").status.word, registry.get("dropped").status.word)
+"""
+BY_ANOTHER = """
+import ctypes  # as hosts do that are no Python programs
+registry = Registry(sys.argv[1])
+registry.idempotent("{x}")(abs)
+if not (child := ctypes.PyDLL(None).fork()):
+    claims()
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+IN_HOOK = """
+registry = Registry(sys.argv[1])
+os.register_at_fork(after_in_child=claims)
+registry.run("t", int)
+if not (child := os.fork()):
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("forks", [BY_ANOTHER, IN_HOOK])
+def test_what_a_forked_child_claims_is_its_own_whoever_forked_it(path: Path, forks: str) -> None:
+    """Past Python's hooks, where the files are opened behind the fork; and in a hook of the program's own."""
+    with Script(CLAIMS_IN_CHILD + forks, path) as script:
+        script.expect("succeeded pending")
+        assert script.end() == 0
+
+
 def test_the_index_of_a_parent_shows_a_child_nothing(registry: Registry) -> None:
     """What the parent mapped is gone in the child: a look at it, as a signal's handler may leave one, gives zeros."""
     registry.run("t", lambda: 1)
