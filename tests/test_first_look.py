@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from idemreg import Registry
+from idemreg import Clock, Registry
 from idemreg.sqlite.backend import SqliteStore
+from idemreg.sqlite.opening import Opening
 from tests.support.processes import Script
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from idemreg.sqlite.opened import Opened
 
 LOOKS = """
 from idemreg import Registry, Status
@@ -104,3 +108,25 @@ def test_a_first_write_that_is_interrupted_leaves_it_to_the_next(
     assert looked_into.run("first", lambda: 1).attempt == 1
     assert looked_into._opening.opened().database.after_write is not before
     looked_into.close()
+
+
+def test_an_interrupt_in_who_opens_leaves_who_writes_first_heard(path: Path) -> None:
+    """Where a first write comes while another thread opens the files, that thread tells them of it, whatever comes."""
+    heard: list[str] = []
+    interrupts = [KeyboardInterrupt]
+
+    def late() -> Callable[[Opened], None]:
+        if interrupts:
+            raise interrupts.pop()
+        return lambda _opened: heard.append("late")
+
+    def early() -> None:
+        opening.serve(lambda: heard.append("write"), late)  # as another thread would here: nothing is open yet
+
+    opening = Opening(path, create=True, busy_s=10, clock=Clock())
+    opening.serve(lambda: None, early)
+    with pytest.raises(KeyboardInterrupt):
+        opening.opened()
+    opening.opened().database.after_write()
+    assert heard == ["late", "write"]
+    opening.close()

@@ -79,9 +79,13 @@ class Opening:
                 if opened is None:
                     opened = self._open()
                     served = self._tell(opened)
-                    self.current = opened
-                    if served is not self._served:  # who came meanwhile may have seen nothing open
+                    try:
+                        self.current = opened
+                        if served is not self._served:  # who came meanwhile may have seen nothing open
+                            self._tell(opened)
+                    except BaseException:  # an interrupt: others use the files by now, and nobody would tell them again
                         self._tell(opened)
+                        raise
         return opened
 
     def serve(
