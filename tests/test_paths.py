@@ -179,7 +179,8 @@ def test_a_newer_schema_is_refused(path: Path) -> None:
 
 def test_running_code_notices_a_migration(path: Path, registry: Registry) -> None:
     """A process that still runs the older code is told at its next call, whatever the call is."""
-    registry.run("task", lambda: 1, name="job")
+    running: list[Any] = []
+    registry.run("task", lambda: running.append(registry.get("task")), name="job")
     open_second(str(path)).close()
     for call in (
         lambda: registry.run("task", lambda: 1, name="job"),
@@ -188,6 +189,9 @@ def test_running_code_notices_a_migration(path: Path, registry: Registry) -> Non
         lambda: registry.add("added"),
         lambda: list(registry.tasks()),
         registry.count,
+        lambda: registry.steps("task"),
+        lambda: registry.owner(running[0]),
+        lambda: registry.reader.kept_of("task"),
     ):
         with pytest.raises(StoreVersionError):
             call()

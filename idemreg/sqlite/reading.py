@@ -126,7 +126,13 @@ class Reader:
         with importing():
             from idemreg.sqlite import arguments  # noqa: PLC0415 - as above
 
-        return self._read(arguments.read, task_id)
+        version = self._schema_version
+
+        def kept_of(connection: Connection) -> Kept | None:
+            records.floor(connection, version)
+            return arguments.read(connection, task_id)
+
+        return self._read(kept_of)
 
     def owner(self, task: Task) -> OwnerInfo | None:
         """Who runs the task, and whether it lives; None where nobody does."""
@@ -135,8 +141,14 @@ class Reader:
         with importing():
             from idemreg.sqlite.whose import owner_of  # noqa: PLC0415 - most tasks do not run
 
+        version = self._schema_version
         with self._opening.using() as opened:
-            return opened.database.read(lambda connection: owner_of(opened.owners, connection, task))
+
+            def owner(connection: Connection) -> OwnerInfo:
+                records.floor(connection, version)
+                return owner_of(opened.owners, connection, task)
+
+            return opened.database.read(owner)
 
     def _read(self, body: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._opening.using() as opened:
