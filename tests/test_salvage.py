@@ -23,6 +23,7 @@ from idemreg.sqlite.upkeep import SCHEMA
 from tests.cli.driver import Cli
 from tests.support.descriptors import left_open
 from tests.support.processes import Script
+from tests.support.raw import connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -302,6 +303,45 @@ def test_large_values_are_found_without_a_look_at_all_of_them(path: Path) -> Non
     plan = reading._staged.execute(f"EXPLAIN QUERY PLAN {_LARGE_OF}", ("task:0001",)).fetchall()
     reading.close()
     assert "SEARCH large USING INDEX" in str(plan)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "CREATE TABLE own (note TEXT); INSERT INTO own VALUES ('hello')",
+        "CREATE TABLE own (note TEXT PRIMARY KEY) WITHOUT ROWID; INSERT INTO own VALUES ('hello')",
+        "CREATE TABLE own (a, b); INSERT INTO own VALUES (CAST(x'ff' AS TEXT), 1), ('a', CAST(x'ff' AS TEXT))",
+        "CREATE TABLE own (a); INSERT INTO own VALUES (hex(zeroblob(9000000)))",
+        "CREATE TABLE own AS SELECT * FROM idempotent_log; UPDATE own SET status = 1",
+    ],
+)
+@pytest.mark.parametrize("page_checksums", [False, True])
+def test_a_table_of_ones_own_is_no_damage(path: Path, tmp_path: Path, own: str, page_checksums: bool) -> None:  # noqa: FBT001 - as above
+    """Whatever its rows look like: text alone, or not even text, or larger than any row of a registry."""
+    fill(path, count=30, page_checksums=page_checksums)
+    truth = rows_of(path)
+    execute(path, own)
+    done = salvage(path, tmp_path / "out.db")
+    assert done.gaps.other_tables == ("own",)
+    assert done.gaps._replace(other_tables=()).are_none
+    assert rows_of(tmp_path / "out.db").keys() == truth.keys()
+
+
+def test_what_was_forgotten_does_not_come_back_out_of_a_table_of_ones_own(path: Path, tmp_path: Path) -> None:
+    """A row that was copied there has a seal that holds, but it is no row of the registry any more."""
+    with Registry(path) as registry:
+        registry.run("task", lambda: 1)
+    execute(path, "CREATE TABLE own AS SELECT * FROM idempotent_log")
+    with Registry(path) as registry:
+        registry.forget("task")
+    assert salvage(path, tmp_path / "out.db").gaps._replace(other_tables=()).are_none
+    assert rows_of(tmp_path / "out.db") == {}
+
+
+def execute(path: Path, statements: str) -> None:
+    connection = connect(path)
+    connection.execute(statements)
+    connection.close()
 
 
 def test_an_older_copy_of_a_row_is_not_believed(path: Path, tmp_path: Path) -> None:

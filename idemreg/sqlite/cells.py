@@ -149,8 +149,6 @@ def _cell(image: Image, data: bytes, place: int, kind: int) -> _Cell:
         return _Cell(at, 0, 0, at)  # a key of the table, and no record
     if kind == LEAF_TABLE:
         _, at = _varint(data, at)
-    if size > MAX_PAYLOAD:
-        raise ValueError
     usable = image.usable
     most = usable - 35 if kind == LEAF_TABLE else (usable - 12) * 64 // 255 - 23
     local = size
@@ -166,6 +164,8 @@ def _cell(image: Image, data: bytes, place: int, kind: int) -> _Cell:
 
 def _payload(image: Image, data: bytes, cell: _Cell) -> bytes:
     """All of the record, its overflow pages included."""
+    if cell.size > MAX_PAYLOAD:
+        raise ValueError
     at = cell.at + cell.local
     parts, left = [data[cell.at : at]], cell.size - cell.local
     following = int.from_bytes(data[at : at + 4], "big")

@@ -26,7 +26,7 @@ from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
-from idemreg.sqlite.holding import Held
+from idemreg.sqlite.holding import CLOCK, SCHEDULES, Held
 from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.rows import to_task
@@ -55,6 +55,11 @@ LARGE_COLUMNS: Final = 3
 SCHEMA_COLUMNS: Final = 5
 LOG: Final = "idempotent_log"
 STEPS: Final = "idempotent_step"
+OWN: Final = ("idempotent_", "sqlite_autoindex_idempotent_")
+# Whose rows are looked for. Where the schema names them all, none of those is in a table of the user's own.
+TABLES: Final = frozenset(
+    {LOG, STEPS, "idempotent_large", "idempotent_registry", "idempotent_serial", SCHEDULES, CLOCK}
+)
 # The columns of the table in its own order, which is that of a record.
 STORED_COLUMNS: Final = (
     "task_id", "status", "checksum", "updated_at", "boot_stamp", "name", "token", "attempt", "owner", "policy",
@@ -86,6 +91,7 @@ class Salvage:
         self.held = Held(self._staged)
         self._reached: dict[int, tuple[str, Range]] = {}
         self._table: str | None = None  # of the page that is looked at, where a tree leads there
+        self._has_tables = False  # the schema names each
         self._damaged: set[int] = set()
         self._other_tables: list[str] = []
         self._file_row: RegistryRow | None = None
@@ -107,6 +113,7 @@ class Salvage:
         is_whole = self._walk()
         if free is not None and not free.isdisjoint(self._reached):
             free = None  # it names pages that are in use
+        self._has_tables = TABLES.issubset(name for name, _ in self._reached.values())
         with self._staged:
             for take in (self._take_large, self._take):
                 for number in image.numbers():
@@ -196,9 +203,10 @@ class Salvage:
     def _look(self, number: int, take: Callable[[list[Any], bool], None], *, is_sure: bool) -> None:
         """Each record of the page; where its newest version is damaged, those of the older ones as well."""
         self._table = self._reached[number][0] if number in self._reached else None
+        is_strange = self._has_tables and bool(self._table) and not str(self._table).startswith(OWN)
         for version in self._image.versions(number):
             broken = self._broken
-            for values in cells(self._image, number, version.data):
+            for values in () if is_strange else cells(self._image, number, version.data):
                 take(values, is_sure)
             if self._is_sound(number, version) and self._broken == broken:
                 return
