@@ -917,6 +917,42 @@ def test_a_slot_to_come_that_ran_by_hand_hides_none_that_has_begun(
     assert job.ran == ["3", "6"][: 1 + other.endswith("Z")]
 
 
+def test_a_task_that_is_called_nearly_like_a_slot_hides_none_that_has_begun(
+    registry: Registry, clock: ManualClock
+) -> None:
+    """It has the form, but is no instant."""
+    job, permit = Job(registry), Permit(catch_up=False)
+    registry.may_schedule = lambda: permit  # type: ignore[method-assign]
+    clock.advance(3.5 * HOUR)
+    job.due()
+    registry.run("job@2026-11-23T06:10:99Z", lambda: None)
+    permit = Permit()
+    assert job.due() == []
+    assert job.ran == ["3"]
+
+
+def test_a_task_with_another_name_before_its_instant_is_no_slot_of_the_schedule(
+    registry: Registry, clock: ManualClock
+) -> None:
+    """A schedule's name has no @. One that waits is neither skipped nor run, and one at work is in nobody's way."""
+    other = "job@eu@2026-11-23T02:00:00Z"
+    for name in (other, f"{other}!", "job@eu@2026-11-23T04:00:00Z"):
+        registry.add(name)
+    at_work = registry.claim("job@eu@2026-11-23T05:00:00Z")
+    failed = registry.claim("job@eu@2026-11-23T01:00:00Z")
+    assert failed.slot is None
+    failed.fail(ValueError("no luck"))
+    job = Job(registry, max_attempts=3)
+    clock.advance(HOUR)
+    assert [one.task_id for one in job.due()] == ["job@2026-11-23T04:00:00Z"]
+    at_work.succeed()
+    job.becomes("30 * * * *")
+    names = [(task.task_id, task.status.word) for task in registry.tasks(prefix="job@eu@")]
+    assert [word for _, word in names] == ["failed", "pending", "pending", "pending", "succeeded"]
+    with pytest.raises(ScheduleError, match="is no slot"):
+        registry.run_slot(other)
+
+
 def test_a_slot_to_come_that_ran_by_hand_stands_for_none_that_waits(registry: Registry, clock: ManualClock) -> None:
     """Its time has not come; what waited in the queue runs."""
     job = Job(registry, overlap="queue")

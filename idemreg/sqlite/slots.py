@@ -116,13 +116,14 @@ def _begun(connection: Connection, schedule: Schedule, tasks: Sequence[Task]) ->
         return ()
     found = []
     for last in (schedule.name + _AFTER_AT, slot_id(schedule.name, schedule.watermark_s)):
-        row = connection.execute(
+        rows = connection.execute(
             f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id <= ? AND task_id GLOB ?"  # noqa: S608
             f" AND status NOT IN ({Status.SKIPPED:d}, {Status.CANCELLED:d})"
-            f" AND (status <> {Status.PENDING:d} OR attempt > 0) ORDER BY task_id DESC LIMIT 1",
+            f" AND (status <> {Status.PENDING:d} OR attempt > 0) ORDER BY task_id DESC",
             (oldest.task_id, last, ANY_SLOT),
-        ).fetchone()
-        found.append(None if row is None else slot_of(to_task(row).task_id))
+        )
+        slots = (slot_of(to_task(row).task_id) for row in rows)  # of that form are also 99:99:99, and other names
+        found.append(next((at_s for at_s in slots if at_s is not None), None))
     return tuple(at_s for at_s in found if at_s is not None)
 
 

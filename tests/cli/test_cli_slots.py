@@ -650,6 +650,17 @@ def test_a_job_that_exits_is_told(
     assert (f"resolve {slot} happened" in done.stdout) == (on_crash == "hold")
 
 
+def test_the_slot_is_told_whose_job_was_ended_in_another_task(cli: Cli, jobs: str, tmp_path: Path, time: Time) -> None:
+    """Also where that begins as the slots do."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(1)
+    module = tmp_path / "slot_jobs.py"
+    text = module.read_text().replace('print("printed", slot.hour)', 'registry.run("good@part", sys.exit)')
+    module.write_text(text)
+    sys.modules.pop("slot_jobs", None)
+    assert "good@2026-11-23T04:00:00Z: SystemExit\n" in cli("schedule", "--once", jobs).stdout
+
+
 def test_an_exit_that_is_of_no_job_is_one(cli: Cli, jobs: str, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a signal's handler that the module has, say, between two jobs."""
     cli("schedule", "--once", jobs)
