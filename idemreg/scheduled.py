@@ -322,9 +322,7 @@ class Scheduled(NamedTuple):
                     await host.checkpoint()  # a caller who was cancelled meanwhile
             except Exception as error:
                 raise NotAdmittedError from error
-            except GeneratorExit:
-                raise
-            except BaseException as error:
+            except BaseException as error:  # also where the coroutine is closed
                 raise NotStartedError from error
             result = job(*args, **kwargs)
             return await result if inspect.isawaitable(result) else result

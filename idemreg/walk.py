@@ -29,7 +29,10 @@ STEPS_BEHIND_ERROR: Final = 8
 
 
 class NotStartedError(BaseException):
-    """Thrown into a walk in place of a step of user code: the caller was cancelled before it began. See its cause."""
+    """Thrown into a walk in place of a step of user code: the caller was cancelled before it began. See its cause.
+
+    Where that is a GeneratorExit, the coroutine was closed, and the walk can have no more steps done.
+    """
 
 
 def drive(walk: Walk[R]) -> R:

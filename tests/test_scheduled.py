@@ -1270,17 +1270,19 @@ def test_a_slot_of_a_coroutine_that_cannot_be_looked_about_is_put_back(
     assert ran == [BEGAN + H]
 
 
-def test_a_slot_of_a_coroutine_that_is_closed_before_its_job_counts_as_begun(
-    registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("on_crash", ["hold", "rerun"])
+@pytest.mark.parametrize("how", ["due", "by hand"])
+def test_a_slot_of_a_coroutine_that_is_closed_before_its_job_is_put_back(
+    how: str, on_crash: Any, registry: Registry, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be awaited any more behind its claim: it is dropped as by a job, which may run again under rerun."""
+    """As by a cancellation, though nothing can be awaited any more; also where one attempt is all that there is."""
     asynchronous, ran = AsyncRegistry.of(registry), list[datetime]()
 
-    @asynchronous.scheduled("job", cron=HOURLY, on_crash="rerun")
+    @asynchronous.scheduled("job", cron=HOURLY, on_crash=on_crash, max_attempts=1)
     async def job(slot: datetime) -> None:
         ran.append(slot)
 
-    waiting, left = ledger(registry).waiting, iter(range(1))
+    waiting, left = ledger(registry).waiting, iter(range(2 if how == "due" else 1))
     asked, goes_on = threading.Event(), threading.Event()
 
     def slow(name: str) -> Any:
@@ -1294,17 +1296,16 @@ def test_a_slot_of_a_coroutine_that_is_closed_before_its_job_counts_as_begun(
         clock.advance(HOUR)
         with monkeypatch.context() as patch:
             patch.setattr(registry.store, "waiting", slow)
-            coroutine = asynchronous.run_slot("job@2026-11-23T04:00:00Z")
+            one: Any = asynchronous.run_due() if how == "due" else asynchronous.run_slot("job@2026-11-23T04:00:00Z")
             while not asked.is_set():
-                step: Any = coroutine.send(None)
+                step: Any = one.send(None)
                 is_done = asked.is_set if step is None else step.done
                 await asyncio.to_thread(until, lambda done=is_done: asked.is_set() or done())  # type: ignore[misc]
-            with pytest.warns(ResourceWarning, match="dropped"):
-                coroutine.close()
+            one.close()
             goes_on.set()
-        await asyncio.to_thread(until, lambda: {task.status for task in registry.tasks()} == {Status.PENDING})
-        assert ran == []
-        assert (await asynchronous.run_slot("job@2026-11-23T04:00:00Z")).attempt == 2
+        await asyncio.to_thread(until, lambda: not list(registry.tasks(status=Status.RUNNING)))
+        assert ({task.status for task in registry.tasks()}, ran) == ({Status.PENDING}, [])
+        assert (await asynchronous.run_slot("job@2026-11-23T04:00:00Z")).attempt == 1
 
     asyncio.run(main())
     assert ran == [BEGAN + H]
