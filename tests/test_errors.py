@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from idemreg.errors import IdemregError, TaskIdError
+from idemreg.errors import IdemregError, TaskIdError, require
 
 
 @pytest.mark.parametrize("kind", [IdemregError, TaskIdError])
@@ -23,3 +23,11 @@ def test_an_error_that_was_given_nothing_has_its_classes_hint() -> None:
     error = TaskIdError("it is so")
     assert (error.task_id, error.hint, vars(error)) == (None, TaskIdError.hint, {})
     assert vars(TaskIdError("it is so", task_id="", hint="")) == {"task_id": "", "hint": ""}
+
+
+def test_what_is_of_another_kind_is_told_by_what_it_should_be() -> None:
+    """A TypeError that names both; what is of the kind passes."""
+    require("text", str, "a name is text")
+    with pytest.raises(TypeError) as caught:
+        require(7, str, "a name is text")
+    assert str(caught.value) == "a name is text, not int"

@@ -22,12 +22,15 @@ from hypothesis import strategies as st
 from idemreg import tagged
 from idemreg.errors import ArgumentError, ResultError
 from idemreg.tagged import (
+    MAX_ARGUMENTS_BYTES,
     MAX_DEPTH,
     MAX_RESULT_BYTES,
     canonical,
+    decode_arguments,
     decode_result,
     digest,
     downstream_key,
+    encode_arguments,
     encode_result,
 )
 from tests.support.names import shown
@@ -405,6 +408,33 @@ def test_arguments_have_a_bound() -> None:
     """More canonical bytes than the bound are refused."""
     with pytest.raises(ArgumentError):
         canonical({"blob": "x" * (64 * 1_024 * 1_024)})
+
+
+def test_kept_arguments_come_back() -> None:
+    """As results do; what no longer can is an ArgumentError that says what may have happened."""
+    assert decode_arguments(encode_arguments([("a", 7), {"day": date(2026, 11, 22)}])) == [
+        ("a", 7),
+        {"day": date(2026, 11, 22)},
+    ]
+    with pytest.raises(ArgumentError) as caught:
+        decode_arguments("{")
+    assert caught.value.message == "what is kept of the arguments cannot be read back"
+    assert caught.value.hint == "It was written by another version, or names a time zone that is missing here."
+
+
+def test_arguments_that_cannot_be_kept_say_so_and_what_to_do() -> None:
+    """By their kind or their size, which may be just the bound."""
+    text = "x" * (MAX_ARGUMENTS_BYTES - 2)
+    assert decode_arguments(encode_arguments(text)) == text
+    for value, why in (
+        (object(), "cannot be stored: "),
+        (text + "x", f"has {MAX_ARGUMENTS_BYTES + 1:,} bytes; at most {MAX_ARGUMENTS_BYTES:,} are stored"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            encode_arguments(value)
+        assert caught.value.message.startswith(f"what is kept of the arguments {why}")
+        hint = "To be rerun it takes plain data. Give an excluded argument a default, or do without recover=."
+        assert caught.value.hint == hint
 
 
 def test_a_digest_is_sha256_in_hex() -> None:

@@ -84,8 +84,9 @@ FAULTS: Final[tuple[Mutant, ...]] = (
                 "        self._spoilt.update(self._all)\n",
                 "        return\n",
             ),
-            Patch("idemreg/sqlite/walindex.py", "if code & PRIMARY_CODE == READ_ONLY:", "if not code + 1:"),
         ),
+        barrier="connections",
+        killer="tests/test_paths.py::test_files_that_may_not_be_written_for_a_moment",
     ),
     Mutant(
         "returned-job-fails",

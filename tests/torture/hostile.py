@@ -104,7 +104,7 @@ def run(seed: int, count: int) -> Tally:
 
 def _try(scene: Scene, seed: int, number: int, count: int, tally: Tally) -> None:
     dice = random.Random(seed * 1_000_003 + number)
-    (kind,) = dice.choices((_command, _call, _planted, _tampered, _process), (52, 24, 12, 10, 2))
+    (kind,) = dice.choices((_command, _call, _planted, _tampered, _process), (48, 24, 12, 10, 6))
     tried, violations = kind(scene, dice)
     tally.tried += 1
     tally.distinct.add(

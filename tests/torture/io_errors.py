@@ -38,7 +38,6 @@ TRIAL: Final = Trial(
         "failed-sync-forgotten",
         "gate-left-taken",
         "not-withdrawn",
-        "read-only-for-good",
         "disk-error-untyped",
         "unsure-finish-believed",
     ),
