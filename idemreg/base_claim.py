@@ -25,7 +25,6 @@ from idemreg.ends import (
     told,
 )
 from idemreg.errors import ClaimLostError, StepError, StoreError
-from idemreg.liveness import this_process
 from idemreg.store import End, Lost, Unsure
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class BaseClaim:
         self.terms = terms
         self.grant = grant
         self.name = name
-        self._pid = this_process.pid
+        self._pid = os.getpid()
         self._before: Before | None = None
         self._holder: ref[Any] | None = None  # of a `Claim`; here, since each __init__ more costs every new task
         self._store_error: StoreError | None = None

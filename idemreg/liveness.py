@@ -32,32 +32,12 @@ from idemreg.model import Liveness
 if TYPE_CHECKING:
     from idemreg.clock import Clock
 
-__all__ = ["Examiner", "OwnerRecord", "this_process"]
+__all__ = ["Examiner", "OwnerRecord"]
 
 COMMAND_CHARACTERS = 120  # of the program's name, for people
 _START_TIME_FIELD = 19  # of /proc/PID/stat, counted from the state behind the last parenthesis
 _STATE_FIELD = 0
 _DEAD_STATES = frozenset({"Z", "X", "x"})
-
-
-class _ThisProcess:
-    """The process that makes claims: to ask the system for its number takes a hundredth of a new task.
-
-    Read whenever a file is opened, which is before any claim, also in a child, however it was forked: Python's hooks
-    are not called by every host, and in their own order. Whether a claim is lost the system is asked all the same. So
-    a child that was forked past the hooks with the file open, and has its parent's number here, takes what it claims
-    for its parent's, and never the other way round.
-    """
-
-    pid = 0
-
-    def read(self) -> int:
-        """Ask the system."""
-        self.pid = os.getpid()
-        return self.pid
-
-
-this_process = _ThisProcess()
 
 
 class OwnerRecord(NamedTuple):

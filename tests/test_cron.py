@@ -324,7 +324,10 @@ def test_without_cronsim_the_error_names_the_extra() -> None:
 # --- names ------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**37), st.text(min_size=1, max_size=20))
+NAMES = st.text(st.characters(exclude_characters="@", exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(st.integers(0, 2**37), NAMES)
 def test_a_slot_has_one_name(at_s: int, name: str) -> None:
     """The task_id tells its slot, and sorts as it does."""
     assert slot_of(slot_id(name, at_s)) == at_s

@@ -184,15 +184,15 @@ def _in_the_middle(registry: Registry, began: Instant) -> Task | None:
     """The slot whose job has been ended in its middle: jobs run one after the other, so it is the last one."""
     from idemreg.slots import slot_of  # noqa: PLC0415 - as below
 
-    last: Task | None = None
-    for name in registry.schedules:
-        for task in registry.tasks(prefix=f"{name}@", status=(Status.UNKNOWN, Status.PENDING)):
-            is_ended = task.status is Status.UNKNOWN or not task.is_untried
-            if not is_ended or slot_of(task.task_id) is None:  # another that is only called so, which the job ran, say
-                continue
-            if task.boot_stamp >= (began.boot_start | began.boot_ms if last is None else last.boot_stamp):
-                last = task
-    return last
+    ended = [
+        task
+        for name in registry.schedules
+        for task in registry.tasks(prefix=f"{name}@", status=(Status.UNKNOWN, Status.PENDING))
+        if (task.status is Status.UNKNOWN or not task.is_untried)
+        and task.boot_stamp >= began.boot_start | began.boot_ms
+        and slot_of(task.task_id) is not None  # and no other that is only called so, which the job ran, say
+    ]
+    return max(ended, key=lambda task: task.boot_stamp, default=None)
 
 
 def _once(registry: Registry, teller: _Teller) -> int:

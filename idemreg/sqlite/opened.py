@@ -16,7 +16,6 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreError
-from idemreg.liveness import this_process
 from idemreg.query import Instant
 from idemreg.sqlite import records, upkeep
 from idemreg.sqlite.database import Database
@@ -54,7 +53,7 @@ class Opened:
     ) -> None:
         clock = making.clock
         self.wants_close = False
-        self._pid = this_process.read()
+        self._pid = os.getpid()
         self.users: dict[object, bool] = {}  # one entry an operation; what each is does not matter
         self._deciding = threading.RLock()  # whether it is closed; a finaliser may come back to it in the same thread
         self._epoch_bits = file.row.floor >> EPOCH_BITS << EPOCH_BITS
