@@ -420,6 +420,24 @@ def test_one_whose_number_is_known_already_is_seen_to_its_end(
     assert children() <= others
 
 
+def test_an_interrupt_behind_a_program_that_is_not_there_begins_nothing(
+    registry: Registry, null: int, others: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Popen` has seen the end of the child that could not become it, and was interrupted before it could say so."""
+    begin = subprocess.Popen._execute_child  # type: ignore[attr-defined] # as above
+
+    def then_interrupted(*args: object) -> None:
+        with pytest.raises(FileNotFoundError):
+            begin(*args)
+        raise ToldError
+
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", then_interrupted)
+    with pytest.raises(ToldError):
+        run_command(registry, "t", ["/nonexistent"], inbox=deaf_inbox(), stdout=null, stderr=null, on_crash="rerun")
+    assert (task_of(registry, "t").status, task_of(registry, "t").attempt) == (Status.PENDING, 0)
+    assert children() <= others
+
+
 @pytest.mark.parametrize(
     ("reaped", "expected"), [(False, (Status.PENDING, 0)), (True, (Status.UNKNOWN, 1))], ids=["by nobody", "by others"]
 )

@@ -338,6 +338,20 @@ def test_what_was_forgotten_does_not_come_back_out_of_a_table_of_ones_own(path: 
     assert rows_of(tmp_path / "out.db") == {}
 
 
+def test_a_record_larger_than_any_of_a_registry_is_none_of_its_rows(path: Path, tmp_path: Path) -> None:
+    """Where the schema is damaged nobody can say whose pages these are: it is no row, and the rows come out."""
+    fill(path, count=30)
+    truth = rows_of(path)
+    execute(path, "CREATE TABLE own (a); INSERT INTO own VALUES (hex(zeroblob(9000000)))")
+    content = bytearray(path.read_bytes())
+    content[100:PAGE_BYTES] = bytes(PAGE_BYTES - 100)  # the tree of the schema, behind the header
+    path.write_bytes(content)
+    gaps = salvage(path, tmp_path / "out.db").gaps
+    assert gaps.damaged
+    assert gaps.other_tables == ()  # of which nothing tells any more
+    assert rows_of(tmp_path / "out.db").keys() == truth.keys() | {"clock@salvage"}  # what is lost of the clock is told
+
+
 def execute(path: Path, statements: str) -> None:
     connection = connect(path)
     connection.execute(statements)
