@@ -114,7 +114,8 @@ CREATE TABLE idempotent_owner (
 -- Serial numbers: a row for each prefix, written by whoever reserves a block of them, before one of the block is given.
 -- A serial is (microsecond, count, instance). Each opener of a prefix has an instance of its own, so that no two give
 -- the same one; and begins at the mark, so that none goes back, whatever the clock did since. A row is never removed,
--- and its mark never decreases: behind an older copy of the file serials may repeat, as tasks may.
+-- and its mark never decreases. Behind an older copy of the file serials may go back to where that had come, but none
+-- comes twice: their instances are others.
 CREATE TABLE idempotent_serial (
     prefix   TEXT    NOT NULL PRIMARY KEY,
     instance INTEGER NOT NULL,          -- of the last opener; each further one is one more, and behind the largest

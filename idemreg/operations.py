@@ -237,8 +237,9 @@ class Operations:
         """Ids such as ``COUP-1K193SE6DHX00VFD4BY5R5V``: unique everywhere, and sorted as text in the order of giving.
 
         `next` (or iterating) gives one. They increase within the process and over its restarts, whatever the wall clock
-        does; behind an older copy of the file they may repeat. ``prefix``: 1 to 8 ASCII letters, digits or underscores
-        (`PrefixError`), so a serial has at most 32 characters. See `idemreg.serials`.
+        does; behind an older copy of the file they may go back to where that had come, and none comes twice.
+        ``prefix``: 1 to 8 ASCII letters, digits or underscores (`PrefixError`), so a serial has at most 32 characters.
+        See `idemreg.serials`.
         """
         from idemreg.serials import serials  # noqa: PLC0415 - few programs need it
 
