@@ -178,8 +178,8 @@ def _end_by_error(claim: BaseClaim, error: BaseException, *, has_returned: bool)
     """
     if not claim.is_open or isinstance(error, GeneratorExit):
         return  # a coroutine that is closed can await nothing: its claim is dropped
-    if isinstance(error, NotStartedError) and isinstance(error.__cause__, GeneratorExit):  # nor here
-        claim.not_begun()
+    if isinstance(error, NotStartedError) and isinstance(error.__cause__, GeneratorExit):
+        claim.not_begun()  # nor can it here, before its job: the store puts the task back
         return
     try:
         if isinstance(error, NotStartedError):

@@ -82,25 +82,27 @@ class Operations:
 
     @property
     def store(self) -> Store:
-        """The store underneath, for what is built on a registry."""
+        """The whole store underneath, for what is built on a registry."""
         return self._store
 
     @property
     def reader(self) -> Reader:
-        """The half of it that only looks, likewise."""
+        """The half of it that only looks, likewise: whoever does no more takes this, and the other is not imported."""
         return self._reader
 
     @property
     def _store(self) -> SqliteStore:
-        """The whole store, which only looks do without."""
+        """The whole store, made when it is first asked for: who only looks does without."""
         return self._whole or self._make_whole()
 
     def _make_whole(self) -> SqliteStore:
         with importing():
             from idemreg.sqlite.backend import SqliteStore  # noqa: PLC0415 - half of what there is to import
 
-        # Threads that come at once all take the first one's; and it is taken by others once it hears of the commits.
+        # One step in place of a lock, on which an event loop's thread would wait, and a forked child for ever: threads
+        # that come at once may each make a store, and all take the first one that was put here.
         made: SqliteStore = vars(self).setdefault("_made", SqliteStore(self._opening))
+        # Others find it only once it hears of the commits. Who is interrupted before leaves that to the next.
         self._whole = made.serve()
         return made
 

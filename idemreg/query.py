@@ -1,4 +1,7 @@
-"""What is asked of a store by who only looks: which tasks, and what comes back; values and no SQL, as in `store`."""
+"""What whoever looks asks of a store: which tasks, and what comes back; values and no SQL, as in `store`.
+
+A room of its own, so that a process that only looks need not import what claims and ends ask.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def slot_id(name: str, at_s: int) -> str:
 
 
 def slot_of(task_id: str) -> int | None:
-    """The instant of a slot; None where the task_id is none of a slot: the name of a schedule has no @ either."""
+    """The instant of a slot; None where no slot has this task_id. The first @ counts: a schedule's name has none."""
     name, _, text = task_id.partition("@")
     if not name or len(text) != _FORM_CHARACTERS or not text.endswith("Z"):
         return None

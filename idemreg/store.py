@@ -262,7 +262,7 @@ class CommandOwner(Protocol):
 
 
 class Look(Protocol):
-    """A place that keeps tasks, to who only looks. Safe to share between threads; reopens in a forked child."""
+    """A place that keeps tasks, for whoever only looks. Safe to share between threads; reopens in a forked child."""
 
     def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
         """The rows, in order. What it returns is ``durable``, or (None) as the place's reads are."""
@@ -293,7 +293,7 @@ class Look(Protocol):
 
 
 class Store(Look, Protocol):
-    """A place that keeps tasks. Safe to share between threads; reopens by itself in a forked child."""
+    """A place that keeps tasks: what a `Look` can do, and all that writes."""
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
         """The two common cases, in few steps: the stored success of the very task, or the claim of a new one.

@@ -91,14 +91,19 @@ class Opening:
     def serve(
         self, after_write: Callable[[], None], when_opened: Callable[[], Callable[[Opened], None] | None]
     ) -> None:
-        """Call these from now on: also of files that are open already, by a look. Waits for nobody; twice is once."""
+        """Call these from now on, also of files that a look has opened already. Takes no lock; twice is once.
+
+        ``when_opened`` is a weak reference: called, it gives what to call, or None.
+        """
         self._served = after_write, when_opened
         if (opened := self.current) is not None:
             self._tell(opened)
 
     def _tell(self, opened: Opened) -> object:
+        """Have the files call whoever is served, and tell him of them. Gives who that was, for another may come."""
         served = self._served
-        opened.database.after_write, when_opened = served
+        after_write, when_opened = served
+        opened.database.after_write = after_write
         if (tell := when_opened()) is not None:
             tell(opened)
         return served

@@ -93,7 +93,7 @@ def claim_fields(connection: Connection, task_id: str) -> tuple[Any, ...] | None
         return None
     try:
         holds = claim_seal(*row[:-1]) == row[-1]
-    except TypeError:  # as in `to_task`
+    except TypeError:  # damage may make any type of a value
         holds = False
     if not holds:
         what = f"the row of task {task_id!r}"

@@ -3,8 +3,8 @@
 A row is *sure* if it is on the newest version of a page that is in use. It is not, where it comes from an older version
 of a damaged page, from a page that may have been given up (the list of free pages cannot be read, and no sound page
 leads there), or beside a -wal that has lost a frame, or is gone with frames that the lock file tells of (see
-`sqlite/rest.py`): a later row of the task may be what was lost. What is final stays
-so; any other row that is not sure becomes unknown, so that nothing runs again on the word of an older copy.
+`sqlite/rest.py`): a later row of the task may be what was lost. What is final stays so; any other row that is not sure
+becomes unknown, so that nothing runs again on the word of an older copy.
 
 Of the marks of serial numbers the highest is taken that is found: one that is lost brings no serial back, since the
 new registry gives them under other instances. What becomes of schedules and of the clock, `sqlite/holding.py` tells.

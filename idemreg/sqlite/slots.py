@@ -32,7 +32,7 @@ __all__ = ["ANY_SLOT", "plan", "schedules", "to_schedule", "waiting"]
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
 )
-ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"
+ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"  # for GLOB; `slot_of` has the last word
 _AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
 
 
