@@ -1528,7 +1528,7 @@ def test_a_resolve_that_makes_no_sense_changes_nothing(registry: Registry) -> No
 
 # --- errors -----------------------------------------------------------------------------------------------------
 
-# exit_code and retryable of each class, as DESIGN.md has them (section 4 for the command's codes).
+# exit_code and retryable of each class, as they were designed.
 ERRORS: dict[str, tuple[int, bool]] = {
     "IdemregError": (1, False),
     "ArgumentError": (2, False),

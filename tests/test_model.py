@@ -82,7 +82,7 @@ STRICTER = {
 }
 
 # status, owner, stricter on_crash, a hook at hand, verdict, failures held by either, attempts left -> what happens.
-# None: whatever it is. The first rule that fits counts. Rows are DESIGN.md, sections 2 and 3, in its order.
+# None: whatever it is. The first rule that fits counts. They are written from the promises, not from the code.
 RULES: list[tuple[str, str | None, str | None, bool | None, str | None, bool | None, bool | None, str]] = [
     ("pending", None, None, None, None, None, None, "claim"),
     ("succeeded", None, None, None, None, None, None, "done"),

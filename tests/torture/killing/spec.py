@@ -1,6 +1,6 @@
 """One task as a thing of its own: what each operation may answer, and what it leaves. Small enough to be read whole.
 
-It is written from DESIGN.md and imports nothing of idemreg, so that it shares no mistake with it. An operation has a
+It is written from the promises and imports nothing of idemreg, so that it shares no mistake with it. An operation has a
 place in time somewhere between its first and its last record; `step` says what it may do there.
 """
 
