@@ -69,8 +69,8 @@ class Binder:
             if name not in self._special:
                 counted[name] = value
                 is_scalar = is_scalar and type(value) in PLAIN_SCALARS
-            elif name in self._defaults and value is self._defaults[name][0]:  # as `_counted`, and most of its answers
-                continue
+            elif name in self._defaults and value is self._defaults[name][0]:
+                continue  # `_counted` would say so as well: most calls leave a default as it is
             elif (left := self._counted(name, value)) is not _LEFT_OUT:
                 counted[name] = left
                 is_scalar = False

@@ -97,7 +97,7 @@ class Operations:
 
     def _make_whole(self) -> SqliteStore:
         with importing():
-            from idemreg.sqlite.backend import SqliteStore  # noqa: PLC0415 - half of what there is to import
+            from idemreg.sqlite.backend import SqliteStore  # noqa: PLC0415 - who only looks needs none of it
 
         # One step in place of a lock, on which an event loop's thread would wait, and a forked child for ever: threads
         # that come at once may each make a store, and all take the first one that was put here.

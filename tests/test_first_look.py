@@ -1,4 +1,4 @@
-"""A registry that is only looked into imports half, and the other half finds the files open: nothing is missed then."""
+"""Who only looks imports nothing that writes; what writes then finds the files open, and misses nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def looked_into(path: Path) -> Registry:
 
 
 def test_a_look_imports_nothing_that_writes(path: Path) -> None:
-    """Half of the time that such a process takes would go there."""
+    """A process that only looks has none of the rooms that write: its start is most of its time."""
     with Registry(path) as registry:
         registry.run("t", lambda: 1)
     with Script(LOOKS, path) as script:

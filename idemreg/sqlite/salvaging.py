@@ -55,7 +55,7 @@ LARGE_COLUMNS: Final = 3
 SCHEMA_COLUMNS: Final = 5
 LOG: Final = "idempotent_log"
 STEPS: Final = "idempotent_step"
-OWN: Final = ("idempotent_", "sqlite_autoindex_idempotent_")
+OWN: Final = ("idempotent_", "sqlite_autoindex_idempotent_")  # how the tables and indexes of a registry begin
 # Whose rows are looked for. Where the schema names them all, none of those is in a table of the user's own.
 TABLES: Final = frozenset(
     {LOG, STEPS, "idempotent_large", "idempotent_registry", "idempotent_serial", SCHEDULES, CLOCK}
