@@ -192,7 +192,7 @@ def _in_the_middle(registry: Registry, began: Instant) -> Task | None:
         and task.boot_stamp >= began.boot_start | began.boot_ms
         and slot_of(task.task_id) is not None  # and no other that is only called so, which the job ran, say
     ]
-    return max(ended, key=lambda task: task.boot_stamp, default=None)
+    return max(reversed(ended), key=lambda task: task.boot_stamp, default=None)  # of equal ones the last
 
 
 def _once(registry: Registry, teller: _Teller) -> int:

@@ -661,6 +661,20 @@ def test_the_slot_is_told_whose_job_was_ended_in_another_task(cli: Cli, jobs: st
     assert "good@2026-11-23T04:00:00Z: SystemExit\n" in cli("schedule", "--once", jobs).stdout
 
 
+def test_of_two_slots_of_one_millisecond_the_last_has_been_ended(
+    cli: Cli, jobs: str, tmp_path: Path, time: Time
+) -> None:
+    """The one before it is unknown as well, by its own error."""
+    cli("schedule", "--once", jobs)
+    time.pass_hours(2)
+    module = tmp_path / "slot_jobs.py"
+    text = module.read_text().replace('"0 * * * *")\ndef', '"0 * * * *", coalesce="all", unknown_on=OSError)\ndef')
+    text = text.replace('print("printed", slot.hour)', "\n    if slot.hour == 4: raise OSError\n    sys.exit()")
+    module.write_text(text)
+    sys.modules.pop("slot_jobs", None)
+    assert "good@2026-11-23T05:00:00Z: SystemExit\n" in cli("schedule", "--once", jobs).stdout
+
+
 def test_an_exit_that_is_of_no_job_is_one(cli: Cli, jobs: str, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a signal's handler that the module has, say, between two jobs."""
     cli("schedule", "--once", jobs)
