@@ -153,8 +153,11 @@ def due(
     may_schedule: Callable[[], Permit],
     execute: Callable[[str], Walk[Any]],
     memory: Memory,
+    tell: Callable[[SlotRun], object] | None = None,
 ) -> Walk[list[SlotRun]]:
     """Run each slot that is due now, once, and say what became of it. An error of a job is told, not raised.
+
+    ``tell`` hears of each as it ends: of a job that exits there is no list in the end.
 
     A slot that fails is not tried again before the next call. What comes due meanwhile is the next call's. Where a look
     fails behind slots that have run, these are told, and the next call meets the error.
@@ -184,6 +187,8 @@ def due(
             return runs  # somebody is, and goes on with the rest
         if isinstance(run, SlotRun):
             runs.append(run)
+            if tell is not None:
+                yield tell, (run,), None
         ran = started_us, clock.wall_us()
 
 
@@ -270,14 +275,16 @@ class Scheduled(NamedTuple):
         slot = instant(_at(task_id))
         return ((), {self.parameter: slot}) if self.parameter else ((slot,), {})
 
-    def due(self, terms: Terms, may_schedule: Callable[[], Permit]) -> Walk[list[SlotRun]]:
+    def due(
+        self, terms: Terms, may_schedule: Callable[[], Permit], tell: Callable[[SlotRun], object] | None = None
+    ) -> Walk[list[SlotRun]]:
         """The walk that runs what is due of it."""
         terms = terms._replace(options=terms.options._replace(raise_on_duplicate=True))
 
         def execute(task_id: str) -> Walk[Outcome[Any]]:
             return self._run(terms, task_id, check_alone)
 
-        return due(terms.store, terms.clock, self.table, self.wanted, may_schedule, execute, self.memory)
+        return due(terms.store, terms.clock, self.table, self.wanted, may_schedule, execute, self.memory, tell)
 
     def by_hand(self, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
         """The walk that runs one slot as it is called."""

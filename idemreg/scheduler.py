@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from idemreg.ends import describe
 from idemreg.errors import ChecksumKeyError, IdemregError, ScheduleError, StoreVersionError, SyncFailedError
+from idemreg.slotted import run_due
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,8 +131,7 @@ def keep(
         looked_s = registry.clock.wall_us() // 1_000_000
         try:
             cast("Recovery", registry.store).check_files()  # where nothing is due nothing is written, and none seen
-            for run in registry.run_due(name):
-                tell(run)
+            run_due(registry, (name,), tell)
             watch()
         except FOR_GOOD:
             raise

@@ -84,14 +84,14 @@ def _job_of(registry: Registry, task_id: str) -> Scheduled:
     return _job(registry, task_id.rpartition("@")[0])
 
 
-def run_due(registry: Registry, names: Iterable[str]) -> list[SlotRun]:
-    """See `Registry.run_due`."""
+def run_due(registry: Registry, names: Iterable[str], tell: Callable[[SlotRun], object] | None = None) -> list[SlotRun]:
+    """See `Registry.run_due`. ``tell`` hears of each slot as its job ends, for who prints them."""
     jobs = _jobs(registry, names)
     _refuse_loop_in_loop(jobs)
     runs, problem = [], None
     for job in jobs:
         try:
-            runs += _carry_out(registry, job, functools.partial(job.due, may_schedule=registry.may_schedule))
+            runs += _carry_out(registry, job, functools.partial(job.due, may_schedule=registry.may_schedule, tell=tell))
         except ScheduleError as error:
             problem = error  # the others run first
     if problem is not None:

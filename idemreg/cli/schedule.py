@@ -197,9 +197,9 @@ def _in_the_middle(registry: Registry, began: Instant) -> Task | None:
 
 def _once(registry: Registry, teller: _Teller) -> int:
     from idemreg.scheduler import ClockWatch  # noqa: PLC0415 - the help text needs none of it
+    from idemreg.slotted import run_due  # noqa: PLC0415 - has it, since the module has schedules
 
-    for run in registry.run_due():
-        teller(run)
+    run_due(registry, (), teller)
     ClockWatch(registry, teller)()
     return teller.exit_code
 
