@@ -28,6 +28,7 @@ from tests.support.lean import without_statistics
 from tests.torture.injected import shim, states
 from tests.torture.injected.commands import CASES
 from tests.torture.injected.judge import End, judge
+from tests.torture.injected.leaked import end_leaked
 from tests.torture.injected.scene import Scene, rows
 
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ class Worker:
             found.append(f"the call took {took:.1f} s")
         if end.is_fault_met and item.error == errno.EINTR and end.kind is not None:
             found.append(f"EINTR was told to the caller: {end.text}")
+        if found and self.mode == "memory" and end_leaked():
+            self.events["excused: CPython had lost the arguments of a call, with claims in them"] += 1
+            found.clear()
         for problem in found[:3]:
             where = shim.FILES[self.fault.hit_file] if self.mode == "io" else ""
             self.violations.append(f"{words} ({where}): {problem}; {self.command(item, number)}")
