@@ -104,7 +104,7 @@ def run(seed: int, count: int) -> Tally:
 
 def _try(scene: Scene, seed: int, number: int, count: int, tally: Tally) -> None:
     dice = random.Random(seed * 1_000_003 + number)
-    (kind,) = dice.choices((_command, _call, _planted, _tampered, _process), (48, 24, 12, 10, 6))
+    (kind,) = dice.choices((_command, _call, _planted, _tampered, _process), (46, 24, 12, 10, 8))
     tried, violations = kind(scene, dice)
     tally.tried += 1
     tally.distinct.add(
@@ -703,7 +703,7 @@ def _process(scene: Scene, dice: random.Random) -> tuple[Any, list[str]]:
     if variables.get("PYTHONIOENCODING"):
         variables["PYTHONIOENCODING"] = dice.choice(("ascii", "latin-1", "cp437"))
     how = dice.choice(
-        ("plain", "terminal", "<&-", ">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "2>/dev/full", "| true")
+        ("plain", "terminal", "<&-", ">&-", "2>&-", ">&- 2>&- <&-", *[">/dev/full"] * 4, "2>/dev/full", "| true")
     )
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": str(scene.folder), **variables}
     environment = {name: value for name, value in environment.items() if "\0" not in value}

@@ -52,7 +52,7 @@ POINTS: Final = (
     *("claim.in-transaction", "claim.committed", "claim.granted", "finish.in-transaction", "finish.committed") * 3,
     *(BODY,) * 6,
     *("owner.byte-held", "turn.taken", "sync.begun", "sync.done", "sync.published", "job.returned"),
-    *("batch.in-transaction", "batch.committed", *("batch.entered",) * 4, "settle.in-transaction", "settle.committed"),
+    *("batch.in-transaction", "batch.committed", "batch.entered", "settle.in-transaction", "settle.committed"),
     *("forget.in-transaction", "forget.committed", "transaction.open"),
     *("transaction.finished",) * 9,
     *("step.in-transaction", "step.saved"),
