@@ -20,12 +20,12 @@ from idemreg import (
     Verdict,
     events,
 )
-from idemreg.clockcheck import check
 from idemreg.clockcheck.check import KEEP_MS, moment
 from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import Ledger, State
-from idemreg.sqlite import queries
+from idemreg.model import Policy, Task
+from idemreg.sqlite import purging
 from idemreg.store import Settlement
 from idemreg.testing import ManualClock
 from tests.support.bands import GRACE_S, Said, each_band
@@ -273,35 +273,94 @@ def test_a_clock_that_went_out_and_back_is_behind_what_was_stored(registry: Regi
     goes_on(registry)
 
 
-def test_a_scheduler_looks_at_stored_times_once_a_minute(registry: Registry, world: World) -> None:
+def put(registry: Registry) -> None:
+    ended = Task(
+        *("imported", Status.SUCCEEDED, "0" * 64, registry.clock.wall_us(), 0, "job", 1, 1, None, Policy()),
+        *(None, None, None, None, None, None),
+    )
+    registry.store.put([ended], 1, registry.store.origin())
+
+
+STORED: dict[str, Callable[[Registry], object]] = {
+    "added": lambda registry: registry.add("t"),
+    "run": lambda registry: registry.run("t", lambda: None),
+    "batch": lambda registry: list(registry.consume("ab", str, task_id=str)),
+    "imported": put,
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+def test_a_scheduler_sees_whatever_was_stored_since_its_last_look(registry: Registry, world: World, how: str) -> None:
+    """The clock went ahead and came back between two looks: only what was stored meanwhile tells of it."""
+    registry.may_schedule()
+    world.jump(HOUR)
+    STORED[how](registry)
+    world.jump(-HOUR)
+    assert registry.may_schedule() == SUSPENDED
+
+
+def test_and_what_another_process_has_stored(registry: Registry, path: Path, world: World) -> None:
+    """What it notes is seen by all of the boot, also once it is gone."""
+    registry.may_schedule()
+    program = """
+        from idemreg import Registry
+        from idemreg.testing import ManualClock
+        clock = ManualClock(wall_us=int(sys.argv[2]), boot_id="first boot")
+        with Registry(sys.argv[1], clock=clock) as registry:
+            registry.add("t")
+        say("stored")
+    """
+    with Script(program, path, world.wall_us() + HOUR) as script:
+        script.expect("stored")
+    assert registry.may_schedule() == SUSPENDED
+
+
+@pytest.mark.parametrize("ahead_us", [11 * MS, 9 * MS])
+def test_it_is_noted_as_finely_as_the_bands_ask(registry: Registry, world: World, ahead_us: int) -> None:
+    """Ten milliseconds behind are too many; what is less than one newer than the mark is not noted."""
+    registry.may_schedule()
+    registry.add("a")
+    world.jump(ahead_us)
+    registry.add("b")
+    world.jump(999)
+    registry.add("c")
+    world.jump(-ahead_us - 999)
+    assert (registry.may_schedule() == SUSPENDED) is (ahead_us > 10 * MS)
+
+
+def test_a_scheduler_reads_all_tasks_once_a_boot(
+    registry: Registry, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It looks before each slot, and has not the time to read all tasks each time."""
+    pieces: list[object] = []
+    survey = purging.survey
+
+    def count(*asked: Any) -> Any:
+        pieces.append(asked)
+        return survey(*asked)
+
+    monkeypatch.setattr(purging, "survey", count)
+    for _ in range(2):
+        registry.may_schedule()
+        assert len(pieces) == 1
+        for _ in range(3):
+            world.advance(KEEP_MS / 1_000)
+            registry.add(f"t@{world.wall_us()}")
+            assert registry.may_schedule() == GOES_ON
+        assert len(pieces) == 1
+        pieces.clear()
+        world.reboot(f"boot at {world.wall_us()}")
+
+
+def test_without_its_mark_all_tasks_are_read(registry: Registry, path: Path, world: World) -> None:
+    """The lock file was deleted, and with it what was noted there of the newest time."""
     registry.may_schedule()
     world.jump(HOUR)
     registry.add("t")
     world.jump(-HOUR)
-    world.advance(KEEP_MS / 1_000 - 1)
-    assert registry.may_schedule() == GOES_ON
-    world.advance(1)
+    registry.close()
+    path.with_name("jobs.db-lock").unlink()
     assert registry.may_schedule() == SUSPENDED
-
-
-def test_a_scheduler_reads_so_many_tasks_and_a_thorough_look_all(
-    registry: Registry, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a large file it sees the first of them, by their ids."""
-    monkeypatch.setattr(queries, "SCANNED_ROWS", 2)
-    registry.may_schedule()
-    world.jump(HOUR)
-    first = [f"a:{number:02}" for number in range(2 * check.SOME)]
-    world.jump(-HOUR)
-    for task_id in first:
-        registry.add(task_id)
-    world.jump(HOUR)
-    registry.add("b")
-    world.jump(-HOUR)
-    world.advance(KEEP_MS / 1_000)
-    assert registry.may_schedule() == GOES_ON
-    assert suspended(registry).deviation_us < 0
 
 
 def test_what_was_stored_by_a_clock_that_came_back_suspends_no_more(looked: Registry, world: World) -> None:

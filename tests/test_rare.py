@@ -580,7 +580,7 @@ def test_the_newest_time_is_looked_for_piece_by_piece(watched: Registry) -> None
     """Of many tasks."""
     pieces = iter([SimpleNamespace(newest=None, after="a"), SimpleNamespace(newest=5, after=None)])
     store: Any = Contended(watched.store, survey=lambda *_: next(pieces))
-    assert checks._newest(store) == (5, True)
+    assert checks._newest_of_all(store) == 5
 
 
 # --- commands, lines, steps -------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ What a look compares with is read before the clock is: whoever notes a later loo
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -60,10 +59,6 @@ BY_CHARACTERS: Final = 200
 # A look is kept so long before it is written anew: a jump is as plain against an older one, and most looks only read.
 KEEP_MS: Final = 60_000
 
-# Pieces of the tasks that such a look reads for the newest stored time, of 20,000 each: a tenth of a second in all.
-SOME: Final = 5
-ALL: Final = sys.maxsize
-
 # The wall clock and the time since boot are read together again where the process was stopped between them.
 READ_TRIES: Final = 5
 NEAR_US: Final = 200
@@ -81,6 +76,9 @@ class ClockStore(Store, Protocol):
     def watch(self) -> Watch:
         """What is kept."""
 
+    def newest_us(self) -> int | None:
+        """The newest time that a row was stored with in this boot, to a millisecond; None: all tasks must be asked."""
+
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False where another process was faster."""
 
@@ -96,7 +94,7 @@ def check(
     """Look at the clock, and suspend or go on by what is found; see `Registry.check_clock`.
 
     ``is_thorough``: all tasks are read for the newest stored time. A scheduler, which looks before each slot, reads
-    some of them, once a minute, and all at the first look of a boot.
+    them at the first look of a boot; from then on it goes by what was noted of those that were stored since.
     """
     for _ in range(NOTE_TRIES):
         look = _look(store, clock, bands or ClockBands(), is_thorough=is_thorough)
@@ -155,7 +153,7 @@ class _Look(NamedTuple):
     bands: ClockBands
     watch: Watch
     now: Moment
-    newest_us: int | None  # of the tasks that were looked at for it
+    newest_us: int | None  # of the stored times
     hardware_us: int | None
     readings: tuple[Reading, ...]
     judged: Judged
@@ -166,11 +164,6 @@ class _Look(NamedTuple):
         worst_us = self.judged.worst_us
         return worst_us if worst_us >= self.bands.suspend_from_ms * MS_US else 0
 
-    @property
-    def is_first_of_boot(self) -> bool:
-        trusted = self.watch.trusted
-        return trusted is None or trusted.boot_id != self.now.boot_id
-
     def done(self, alarm: str | None) -> ClockCheck:
         """As it is told to the caller."""
         permitted = permit(self.judged, self.bands, self.readings, is_suspended=alarm is not None)
@@ -180,31 +173,23 @@ class _Look(NamedTuple):
 def _look(store: ClockStore, clock: Clock, bands: ClockBands, *, is_thorough: bool = True) -> _Look:
     watch = store.watch()
     trusted = watch.trusted
-    newest_us, is_whole = _newest(store, _reach(watch, clock, is_thorough=is_thorough))
+    # Under an alarm none is asked for: it is there, and its end takes them all in.
+    newest_us = None if watch.alarm is not None else _newest(store, is_thorough=is_thorough or _is_first(watch, clock))
     now = moment(clock)
     asked = [ask(clock) for ask in (MACHINE if clock.sources is None else clock.sources)]
     hardware_us = next((one.ahead_us for one in asked if isinstance(one, Hardware) and one.has_time), None)
     readings = (
         *(hardware_reading(one, trusted) if isinstance(one, Hardware) else one for one in asked),
         boot_reading(now, trusted),
-        stored_reading(now, trusted, newest_us, is_whole=is_whole),
+        stored_reading(now, trusted, newest_us, is_asked=watch.alarm is None),
     )
     judged = judge(readings, bands, 0 if trusted is None else trusted.accepted_us)
     return _Look(bands, watch, now, newest_us, hardware_us, readings, judged)
 
 
-def _reach(watch: Watch, clock: Clock, *, is_thorough: bool) -> int:
-    """How many pieces of the tasks a look reads. Under an alarm none: it is there, and its end takes them all in."""
-    trusted = watch.trusted
-    if watch.alarm is not None:
-        return 0
-    if is_thorough or trusted is None or trusted.boot_id != clock.boot_id():
-        return ALL
-    return SOME if _is_old(trusted, clock.boot_ms()) else 0
-
-
-def _is_old(trusted: Trusted, boot_ms: int) -> bool:
-    return boot_ms - trusted.boot_ms >= KEEP_MS
+def _is_first(watch: Watch, clock: Clock) -> bool:
+    """Whether nobody has looked in this boot."""
+    return watch.trusted is None or watch.trusted.boot_id != clock.boot_id()
 
 
 def moment(clock: Clock) -> Moment:
@@ -224,18 +209,24 @@ def _moment(clock: Clock) -> Moment:
     return Moment((before_us + after_us) // 2, boot_ms, clock.boot_id(), abs(after_us - before_us))
 
 
-def _newest(store: Store, pieces: int = ALL) -> tuple[int | None, bool]:
-    """The newest stored time, and whether all tasks were looked at for it. Read piece by piece, under no lock."""
-    newest_us, after = None, None
-    if not pieces:
-        return None, False
-    at = store.instant()
-    for _ in range(pieces):
+def _newest(store: ClockStore, *, is_thorough: bool = True) -> int | None:
+    """The newest stored time: what was noted of this boot's, and all tasks where that is not enough."""
+    noted_us = store.newest_us()
+    return _latest(noted_us, _newest_of_all(store)) if is_thorough or noted_us is None else noted_us
+
+
+def _newest_of_all(store: Store) -> int | None:
+    """The newest time of all tasks. Read piece by piece, under no lock."""
+    at, newest_us, after, is_last = store.instant(), None, None, False
+    while not is_last:
         piece = store.survey(Query(), at, after)
-        newest_us = max((one for one in (newest_us, piece.newest) if one is not None), default=None)
-        if (after := piece.after) is None:
-            return newest_us, True
-    return newest_us, False
+        newest_us, after = _latest(newest_us, piece.newest), piece.after
+        is_last = after is None
+    return newest_us
+
+
+def _latest(*times_us: int | None) -> int | None:
+    return max((one for one in times_us if one is not None), default=None)
 
 
 # --- what follows: None where what is kept has changed, so that all is to be looked at again -----------------------
@@ -244,7 +235,7 @@ def _newest(store: Store, pieces: int = ALL) -> tuple[int | None, bool]:
 def _go_on(store: ClockStore, look: _Look) -> ClockCheck:
     """Nothing is suspended. The look is kept where the last one is old, or where a source has overruled another."""
     trusted, now = look.watch.trusted, look.now
-    is_due = look.is_first_of_boot or trusted is None or _is_old(trusted, now.boot_ms)
+    is_due = trusted is None or trusted.boot_id != now.boot_id or now.boot_ms - trusted.boot_ms >= KEEP_MS
     if (is_due or look.judged.overrules) and now.gap_us <= FAR_US:
         accepted_us = 0 if trusted is None else min(trusted.accepted_us, look.to_accept_us)
         _trust(store, look, accepted_us=accepted_us)
@@ -279,7 +270,7 @@ def _trust(store: ClockStore, look: _Look, *, accepted_us: int) -> bool:
     """From now on this look is what later ones compare with, and nothing is suspended."""
     now, trusted, newest_us = look.now, look.watch.trusted, look.newest_us
     if look.watch.alarm is not None:  # none was read; and what was stored by a clock that was wrong counts no more
-        newest_us, _ = _newest(store)
+        newest_us = _newest(store)
     known = (now.wall_us, newest_us, None if trusted is None else trusted.newest_us)
     newest = max(one for one in known if one is not None)
     new = Trusted(now.wall_us, now.boot_ms, now.boot_id, newest, look.hardware_us, accepted_us)

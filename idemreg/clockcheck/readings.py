@@ -177,12 +177,11 @@ def boot_reading(now: Moment, trusted: Trusted | None) -> Reading:
     return Reading(BOOT, jump_us, BOOT_RESOLUTION_US + now.gap_us, "since the last look")
 
 
-def stored_reading(now: Moment, trusted: Trusted | None, newest_us: int | None, *, is_whole: bool = True) -> Reading:
+def stored_reading(now: Moment, trusted: Trusted | None, newest_us: int | None, *, is_asked: bool = True) -> Reading:
     """How far the wall clock is behind the newest stored time.
 
-    ``newest_us``: of the tasks that were looked at, which is all of them where ``is_whole``. Those up to the
-    ``newest_us`` of the last look were known then, so what an operator or a source has confirmed in spite of them does
-    not count again.
+    ``newest_us``: of all tasks where ``is_asked``, else of none. Those up to the ``newest_us`` of the last look were
+    known then, so what an operator or a source has confirmed in spite of them does not count again.
     """
     known = [] if trusted is None else [trusted.wall_us]
     if newest_us is not None and (trusted is None or newest_us > trusted.newest_us):
@@ -191,7 +190,7 @@ def stored_reading(now: Moment, trusted: Trusted | None, newest_us: int | None, 
         return Reading(STORED, None, text="there is none")
     behind_us = max(known) - now.wall_us
     if behind_us <= 0:
-        return Reading(STORED, None, text=f"none {'' if is_whole else 'that was looked at '}is after now")
+        return Reading(STORED, None, text="none is after now" if is_asked else "not asked: the alarm is open")
     return Reading(STORED, -behind_us, 0, "the clock is behind the newest")
 
 

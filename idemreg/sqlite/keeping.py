@@ -64,10 +64,15 @@ class Keeper(Reader):
 
         version = self._schema_version
 
-        def put(connection: Connection) -> list[Present | None]:
-            return importing.put(connection, version, tasks, floor, origin, steps)
-
         with self._opening.using() as opened:
+
+            def put(connection: Connection) -> list[Present | None]:
+                answers = importing.put(connection, version, tasks, floor, origin, steps)
+                for task, answer in zip(tasks, answers, strict=True):
+                    if answer is None:
+                        opened.newest.note(task.updated_at)
+                return answers
+
             answers = opened.database.write(put, durable=True)
         faults.point("import.committed")
         return answers
@@ -131,6 +136,11 @@ class Keeper(Reader):
 
         return self._read(read)
 
+    def newest_us(self) -> int | None:
+        """The newest time that a row was stored with in this boot; see `sqlite/stamps.py`."""
+        with self._opening.using() as opened:
+            return opened.newest.read()
+
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False, and nothing is changed, where another process was faster.
 
@@ -138,11 +148,14 @@ class Keeper(Reader):
         """
         from idemreg.sqlite import clocks, records  # noqa: PLC0415
 
-        def note(connection: Connection) -> bool:
-            records.floor(connection, self._schema_version)
-            return clocks.note_watch(connection, seen, new)
-
         with self._opening.using() as opened:
+
+            def note(connection: Connection) -> bool:
+                records.floor(connection, self._schema_version)
+                if new.trusted is not None:  # what a look has read of all tasks serves the next as well
+                    opened.newest.note(new.trusted.newest_us)
+                return clocks.note_watch(connection, seen, new)
+
             return opened.database.write(note, durable=(seen.alarm, seen.of_jump) != (new.alarm, new.of_jump))
 
     # --- slots ----------------------------------------------------------------------------------------------------

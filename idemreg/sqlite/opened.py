@@ -20,7 +20,7 @@ from idemreg.query import Instant
 from idemreg.sqlite import records, upkeep
 from idemreg.sqlite.database import Database
 from idemreg.sqlite.owners import Owners
-from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS
+from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS, NewestTime
 
 if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
@@ -62,6 +62,7 @@ class Opened:
         try:
             self.database = Database(file, lock_file, clock, busy_s=making.busy_s, reads_durable=reads_durable)
             self.owners = Owners(lock_file, clock, self._epoch_bits)
+            self.newest = NewestTime(lock_file, clock.boot_id())
             self._clock = clock
             self._wall_us, self._boot_ms = clock.wall_us, clock.boot_ms
         except BaseException:
@@ -72,8 +73,11 @@ class Opened:
         self.new_in_a_row = 0  # tasks that were looked for, and not there: see `hot.Claim`
 
     def stamp(self) -> Stamp:
-        """What a row that is written now is stamped with."""
-        return self._wall_us(), self._epoch_bits | min(self._boot_ms(), LATEST_MS)
+        """What a row that is written now is stamped with. With the write turn held."""
+        wall_us = self._wall_us()
+        if wall_us > self.newest.covered_us:
+            self.newest.note(wall_us)
+        return wall_us, self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 
     def instant(self) -> Instant:
         """Now, as ages are counted. This process lives in one boot, so every epoch since its opening is this boot."""

@@ -160,6 +160,18 @@ _CLOCK: Final = mutants(
         "test_a_clock_behind_a_stored_time_suspends",
     ),
     Row(
+        "newest-time-not-noted",
+        "the times that rows are stamped with are noted nowhere: a scheduler knows those of the first look alone",
+        (
+            Patch(
+                "idemreg/sqlite/opened.py",
+                "        if wall_us > self.newest.covered_us:\n",
+                "        if wall_us < 0:\n",
+            ),
+        ),
+        "test_a_scheduler_sees_whatever_was_stored_since_its_last_look",
+    ),
+    Row(
         "clock-confirms-itself",
         "an alarm ends at the next look, whatever that finds",
         (
