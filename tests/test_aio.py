@@ -748,6 +748,22 @@ def test_a_loop_closed_with_a_grant_on_its_way_puts_the_task_back(areg: AsyncReg
     settled(areg)  # who put the claim back is at it for a moment after the next caller had it
 
 
+def test_a_caller_cancelled_as_its_answer_arrives_puts_the_task_back(areg: AsyncRegistry) -> None:
+    """The loop has the answer and the cancellation at once: nothing is told twice, and the claim is released."""
+    areg.registry.run("warm", lambda: 1)
+    loop, complaints = TellTale(), list[dict[str, Any]]()
+    loop.set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    task = loop.create_task(areg.run("t", never, name="job"))
+    loop.turn()
+    assert loop.told.wait(PATIENCE_S)
+    task.cancel()  # between two turns of the loop: in the next one it wakes whom the answer is for
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+    loop.close()
+    assert not complaints
+    assert row(areg).status is Status.PENDING
+
+
 def asserted(holds: bool) -> None:  # noqa: FBT001 - for a lambda
     assert holds
 
