@@ -168,6 +168,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - of any name
     if room is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
+    # Not by importlib: a program that has a Registry has no other use for that module, and it takes 0.15 ms to import.
     value = globals()[name] = getattr(__import__(f"{__name__}.{room}", fromlist=(name,)), name)
     return value
 
