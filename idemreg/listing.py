@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from idemreg.model import Task
-    from idemreg.store import Look
+    from idemreg.store import Readable
 
 __all__ = ["PAGE_TASKS", "every", "query_of"]
 
@@ -55,7 +55,7 @@ def _milliseconds(duration: float | timedelta | None, what: str) -> int | None:
     return None if duration is None else min(round(seconds(duration, what=what) * 1_000), MOST_MS)
 
 
-def every(store: Look, query: Query) -> Iterator[Task]:
+def every(store: Readable, query: Query) -> Iterator[Task]:
     """All tasks in the order of their task_id. No transaction stays open between two pages, and one is in memory."""
     page = store.page(query, None, FIRST_TASKS)
     yield from page.tasks

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_ROWS",
+    "Circumstances",
     "Coalesce",
-    "Look",
     "Overlap",
     "Plan",
     "Timetable",
@@ -85,8 +85,8 @@ class Timetable(NamedTuple):
         return (schedule.cron, schedule.zone) == (self.cron.expression, self.cron.zone)
 
 
-class Look(NamedTuple):
-    """Under what circumstances one looks.
+class Circumstances(NamedTuple):
+    """Those under which one looks at a schedule.
 
     ``now_us``: the wall clock, corrected as the ``permit`` of the clock check says. ``ran``: from when to when this
     process has just run a slot of it (µs of the wall clock as it is). ``own``: the version that counted when this
@@ -116,7 +116,7 @@ class Plan(NamedTuple):
 NOTHING: Final = Plan([], [], [], [])
 
 
-def reckon(table: Timetable, found: Waiting, wanted: Wanted, look: Look) -> Plan:
+def reckon(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances) -> Plan:
     """What becomes of the schedule at this look. ``wanted``: as its slots are claimed, but for the task_id."""
     seen, now_s = found.schedule, look.now_s
     if not look.permit.scheduling:
@@ -158,7 +158,7 @@ def _held(seen: Schedule) -> list[Schedule]:
     return [seen._replace(state=State.HELD)] if seen.state is State.GOING else []
 
 
-def _superseded(table: Timetable, found: Waiting, look: Look) -> Plan:
+def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
     """The schedule is another from now on. What the one before had not started never will."""
     seen = found.schedule
     assert seen is not None  # noqa: S101 - whoever calls has looked
@@ -197,7 +197,7 @@ def _advanced(seen: Schedule, cron: Cron, new: Sequence[int], reason: Reason, no
 # --- slots ------------------------------------------------------------------------------------------------------
 
 
-def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Look, new: list[int]) -> Plan:
+def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances, new: list[int]) -> Plan:
     seen = found.schedule
     assert seen is not None  # noqa: S101
     pending = {_at(task): task.task_id for task in found.tasks if task.is_untried}
@@ -231,7 +231,7 @@ def _in_order(table: Timetable, kept: Iterable[int], again: Iterable[Task]) -> l
 
 
 def _serving(
-    table: Timetable, found: Waiting, look: Look, new: list[int], fresh: frozenset[int], at_work: list[Task]
+    table: Timetable, found: Waiting, look: Circumstances, new: list[int], fresh: frozenset[int], at_work: list[Task]
 ) -> Plan:
     """By a clock that serves in another's place: rows for what has come due, of which the newest may start."""
     seen = found.schedule
@@ -275,7 +275,7 @@ def _asked(found: Waiting, wanted: Wanted) -> Iterable[Task]:
                 yield task
 
 
-def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, look: Look) -> Iterable[Task]:
+def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, look: Circumstances) -> Iterable[Task]:
     """The failed slots that may run again."""
     for task in found.tasks:
         if task.status is not Status.FAILED:
@@ -287,7 +287,7 @@ def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, l
             yield task
 
 
-def _is_open(at_s: int, table: Timetable, look: Look) -> bool:
+def _is_open(at_s: int, table: Timetable, look: Circumstances) -> bool:
     """Whether a slot may start now."""
     if table.grace_ms is None:
         return True
@@ -299,7 +299,7 @@ def _late(seen: Schedule) -> Reason:
     return Reason.CLOCK if seen.state is State.HELD else Reason.TOO_LATE
 
 
-def _oldest(seen: Schedule, new: Sequence[int], table: Timetable, look: Look) -> Reason:
+def _oldest(seen: Schedule, new: Sequence[int], table: Timetable, look: Circumstances) -> Reason:
     """Why the slots before the new ones, where they are too many for a row each, are skipped."""
     if new and not _is_open(new[0], table, look):
         return _late(seen)
@@ -307,7 +307,7 @@ def _oldest(seen: Schedule, new: Sequence[int], table: Timetable, look: Look) ->
 
 
 def _windows(
-    seen: Schedule, due: Iterable[int], fresh: frozenset[int], table: Timetable, look: Look
+    seen: Schedule, due: Iterable[int], fresh: frozenset[int], table: Timetable, look: Circumstances
 ) -> dict[int, Reason]:
     late = _late(seen)
     reasons = {}
@@ -319,7 +319,7 @@ def _windows(
     return reasons
 
 
-def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look: Look) -> dict[int, Reason]:
+def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look: Circumstances) -> dict[int, Reason]:
     """What came due while a slot ran. What was due before that waits for its turn: it is being caught up."""
     if table.overlap == "queue":
         return {}

@@ -23,7 +23,7 @@ from idemreg.cron import Cron
 from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError, require
 from idemreg.model import Liveness, Status, Verdict
 from idemreg.overtime import within_time
-from idemreg.planning import MOST_ROWS, NOTHING, Coalesce, Look, Overlap, Timetable, always_changing, reckon
+from idemreg.planning import MOST_ROWS, NOTHING, Circumstances, Coalesce, Overlap, Timetable, always_changing, reckon
 from idemreg.request import check_job, job_name, wanted
 from idemreg.slots import BY_SCHEDULE, instant, slot_id, slot_of
 from idemreg.store import Settlement
@@ -123,7 +123,7 @@ class Memory:
         self.version: int | None = None
 
 
-def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Look, memory: Memory) -> Walk[Plan]:
+def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Circumstances, memory: Memory) -> Walk[Plan]:
     """Store what has come due, and say what may start now. Where others were faster, what they have left.
 
     `ScheduleError` where another process has begun another version since this one last looked.
@@ -169,7 +169,7 @@ def due(
     while True:
         try:
             permit = yield may_schedule, (), None
-            seen = Look(clock.wall_us() + permit.correction_us, permit, ran)
+            seen = Circumstances(clock.wall_us() + permit.correction_us, permit, ran)
             plan = yield from look(store, table, wanted, seen, memory)
             began_s = seen.now_s if began_s is None else began_s
             following = (one for one in plan.runs if one not in tried and _at(one) <= began_s)

@@ -28,10 +28,10 @@ __all__ = [
     "End",
     "Granted",
     "Group",
-    "Look",
     "Lost",
     "Mismatch",
     "Present",
+    "Readable",
     "Recorded",
     "Refused",
     "Removed",
@@ -261,7 +261,7 @@ class CommandOwner(Protocol):
         """Drop this process's share of the lock once the last claim's end is stored; the command keeps its own."""
 
 
-class Look(Protocol):
+class Readable(Protocol):
     """A place that keeps tasks, for whoever only looks. Safe to share between threads; reopens in a forked child."""
 
     def get(self, task_ids: Sequence[str], *, durable: bool | None = None) -> list[Task | None]:
@@ -292,8 +292,8 @@ class Look(Protocol):
         """Close what is open. Claims that are not finished keep their owner's lock until they are."""
 
 
-class Store(Look, Protocol):
-    """A place that keeps tasks: what a `Look` can do, and all that writes."""
+class Store(Readable, Protocol):
+    """A place that keeps tasks: what a `Readable` can do, and all that writes."""
 
     def begin(self, wanted: Wanted) -> Stored | Granted | Absent | None:
         """The two common cases, in few steps: the stored success of the very task, or the claim of a new one.
