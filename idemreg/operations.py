@@ -75,6 +75,7 @@ class Operations:
             page_checksums=page_checksums,
         )
         self._reader = Reader(self._opening)
+        self._made: Final[dict[str, SqliteStore]] = {}  # see `_make_whole`
         self._whole: SqliteStore | None = None  # asked for by `_store`
         self._teller: Teller | None = None
         self.clock_bands: ClockBands | None = None  # of `check_clock`, to be set; None: the usual ones
@@ -101,8 +102,9 @@ class Operations:
 
         # One step in place of a lock, on which an event loop's thread would wait, and a forked child for ever: threads
         # that come at once may each make a store, and all take the first one that was put here.
-        made: SqliteStore = vars(self).setdefault("_made", SqliteStore(self._opening))
-        # Others find it only once it hears of the commits. Who is interrupted before leaves that to the next.
+        made = self._made.setdefault("store", SqliteStore(self._opening))
+        # Others find it only once it hears of the commits. Who is interrupted before leaves that to the next; threads
+        # that come here together have it told one after the other, which is as good as once.
         self._whole = made.serve()
         return made
 

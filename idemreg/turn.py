@@ -42,6 +42,7 @@ class Turns:
             self.write = Turn(self.fd, WRITE_TURN, clock)
             self.sync = Turn(self.fd, SYNC_TURN, clock)
             self.checkpoint = Turn(self.fd, CHECKPOINT_TURN, clock)
+            self.checkpointing: dict[int, object] = {}  # what stands in front of that one; see `sqlite/wal.py`
         except BaseException:
             os.close(self.fd)
             raise

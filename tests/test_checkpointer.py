@@ -683,7 +683,7 @@ def test_a_commit_leaves_a_checkpoint_to_who_is_at_it(path: Path, registry: Regi
     before = database.index.moved  # type: ignore[union-attr]
     with contextlib.ExitStack() as stack:
         if who == "another thread":
-            stack.enter_context(after._working)
+            stack.enter_context(after._turn())
         else:
             other = stack.enter_context(contextlib.closing(Turns(f"{path}-lock", Clock())))
             assert other.checkpoint.try_take()
@@ -693,3 +693,19 @@ def test_a_commit_leaves_a_checkpoint_to_who_is_at_it(path: Path, registry: Regi
     after._due_at = 0
     registry.run("u", lambda: 3)
     assert database.index.moved > before  # type: ignore[union-attr]
+
+
+def test_who_hears_of_the_commits_anew_leaves_a_checkpoint_to_who_is_at_it(path: Path, registry: Registry) -> None:
+    """As behind first writes of two threads at once: one place is before the turn, so nobody gives back another's."""
+    registry.run("warm", lambda: 1)
+    store = cast("SqliteStore", registry.store)
+    database = store._opening.opened().database
+    before = cast("Any", database.after_commit)
+    with contextlib.closing(Turns(f"{path}-lock", Clock())) as other, before._turn() as is_ours:
+        assert is_ours
+        store.serve()
+        again = cast("Any", database.after_commit)
+        assert again is not before
+        with again._turn() as is_theirs:
+            assert not is_theirs
+        assert not other.checkpoint.try_take()

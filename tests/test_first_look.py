@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from idemreg import Clock, Registry
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.opening import Opening
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,31 @@ def test_threads_that_write_first_share_a_store(looked_into: Registry) -> None:
     for thread in threads:
         thread.join()
     assert {id(one) for one in found} == {id(looked_into.store)}
+    looked_into.close()
+
+
+def test_threads_that_have_the_store_told_of_the_files_together_share_it(
+    looked_into: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both come as far as to have it hear of the commits, and then do so at once: it hears of them, and is one."""
+    both, serve = threading.Barrier(2), SqliteStore.serve
+    heard = looked_into._opening.opened().database
+    before, found = (heard.after_write, heard.after_commit), list[object]()
+
+    def meet(store: SqliteStore) -> SqliteStore:
+        found.append(store)
+        both.wait(PATIENCE_S)
+        return serve(store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "serve", meet)
+        with ThreadPoolExecutor(2) as threads:
+            written = [threads.submit(looked_into.run, f"first:{number}", lambda: 1) for number in range(2)]
+            assert [one.result(PATIENCE_S).attempt for one in written] == [1, 1]
+    assert found == [looked_into.store] * 2
+    assert heard is looked_into._opening.opened().database
+    assert heard.after_write is not before[0]
+    assert heard.after_commit is not before[1]
     looked_into.close()
 
 

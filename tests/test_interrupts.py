@@ -6,7 +6,7 @@ import contextlib
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -31,7 +31,7 @@ from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.recovery import Kept
 from idemreg.request import wanted
-from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, writing
+from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, wal, writing
 from idemreg.sqlite import database as databases
 from idemreg.sqlite.writing import Gate, State, Ticket, Write
 from idemreg.store import End, Granted
@@ -133,6 +133,28 @@ def test_an_interrupt_leaves_nothing_held(
             owner = registry.store.owner(task)
             assert owner is not None
             assert owner.liveness is Liveness.DEAD
+
+
+def checkpoint_next(database: Database) -> None:
+    """By the next commit, as if the -wal were long."""
+    after = cast("Any", database.after_commit)
+    after._due_at = after._frames = 0
+
+
+def test_an_interrupted_checkpoint_of_a_commit_leaves_the_next_to_anybody(registry: Registry, path: Path) -> None:
+    """Wherever it is interrupted, this process and others can checkpoint, and its commits go on to do so."""
+    registry.run("warm", lambda: 1)
+    ours = database(registry)
+    assert ours.index is not None
+    for number, interrupter in enumerate(each_interrupt(wal, turn)):
+        checkpoint_next(ours)
+        interrupter.carry_out(add, registry, f"task:{number}")
+        assert not ours.turns.checkpointing
+        with contextlib.closing(Turns(f"{path}-lock", Clock())) as other:
+            assert other.checkpoint.try_take()
+        checkpoint_next(ours)
+        add(registry, f"next:{number}")
+        assert ours.index.moved == ours.index.frames
 
 
 def directly(registry: Registry, _task: Task) -> Claims:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.opened import Opened
     from idemreg.sqlite.opening import Opening
     from idemreg.sqlite.walindex import WalIndex
+    from idemreg.turn import Turns
 
 __all__ = ["Wal"]
 
@@ -42,6 +42,8 @@ SYNCS_BEFORE: Final = 20
 
 # Seconds that the second step waits for its turn to write: the next commit tries again.
 PATIENCE_S: Final = 0.05
+
+_AT_WORK: Final = 0  # the one place before the turn to checkpoint
 
 
 class Wal:
@@ -174,7 +176,6 @@ class _AfterCommit:
         self._index = index
         self._clock = clock
         self._grown = self._is_long if grown is None else grown
-        self._working = threading.Lock()
         self._is_grown = False
         self._frames = 0
         self._due_at = AUTOCHECKPOINT_PAGES
@@ -233,16 +234,23 @@ class _AfterCommit:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[bool]:
-        """One thread of one process checkpoints; the others go on."""
-        if not self._working.acquire(blocking=False):
-            yield False
-            return
-        turn = self._database.turns.checkpoint
-        is_ours: bool | None = None  # until it is known: memory may go behind the lock, or an interrupt come
+        """One thread of one process checkpoints; the others go on.
+
+        The place is one for all that hear of the file's commits, of which one may follow another meanwhile. It holds a
+        ticket that was made before, as the gate does and why; see `writing`.
+        """
+        turns, ticket = self._database.turns, object()
         try:
-            is_ours = turn.try_take()
-            yield is_ours
+            yield turns.checkpointing.setdefault(_AT_WORK, ticket) is ticket and turns.checkpoint.try_take()
         finally:
-            if is_ours is not False:
-                turn.drop()
-            self._working.release()
+            try:
+                _leave(turns, ticket)
+            finally:
+                _leave(turns, ticket)
+
+
+def _leave(turns: Turns, ticket: object) -> None:
+    """Twice is once. A turn that another process has is not taken from it."""
+    if turns.checkpointing.get(_AT_WORK) is ticket:
+        turns.checkpoint.drop()
+        del turns.checkpointing[_AT_WORK]
