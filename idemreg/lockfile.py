@@ -30,7 +30,7 @@ import errno
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from idemreg import faults, oslock
 from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StorePathError
@@ -139,26 +139,31 @@ def _in_the_way(path: str) -> StorePathError:
 
 
 class LockFile:
-    """The lock file, opened. Its descriptor is for the locks of this process alone, never for a command's."""
+    """The lock file. Its descriptor is for the locks of this process alone, never for a command's.
+
+    It is made before it is opened, so that whoever is interrupted behind `open` has what to close.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self.fd = _open(path)
-        except OSError as error:
-            raise open_error(path, error) from error
-        try:
-            is_file = stat.S_ISREG(os.fstat(self.fd).st_mode)
-        except BaseException as error:
-            self.close()
-            if isinstance(error, OSError):
-                raise open_error(path, error) from error
-            raise
-        if not is_file:
-            self.close()
-            raise _in_the_way(path)
+        self.fd = -1
         self.lock_id = ""
         self.has_database = False
+
+    def open(self) -> Self:
+        """Open it, and make it where it is not there. Behind an error nothing is open."""
+        opened: list[int] = []
+        try:
+            _open(self.path, opened)
+            self.fd = opened[0]
+        except BaseException as error:
+            self.fd = -1
+            for fd in opened:
+                os.close(fd)
+            if isinstance(error, OSError):
+                raise open_error(self.path, error) from error
+            raise
+        return self
 
     @contextlib.contextmanager
     def creation(self, clock: Clock, busy_s: float) -> Iterator[None]:
@@ -278,14 +283,19 @@ class LockFile:
             os.close(fd)
 
 
-def _open(path: str) -> int:
-    """Open it; make it where it is not there, for its owner alone, whatever the umask."""
+def _open(path: str, opened: list[int]) -> None:
+    """Open it; make it where it is not there, for its owner alone, whatever the umask.
+
+    The descriptor goes into the list by the call that opens it, one of C, into which no interrupt can come.
+    """
     try:
-        return os.open(path, _OPEN)
+        opened.extend(map(os.open, [path], [_OPEN]))
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):  # another process was faster
             make_file(path)
-        return os.open(path, _OPEN)
+        opened.extend(map(os.open, [path], [_OPEN]))
+    if not stat.S_ISREG(os.fstat(opened[0]).st_mode):
+        raise _in_the_way(path)
 
 
 def open_error(path: str, error: OSError) -> StoreError:

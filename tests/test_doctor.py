@@ -249,7 +249,7 @@ def _(scene: Scene) -> None:
 @plants("sync-failed")
 def _(scene: Scene) -> None:
     scene.closed()
-    lock_file = LockFile(f"{scene.path}-lock")
+    lock_file = LockFile(f"{scene.path}-lock").open()
     lock_file.note_failed_sync()
     lock_file.close()
 

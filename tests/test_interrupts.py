@@ -21,6 +21,7 @@ from idemreg import (
     batch,
     claim,
     ends,
+    lockfile,
     sweeping,
     turn,
     walk,
@@ -37,6 +38,7 @@ from idemreg.sqlite.writing import Gate, State, Ticket, Write
 from idemreg.store import End, Granted
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
+from tests.support.descriptors import left_open
 from tests.support.interrupts import each_interrupt
 from tests.support.processes import PATIENCE_S
 from tests.support.waiting import until
@@ -248,6 +250,21 @@ def leave_no_task_running(interrupted: Callable[[Registry, str], None], registry
         task = registry.get(task_id)
         assert task is not None
         assert task.status is (Status.FAILED if interrupted is fail_new else Status.SUCCEEDED)
+
+
+# One that comes while a generator is closed is heard by nobody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_opening_leaves_nothing_open(path: Path) -> None:
+    """Wherever it is interrupted: what is open behind it is closed with the registry, which opens anew."""
+    Registry(path, durability="normal").open().close()
+    for interrupter in each_interrupt(opening, lockfile):
+        registry = Registry(path, durability="normal")
+        interrupter.carry_out(registry.open)
+        registry.close()
+        assert left_open(path) == []
+        with registry:
+            assert registry.count() == {}
+        assert left_open(path) == []
 
 
 def test_what_is_dropped_while_the_gate_decides_is_settled_later(registry: Registry) -> None:

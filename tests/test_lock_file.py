@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 def lock_file(registry: Registry, path: Path) -> LockFile:
     """That of an open registry, opened once more."""
     registry.run("t", lambda: 1)
-    return LockFile(f"{path}-lock")
+    return LockFile(f"{path}-lock").open()
 
 
 def opened(registry: Registry) -> Opened:
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_left_closed(tmp_path: Path) -> None:
     """A FIFO can be opened for both, and is no lock file."""
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(StorePathError, match="in the way"):
-        LockFile(str(tmp_path / "fifo"))
+        LockFile(str(tmp_path / "fifo")).open()
     assert left_open(tmp_path) == []
 
 
@@ -74,14 +74,14 @@ def test_memory_that_goes_behind_the_opening_leaves_it_closed(path: Path, monkey
 
     monkeypatch.setattr(lockfiles, "stat", SimpleNamespace(S_ISREG=fail))
     with pytest.raises(MemoryError):
-        LockFile(str(path))
+        LockFile(str(path)).open()
     assert left_open(path) == []
 
 
 def test_who_makes_the_file_for_ever_is_waited_for_no_longer_than_asked(path: Path) -> None:
     """By another thread or process: nothing is opened meanwhile."""
     make_file(f"{path}-lock")
-    maker, clock = LockFile(f"{path}-lock"), ManualClock()
+    maker, clock = LockFile(f"{path}-lock").open(), ManualClock()
     with maker.creation(Clock(), 1), Registry(path, clock=clock, busy_timeout=5) as registry:
         before = clock.monotonic()
         with pytest.raises(StoreBusyError, match="creating or migrating"):
@@ -164,7 +164,7 @@ def test_a_path_that_cannot_be_looked_at_proves_nobody_dead(path: Path) -> None:
         from idemreg.lockfile import LockFile, random_owner
         from tests.torture.injected.shim import LASTING
         Registry(sys.argv[1], durability="normal").open()
-        examiner = Examiner(LockFile(sys.argv[1] + "-lock"), Clock())
+        examiner = Examiner(LockFile(sys.argv[1] + "-lock").open(), Clock())
         fail("stat", errno.EIO, lasting=LASTING)
         liveness, reason = examiner.examine(random_owner(), None)
         say(hits() > 0, liveness.value, reason)

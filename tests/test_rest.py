@@ -183,7 +183,7 @@ def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
 
     first, second, third, fourth = b"the 1st.", b"the 2nd.", b"the 3rd.", b"the 4th."
     Registry(path).open().close()
-    lock_file = LockFile(f"{path}-lock")
+    lock_file = LockFile(f"{path}-lock").open()
     try:
         rest.bury(lock_file, header(first, 7), header(second, 0))
         rest.bury(lock_file, header(second, 0), header(third, 0))

@@ -298,7 +298,7 @@ def test_a_commit_in_the_middle_of_a_note_leaves_none(path: Path, registry: Regi
     registry.run("t", lambda: 1)
     assert not registry.checkpoint("TRUNCATE").busy
     index: Any = database_of(registry).index
-    lock_file = LockFile(f"{path}-lock")
+    lock_file = LockFile(f"{path}-lock").open()
     assert rest._read(lock_file).noted == 1
     rest.void(lock_file)
     looks: list[int] = []
@@ -321,7 +321,7 @@ def test_a_commit_in_the_middle_of_a_note_leaves_none(path: Path, registry: Regi
 def test_another_wal_beside_another_database_is_no_exchange(path: Path, registry: Registry) -> None:
     """Only the very files prove one."""
     registry.run("t", lambda: 1)
-    lock_file = LockFile(f"{path}-lock")
+    lock_file = LockFile(f"{path}-lock").open()
     left = rest._read(lock_file)._replace(inode=1, lock_inode=os.fstat(lock_file.fd).st_ino)
     rest._check_inodes(str(path), lock_file, left, 2, wal_inode=3)
     with pytest.raises(StoreCorruptError, match="replaced"):
@@ -346,7 +346,7 @@ def test_who_looks_through_a_descriptor_that_was_closed_is_told(path: Path, regi
     """Whatever said so first; a size that changes as often as it is looked at is left to the next look."""
     registry.run("t", lambda: 1)
     assert not _no()
-    lock_file = LockFile(f"{path}-lock")
+    lock_file = LockFile(f"{path}-lock").open()
     guard = Guard(str(path), lock_file, Clock())
     with pytest.raises(FilesReplacedError, match=CLOSED[:20]):
         guard._look_again(OSError(errno.ENXIO, "an empty file"))

@@ -634,7 +634,7 @@ def test_without_locks_a_restart_proves_death(path: Path, registry: Registry, mo
     """Of this boot nobody can tell: its owner may live."""
     registry.open()
     monkeypatch.setattr(oslock, "self_test", lambda *_: False)
-    lock_file = LockFile(f"{path}-lock")
+    lock_file = LockFile(f"{path}-lock").open()
     record = OwnerRecord.of_this_process("lock", Clock())
     examiner = Examiner(lock_file, Clock())
     assert examiner.examine(record.id, record)[0] is Liveness.CANNOT_TELL

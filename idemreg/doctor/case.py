@@ -30,6 +30,7 @@ class Lock:
         self._examiner: Examiner | None = None
         self.file = LockFile(path)
         try:
+            self.file.open()
             head = os.pread(self.file.fd, SIZE, 0)
             self.is_blank = is_new(head)
             self.is_ours = head.startswith(MAGIC) and not self.is_blank

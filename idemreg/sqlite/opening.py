@@ -199,6 +199,7 @@ class Opening:
         held: list[Connection] = []
         lock_file = LockFile(location.lock)
         try:
+            lock_file.open()
             file = upkeep.bring_up(location, lock_file, self._making, held)
             return Opened(file, lock_file, self._making, reads_durable=self._reads_durable)
         except BaseException as error:

@@ -325,7 +325,7 @@ def _has_lost_wal(path: str, image: Image, clock: Clock) -> bool:
         return False
     try:
         with contextlib.closing(LockFile(f"{path}-lock")) as lock_file:
-            rest.check_wal(path, lock_file, digest(clock.boot_id()), rest.wal_at(path, len(image.frames)))
+            rest.check_wal(path, lock_file.open(), digest(clock.boot_id()), rest.wal_at(path, len(image.frames)))
     except StoreCorruptError:
         return True
     except StorePathError:  # it cannot be opened, and tells nothing
