@@ -46,6 +46,7 @@ class Loops:
     def __init__(self, loops: Mapping[str, Callable[[Callable[[float], bool]], None]]) -> None:
         self._stop = threading.Event()
         self._ended_by: list[BaseException] = []
+        self.on_wait: Callable[[], None] = _nothing  # called again and again, while what runs goes on behind `stop`
         self._threads = [
             threading.Thread(target=self._keep, args=(loop,), name=f"idemreg {name}") for name, loop in loops.items()
         ]
@@ -60,7 +61,10 @@ class Loops:
         for thread in self._threads:
             # Not for ever: the kernel may hand a signal to another thread, and its handler runs once this one wakes.
             while thread.is_alive():
+                was_stopped = self._stop.is_set()
                 thread.join(WAKE_S)
+                if was_stopped and thread.is_alive():
+                    self.on_wait()
         for error in self._ended_by:
             if isinstance(error, Exception):
                 raise error
@@ -80,6 +84,10 @@ class Loops:
     def stop(self) -> None:
         """Once what is due now has run, look no more. Safe in a handler of a signal, while `run` waits."""
         self._stop.set()
+
+
+def _nothing() -> None:
+    """Nobody wants to hear of it."""
 
 
 class Scheduler(Loops):

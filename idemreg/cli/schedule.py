@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
 from idemreg.cli.context import Command, HintedUsageError, common_options, settings
+from idemreg.cli.ending import SIGNAL, end_behind, relay_in
 from idemreg.cli.failures import InterruptedJobError, job_error, report_error, unknown_hint
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import Cell, Column, table, utc_time, write, write_json
@@ -79,11 +80,12 @@ def schedule(
 
     REGISTRY is what the functions were decorated with, `@registry.scheduled(...)`; it has its own file. What was missed
     since anybody last looked is caught up first. Other processes may do the same at the same time. A schedule has a
-    thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now; a second one kills. It also ends,
-    with 74, where its file was deleted, moved or replaced: started anew it opens the file that is there; and where the
-    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say; and while the clock
-    is in doubt (see `idemreg clock`), which it tells once, on stderr. The exit code with --once and --slot is 1 where
-    a job failed, or exited, which ends the call; with --once also where the clock suspends scheduling.
+    thread of its own. SIGTERM or Ctrl-C ends it behind the jobs that are due now, which it says on stderr where that
+    takes a moment; a second one kills. It also ends, with 74, where its file was deleted, moved or replaced: started
+    anew it opens the file that is there; and where the disk refused to sync, or the file needs a newer idemreg. It goes
+    on where a disk is full, say; and while the clock is in doubt (see `idemreg clock`), which it tells once, on stderr.
+    The exit code with --once and --slot is 1 where a job failed, or exited, which ends the call; with --once also where
+    the clock suspends scheduling.
 
     Without MODULE:REGISTRY it lists the schedules that the file of --db knows, or holds one with --pause.
     """
@@ -222,17 +224,12 @@ def _by_hand(registry: Registry, task_id: str, teller: _Teller) -> int:
 def _keep(registry: Registry, teller: _Teller) -> int:
     from idemreg.scheduler import Scheduler  # noqa: PLC0415 - where it is asked for
 
-    scheduler, received = Scheduler(registry, teller), []
-
-    def stop(number: int, _frame: object) -> None:
-        received.append(number)
-        scheduler.stop()
-        signal.signal(number, signal.SIG_DFL)  # the next one kills
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    scheduler.run()
-    return 128 + received[0] if received else teller.exit_code
+    with contextlib.ExitStack() as stack:
+        relay = relay_in(stack)
+        scheduler = Scheduler(registry, teller)
+        end_behind(relay, scheduler)
+        scheduler.run()
+    return teller.exit_code if relay.received is None else SIGNAL + relay.received
 
 
 class _Teller:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 import click
 
 from idemreg.cli.context import KEY_VARIABLE, Command, HintedUsageError, common_options, settings
+from idemreg.cli.ending import SIGNAL, die, end_behind, relay_in, say
 from idemreg.cli.failures import hint_for, job_error, report_error, unknown_hint
 from idemreg.cli.printing import stdout_apart
 from idemreg.cli.render import write_json
@@ -39,7 +39,6 @@ __all__ = ["WATCH_FIELDS", "watch"]
 
 FORM: Final = "idemreg watch [MODULE:REGISTRY] [--on EVENT -- COMMAND [ARGS]...]"
 TROUBLE: Final = 1
-SIGNAL: Final = 128  # and its number: an end that a signal asked for
 
 # Those that a sweep makes; their classes, which need an import, are those of `idemreg.events.EVENTS`.
 NAMES: Final = ("claimed", "taken-over", "replayed", "succeeded", "failed", "unknown", "released", "lease-lost")
@@ -123,11 +122,12 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
     COMMAND may take a minute, and is killed then. That it fails is told, and stops nothing. Where there is no such
     command the watch does not begin: 127, or 126 where it may not be executed.
 
-    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job. What is still to be
-    handed to COMMAND then has a minute in all; what is left is told of. A second signal kills, COMMAND as well. It also
-    ends, with 74, where its file was deleted, moved or replaced: started anew it opens what is there; and where the
-    disk refused to sync, or the file needs a newer idemreg. It goes on where a disk is full, say. The exit code with
-    --once is 1 where somebody should look: a job failed, a task is unknown or could not be rerun, or COMMAND failed.
+    SIGTERM or Ctrl-C is passed on to the command that runs, and ends the watch behind its job, which is said on stderr
+    where it takes a moment. What is still to be handed to COMMAND then has a minute in all; what is left is told of. A
+    second signal kills, COMMAND as well. It also ends, with 74, where its file was deleted, moved or replaced: started
+    anew it opens what is there; and where the disk refused to sync, or the file needs a newer idemreg. It goes on where
+    a disk is full, say. The exit code with --once is 1 where somebody should look: a job failed, a task is unknown or
+    could not be rerun, or COMMAND failed.
     """
     out: TextIO = sys.stdout
     with contextlib.ExitStack() as stack:
@@ -137,7 +137,7 @@ def watch(ctx: click.Context, target: str | None, events: tuple[str, ...], inter
         stack.enter_context(registry)
         os.environ.pop(KEY_VARIABLE, None)  # no command finds it; a module has read it by now
         account = _Account(out, getattr(registry, "secrecy", OPEN).error_detail)  # a file's, without a module, has none
-        relay = _relay(stack)  # before the hand, which is still left under its handlers
+        relay = relay_in(stack)  # before the hand, which is still left under its handlers
         hand = _hand(events, ctx.args, registry, account, relay)
         teller = _teller(registry, None if hand is None else stack.enter_context(hand))
         _watch(registry, teller, relay, account, None if once else interval, is_of_module=target is not None)
@@ -163,6 +163,7 @@ def _watch(
 
         sweep = functools.partial(sweep_commands, registry, teller, relay)
     if interval is None:
+        relay.on_first = say
         sweep(account)
         return
     from idemreg.scheduler import FOR_GOOD, Loops  # noqa: PLC0415 - as above
@@ -177,33 +178,8 @@ def _watch(
             raise
 
     loops = Loops({"watch": functools.partial(loop, sweep_or_end, account, interval, registry.clock)})
-    relay.on_first = loops.stop
-    if relay.received is not None:  # before the line above
-        loops.stop()
+    end_behind(relay, loops)
     loops.run()
-
-
-def _relay(stack: contextlib.ExitStack) -> Relay:
-    from idemreg.signals import Relay  # noqa: PLC0415 - the help text needs none of it
-
-    relay = stack.enter_context(Relay())
-
-    relay.on_second = lambda: _die(relay)
-    return relay
-
-
-def _die(relay: Relay, hand: Hand | None = None) -> None:
-    """By the signal that asked to end first, and not before what was handed an event."""
-    number = relay.received or signal.SIGKILL
-    signal.signal(number, signal.SIG_DFL)
-
-    def die() -> None:
-        os.kill(os.getpid(), number)
-
-    if hand is None:
-        die()
-    else:
-        hand.kill(die)
 
 
 def _hand(
@@ -216,7 +192,7 @@ def _hand(
     check_command(argv[0])
     variables = {"IDEMREG_DB": os.path.abspath(registry.path)}
     hand = Hand(events, argv, variables, account.problem, is_hurried=lambda: relay.received is not None)
-    relay.on_second = lambda: _die(relay, hand)
+    relay.on_second = lambda: die(relay, hand)
     return hand
 
 

@@ -16,6 +16,7 @@ from idemreg import Clock, Registry, StoreBusyError, StoreError, StoreFullError
 from idemreg.audit import STATES
 from idemreg.cli import every
 from idemreg.cli.audit import AUDIT_FIELDS, MARKS
+from idemreg.cli.ending import SAID
 from idemreg.cli.schedule import SCHEDULE_FIELDS
 from idemreg.clockcheck.readings import Hardware
 from idemreg.clockcheck.verdict import Permit
@@ -986,6 +987,41 @@ def test_a_signal_ends_it(cli: Cli, jobs: str) -> None:
         script.expect("runs")
         script.signal(signal.SIGTERM)
         assert script.end() == 128 + signal.SIGTERM
+
+
+AT_WORK = """
+    from idemreg import scheduler
+    from idemreg.cli import main
+    def at_work(_registry, name, *_):
+        if name == "good":
+            say("at work")
+            wait()
+    scheduler.keep = at_work
+    sys.path.insert(0, sys.argv[1])
+    os.dup2(1, 2)
+    sys.stderr = open(2, "w", closefd=False)  # the one before may have been of a file
+    main(["schedule", sys.argv[2]])
+"""
+
+
+def test_a_signal_ends_it_behind_what_runs(cli: Cli, jobs: str) -> None:
+    """The first one is told on stderr, since it goes on; and the exit code is of it."""
+    with Script(AT_WORK, cli.path.parent, jobs) as script:
+        script.expect("at work")
+        script.signal(signal.SIGINT)
+        script.expect(SAID.decode().strip())
+        script.go()
+        assert script.end() == 128 + signal.SIGINT
+
+
+def test_a_second_signal_kills_it(cli: Cli, jobs: str) -> None:
+    """Whichever it is; by the one that asked first."""
+    with Script(AT_WORK, cli.path.parent, jobs) as script:
+        script.expect("at work")
+        script.signal(signal.SIGINT)
+        script.expect(SAID.decode().strip())
+        script.signal(signal.SIGTERM)
+        assert script.end() == -signal.SIGINT
 
 
 def test_each_schedule_has_a_thread(path: Path) -> None:

@@ -16,6 +16,7 @@ import click
 import pytest
 
 from idemreg import RecoveryError, Registry, Status, StoreBusyError, Swept, faults
+from idemreg.cli.ending import SAID
 from idemreg.command_rerun import sweep_commands
 from idemreg.events import EVENTS, Failed, Teller, Unknown
 from idemreg.handing import MAX_WAITING, Hand
@@ -595,6 +596,73 @@ def test_a_signal_is_passed_on_to_the_command(cli: Cli, tmp_path: Path) -> None:
     assert log.read_text() == "1\n2\n3\n"
 
 
+@pytest.mark.parametrize("once", [[], ["--once"]])
+def test_who_asks_to_end_is_told_why_it_goes_on(cli: Cli, tmp_path: Path, once: list[str]) -> None:
+    """The command minds no signal: the first is told on stderr, and ends the watch behind the job."""
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    os.mkfifo(gate)
+    source = """
+        echo $IDEMREG_ATTEMPT >>"$1"
+        [ $IDEMREG_ATTEMPT = 2 ] || exec tail -f /dev/null
+        trap "" TERM
+        echo deaf >>"$1"
+        read -r _ <"$2"
+    """
+    words = ["run", "--recover", "--on-crash", "rerun", "t", "--", "sh", "-c", source, "sh", str(log), str(gate)]
+    argv = [sys.executable, "-m", "idemreg"]
+    with started(cli, *argv, *words) as running:
+        until(lambda: log.exists() and log.read_text() == "1\n")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE_S) == 128 + signal.SIGTERM
+    with subprocess.Popen([*argv, "watch", *once], env=cli.environment(), stderr=subprocess.PIPE) as watching:
+        try:
+            until(lambda: log.read_text() == "1\n2\ndeaf\n")
+            watching.send_signal(signal.SIGTERM)
+            assert watching.stderr is not None
+            assert watching.stderr.readline() == SAID
+            gate.write_text("\n")
+            assert watching.wait(PATIENCE_S) == 128 + signal.SIGTERM
+            assert watching.stderr.read() == b""
+        finally:
+            watching.kill()
+    assert row(cli.path).status is Status.SUCCEEDED
+
+
+def test_an_error_that_ends_the_loops_is_no_signal() -> None:
+    """What runs goes on behind it, and only a signal is told of; once."""
+    source = """
+        import contextlib, threading
+        from idemreg.cli.ending import end_behind, relay_in
+        from idemreg.scheduler import Loops
+        os.dup2(1, 2)
+        failed, waited = threading.Event(), threading.Semaphore(0)
+
+        def fails(pause):
+            failed.set()
+            raise LookupError("failed")
+
+        def goes_on(pause):
+            assert failed.wait(60) and pause(60)
+            for _ in range(2): waited.acquire()
+            say("without a word")
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(3): waited.acquire()
+
+        with contextlib.ExitStack() as stack:
+            relay, loops = relay_in(stack), Loops({"fails": fails, "goes on": goes_on})
+            end_behind(relay, loops)
+            tells = loops.on_wait
+            loops.on_wait = lambda: (tells(), waited.release())
+            try: loops.run()
+            except LookupError as error: say(error, relay.received)
+    """
+    with Script(source) as script:
+        script.expect("without a word")
+        script.expect(SAID.decode().strip())
+        script.expect(f"failed {signal.SIGTERM.value}")
+        assert script.end() == 0
+
+
 def test_no_command_is_begun_behind_a_signal(path: Path) -> None:
     """A sweep that was told to end runs nothing more, and leaves the rest as it is."""
     with Registry(path) as registry:
@@ -832,17 +900,17 @@ def test_the_second_signal_ends_as_the_first_would_have() -> None:
     """Of the process itself, and behind what is handed an event. A signal that is blocked waits: so it can be asked."""
     source = """
         from types import SimpleNamespace
-        from idemreg.cli.watch import _die
+        from idemreg.cli.ending import die
         from idemreg.handing import Hand
         number = signal.SIGTERM
         signal.pthread_sigmask(signal.SIG_BLOCK, [number])
         relay = SimpleNamespace(received=number)
         signal.signal(number, lambda *_: None)
-        _die(relay)
+        die(relay)
         say(signal.getsignal(number) is signal.SIG_DFL, signal.sigpending() == {number})
         signal.sigwait([number])
         hand = Hand(["failed"], ["true"], {}, say)
-        _die(relay, hand)
+        die(relay, hand)
         say(hand._after_kill is not None, signal.sigpending() == {number})
     """
     with Script(source) as script:
