@@ -6,8 +6,9 @@ none is missing, no seal tells: only that the whole table was seen, each page of
 Where that is so, all rows are carried over as they are. Else a row may be an older one, and what is lost with the newer
 may be a pause, an alarm, or how far the schedule had run. So every schedule that anything tells of (a row, also one
 that is damaged; a slot among the tasks) is paused in the copy: what comes due is skipped for that until an operator has
-looked, and nothing runs twice. One of which nothing is left cannot be known, and begins anew. Likewise the clock: where
-its row may be lost, scheduling is suspended, by the alarm that is found among the tasks or by a new one.
+looked, and nothing runs twice. One whose row is lost has come as far as its newest slot that is not ahead. One of which
+nothing is left cannot be known, and begins anew. Likewise the clock: where its row may be lost, scheduling is
+suspended, by the alarm that is found among the tasks or by a new one.
 """
 
 from __future__ import annotations
@@ -60,15 +61,16 @@ _ALARMS: Final = (
 class Held:
     """The rows of schedules and of the clock, as they are found and as they go into the copy.
 
-    ``staged``: where the rows of tasks are, in its table ``log``, before `settle`.
+    ``staged``: where the rows of tasks are, in its table ``log``, before `settle`. ``now_s``: of the wall clock.
     """
 
-    def __init__(self, staged: apsw.Connection) -> None:
+    def __init__(self, staged: apsw.Connection, now_s: int) -> None:
         self._staged = staged
+        self._now_s = now_s
         staged.execute(
             f"CREATE TABLE schedule ({', '.join(Schedule._fields)}, seal, is_sure, PRIMARY KEY (name, version))"
         )
-        self._names: dict[str, int] = {}  # of schedules that are told of otherwise; the newest slot of each, or 0
+        self._names: dict[str, int] = {}  # of schedules that are told of otherwise; the newest slot that has come, or 0
         self._broken: set[str] = set()  # the tables with a row whose seal fails
         self._has_schedules = self._has_clock = False  # every row was seen, and is the newest
         self._is_clock_told = False  # there was a row about the clock, whatever became of it
@@ -153,7 +155,8 @@ class Held:
         """Of every schedule that anything tells of."""
         for (task_id,) in self._staged.execute(_SLOTS):
             if (at_s := slot_of(str(task_id))) is not None:
-                self._name(str(task_id).rpartition("@")[0], at_s)
+                # One to come has run by hand, or by a clock that went ahead: those before it are still to be run.
+                self._name(str(task_id).rpartition("@")[0], at_s if at_s <= self._now_s else 0)
         rows = self._staged.execute("SELECT DISTINCT name FROM schedule").fetchall()
         return sorted({*(str(name) for (name,) in rows), *self._names})
 

@@ -88,7 +88,7 @@ class Salvage:
             "CREATE TABLE step (task_id, name, number, token, saved_at, result, seal, PRIMARY KEY (task_id, name));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
-        self.held = Held(self._staged)
+        self.held = Held(self._staged, clock.wall_us() // 1_000_000)
         self._reached: dict[int, tuple[str, Range]] = {}
         self._table: str | None = None  # of the page that is looked at, where a tree leads there
         self._has_tables = False  # the schema names each
