@@ -22,7 +22,7 @@ MARK = range(280, 312)
 
 @pytest.fixture
 def lock_file(tmp_path: Path) -> Iterator[LockFile]:
-    with closing(LockFile(str(tmp_path / "jobs.db-lock"))) as opened:
+    with closing(LockFile(str(tmp_path / "jobs.db-lock")).open()) as opened:
         with opened.creation(Clock(), 1):
             opened.read_or_write_id()
         yield opened

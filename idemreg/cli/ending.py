@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["SIGNAL", "die", "end_behind", "relay_in", "say"]
 
 SIGNAL: Final = 128  # and its number: an end that a signal asked for
-SAID: Final = b"idemreg: it ends behind what runs now; a second signal kills\n"
+SAID: Final = b"idemreg: ending as soon as what runs now is done; a second signal kills\n"
 
 
 def relay_in(stack: contextlib.ExitStack) -> Relay:
