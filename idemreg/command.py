@@ -19,17 +19,16 @@ from idemreg import faults
 from idemreg.acquiring import acquire
 from idemreg.beside import beside
 from idemreg.child import Descriptors, pump, replay_output
+from idemreg.claim_environment import DATABASE_VARIABLE, of_claim
 from idemreg.clock import Clock
 from idemreg.codec import load_result, store_result
 from idemreg.command_parts import (
-    DATABASE_VARIABLE,
     LOST,
     kept_command,
     kept_result,
     refused,
     shown_code,
     storable,
-    variables,
     verifier,
 )
 from idemreg.ends import abandon, crash_end, told
@@ -319,8 +318,8 @@ def _spawn(claim: Claim, job: Job, owner: CommandOwner, inbox: Inbox, start: Sta
 
     So it is where a signal asked to end before. One that comes from now on is the command's.
     """
-    environment = os.environ | variables(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
-    environment |= {DATABASE_VARIABLE: os.path.abspath(job.streams.database)}
+    environment = of_claim(claim.task_id, claim.attempt, claim.token, claim.downstream_key)
+    environment[DATABASE_VARIABLE] = os.path.abspath(job.streams.database)
     if inbox.asked is not None:
         _put_back(claim)
         inbox.check()

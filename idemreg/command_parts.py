@@ -9,13 +9,13 @@ import subprocess
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.child import Child, pump
+from idemreg.claim_environment import of_claim
 from idemreg.errors import ArgumentError, CommandNotExecutableError, CommandNotFoundError, TaskUnknownError
 from idemreg.model import Verdict
 from idemreg.options import CommonOptions, NoVerdictError, Verified
 from idemreg.output import Output
 from idemreg.recovery import Kept
 from idemreg.signals import SIGNAL_EXIT
-from idemreg.slots import slot_of
 from idemreg.tagged import encode_arguments
 
 if TYPE_CHECKING:
@@ -28,17 +28,13 @@ if TYPE_CHECKING:
     from idemreg.store import Store
 
 __all__ = [
-    "DATABASE_VARIABLE",
     "LOST",
-    "TASK_ID_VARIABLE",
-    "TOKEN_VARIABLE",
     "attend",
     "kept_command",
     "kept_result",
     "refused",
     "shown_code",
     "storable",
-    "variables",
     "verifier",
 ]
 
@@ -48,9 +44,6 @@ BY_SHELL: Final = "/bin/sh"
 
 # By these a step of the command finds its claim. The file has a name of its own: what the command runs beside by
 # IDEMREG_DB, or by its default, stays where it is.
-TASK_ID_VARIABLE: Final = "IDEMREG_TASK_ID"
-TOKEN_VARIABLE: Final = "IDEMREG_TOKEN"  # noqa: S105 - a fencing token is no secret
-DATABASE_VARIABLE: Final = "IDEMREG_CLAIM_DB"
 
 
 def shown_code(code: int | None) -> int:
@@ -75,19 +68,6 @@ def refused(command: str, error: OSError | ValueError, task_id: str) -> IdemregE
 def _exists(command: str) -> bool:
     """Whether the file is there: then what was not found is the interpreter that its first line names."""
     return os.path.lexists(command) if os.sep in command else shutil.which(command) is not None
-
-
-def variables(task_id: str, attempt: int, token: int, downstream_key: str) -> dict[str, str]:
-    """What a command finds in its environment."""
-    variables = {
-        TASK_ID_VARIABLE: task_id,
-        "IDEMREG_ATTEMPT": str(attempt),
-        TOKEN_VARIABLE: str(token),
-        "IDEMREG_DOWNSTREAM_KEY": downstream_key,
-    }
-    if slot_of(task_id) is not None:
-        variables["IDEMREG_SLOT"] = task_id.rpartition("@")[2]
-    return variables
 
 
 def storable(word: str) -> str | bytes:
@@ -134,7 +114,7 @@ def verifier(store: Store, command: str, inbox: Inbox) -> Callable[[Task], Verif
 
     def verify(task: Task) -> Verified:
         inbox.check()
-        environment = os.environ | variables(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
+        environment = of_claim(task.task_id, task.attempt, task.token, store.downstream_key(task.task_id))
         output = Output(EVIDENCE_BYTES)
         try:
             process = subprocess.Popen(  # noqa: S603 - the caller's own command

@@ -12,6 +12,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from idemreg.claim_environment import TASK_ID_VARIABLE, of_no_claim
 from idemreg.clock import Clock
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
 from idemreg.events import event_fields
@@ -29,8 +30,6 @@ MAX_WAITING: Final = 1_000  # events; those beyond are dropped, and told of
 LOOK_S: Final = 0.5  # how soon who leaves sees that it shall hurry
 
 EVENT_VARIABLE: Final = "IDEMREG_EVENT"
-# By these a command under `idemreg run` finds its claim, which ours must not take for its own.
-_OF_A_CLAIM: Final = ("IDEMREG_TOKEN", "IDEMREG_CLAIM_DB", "IDEMREG_ATTEMPT", "IDEMREG_DOWNSTREAM_KEY", "IDEMREG_SLOT")
 
 
 class Hand:
@@ -120,9 +119,8 @@ class Hand:
 
     def _handle(self, fields: dict[str, Any], handled_s: float) -> str | None:
         """What is wrong with the command, or None."""
-        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_CLAIM}
-        environment |= self._variables | {EVENT_VARIABLE: fields["event"]}
-        environment["IDEMREG_TASK_ID"] = str(fields.get("task_id", ""))
+        environment = of_no_claim() | self._variables
+        environment |= {EVENT_VARIABLE: fields["event"], TASK_ID_VARIABLE: str(fields.get("task_id", ""))}
         try:
             process = self._start(environment)
         except (OSError, ValueError) as error:

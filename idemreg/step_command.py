@@ -14,16 +14,9 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from idemreg.child import Descriptors, replay_output
+from idemreg.claim_environment import DATABASE_VARIABLE, TASK_ID_VARIABLE, TOKEN_VARIABLE
 from idemreg.codec import load_result, store_result
-from idemreg.command_parts import (
-    DATABASE_VARIABLE,
-    TASK_ID_VARIABLE,
-    TOKEN_VARIABLE,
-    attend,
-    kept_result,
-    refused,
-    shown_code,
-)
+from idemreg.command_parts import attend, kept_result, refused, shown_code
 from idemreg.ends import lost_error
 from idemreg.errors import StepError
 from idemreg.output import KEPT_BYTES, Output, stored_output

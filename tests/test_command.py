@@ -110,6 +110,18 @@ def test_the_command_is_told_who_it_is(registry: Registry, streams: tuple[int, i
     assert read(streams[0]).decode().split() == ["t", "1", str(task.token), registry.store.downstream_key("t")]
 
 
+def test_a_command_inside_of_a_slot_is_none(
+    registry: Registry, streams: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a command around it knows its claim by is not its own."""
+    for name in ("IDEMREG_SLOT", "IDEMREG_CLAIM_DB", "IDEMREG_TOKEN"):
+        monkeypatch.setenv(name, "another's")
+    sh(registry, streams, "t", 'echo "${IDEMREG_SLOT-none} $IDEMREG_CLAIM_DB $IDEMREG_TOKEN"')
+    slot, database, token = read(streams[0]).decode().split()
+    assert slot == "none"
+    assert "another's" not in (database, token)
+
+
 def test_only_the_last_64_kib_are_kept(registry: Registry, streams: tuple[int, int]) -> None:
     """All of the output passes through; its end is the result."""
     script = "i=0; while [ $i -lt 3000 ]; do echo line-$i-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; i=$((i+1)); done"

@@ -10,7 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from idemreg import Status
-from idemreg.command_parts import DATABASE_VARIABLE, TASK_ID_VARIABLE, TOKEN_VARIABLE
+from idemreg.claim_environment import DATABASE_VARIABLE, TASK_ID_VARIABLE, TOKEN_VARIABLE
 from tests.torture.injected import work
 from tests.torture.injected.cases import CommandError, case
 from tests.torture.injected.coroutines import CASES
