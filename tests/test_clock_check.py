@@ -360,7 +360,20 @@ def test_without_its_mark_all_tasks_are_read(registry: Registry, path: Path, wor
     world.jump(-HOUR)
     registry.close()
     path.with_name("jobs.db-lock").unlink()
+    registry.add("u")  # which says nothing of those before
     assert registry.may_schedule() == SUSPENDED
+
+
+def test_in_a_copy_all_tasks_are_read(registry: Registry, path: Path, world: World) -> None:
+    """It brings the last look along, and no mark."""
+    registry.may_schedule()
+    world.jump(HOUR)
+    registry.add("t")
+    world.jump(-HOUR)
+    registry.backup(copied := path.with_name("copy.db"))
+    with Registry(copied, clock=world) as copy:
+        copy.add("u")
+        assert copy.may_schedule() == SUSPENDED
 
 
 def test_what_was_stored_by_a_clock_that_came_back_suspends_no_more(looked: Registry, world: World) -> None:

@@ -1,4 +1,4 @@
-"""The newest time of a row, noted in the lock file: it never goes back within a boot, and damage makes it unknown."""
+"""The newest time of a row, noted in the lock file: it never goes back in its boot, and is known once it is whole."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOW = 1_700_000_000_000_000
+GRAIN = 1_000
 MARK = range(280, 312)
 
 
@@ -28,77 +29,118 @@ def lock_file(tmp_path: Path) -> Iterator[LockFile]:
         yield opened
 
 
-def test_nothing_is_known_before_the_first(lock_file: LockFile) -> None:
-    """So all tasks are asked."""
-    assert NewestTime(lock_file, "boot").read() is None
+@pytest.fixture
+def newest(lock_file: LockFile) -> NewestTime:
+    """Whole, with a row of now."""
+    one = NewestTime(lock_file, "boot")
+    one.begin()
+    one.complete(NOW)
+    return one
+
+
+def test_rows_alone_begin_nothing(lock_file: LockFile) -> None:
+    """Nobody knows what was stored before them."""
+    one = NewestTime(lock_file, "boot")
+    one.note(NOW)
+    assert one.read() is None
+    assert one.after_us < NOW <= one.until_us  # and the next rows do not ask again at once
+    assert not one.after_us < NOW - GRAIN
+    assert not one.until_us > NOW + GRAIN
+
+
+def test_it_is_known_once_all_rows_were_read(lock_file: LockFile) -> None:
+    """A row that was stored meanwhile is in it, and the newest holds."""
+    one, other = NewestTime(lock_file, "boot"), NewestTime(lock_file, "boot")
+    one.begin()
+    assert one.read() is None
+    other.note(NOW)
+    one.begin()  # another look: it takes nothing back
+    one.complete(NOW - 5)
+    assert one.read() == other.read() == NOW
+    one.complete(NOW + 5)
+    one.complete(None)
+    assert other.read() == NOW + 5
+
+
+def test_a_mark_that_was_lost_while_all_rows_were_read_stays_lost(lock_file: LockFile) -> None:
+    """Rows of that time may be in none."""
+    one = NewestTime(lock_file, "boot")
+    one.begin()
+    os.pwrite(lock_file.fd, bytes(len(MARK)), MARK[0])
+    one.complete(NOW)
+    assert one.read() is None
 
 
 @pytest.mark.parametrize("time_us", [NOW, 0, -1, -(2**62), 2**62])
 def test_it_is_what_was_noted(lock_file: LockFile, time_us: int) -> None:
     """Also by a clock that is centuries off."""
-    NewestTime(lock_file, "boot").note(time_us)
+    one = NewestTime(lock_file, "boot")
+    one.begin()
+    one.complete(None)
+    one.note(time_us)
     assert NewestTime(lock_file, "boot").read() == time_us
 
 
-def test_it_never_goes_back(lock_file: LockFile) -> None:
+def test_it_never_goes_back(lock_file: LockFile, newest: NewestTime) -> None:
     """Whoever notes knows nothing of what others have noted since."""
-    one, other = NewestTime(lock_file, "boot"), NewestTime(lock_file, "boot")
-    one.note(NOW)
+    other = NewestTime(lock_file, "boot")
     other.note(NOW - 5)
     other.note(NOW + 5_000)
-    one.note(NOW + 2_000)
-    assert one.read() == other.read() == NOW + 5_000
-    assert one.covered_us == NOW + 6_000
+    newest.note(NOW + 2_000)
+    assert newest.read() == other.read() == NOW + 5_000
+    assert newest.after_us < -NOW
+    assert newest.until_us == NOW + 5_000 + GRAIN
 
 
-def test_that_of_another_boot_says_nothing(lock_file: LockFile) -> None:
+def test_that_of_another_boot_says_nothing(lock_file: LockFile, newest: NewestTime) -> None:
     """The clock may have been set in between, and was then: most devices begin each boot in the past."""
-    NewestTime(lock_file, "boot").note(NOW)
     after = NewestTime(lock_file, "the next boot")
     assert after.read() is None
-    after.note(NOW - 1_000_000)
+    after.begin()
+    after.complete(NOW - 1_000_000)
     assert after.read() == NOW - 1_000_000
+    assert newest.read() is None
 
 
 @pytest.mark.parametrize("at", MARK)
-def test_a_damaged_one_says_nothing(lock_file: LockFile, at: int) -> None:
-    """Neither that a clock is behind, nor that it is not; and the next makes it whole."""
-    newest = NewestTime(lock_file, "boot")
-    newest.note(NOW)
+def test_a_damaged_one_says_nothing(lock_file: LockFile, newest: NewestTime, at: int) -> None:
+    """Neither that a clock is behind, nor that it is not; and a look makes it whole."""
     (byte,) = os.pread(lock_file.fd, 1, at)
     os.pwrite(lock_file.fd, bytes([byte ^ 1]), at)
     assert newest.read() is None
     newest.note(NOW + 1)
+    assert newest.read() is None
+    newest.begin()
+    newest.complete(NOW + 1)
     assert newest.read() == NOW + 1
 
 
-def test_a_lock_file_that_was_cut_short_says_nothing(lock_file: LockFile) -> None:
+def test_a_lock_file_that_was_cut_short_says_nothing(lock_file: LockFile, newest: NewestTime) -> None:
     """The guard tells of that."""
-    newest = NewestTime(lock_file, "boot")
-    newest.note(NOW)
     os.truncate(lock_file.path, MARK[-1])
     assert newest.read() is None
 
 
-def test_what_cannot_be_written_is_noted_by_the_next(lock_file: LockFile) -> None:
-    """A row is not lost for it."""
-    newest, kept = NewestTime(lock_file, "boot"), lock_file.fd
-    lock_file.fd = os.open(lock_file.path, os.O_RDONLY | os.O_CLOEXEC)
+def test_what_cannot_be_written_is_noted_by_the_next(lock_file: LockFile, newest: NewestTime) -> None:
+    """A row is not lost for it, nor a look."""
+    kept, lock_file.fd = lock_file.fd, os.open(lock_file.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        newest.note(NOW)
-        assert newest.read() is None
-        assert newest.covered_us < NOW
+        newest.note(NOW + 1)
+        newest.complete(NOW + 1)
+        assert newest.read() == NOW
+        assert newest.until_us < NOW
+        other = NewestTime(lock_file, "the next boot")
+        other.begin()
+        assert other.read() is None
     finally:
         os.close(lock_file.fd)
         lock_file.fd = kept
-    newest.note(NOW)
-    assert newest.read() == NOW
+    newest.note(NOW + 2)
+    assert newest.read() == NOW + 2
 
 
-def test_what_cannot_be_read_says_nothing(lock_file: LockFile) -> None:
+def test_what_cannot_be_read_says_nothing(lock_file: LockFile, newest: NewestTime) -> None:
     """All tasks are asked then."""
-    newest = NewestTime(lock_file, "boot")
-    newest.note(NOW)
     lock_file.close()
     assert newest.read() is None
     newest.note(NOW + 1)

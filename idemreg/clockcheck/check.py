@@ -77,7 +77,13 @@ class ClockStore(Store, Protocol):
         """What is kept."""
 
     def newest_us(self) -> int | None:
-        """The newest time that a row was stored with in this boot, to a millisecond; None: all tasks must be asked."""
+        """The newest stored time, to a millisecond; None: all tasks must be asked."""
+
+    def begin_newest(self) -> None:
+        """Note the times of all rows that are stored from now on."""
+
+    def complete_newest(self, newest_us: int | None) -> None:
+        """Note the newest of the rows that were stored before, as they were read since `begin_newest`."""
 
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False where another process was faster."""
@@ -210,9 +216,16 @@ def _moment(clock: Clock) -> Moment:
 
 
 def _newest(store: ClockStore, *, is_thorough: bool = True) -> int | None:
-    """The newest stored time: what was noted of this boot's, and all tasks where that is not enough."""
-    noted_us = store.newest_us()
-    return _latest(noted_us, _newest_of_all(store)) if is_thorough or noted_us is None else noted_us
+    """The newest stored time, as it was noted; where it was not, by all tasks, and it is from then on."""
+    is_noted = (noted_us := store.newest_us()) is not None
+    if is_noted and not is_thorough:
+        return noted_us
+    if not is_noted:
+        store.begin_newest()
+    newest_us = _newest_of_all(store)
+    if not is_noted:
+        store.complete_newest(newest_us)
+    return _latest(newest_us, store.newest_us())
 
 
 def _newest_of_all(store: Store) -> int | None:

@@ -137,9 +137,19 @@ class Keeper(Reader):
         return self._read(read)
 
     def newest_us(self) -> int | None:
-        """The newest time that a row was stored with in this boot; see `sqlite/stamps.py`."""
+        """The newest stored time, where it is noted; see `sqlite/stamps.py`."""
         with self._opening.using() as opened:
             return opened.newest.read()
+
+    def begin_newest(self) -> None:
+        """Note the times of all rows that are stored from now on."""
+        with self._opening.using() as opened:
+            opened.database.write(lambda _: opened.newest.begin(), durable=False)
+
+    def complete_newest(self, newest_us: int | None) -> None:
+        """Note the newest of the rows that were stored before, as they were read since `begin_newest`."""
+        with self._opening.using() as opened:
+            opened.database.write(lambda _: opened.newest.complete(newest_us), durable=False)
 
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False, and nothing is changed, where another process was faster.
@@ -148,14 +158,11 @@ class Keeper(Reader):
         """
         from idemreg.sqlite import clocks, records  # noqa: PLC0415
 
+        def note(connection: Connection) -> bool:
+            records.floor(connection, self._schema_version)
+            return clocks.note_watch(connection, seen, new)
+
         with self._opening.using() as opened:
-
-            def note(connection: Connection) -> bool:
-                records.floor(connection, self._schema_version)
-                if new.trusted is not None:  # what a look has read of all tasks serves the next as well
-                    opened.newest.note(new.trusted.newest_us)
-                return clocks.note_watch(connection, seen, new)
-
             return opened.database.write(note, durable=(seen.alarm, seen.of_jump) != (new.alarm, new.of_jump))
 
     # --- slots ----------------------------------------------------------------------------------------------------

@@ -75,8 +75,9 @@ class Opened:
     def stamp(self) -> Stamp:
         """What a row that is written now is stamped with. With the write turn held."""
         wall_us = self._wall_us()
-        if wall_us > self.newest.covered_us:
-            self.newest.note(wall_us)
+        newest = self.newest
+        if not newest.after_us < wall_us <= newest.until_us:
+            newest.note(wall_us)
         return wall_us, self._epoch_bits | min(self._boot_ms(), LATEST_MS)
 
     def instant(self) -> Instant:

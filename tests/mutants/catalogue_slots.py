@@ -165,7 +165,7 @@ _CLOCK: Final = mutants(
         (
             Patch(
                 "idemreg/sqlite/opened.py",
-                "        if wall_us > self.newest.covered_us:\n",
+                "        if not newest.after_us < wall_us <= newest.until_us:\n",
                 "        if wall_us < 0:\n",
             ),
         ),
