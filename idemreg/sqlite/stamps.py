@@ -84,7 +84,7 @@ class NewestTime:
                 self._write(_Mark(_BEFORE_ALL, is_whole=False))
 
     def complete(self, newest_us: int | None) -> None:
-        """Note the newest time of all tasks, read behind `begin`. Nothing where the mark was lost since; or as above."""
+        """Note the newest time of all tasks, read since `begin`. Nothing where the mark was lost since, or as above."""
         with contextlib.suppress(OSError):
             if (mark := self._read()) is not None:
                 highest_us = mark.newest_us if newest_us is None else max(mark.newest_us, newest_us)
