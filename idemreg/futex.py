@@ -15,7 +15,6 @@ The way there is `syscall(2)` by ctypes, since neither Python nor the C library 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import struct
 from functools import cache
@@ -37,6 +36,8 @@ MASK: Final = 2**32 - 1
 ALL: Final = 2**31 - 1
 NS: Final = 1_000_000_000
 PAGE_BYTES: Final = 4_096
+PROT_READ: Final = 1  # of mmap(2), on all of these machines
+MAP_SHARED: Final = 1
 
 _NO_MAPPING: Final = frozenset({None, 2 ** (8 * struct.calcsize("P")) - 1})  # MAP_FAILED is -1
 
@@ -45,7 +46,7 @@ _LOOK_AGAIN: Final = frozenset({0, errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR})
 
 
 class Futex:
-    """The 32-bit word at ``offset`` in the first page of a file. Thread-safe.
+    """The 32-bit word at ``offset`` in the first page of a file, which is open as ``fd``. Thread-safe.
 
     It opens the file by itself: a mapping keeps the open file in being that it was made of, and all locks with it.
 
@@ -53,37 +54,16 @@ class Futex:
     sleep on.
     """
 
-    def __init__(self, path: str, offset: int, clock: Clock) -> None:
+    def __init__(self, path: str, fd: int, offset: int, clock: Clock) -> None:
+        self._path, self._fd, self._offset = path, fd, offset
         self._clock = clock
-        self._call: Any = None
-        self.close: Callable[[], object] = lambda: None
-        number = NUMBERS.get(os.uname().machine)
-        if number is not None:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                self._prepare(number, fd, offset)
-            finally:
-                os.close(fd)
-
-    def _prepare(self, number: int, fd: int, offset: int) -> None:
-        c, time_of, last_error = _library()
-        page = c.mmap(None, PAGE_BYTES, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
-        if page in _NO_MAPPING:
-            return
-        self.close = lambda: c.munmap(page, PAGE_BYTES)
-
-        def call(order: int, value: int, until: float | None, channel: int) -> int:
-            time = None if until is None else time_of(*divmod(round(until * NS), NS))
-            answer = c.syscall(number, page + offset, order, value, time, None, 1 << channel % CHANNELS)
-            return last_error() if answer < 0 else 0
-
-        if call(WAKE, ALL, None, 0) == 0:
-            self._call = call
+        self._number = NUMBERS.get(os.uname().machine)
+        self._mapped: dict[str, _Page] = {}  # by its path, once somebody has slept or woken
 
     def wait(self, value: int, channel: int, pause: float) -> None:
         """Sleep while the word is the low half of ``value``, for ``pause`` seconds at most; at times for less."""
         until = self._clock.monotonic() + pause
-        code = None if self._call is None else self._call(WAIT, value & MASK, until, channel)
+        code = self._call(WAIT, value & MASK, until, channel)
         # Over by the machine's clock and not by ours, which a test has set by hand.
         is_early = code == errno.ETIMEDOUT and self._clock.monotonic() < until
         if is_early or code not in _LOOK_AGAIN:
@@ -91,8 +71,59 @@ class Futex:
 
     def wake(self, channel: int, most: int = ALL) -> None:
         """Wake all that listen on the channel, behind a change of the word; or so many of them."""
-        if self._call is not None:
-            self._call(WAKE, most, None, channel)
+        self._call(WAKE, most, None, channel)
+
+    def _call(self, order: int, value: int, until: float | None, channel: int) -> int:
+        """0, or the number of an error."""
+        if self._number is None:
+            return errno.ENOSYS
+        try:
+            page = self._mapped.get(self._path) or self._map()
+        except OSError:
+            return errno.EBADF
+        return page.call(self._number, order, value, until, channel)
+
+    def _map(self) -> _Page:
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not os.path.sameopenfile(fd, self._fd):  # another bears the name by now, in which nobody sleeps
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
+            mapped = _Page(fd, self._offset)
+        finally:
+            os.close(fd)
+        # Of threads that come at once, and of a signal's handler that came in between, one has mapped it.
+        page = self._mapped.setdefault(self._path, mapped)
+        if page is not mapped:
+            mapped.close()
+        return page
+
+    def close(self) -> None:
+        """Unmap what was mapped."""
+        for page in self._mapped.values():
+            page.close()
+
+
+class _Page:
+    """The first page of the file, mapped, and the word in it."""
+
+    def __init__(self, fd: int, offset: int) -> None:
+        self._c, self._time_of, self._last_error = _library()
+        self._offset = offset
+        self._page = self._c.mmap(None, PAGE_BYTES, PROT_READ, MAP_SHARED, fd, 0)
+
+    def call(self, number: int, order: int, value: int, until: float | None, channel: int) -> int:
+        """As `Futex._call`, by the kernel."""
+        if self._page in _NO_MAPPING:
+            return errno.ENODEV
+        time = None if until is None else self._time_of(*divmod(round(until * NS), NS))
+        address = self._page + self._offset
+        answer = self._c.syscall(number, address, order, value, time, None, 1 << channel % CHANNELS)
+        return self._last_error() if answer < 0 else 0
+
+    def close(self) -> None:
+        """Unmap it."""
+        if self._page not in _NO_MAPPING:
+            self._c.munmap(self._page, PAGE_BYTES)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 OFFSET = 120
 
@@ -24,7 +24,7 @@ SLEEPER = """
     from idemreg import Clock
     from idemreg.futex import Futex
     fd = os.open(sys.argv[1], os.O_RDWR)
-    futex = Futex(sys.argv[1], 120, Clock())
+    futex = Futex(sys.argv[1], fd, 120, Clock())
     say("ready")
     while os.pread(fd, 1, 120) == b"\\0":
         futex.wait(0, 3, 600)
@@ -47,7 +47,7 @@ def fd(file: str) -> Iterator[int]:
 
 def test_a_change_wakes_other_processes(fd: int, file: str) -> None:
     """Whoever sleeps in another process goes on at once, without its bound of ten minutes."""
-    word = Futex(file, OFFSET, Clock())
+    word = Futex(file, fd, OFFSET, Clock())
     with Script(SLEEPER, file) as sleeper:
         sleeper.expect("ready")
         os.pwrite(fd, b"\1", OFFSET)
@@ -64,14 +64,13 @@ def test_a_word_that_has_changed_lets_nobody_sleep(fd: int, file: str) -> None:
     os.pwrite(fd, b"\2", OFFSET)
     clock = Clock()
     before = clock.monotonic()
-    Futex(file, OFFSET, clock).wait(1, 0, PATIENCE_S)
+    Futex(file, fd, OFFSET, clock).wait(1, 0, PATIENCE_S)
     assert clock.monotonic() - before < PATIENCE_S / 2
 
 
-@pytest.mark.usefixtures("fd")
-def test_another_channel_is_not_woken(file: str) -> None:
+def test_another_channel_is_not_woken(fd: int, file: str) -> None:
     """Who listens elsewhere sleeps on, up to his bound."""
-    word = Futex(file, OFFSET, Clock())
+    word = Futex(file, fd, OFFSET, Clock())
     woken = threading.Event()
 
     def sleep() -> None:
@@ -87,9 +86,7 @@ def test_another_channel_is_not_woken(file: str) -> None:
     sleeper.join()
 
 
-@pytest.mark.parametrize(
-    "what", ["another machine", "another kernel", "a clock set by hand", "a file cut short", "what cannot be mapped"]
-)
+@pytest.mark.parametrize("what", ["another machine", "another kernel", "a clock set by hand", "a file cut short"])
 def test_where_there_is_no_futex_a_wait_is_a_nap(
     fd: int, file: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,11 +95,10 @@ def test_where_there_is_no_futex_a_wait_is_a_nap(
         monkeypatch.setattr(futex, "NUMBERS", {})
     if what == "another kernel":
         monkeypatch.setattr(futex, "NUMBERS", {os.uname().machine: 100_000})  # the number of no call: ENOSYS
-    if what == "what cannot be mapped":
-        file = os.path.dirname(file)  # a folder: ENODEV
     clock = ManualClock()
-    word = Futex(file, OFFSET, clock)
+    word = Futex(file, fd, OFFSET, clock)
     if what == "a file cut short":
+        word.wake(0)
         os.truncate(fd, 0)
     word.wait(0, 0, 10)
     word.wake(0)
@@ -110,10 +106,81 @@ def test_where_there_is_no_futex_a_wait_is_a_nap(
     word.close()
 
 
+def test_what_cannot_be_mapped_is_a_nap(tmp_path: Path) -> None:
+    """A folder, say: ENODEV."""
+    clock = ManualClock()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    word = Futex(str(tmp_path), fd, OFFSET, clock)
+    word.wait(0, 0, 10)
+    word.close()
+    os.close(fd)
+    assert clock.monotonic() == 10
+
+
+@pytest.mark.parametrize("what", ["nothing", "another file"])
+def test_a_file_that_has_lost_its_name_is_a_nap_until_it_has_it_again(fd: int, file: str, what: str) -> None:
+    """In what bears the name by then nobody sleeps, and its word may never be the one that is waited for."""
+    clock = ManualClock()
+    word = Futex(file, fd, OFFSET, clock)
+    os.rename(file, f"{file}.moved")
+    if what == "another file":
+        Path(file).write_bytes(b"\1" * PAGE_BYTES)
+    word.wait(0, 0, 10)
+    assert clock.monotonic() == 10
+    os.rename(f"{file}.moved", file)
+    os.pwrite(fd, b"\2", OFFSET)
+    word.wait(0, 0, 10)
+    assert clock.monotonic() == 10
+    word.close()
+
+
+def test_threads_that_sleep_first_share_a_mapping(fd: int, file: str) -> None:
+    """One of theirs; the others are unmapped."""
+    count = 8
+    barrier, word = threading.Barrier(count), Futex(file, fd, OFFSET, Clock())
+    before = _mapped(file)
+
+    def wake() -> None:
+        barrier.wait()
+        word.wake(0)
+
+    threads = [threading.Thread(target=wake) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (before, _mapped(file)) == (0, 1)
+    word.close()
+    assert _mapped(file) == 0
+
+
+def test_a_handler_that_wakes_while_it_is_mapped_shares_the_mapping(
+    fd: int, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever came in between has mapped it, and the other is unmapped."""
+    word = Futex(file, fd, OFFSET, Clock())
+    same, comes = os.path.sameopenfile, [lambda: word.wake(0)]
+
+    def interrupted(one: int, other: int) -> bool:
+        if comes:
+            comes.pop()()
+        return same(one, other)
+
+    monkeypatch.setattr(os.path, "sameopenfile", interrupted)
+    word.wake(0)
+    assert _mapped(file) == 1
+    word.close()
+
+
+def _mapped(file: str) -> int:
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count(file)
+
+
 def test_a_mapping_holds_no_lock(fd: int, file: str) -> None:
     """A lock that was taken through another open file is gone with that one's last descriptor."""
     holder = os.open(file, os.O_RDWR)
-    word = Futex(file, OFFSET, Clock())
+    word = Futex(file, fd, OFFSET, Clock())
+    word.wake(0)
     assert oslock.try_lock(holder, 7)
     os.close(holder)
     assert not oslock.is_held(fd, 7)

@@ -122,7 +122,7 @@ class GroupSync:
         try:
             self._fd = os.open(wal_path, os.O_RDWR | os.O_CLOEXEC)
             self._inode = os.fstat(self._fd).st_ino
-            self._done = Futex(lock_file.path, _DONE_OFFSET, clock)
+            self._done = Futex(lock_file.path, lock_file.fd, _DONE_OFFSET, clock)
         except BaseException:  # too many files are open
             self._close_wal()
             raise
