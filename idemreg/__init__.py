@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.clockcheck.verdict import ClockBands, ClockCheck, ClockVerdict
     from idemreg.codec import Codec, DataclassCodec
+    from idemreg.deciding import Outcome
     from idemreg.errors import (
         ArgumentError,
         ChecksumKeyError,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         TaskUnknownError,
         TransitionError,
     )
-    from idemreg.model import Liveness, Outcome, Status, Task, Verdict
+    from idemreg.model import Liveness, Status, Task, Verdict
     from idemreg.options import Verified
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Step
@@ -131,7 +132,7 @@ _ROOMS = {
     "IdemregError": "errors",
     "ImportLineError": "errors",
     "Liveness": "model",
-    "Outcome": "model",
+    "Outcome": "deciding",
     "OwnerInfo": "owner",
     "PrefixError": "errors",
     "RecoveryError": "errors",

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from idemreg.asking import ask_into
 from idemreg.claim import BaseClaim, Claim, Terms
 from idemreg.codec import load_result, store_result
+from idemreg.deciding import Outcome
 from idemreg.ends import bounded, lost_error, lost_result, told
 from idemreg.errors import IdemregError, ResultError
-from idemreg.model import Outcome, Status, Verdict
+from idemreg.model import Status, Verdict
 from idemreg.options import NoVerdictError, Verified
 from idemreg.refusals import done_error, refusal, running_error, unknown_error
 from idemreg.store import Absent, Done, End, Granted, Lost, Running, Settlement
@@ -22,8 +23,9 @@ from idemreg.walk import PAUSE, Walk, drive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.events import Teller
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Task
     from idemreg.options import Options
     from idemreg.store import Answer, Store
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from idemreg.batch import Handled
     from idemreg.claim import Terms
     from idemreg.clock import Clock
+    from idemreg.deciding import Outcome
     from idemreg.doctor import Finding
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from idemreg.idempotent import Checksum, Decorator, TaskIdSource
     from idemreg.keyed import ErrorDetail
     from idemreg.manage import ResolveVerdict
-    from idemreg.model import Outcome, Status, Task, Verdict
+    from idemreg.model import Status, Task, Verdict
     from idemreg.options import CallOptions, Durability
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Step

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from idemreg.claim import Terms
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
 
 __all__ = ["Claiming"]
 

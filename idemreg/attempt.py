@@ -9,16 +9,17 @@ from idemreg.acquiring import acquire, make_claim, never_made
 from idemreg.asking import ask_into
 from idemreg.claim import BaseClaim, Terms, go_in, leave
 from idemreg.codec import load_result
+from idemreg.deciding import Outcome
 from idemreg.ends import crash_end, interrupted, not_recorded, put_back, record, success_end, told
 from idemreg.errors import ClaimLostError, FinishNotRecordedError, ResultError, StoreError
-from idemreg.model import Outcome, Status, of_fields
+from idemreg.model import Status, of_fields
 from idemreg.store import Absent, Granted, Recorded, Stored, Unsure
 from idemreg.walk import NotStartedError, Walk, drive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
 
 __all__ = ["Terms", "attempt", "ended_in_job", "outcome_of", "run", "run_walk"]
 

@@ -15,6 +15,7 @@ from idemreg.asking import ask_into
 from idemreg.attempt import ended_in_job, outcome_of
 from idemreg.batching import BATCH_LIMIT
 from idemreg.claim import BaseClaim, go_in, leave
+from idemreg.deciding import Outcome
 from idemreg.ends import (
     abandon,
     crash_end,
@@ -29,7 +30,6 @@ from idemreg.ends import (
     told,
 )
 from idemreg.errors import IdemregError, ResultError, StoreError, TaskRunningError
-from idemreg.model import Outcome
 from idemreg.request import wanted as make_wanted
 from idemreg.store import End, Granted, Lost, Recorded, Unknown, Unsure
 from idemreg.tagged import canonical
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from idemreg.claim import Terms
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
     from idemreg.options import Options
     from idemreg.store import Answer, Store
     from idemreg.walk import Walk

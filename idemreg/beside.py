@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from idemreg.claim import Terms
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
     from idemreg.store import End, Lost, Recorded, Store, Unsure
 
 __all__ = ["BesideStore", "beside"]

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from idemreg.batch import Handled
+    from idemreg.deciding import Outcome
     from idemreg.errors import IdemregError
-    from idemreg.model import Outcome, Task
+    from idemreg.model import Task
     from idemreg.options import CallOptions
     from idemreg.registry import Registry
 

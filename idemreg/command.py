@@ -31,9 +31,10 @@ from idemreg.command_parts import (
     storable,
     verifier,
 )
+from idemreg.deciding import Outcome
 from idemreg.ends import abandon, crash_end, told
 from idemreg.errors import TaskFailedError
-from idemreg.model import OnCrash, Outcome, Status
+from idemreg.model import OnCrash, Status
 from idemreg.output import KEPT_BYTES, Output, stored_output
 from idemreg.request import wanted
 from idemreg.signals import Inbox, Signals
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
 
     from idemreg.child import Child, Sink
     from idemreg.claim import Claim, Terms
+    from idemreg.deciding import Wanted
     from idemreg.errors import IdemregError
-    from idemreg.model import Wanted
     from idemreg.options import CallOptions, CommonOptions
     from idemreg.registry import Registry
     from idemreg.stopping import Limited, Stopping

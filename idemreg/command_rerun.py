@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from idemreg.claim import Terms
+    from idemreg.deciding import Outcome, Wanted
     from idemreg.events import Teller
-    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.model import Task
     from idemreg.operations import Operations
     from idemreg.recovery import Kept
     from idemreg.signals import Inbox, Relay

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     # For types only: errors stand on the lowest floor and import nothing at run time.
-    from idemreg.model import Outcome, Task
+    from idemreg.deciding import Outcome
+    from idemreg.model import Task
     from idemreg.owner import OwnerInfo
 
 __all__ = [

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
 
-    from idemreg.model import Task, Wanted
+    from idemreg.deciding import Wanted
+    from idemreg.model import Task
     from idemreg.sqlite.upkeep import Checkpoint
     from idemreg.store import Answer, End, Granted
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from idemreg.claim import Terms
-    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.deciding import Outcome, Wanted
+    from idemreg.model import Task
     from idemreg.offload import Offload
     from idemreg.options import Options
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Task, Wanted
+    from idemreg.deciding import Wanted
+    from idemreg.model import Task
     from idemreg.owner import OwnerInfo
     from idemreg.slots import Reason
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from idemreg.claim import Terms
+    from idemreg.deciding import Limits, Wanted
     from idemreg.leasing import Leasing
-    from idemreg.model import Limits, Wanted
     from idemreg.store import Answer, End, Granted, Store, Transaction
 
 __all__ = ["AsyncLimitedClaim", "LimitedClaim", "limited"]

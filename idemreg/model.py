@@ -1,47 +1,36 @@
-"""The words of the registry as types, every legal transition in one table, and the one pure decision over a claim.
+"""The words of the registry as types, and every legal transition in one table.
 
-Nothing here touches a file, a lock or a clock. Every Store shares `decide`, so no second copy of a rule can differ.
+Nothing here touches a file, a lock or a clock. What a claim asks, and is decided by, is in `idemreg.deciding`.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from idemreg.recovery import Kept
 
 __all__ = [
     "FINAL",
     "MAX_ATTEMPTS_LIMIT",
     "NO_CHECKSUM",
     "TRANSITIONS",
-    "Deadlines",
-    "Decision",
-    "Limits",
     "Liveness",
     "OnCrash",
     "OnFailure",
     "Origin",
-    "Outcome",
     "Policy",
     "Status",
     "Task",
     "Verdict",
     "Version",
-    "Wanted",
-    "decide",
+    "attempts_left",
     "is_durable",
-    "may_forget",
     "of_fields",
-    "settled_status",
     "unpack_policy",
 ]
-
-R = TypeVar("R")
 
 # On the hot path: a named tuple of all its fields, in their order. What NamedTuple itself generates is Python code that
 # C calls, at twice the cost.
@@ -151,20 +140,6 @@ class Liveness(enum.Enum):
         return self is Liveness.DEAD or self is Liveness.EXPIRED
 
 
-class Limits(NamedTuple):
-    """How long a claim is good for without a renewal, and how long its job may take; None: as long as it likes."""
-
-    lease_ms: int | None = None
-    timeout_ms: int | None = None
-
-
-class Deadlines(NamedTuple):
-    """When a claim's lease expires, and when its job is overdue: milliseconds since this boot, or None."""
-
-    lease_ms: int | None
-    overdue_ms: int | None
-
-
 class Policy(NamedTuple):
     """What the claim asked for, stored with it as one integer. The last two: limits, arguments have a row beside it."""
 
@@ -232,18 +207,7 @@ class Task(NamedTuple):
     @property
     def is_dead_letter(self) -> bool:
         """Failed for good: attempts used up, and nobody has allowed one more."""
-        return self.status is Status.FAILED and not _attempts_left(self, self.policy)
-
-
-class Outcome(NamedTuple, Generic[R]):
-    """A call with its circumstances. ``replayed`` is true where the job did not run now."""
-
-    task_id: str
-    status: Status
-    result: R
-    replayed: bool
-    attempt: int
-    token: int
+        return self.status is Status.FAILED and not attempts_left(self, self.policy)
 
 
 class Origin(NamedTuple):
@@ -253,133 +217,6 @@ class Origin(NamedTuple):
     key_note: str | None = None
 
 
-class Wanted(NamedTuple):
-    """A request to claim: the identity of the work, and what the caller asks for.
-
-    ``durable``: what is answered outlives a power cut. So does the claim, unless the policy stored with it is rerun and
-    no arguments are kept: a lost claim is only run again then, as was asked for. So it is one sync a job, at its end.
-    """
-
-    task_id: str
-    name: str
-    checksum: str
-    policy: Policy
-    keep_ms: int | None = None
-    can_verify: bool = False
-    durable: bool = True
-    owner: int | None = None  # of a command; None = this process
-    limits: Limits | None = None  # of one that only `Store.claim` grants, and `Store.finish` ends
-    kept: Kept | None = None  # likewise
-
-
-class Decision(enum.Enum):
-    """What a claim does with the row it found."""
-
-    INSERT = "insert"  # no row: the first claim
-    CLAIM = "claim"  # pending, or failed and claimable
-    TAKE_OVER = "take over"  # running, owner proven dead or its lease expired (so below), rerun
-    PUT_BACK = "put back"  # running, owner proven dead before the job was entered: claimed as if released
-    VERIFY = "verify"  # claim for the verify hook: the body is not entered
-    DONE = "done"  # final: replay
-    RUNNING = "running"  # a live owner, or one that nobody can tell about
-    MISMATCH = "mismatch"
-    REFUSED = "refused"  # failed, and held or used up
-    UNKNOWN = "unknown"
-    BECOMES_UNKNOWN = "becomes unknown"  # running, owner proven dead, hold
-    BECOMES_FAILED = "becomes failed"  # running, owner proven dead, rerun, attempts used up
-
-
-def decide(row: Task | None, wanted: Wanted, liveness: Liveness, *, entered: bool = True) -> Decision:
-    """Decide a claim. Pure: the row, what is wanted, and of running rows, whether the owner has it.
-
-    ``entered``: whether a dead owner had entered the job; only of a batch can that be known to be false.
-
-    A pending task is always claimed. ``max_attempts`` bounds what follows a failure or a death: whoever left the row
-    pending had attempts left by its own policy, or put it back. A refusal would leave a pending task that no call runs
-    and no `retry` can help.
-    """
-    if row is None:
-        return Decision.INSERT
-    if row.checksum != NO_CHECKSUM and (row.name != wanted.name or row.checksum != wanted.checksum):
-        return Decision.MISMATCH
-    match row.status:
-        case Status.PENDING:
-            return Decision.CLAIM
-        case Status.SUCCEEDED | Status.SKIPPED | Status.CANCELLED:
-            return Decision.DONE
-        case Status.FAILED:
-            return Decision.CLAIM if _failed_is_claimable(row, wanted.policy) else Decision.REFUSED
-        case Status.UNKNOWN:
-            return Decision.VERIFY if _verifies(row, wanted) else Decision.UNKNOWN
-        case Status.RUNNING:
-            if not liveness.frees:
-                return Decision.RUNNING
-            return _decide_freed(row, wanted) if entered else Decision.PUT_BACK
-
-
-def _decide_freed(row: Task, wanted: Wanted) -> Decision:
-    if _verifies(row, wanted):
-        return Decision.VERIFY
-    if _stricter(row, wanted) is not OnCrash.RERUN:
-        return Decision.BECOMES_UNKNOWN
-    return Decision.TAKE_OVER if _attempts_left(row, wanted.policy) else Decision.BECOMES_FAILED
-
-
-def _stricter(row: Task, wanted: Wanted) -> OnCrash:
-    return max(row.policy.on_crash, wanted.policy.on_crash)
-
-
-def _verifies(row: Task, wanted: Wanted) -> bool:
-    return wanted.can_verify and _stricter(row, wanted) is OnCrash.VERIFY
-
-
-def _failed_is_claimable(row: Task, asked: Policy) -> bool:
-    if row.verdict is Verdict.RETRY:  # an operator allowed one more, whatever was used up
-        return True
-    if row.verdict is Verdict.DID_NOT_HAPPEN:  # settled as not done: nothing failed, so on_failure does not speak
-        return _attempts_left(row, asked)
-    held = OnFailure.HOLD in (row.policy.on_failure, asked.on_failure)
-    return not held and _attempts_left(row, asked)
-
-
-def _attempts_left(row: Task, asked: Policy) -> bool:
+def attempts_left(row: Task, asked: Policy) -> bool:
+    """Whether one more is allowed by the policy that is asked for now, or by an operator."""
     return row.verdict is Verdict.RETRY or row.attempt < asked.max_attempts
-
-
-# Which statuses a settlement may start from. A running row counts as unknown once its owner is
-# proven dead, or its lease has expired.
-_SETTLED_FROM: Mapping[Verdict, frozenset[Status]] = {
-    Verdict.HAPPENED: frozenset({Status.UNKNOWN}),
-    Verdict.DID_NOT_HAPPEN: frozenset({Status.UNKNOWN}),
-    Verdict.CANNOT_TELL: frozenset({Status.UNKNOWN}),
-    Verdict.RETRY: frozenset({Status.FAILED}),
-    Verdict.SKIPPED: frozenset({Status.PENDING}),
-    Verdict.CANCELLED: frozenset({Status.PENDING, Status.FAILED, Status.UNKNOWN}),
-}
-
-_SETTLED_TO: Mapping[Verdict, Status] = {
-    Verdict.HAPPENED: Status.SUCCEEDED,
-    Verdict.DID_NOT_HAPPEN: Status.FAILED,
-    Verdict.CANNOT_TELL: Status.UNKNOWN,
-    Verdict.RETRY: Status.FAILED,
-    Verdict.SKIPPED: Status.SKIPPED,
-    Verdict.CANCELLED: Status.CANCELLED,
-}
-
-
-def settled_status(row: Task, verdict: Verdict, *, verifying: bool, liveness: Liveness) -> Status | None:
-    """The status that ``verdict`` gives the row, or None where it may not be settled so.
-
-    ``verifying``: the caller holds the claim itself, to settle it by its verify hook.
-    """
-    status = row.status
-    if status is Status.RUNNING and (verifying or liveness.frees):
-        status = Status.UNKNOWN
-    return _SETTLED_TO[verdict] if status in _SETTLED_FROM[verdict] else None
-
-
-def may_forget(row: Task, liveness: Liveness, *, force: bool) -> bool:
-    """Whether the row may go: a running one of a dead owner, and an unknown one, only by force."""
-    if row.status is Status.RUNNING:
-        return force and liveness.frees
-    return force or row.status is not Status.UNKNOWN

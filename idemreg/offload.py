@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
     from idemreg.store import Answer, End, Store
     from idemreg.walk import Host
 

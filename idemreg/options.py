@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
+from idemreg.deciding import Limits
 from idemreg.keyed import OPEN, Secrecy
-from idemreg.model import MAX_ATTEMPTS_LIMIT, Limits, OnCrash, OnFailure, Policy, Verdict, is_durable
+from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
 
 if TYPE_CHECKING:
     from datetime import timedelta

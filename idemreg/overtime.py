@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from idemreg.claim import BaseClaim, Terms
-    from idemreg.model import Limits
+    from idemreg.deciding import Limits
 
 __all__ = ["left_s", "time_limit", "timeout_error", "within_time"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+from idemreg.deciding import Wanted
 from idemreg.errors import ScheduleError, require
 from idemreg.ledger import State
-from idemreg.model import NO_CHECKSUM, Policy, Wanted
+from idemreg.model import NO_CHECKSUM, Policy
 from idemreg.planning import NOTHING, always_changing, resumed
 
 if TYPE_CHECKING:

@@ -38,16 +38,18 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from idemreg.clockcheck.verdict import Permit
 from idemreg.cron import Cron
+from idemreg.deciding import Decision, decide
 from idemreg.errors import ScheduleError, StoreBusyError
 from idemreg.ledger import NewSlot, Schedule, State
-from idemreg.model import Decision, Liveness, Status, Verdict, decide
+from idemreg.model import Liveness, Status, Verdict
 from idemreg.slots import Reason, slot_id, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.ledger import Waiting
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Task
 
 __all__ = [
     "MOST_ROWS",

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from idemreg.model import Version, Wanted
+from idemreg.deciding import Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Task
+    from idemreg.model import Task, Version
     from idemreg.store import Refused, Unknown
 
 __all__ = ["BURIED_AT_ONCE", "Kept", "Recovery", "as_stored"]

@@ -15,7 +15,8 @@ from idemreg.errors import (
 from idemreg.store import Mismatch, Refused, Unknown, Unsure
 
 if TYPE_CHECKING:
-    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.deciding import Outcome, Wanted
+    from idemreg.model import Task
     from idemreg.store import Running
 
 __all__ = ["done_error", "refusal", "running_error", "unknown_error"]

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from idemreg.claim import Claim, Terms
     from idemreg.clock import Clock
     from idemreg.clockcheck.verdict import Permit
+    from idemreg.deciding import Outcome
     from idemreg.errors import IdemregError
     from idemreg.events import OnEvent, Teller
     from idemreg.idempotent import Checksum, Decorator, Recoverable, TaskIdSource
     from idemreg.keyed import ErrorDetail
-    from idemreg.model import Outcome, Task
+    from idemreg.model import Task
     from idemreg.offload import Offload
     from idemreg.options import CallOptions, Durability, Options
     from idemreg.planning import Coalesce, Overlap

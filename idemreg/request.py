@@ -7,8 +7,9 @@ import hashlib
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.deciding import Wanted
 from idemreg.errors import ChecksumMismatchError
-from idemreg.model import NO_CHECKSUM, Task, Wanted, of_fields
+from idemreg.model import NO_CHECKSUM, Task, of_fields
 from idemreg.template import check_task_id
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from idemreg.claim import Terms
+    from idemreg.deciding import Outcome
     from idemreg.events import Teller
     from idemreg.idempotent import Recoverable
-    from idemreg.model import Outcome, Task
+    from idemreg.model import Task
     from idemreg.options import Options
     from idemreg.recovery import Kept
     from idemreg.registry import Registry

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from idemreg.claim import Terms
     from idemreg.clock import Clock
     from idemreg.clockcheck.verdict import Permit
+    from idemreg.deciding import Outcome, Wanted
     from idemreg.ledger import Ledger, Waiting
-    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.model import Task
     from idemreg.options import Options
     from idemreg.planning import Plan
     from idemreg.store import Store

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from idemreg.audit import Audited
     from idemreg.claim import Terms
-    from idemreg.model import Outcome
+    from idemreg.deciding import Outcome
     from idemreg.options import CallOptions
     from idemreg.planning import Coalesce, Overlap
     from idemreg.registry import Registry

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from idemreg.model import Deadlines, Origin, Policy, Task, Verdict, Version, Wanted
+    from idemreg.deciding import Deadlines, Wanted
+    from idemreg.model import Origin, Policy, Task, Verdict, Version
     from idemreg.owner import OwnerInfo
     from idemreg.progress import Steps
     from idemreg.query import Instant, Page, Query

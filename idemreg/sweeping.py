@@ -28,6 +28,7 @@ from idemreg import faults
 from idemreg.acquiring import put_back_granted
 from idemreg.attempt import run_walk
 from idemreg.beside import BesideStore
+from idemreg.deciding import Decision, decide
 from idemreg.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -40,7 +41,7 @@ from idemreg.errors import (
     TaskUnknownError,
 )
 from idemreg.listing import PAGE_TASKS
-from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, Version, decide
+from idemreg.model import Liveness, OnCrash, Status, Verdict, Version
 from idemreg.query import Query
 from idemreg.recovery import BURIED_AT_ONCE, as_stored
 from idemreg.store import Done, Granted, Lost, Refused
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from idemreg.claim import Terms
+    from idemreg.deciding import Outcome, Wanted
     from idemreg.events import Teller
-    from idemreg.model import Outcome, Task, Wanted
+    from idemreg.model import Task
     from idemreg.recovery import Kept, Recovery
     from idemreg.store import Answer, Store
     from idemreg.walk import Walk

@@ -48,7 +48,7 @@ def _states() -> dict[str, str]:
 
 
 def _function(name: str) -> str:
-    """``idemreg.model.x_decide__mutmut_27`` is of ``idemreg.model.decide``; a method has its class before it."""
+    """``idemreg.deciding.x_decide__mutmut_27`` is of ``idemreg.deciding.decide``; a method has its class before it."""
     room, _, function = name.partition("__mutmut_")[0].rpartition(".")
     return f"{room}.{function.removeprefix('xǁ').replace('ǁ', '.') if 'ǁ' in function else function.removeprefix('x_')}"
 

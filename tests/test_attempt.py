@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.claim import Terms
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
 
 
 class BoomError(Exception):

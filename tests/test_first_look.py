@@ -27,7 +27,11 @@ with Registry(sys.argv[1], create=False) as registry:
 say(*(name for name in sys.modules if name.startswith("idemreg.")))
 """
 
-WRITING = {"idemreg.store", *(f"idemreg.sqlite.{room}" for room in ("backend", "hot", "claiming", "settling", "tasks"))}
+WRITING = {
+    "idemreg.store",
+    "idemreg.deciding",
+    *(f"idemreg.sqlite.{room}" for room in ("backend", "hot", "claiming", "settling", "tasks")),
+}
 
 PAGES = 1_000  # after which a commit moves the -wal
 

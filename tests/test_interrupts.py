@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from idemreg.model import Task, Wanted
+    from idemreg.deciding import Wanted
+    from idemreg.model import Task
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.database import Database
     from idemreg.store import Answer

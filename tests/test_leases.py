@@ -28,10 +28,11 @@ from idemreg import (
     current_claim,
     faults,
 )
+from idemreg.deciding import Limits, Wanted
 from idemreg.events import LeaseLost, TakenOver
 from idemreg.heartbeat import Lease, heart
 from idemreg.leasing import Renewal, Renewed
-from idemreg.model import Limits, OnCrash, Policy, Wanted
+from idemreg.model import OnCrash, Policy
 from idemreg.sqlite import whose
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.leases import LeaseRow

@@ -24,20 +24,16 @@ from idemreg import (
     TransitionError,
     Verdict,
 )
+from idemreg.deciding import Decision, Wanted, decide, may_forget, settled_status
 from idemreg.model import (
     FINAL,
     MAX_ATTEMPTS_LIMIT,
     NO_CHECKSUM,
     TRANSITIONS,
-    Decision,
     Liveness,
     OnCrash,
     OnFailure,
     Policy,
-    Wanted,
-    decide,
-    may_forget,
-    settled_status,
     unpack_policy,
 )
 

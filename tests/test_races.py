@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database

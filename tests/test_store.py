@@ -11,8 +11,9 @@ import pytest
 
 from idemreg import ClaimLostError, Clock, Liveness, Status, Step, StepError, StoreError, Task, Verdict, faults
 from idemreg.blocks import Blocks
+from idemreg.deciding import Deadlines, Limits, Wanted
 from idemreg.leasing import Leasing, Renewal, Renewed
-from idemreg.model import Deadlines, Limits, OnCrash, OnFailure, Origin, Policy, Wanted
+from idemreg.model import OnCrash, OnFailure, Origin, Policy
 from idemreg.progress import Progress
 from idemreg.query import Query
 from idemreg.sqlite import steps

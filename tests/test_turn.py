@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
 
 BUSY_S = 5.0
 ONE_NAP_S = 0.1

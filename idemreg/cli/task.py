@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from idemreg.cli.render import Cell, age, local_time, span, utc_time
 from idemreg.cli.text import escape, escape_lines
 from idemreg.clockcheck.alarm import NEXT, is_alarm
+from idemreg.deciding import Decision, Wanted, decide
 from idemreg.errors import ResultError
-from idemreg.model import Decision, Liveness, OnCrash, Status, Wanted, decide
+from idemreg.model import Liveness, OnCrash, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from idemreg.model import OnFailure, Policy, Wanted
+from idemreg.deciding import Wanted
+from idemreg.model import OnFailure, Policy
 
 if TYPE_CHECKING:
     from idemreg.model import Task

@@ -11,8 +11,9 @@ from idemreg.blocks import Block
 from idemreg.clock import Clock
 from idemreg.clockcheck.alarm import as_wanted
 from idemreg.clockcheck.readings import Watch
+from idemreg.deciding import Wanted
 from idemreg.errors import StoreCorruptError, StorePathError
-from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict, Wanted
+from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.opening import Opening

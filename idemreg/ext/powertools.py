@@ -26,6 +26,7 @@ from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import S
 from idemreg.acquiring import put_back_granted
 from idemreg.claim import Claim
 from idemreg.codec import load_result
+from idemreg.deciding import Wanted
 from idemreg.errors import (
     ClaimLostError,
     ResultError,
@@ -40,7 +41,7 @@ from idemreg.ext.powertools_rows import (
     task_id_of,
     unknown_error,
 )
-from idemreg.model import Liveness, Status, Wanted
+from idemreg.model import Liveness, Status
 from idemreg.registry import Registry
 from idemreg.request import checksum
 from idemreg.store import End, Granted, Unknown

@@ -26,8 +26,8 @@ from idemreg.store import End, Granted, Lost, Recorded, Running, Unsure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.liveness import OwnerRecord
-    from idemreg.model import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.opened import Opened

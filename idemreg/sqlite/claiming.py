@@ -1,6 +1,6 @@
 """One claim inside the write transaction: read the row, look at its owner, decide, write.
 
-The decision itself is `idemreg.model.decide`; here is what it needs to know and what it leads to.
+The decision itself is `idemreg.deciding.decide`; here is what it needs to know and what it leads to.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from idemreg import faults
+from idemreg.deciding import Decision, decide
 from idemreg.errors import StoreCorruptError
-from idemreg.model import Decision, Liveness, OnCrash, Status, Verdict, decide
+from idemreg.model import Liveness, OnCrash, Status, Verdict
 from idemreg.recovery import as_stored
 from idemreg.sqlite import arguments, leases, records, rows, tasks
 from idemreg.sqlite.whose import owner_of
@@ -18,7 +19,8 @@ from idemreg.store import Done, Granted, Lost, Mismatch, Refused, Running, Settl
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from idemreg.model import Deadlines, Policy, Task, Wanted
+    from idemreg.deciding import Deadlines, Wanted
+    from idemreg.model import Policy, Task
     from idemreg.owner import OwnerInfo
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.database import Database

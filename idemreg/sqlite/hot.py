@@ -25,7 +25,7 @@ from idemreg.sqlite.writing import Ticket, Write
 from idemreg.store import Absent, Granted
 
 if TYPE_CHECKING:
-    from idemreg.model import Wanted
+    from idemreg.deciding import Wanted
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opened import Opened
     from idemreg.store import End, Stored

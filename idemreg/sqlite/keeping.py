@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from idemreg.blocks import Block
     from idemreg.clockcheck.readings import Watch
+    from idemreg.deciding import Wanted
     from idemreg.ledger import NewSlot, Schedule, Waiting
-    from idemreg.model import Origin, Task, Wanted
+    from idemreg.model import Origin, Task
     from idemreg.progress import Step, Steps
     from idemreg.query import Instant, Query
     from idemreg.sqlite.connection import Connection

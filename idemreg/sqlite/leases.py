@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.model import Deadlines
+from idemreg.deciding import Deadlines
 from idemreg.sqlite.seals import broken, values_hold, values_seal
 from idemreg.sqlite.stamps import EPOCH_BITS, LATEST_MS
 
 if TYPE_CHECKING:
-    from idemreg.model import Limits, Task
+    from idemreg.deciding import Limits
+    from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
 
 __all__ = ["LeaseRow", "check_seals", "drop", "grant", "read", "remove", "renew"]

@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
+from idemreg.deciding import may_forget, settled_status
 from idemreg.errors import (
     StoreBusyError,
     StoreError,
@@ -16,7 +17,7 @@ from idemreg.errors import (
     StorePathError,
     StoreVersionError,
 )
-from idemreg.model import FINAL, Liveness, Status, Verdict, may_forget, settled_status
+from idemreg.model import FINAL, Liveness, Status, Verdict
 from idemreg.sqlite import arguments, leases, records, rows, tasks
 from idemreg.sqlite.claiming import Claiming, changed_under_lock
 from idemreg.sqlite.keeping import Keeper
@@ -27,8 +28,9 @@ from idemreg.store import End, Granted, Lost, Recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.leasing import Renewal, Renewed
-    from idemreg.model import Task, Version, Wanted
+    from idemreg.model import Task, Version
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.opened import Opened
     from idemreg.sqlite.opening import Opening

@@ -21,8 +21,9 @@ from idemreg.sqlite.whose import owner_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.ledger import NewSlot
-    from idemreg.model import Task, Wanted
+    from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.stamps import Stamp

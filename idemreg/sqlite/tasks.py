@@ -17,7 +17,8 @@ from idemreg.sqlite.seals import claim_seal, running_seal, state_seal, success_s
 from idemreg.store import Absent, Stored
 
 if TYPE_CHECKING:
-    from idemreg.model import Policy, Task, Wanted
+    from idemreg.deciding import Wanted
+    from idemreg.model import Policy, Task
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.stamps import Stamp
     from idemreg.store import End, Settlement
@@ -47,7 +48,7 @@ _GLANCE: Final = (
 def glance(connection: Connection, schema_version: int, wanted: Wanted) -> Stored | Absent | None:
     """The stored success of the very task, or that there is no row; None where more must be read.
 
-    `model.decide` says the same of such a row. Half of a duplicate's time went into the columns that only other
+    `deciding.decide` says the same of such a row. Half of a duplicate's time went into the columns that only other
     answers need. Of the seals that of the state is verified here: name and checksum equal what is wanted.
     """
     task_id = wanted.task_id

@@ -23,7 +23,7 @@ SYNCING: Final = SQLITE + "syncing.py"
 OWNERS: Final = SQLITE + "owners.py"
 BACKEND: Final = SQLITE + "backend.py"
 LIVENESS: Final = "idemreg/liveness.py"
-MODEL: Final = "idemreg/model.py"
+DECIDING: Final = "idemreg/deciding.py"
 
 # --- a barrier, taken away ----------------------------------------------------------------------------------------
 
@@ -465,25 +465,25 @@ _OWNERS: Final = (
             "an owner of whom nobody can tell counts as dead",
             (
                 Patch(
-                    MODEL,
+                    DECIDING,
                     "            if not liveness.frees:\n",
-                    "            if liveness is Liveness.ALIVE:\n",
+                    '            if liveness.value == "alive":\n',
                 ),
             ),
         ),
         Row(
             "cannot-tell-is-settled",
             "a task of whose owner nobody can tell may be settled",
-            (Patch(MODEL, "(verifying or liveness.frees)", "(verifying or liveness is not Liveness.ALIVE)"),),
+            (Patch(DECIDING, "(verifying or liveness.frees)", '(verifying or liveness.value != "alive")'),),
         ),
         Row(
             "cannot-tell-is-forgotten",
             "a task of whose owner nobody can tell may be forgotten",
             (
                 Patch(
-                    MODEL,
+                    DECIDING,
                     "return force and liveness.frees",
-                    "return force and liveness is not Liveness.ALIVE",
+                    'return force and liveness.value != "alive"',
                 ),
             ),
         ),
@@ -664,7 +664,7 @@ _DECISIONS: Final = (
         Row(
             "hold-runs-again",
             "a task whose owner died runs again, whatever its policy",
-            (Patch(MODEL, "    if _stricter(row, wanted) is not OnCrash.RERUN:\n", "    if row.attempt < 0:\n"),),
+            (Patch(DECIDING, "    if _stricter(row, wanted) is not OnCrash.RERUN:\n", "    if row.attempt < 0:\n"),),
             "test_a_dead_owners_task_is_unknown_under_hold",
         ),
         Row(
@@ -672,7 +672,7 @@ _DECISIONS: Final = (
             "of the stored and the asked policy the asked one holds, also where it is less strict",
             (
                 Patch(
-                    MODEL,
+                    DECIDING,
                     "    return max(row.policy.on_crash, wanted.policy.on_crash)\n",
                     "    return wanted.policy.on_crash\n",
                 ),
@@ -683,7 +683,9 @@ _DECISIONS: Final = (
             "arguments-not-compared",
             "a call with other arguments gets the stored result",
             (
-                Patch(MODEL, "(row.name != wanted.name or row.checksum != wanted.checksum)", "row.name != wanted.name"),
+                Patch(
+                    DECIDING, "(row.name != wanted.name or row.checksum != wanted.checksum)", "row.name != wanted.name"
+                ),
                 Patch(TASKS, "status = 1 AND name = ? AND checksum = ?", "status = 1 AND name = ? AND ? > ''"),
             ),
             "test_other_work_under_the_same_id_is_refused",
@@ -693,7 +695,7 @@ _DECISIONS: Final = (
             "another job gets the stored result",
             (
                 Patch(
-                    MODEL,
+                    DECIDING,
                     "(row.name != wanted.name or row.checksum != wanted.checksum)",
                     "row.checksum != wanted.checksum",
                 ),

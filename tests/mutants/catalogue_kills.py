@@ -146,7 +146,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "a task that is held when its owner dies is run again",
         (
             Patch(
-                "idemreg/model.py",
+                "idemreg/deciding.py",
                 "    if _stricter(row, wanted) is not OnCrash.RERUN:\n",
                 "    if _stricter(row, wanted) is OnCrash.VERIFY:\n",
             ),

@@ -8,7 +8,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 __all__ = ["MUTANTS"]
 
-MODEL: Final = "idemreg/model.py"
+DECIDING: Final = "idemreg/deciding.py"
 LIVENESS: Final = "idemreg/liveness.py"
 TASKS: Final = "idemreg/sqlite/tasks.py"
 CLAIMING: Final = "idemreg/sqlite/claiming.py"
@@ -25,23 +25,23 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "an owner of whom nobody can tell counts as dead",
         (
             Patch(
-                MODEL,
+                DECIDING,
                 "            if not liveness.frees:\n                return Decision.RUNNING",
-                "            if liveness is Liveness.ALIVE:\n                return Decision.RUNNING",
+                '            if liveness.value == "alive":\n                return Decision.RUNNING',
             ),
         ),
     ),
     Mutant(
         "hold-reruns",
         "a dead owner's task is run again under hold and verify as well",
-        (Patch(MODEL, "    if _stricter(row, wanted) is not OnCrash.RERUN:", "    if False:"),),
+        (Patch(DECIDING, "    if _stricter(row, wanted) is not OnCrash.RERUN:", "    if False:"),),
     ),
     Mutant(
         "asked-policy-decides",
         "of the stored and the asked policy the asked decides, and not the stricter",
         (
             Patch(
-                MODEL,
+                DECIDING,
                 "    return max(row.policy.on_crash, wanted.policy.on_crash)",
                 "    return wanted.policy.on_crash",
             ),
@@ -52,7 +52,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "a succeeded task may be claimed again",
         (
             Patch(
-                MODEL,
+                DECIDING,
                 "        case Status.SUCCEEDED | Status.SKIPPED | Status.CANCELLED:\n            return Decision.DONE",
                 "        case Status.SUCCEEDED | Status.SKIPPED | Status.CANCELLED:\n            return Decision.CLAIM",
             ),
@@ -64,19 +64,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "max_attempts bounds nothing",
         (
             Patch(
-                MODEL, "    return row.verdict is Verdict.RETRY or row.attempt < asked.max_attempts", "    return True"
+                "idemreg/model.py",
+                "    return row.verdict is Verdict.RETRY or row.attempt < asked.max_attempts",
+                "    return True",
             ),
         ),
     ),
     Mutant(
         "live-is-settled",
         "an operator's verdict settles the task of a live owner",
-        (Patch(MODEL, "(verifying or liveness.frees)", "(verifying or liveness is not None)"),),
+        (Patch(DECIDING, "(verifying or liveness.frees)", "(verifying or liveness is not None)"),),
     ),
     Mutant(
         "live-is-forgotten",
         "the row of a live owner is forgotten by force",
-        (Patch(MODEL, "        return force and liveness.frees", "        return force"),),
+        (Patch(DECIDING, "        return force and liveness.frees", "        return force"),),
     ),
     # --- whether an owner lives -------------------------------------------------------------------------------------
     Mutant(

@@ -26,7 +26,8 @@ from idemreg import (
     current_claim,
 )
 from idemreg.claim import Claim
-from idemreg.model import Outcome, Verdict
+from idemreg.deciding import Outcome
+from idemreg.model import Verdict
 from idemreg.options import Verified
 from tests.simulator.beside import argument_of, expected_step
 from tests.simulator.machine import Doing
