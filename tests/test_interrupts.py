@@ -34,7 +34,7 @@ from idemreg.recovery import Kept
 from idemreg.request import wanted
 from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, wal, writing
 from idemreg.sqlite import database as databases
-from idemreg.sqlite.writing import Gate, State, Ticket, Write
+from idemreg.sqlite.writing import Gate, Ticket, Write
 from idemreg.store import End, Granted
 from idemreg.testing import ManualClock
 from idemreg.turn import Turns
@@ -317,7 +317,7 @@ class Crowd:
             assert self._go.wait(PATIENCE_S)
 
     def _until_there_wait(self, number: int, interrupter: Interrupter) -> None:
-        while sum(one.state is State.WAITING for one in list(self._gate.waiting)) < number:
+        while sum(one.state == "waiting" for one in list(self._gate.waiting)) < number:
             if interrupter.has_raised:  # the main thread has come, and gone
                 return
             self._go.wait(0.0002)
@@ -415,7 +415,7 @@ def test_a_leader_who_is_gone_is_waited_for_by_nobody(registry: Registry) -> Non
 def come(gate: Gate) -> Write:
     """What a thread leaves at the gate that wants to write, and is about to sleep."""
     write = Write(lambda _: None, durable=False)
-    write.state = State.WAITING
+    write.state = "waiting"
     gate.waiting.append(write)
     return write
 
@@ -432,7 +432,7 @@ def test_who_finds_the_turn_taken_lets_in_who_came_meanwhile(gate: Gate, path: P
     assert turns.write.try_take()
     other = come(gate)
     assert not gate.enter_at_once(Ticket())
-    assert other.state is State.LEADS
+    assert other.state == "leads"
     assert other.sleep(0)
     turns.close()
     gate.done(other)
@@ -443,7 +443,7 @@ def test_who_comes_as_the_last_one_leaves_comes_through(gate: Gate) -> None:
     """He saw the gate taken, and it was free before he could be seen: nobody else would wake him."""
     late = Write(lambda _: None, durable=False)
     assert gate._wait(late, Clock().monotonic() + PATIENCE_S)
-    assert late.state is State.LEADS
+    assert late.state == "leads"
     gate.done(late)
     assert not gate.is_taken
 
@@ -470,7 +470,7 @@ def test_who_is_interrupted_while_another_writes_for_him_sees_it_through(
     assert gate.enter(leader, Clock().monotonic() + PATIENCE_S)
     mine = come(gate)
     gate._collect(leader)
-    assert mine.state is State.TAKEN
+    assert mine.state == "taken"
     looks: list[Write] = []
 
     def look_after(write: Write, look: Callable[[Write], None] = gate._look_after) -> None:
@@ -501,7 +501,7 @@ def test_what_an_interrupted_leader_took_along_waits_again_before_all_others(gat
     last = come(gate)
     gate.done(leader)
     for write in (*taken, last):
-        assert write.state is State.LEADS
+        assert write.state == "leads"
         assert write.sleep(0)
         gate.done(write)
     assert not gate.is_taken

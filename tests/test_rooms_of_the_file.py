@@ -29,7 +29,7 @@ from idemreg.sqlite.salvaging import Salvage
 from idemreg.sqlite.trust import _check_kind, _has_other_names
 from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.sqlite.walindex import WalIndex
-from idemreg.sqlite.writing import State, Write
+from idemreg.sqlite.writing import Write
 from tests.support.descriptors import left_open
 from tests.support.faulted import FaultedScript
 from tests.support.forked import in_child
@@ -442,7 +442,7 @@ def test_an_interrupt_behind_the_commit_of_many_wakes_them(registry: Registry, m
         raise KeyboardInterrupt
 
     mine, other = (Write(lambda _: 1, durable=False) for _ in range(2))
-    other.state = State.WAITING
+    other.state = "waiting"
     database.gate.waiting.append(other)
     monkeypatch.setattr(database, "give_back", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -28,8 +28,7 @@ import fcntl
 import sys
 import threading
 from collections import deque
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import apsw
 
@@ -57,15 +56,7 @@ LOOK_AGAIN_S: Final = 0.1
 
 WRITER: Final = 0  # the one place in the gate
 
-
-class State(Enum):
-    """Of a write."""
-
-    IDLE = auto()
-    WAITING = auto()
-    LEADS = auto()
-    TAKEN = auto()
-    GONE = auto()
+State = Literal["idle", "waiting", "leads", "taken", "gone"]  # of a write; no enum, which whoever only looks would make
 
 
 class Ticket:
@@ -113,7 +104,7 @@ class Write(Ticket):
         self.answer: Any = None
         self.error: Exception | None = None
         self.is_synced = False
-        self.state = State.IDLE
+        self.state: State = "idle"
         self.round = Round()  # its own, or that of the leader who has taken it along
         self.taken: list[Write] = []  # along, where it leads
         self._wake = threading.Lock()
@@ -126,7 +117,7 @@ class Write(Ticket):
     @property
     def is_carried_out(self) -> bool:
         """Whether another thread has done it."""
-        return self.state is State.TAKEN and self.round.is_told
+        return self.state == "taken" and self.round.is_told
 
     def wake(self) -> None:
         """Let its thread go on. Again does nothing."""
@@ -260,7 +251,7 @@ class Gate:
 
     def _wait(self, mine: Write, until: float) -> bool:
         """True where it has come through; False where somebody has carried it out."""
-        mine.state = State.WAITING
+        mine.state = "waiting"
         self.waiting.append(mine)
         if not self._inside:  # whoever was in has left before he could see it; else he will see it
             self._let_in()
@@ -275,15 +266,15 @@ class Gate:
             if not mine.sleep(pause):
                 left = min(left - pause, until - self._clock.monotonic())
                 self._look_after(mine)
-        mine.state = State.LEADS
+        mine.state = "leads"
         return True
 
     def _give_up(self, mine: Write) -> bool:
         """Nobody is to carry it out any more; False where somebody does."""
         with self._states:
-            if mine.state is State.TAKEN or self._inside.get(WRITER) is mine:
+            if mine.state == "taken" or self._inside.get(WRITER) is mine:
                 return False
-            mine.state = State.GONE
+            mine.state = "gone"
             return True
 
     def _look_after(self, mine: Write) -> None:
@@ -296,9 +287,9 @@ class Gate:
                 return
             ticket = self._inside.get(WRITER)
             is_led = isinstance(ticket, Write) and ticket.round is mine.round
-            if mine.state is State.TAKEN and not is_led:
+            if mine.state == "taken" and not is_led:
                 self._back_to_front(mine)
-            elif mine.state is State.WAITING and mine not in self.waiting:
+            elif mine.state == "waiting" and mine not in self.waiting:
                 self.waiting.append(mine)
         if not self._inside:
             self._let_in()
@@ -313,12 +304,12 @@ class Gate:
                 # In this order: whatever is in ``taken`` is put back, should this be interrupted.
                 mine.taken.append(first)
                 first.round = mine.round
-                first.state = State.TAKEN
+                first.state = "taken"
 
     def _first(self) -> Write | None:
         """The first that waits. With the states' lock held."""
         while self.waiting:
-            if (first := self.waiting[0]).state is State.WAITING:
+            if (first := self.waiting[0]).state == "waiting":
                 return first
             self.waiting.popleft()
         return None
@@ -328,7 +319,7 @@ class Gate:
         with self._states:
             first = self._first()
             if first is not None and self._inside.setdefault(WRITER, first) is first:
-                first.state = State.LEADS
+                first.state = "leads"
                 first.wake()
 
     def done(self, mine: Write) -> None:
@@ -350,7 +341,7 @@ class Gate:
         """With the gate held: what it has taken along was not carried out, and waits again before all others."""
         with self._states:
             for write in reversed(mine.taken):
-                if write.state is State.TAKEN:
+                if write.state == "taken":
                     self._back_to_front(write)
             mine.taken = []
 
@@ -359,10 +350,10 @@ class Gate:
         self.waiting.appendleft(write)
         write.error = None
         write.round = Round()
-        write.state = State.WAITING
+        write.state = "waiting"
 
 
-_UNDER_WAY: Final = (State.WAITING, State.TAKEN)
+_UNDER_WAY: Final = ("waiting", "taken")
 
 
 def _is_left_behind(inside: dict[int, Ticket]) -> bool:
