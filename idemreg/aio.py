@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from idemreg.progress import Step
     from idemreg.purge import Purge
     from idemreg.serials import AsyncSerials
-    from idemreg.sqlite.upkeep import Checkpoint, Mode
+    from idemreg.sqlite.checkpoints import Checkpoint, Mode
     from idemreg.store import Backup
 
 __all__ = ["AsyncClaim", "AsyncRegistry", "AsyncTransaction", "current_claim"]

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from idemreg.registry import Registry
+    from idemreg.sqlite.checkpoints import Checkpoint, Mode, WalState
     from idemreg.sqlite.readers import WalReader
-    from idemreg.sqlite.upkeep import Checkpoint, Mode, WalState
 
 __all__ = ["Checkpointer"]
 

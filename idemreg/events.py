@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from idemreg.deciding import Wanted
     from idemreg.model import Task
-    from idemreg.sqlite.upkeep import Checkpoint
+    from idemreg.sqlite.checkpoints import Checkpoint
     from idemreg.store import Answer, End, Granted
 
 __all__ = [

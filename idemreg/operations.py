@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from idemreg.purge import Purge
     from idemreg.serials import Serials
     from idemreg.sqlite.backend import SqliteStore
-    from idemreg.sqlite.upkeep import Checkpoint, Mode
+    from idemreg.sqlite.checkpoints import Checkpoint, Mode
     from idemreg.store import Backup, Store
 
 __all__ = ["Operations"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from idemreg.sqlite.backend import SqliteStore
-    from idemreg.sqlite.upkeep import Checkpoint, WalState
+    from idemreg.sqlite.checkpoints import Checkpoint, WalState
 
 SMALL = 40  # pages; the schema of a new file, and a few commits
 RESTART_BYTES = 100_000  # about 48 pages

@@ -11,10 +11,10 @@ from idemreg.cli.context import Command, common_options, settings
 from idemreg.cli.render import write, write_json
 from idemreg.cli.text import columns, escape, fold
 from idemreg.cli.values import DURATION
-from idemreg.sqlite.upkeep import MODES
+from idemreg.sqlite.checkpoints import MODES
 
 if TYPE_CHECKING:
-    from idemreg.sqlite.upkeep import Checkpoint
+    from idemreg.sqlite.checkpoints import Checkpoint
 
 __all__ = ["FIELDS", "checkpoint"]
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from idemreg.deciding import Wanted
     from idemreg.liveness import OwnerRecord
+    from idemreg.sqlite.checkpoints import Checkpoint, Mode
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.effects import Effects
     from idemreg.sqlite.opened import Opened
     from idemreg.sqlite.opening import Opening
     from idemreg.sqlite.owners import CommandOwner
-    from idemreg.sqlite.upkeep import Checkpoint, Mode
     from idemreg.store import Absent, Answer, Stored
 
 __all__ = ["SqliteStore"]

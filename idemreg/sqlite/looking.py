@@ -21,6 +21,7 @@ from idemreg.clockcheck.alarm import JOB, PREFIX
 from idemreg.errors import StoreCorruptError, StoreError
 from idemreg.sqlite import arguments, clocks, leases, pages, records, serial_marks, slots, step_rows, upkeep
 from idemreg.sqlite import connection as connections
+from idemreg.sqlite.checkpoints import wal_state
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import check_identity
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from idemreg.clock import Clock
     from idemreg.liveness import OwnerRecord
+    from idemreg.sqlite.checkpoints import WalState
 
 __all__ = ["WANTED_SETTINGS", "DeadlineError", "Limited", "Look", "Registered", "Summary", "versions"]
 
@@ -194,9 +196,9 @@ class Look:
         """`StoreCorruptError` where the tables are not exactly ours; see `sqlite/form.py`."""
         self._ask(lambda connection: check_form(connection, upkeep.SCHEMA.read_text()))
 
-    def wal(self) -> upkeep.WalState:
+    def wal(self) -> WalState:
         """What is in the -wal."""
-        state: upkeep.WalState = self._ask(upkeep.wal_state)
+        state: WalState = self._ask(wal_state)
         return state
 
     def damage(self, limit: int, *, full: bool) -> list[str]:

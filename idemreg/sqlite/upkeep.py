@@ -1,4 +1,4 @@
-"""The life of the file itself: creation, migration, a new boot, checkpoints.
+"""The life of the file itself: creation, migration, a new boot.
 
 Creation and migration are done by one process at a time, under the creation lock of the lock file; whoever comes
 later finds them done. Each is one transaction, so a process killed in its middle leaves the file as it was.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
@@ -22,7 +22,7 @@ from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, c
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
 from idemreg.sqlite.rows import check_seals
 from idemreg.sqlite.stamps import EPOCH_BITS
-from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
+from idemreg.sqlite.walindex import WalIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,25 +32,15 @@ if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
-    from idemreg.sqlite.readers import WalReader
 
 __all__ = [
-    "MODES",
     "SCHEMA",
-    "Checkpoint",
-    "Mode",
     "Schema",
-    "WalState",
     "bring_up",
-    "checkpoint",
     "vanished",
-    "wal_state",
 ]
 
 LAST_EPOCH: Final = 2 ** (63 - EPOCH_BITS) - 1  # boots of one file; a token of a later one would overflow
-
-Mode = Literal["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
-MODES: Final = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
 
 class Schema(NamedTuple):
@@ -204,7 +194,7 @@ def _note(connection: Connection, path: str, lock_file: LockFile, boot_id: str) 
     index = WalIndex(connection)
     try:
         if index.is_known:
-            checkpoint(connection, "PASSIVE")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             rest.note(path, lock_file, index)
     finally:
         index.close()
@@ -323,58 +313,3 @@ def _registered(connection: Connection, schema: Schema) -> RegistryRow:
         msg = f"the file says that tokens begin above {row.floor}, which no registry has come to"
         raise StoreCorruptError(msg)
     return row
-
-
-# --- checkpoint -------------------------------------------------------------------------------------------------
-
-
-class Checkpoint(NamedTuple):
-    """What a checkpoint did. ``busy``: a reader or a writer kept it from finishing.
-
-    ``wal_pages`` and ``moved_pages`` are counted since the -wal last began anew; -1 where another checkpoint was at
-    work. ``readers``: who was reading when it could not finish; None where the system does not tell.
-    """
-
-    mode: Mode
-    wal_pages: int
-    moved_pages: int
-    busy: bool
-    duration_us: int = 0
-    readers: tuple[WalReader, ...] | None = ()
-
-
-class WalState(NamedTuple):
-    """How many pages are in the -wal, how many of them in the database already, and how large a page is."""
-
-    pages: int
-    moved: int
-    page_bytes: int
-
-    @property
-    def used_bytes(self) -> int:
-        """The bytes of the -wal that are in use; its file may be larger, since it never shrinks."""
-        return FILE_HEADER_BYTES + self.pages * (self.page_bytes + FRAME_HEADER_BYTES)
-
-
-def checkpoint(connection: Connection, mode: Mode) -> Checkpoint:
-    """Move pages from the -wal into the database.
-
-    PASSIVE waits for nobody; FULL and RESTART wait for writers and readers up to the busy time-out; TRUNCATE also
-    cuts the -wal to nothing, which makes the next commits dearer (a growing file syncs slower).
-    """
-    if mode not in MODES:
-        msg = f"no checkpoint mode {mode!r}: one of {', '.join(MODES)}"
-        raise ValueError(msg)
-    # By the pragma: `Connection.wal_checkpoint` raises where it was kept from finishing, and loses the numbers.
-    was_kept, wal_pages, moved_pages = _wal_checkpoint(connection, mode)
-    return Checkpoint(mode, wal_pages, moved_pages, busy=bool(was_kept) or moved_pages < wal_pages)
-
-
-def _wal_checkpoint(connection: Connection, mode: str) -> Any:  # noqa: ANN401 - SQLite's row of three integers
-    return connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]
-
-
-def wal_state(connection: Connection) -> WalState:
-    """Look at the -wal without moving anything."""
-    _, pages, moved = _wal_checkpoint(connection, "NOOP")
-    return WalState(max(pages, 0), max(moved, 0), connection.pragma("page_size"))

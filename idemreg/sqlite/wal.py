@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
-from idemreg.sqlite import rest, upkeep
+from idemreg.sqlite import checkpoints, rest
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ class Wal:
         """Open the file now, where it is not."""
         self._opening.opened()
 
-    def state(self) -> upkeep.WalState | None:
+    def state(self) -> checkpoints.WalState | None:
         """How many pages are in the -wal, and how many of them in the database already; None while it is not open."""
         with self._opening.using_open() as opened:
-            return None if opened is None else opened.database.read(upkeep.wal_state)
+            return None if opened is None else opened.database.read(checkpoints.wal_state)
 
     def file_bytes(self) -> int:
         """The size of the -wal's file, which never shrinks but by TRUNCATE and at the last close; 0 where it is not."""
@@ -85,8 +85,8 @@ class Wal:
         except OSError:
             return 0
 
-    def checkpoint(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint:
-        """Move pages from the -wal into the database; see `upkeep.checkpoint`.
+    def checkpoint(self, mode: checkpoints.Mode, *, busy_s: float | None = None) -> checkpoints.Checkpoint:
+        """Move pages from the -wal into the database; see `checkpoints.checkpoint`.
 
         ``busy_s`` bounds how long it waits for others, in place of the registry's busy time-out: FULL, RESTART and
         TRUNCATE keep every writer out for as long as they wait for readers. Readers that kept it from completing are
@@ -95,12 +95,12 @@ class Wal:
         with self._opening.using() as opened:
             return self._checkpoint(opened.database, mode, busy_s)
 
-    def checkpoint_open(self, mode: upkeep.Mode, *, busy_s: float | None = None) -> upkeep.Checkpoint | None:
+    def checkpoint_open(self, mode: checkpoints.Mode, *, busy_s: float | None = None) -> checkpoints.Checkpoint | None:
         """The same where the file is open; None where it is not, which is then left so."""
         with self._opening.using_open() as opened:
             return None if opened is None else self._checkpoint(opened.database, mode, busy_s)
 
-    def _checkpoint(self, database: Database, mode: upkeep.Mode, busy_s: float | None) -> upkeep.Checkpoint:
+    def _checkpoint(self, database: Database, mode: checkpoints.Mode, busy_s: float | None) -> checkpoints.Checkpoint:
         begun = self._clock.monotonic()
         until = begun + (database.busy_s if busy_s is None else busy_s)
         database.durable()
@@ -136,23 +136,23 @@ class Wal:
         self._watchers.pop(grown, None)
 
 
-def _alone(database: Database, mode: upkeep.Mode, until: float) -> upkeep.Checkpoint:
+def _alone(database: Database, mode: checkpoints.Mode, until: float) -> checkpoints.Checkpoint:
     """A checkpoint that keeps writers out, under the write turn. Busy where the turn is not free in time."""
     try:
         with database.alone(until) as connection:
             return _checkpoint(connection, database, mode)
     except StoreBusyError:
-        state = database.read(upkeep.wal_state)
-        return upkeep.Checkpoint(mode, state.pages, state.moved, busy=True)
+        state = database.read(checkpoints.wal_state)
+        return checkpoints.Checkpoint(mode, state.pages, state.moved, busy=True)
 
 
-def _checkpoint(connection: Connection, database: Database, mode: upkeep.Mode) -> upkeep.Checkpoint:
+def _checkpoint(connection: Connection, database: Database, mode: checkpoints.Mode) -> checkpoints.Checkpoint:
     """A checkpoint; `SyncFailedError` where what it would move may not be on the disk, or the files are others now."""
     if database.sync is not None:
         database.sync.check_before_moving(connection)
     database.check_files()
     with rest.moving(database.path, database.lock_file, database.index):
-        return upkeep.checkpoint(connection, mode)
+        return checkpoints.checkpoint(connection, mode)
 
 
 def _fill(fd: int) -> None:

@@ -32,9 +32,9 @@ from idemreg.cli.values import EXIT_CODES
 from idemreg.doctor import examine, inside
 from idemreg.model import NO_CHECKSUM, Policy, Task
 from idemreg.purge import Purge
+from idemreg.sqlite.checkpoints import Checkpoint
 from idemreg.sqlite.gaps import EVERYWHERE, Gaps, Range
 from idemreg.sqlite.readers import WalReader
-from idemreg.sqlite.upkeep import Checkpoint
 from tests.support.raw import connect
 
 if TYPE_CHECKING:

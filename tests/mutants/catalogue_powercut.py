@@ -151,7 +151,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "the database is not synced before the -wal, which has all of it, begins anew",
         (
             Patch(
-                UPKEEP,
+                "idemreg/sqlite/checkpoints.py",
                 '    return connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()[0]\n',
                 '    before = connection.pragma("synchronous")\n'
                 '    connection.pragma("synchronous", 0)\n'

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from idemreg import Task
-    from idemreg.sqlite.upkeep import Mode
+    from idemreg.sqlite.checkpoints import Mode
 
 __all__ = ["JOB", "KEPT", "POLICIES", "ROLES", "STEPS", "Plan", "recoverable", "work"]
 

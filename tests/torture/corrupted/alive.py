@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from idemreg.sqlite.backend import SqliteStore
-    from idemreg.sqlite.upkeep import Mode
+    from idemreg.sqlite.checkpoints import Mode
     from tests.torture.corrupted.series import Known, Stage
 
 __all__ = ["Vandal", "choose", "live"]
