@@ -13,7 +13,7 @@ import pytest
 
 from idemreg import Clock, Registry, Status, StoreCorruptError
 from idemreg.lockfile import LockFile
-from idemreg.sqlite import rest, walindex
+from idemreg.sqlite import noted, rest, walindex
 from idemreg.sqlite.stamps import EPOCH_BITS
 from tests.support import raw
 from tests.support.processes import Script
@@ -179,27 +179,27 @@ def test_a_wal_is_over_once_the_next_has_frames(path: Path) -> None:
     """SQLite tells of new salts before it writes them: synced in between, the -wal there is the old one yet."""
 
     def header(salts: bytes, frames: int) -> bytes:
-        return rest._INDEX.pack(1, 2_048, frames, 0, bytes(8), salts)
+        return noted._INDEX.pack(1, 2_048, frames, 0, bytes(8), salts)
 
     first, second, third, fourth = b"the 1st.", b"the 2nd.", b"the 3rd.", b"the 4th."
     Registry(path).open().close()
     lock_file = LockFile(f"{path}-lock").open()
     try:
-        rest.bury(lock_file, header(first, 7), header(second, 0))
-        rest.bury(lock_file, header(second, 0), header(third, 0))
+        noted.bury(lock_file, header(first, 7), header(second, 0))
+        noted.bury(lock_file, header(second, 0), header(third, 0))
         assert not rest._ring(lock_file)
-        rest.bury(lock_file, header(third, 0), header(third, 1))
+        noted.bury(lock_file, header(third, 0), header(third, 1))
         assert rest._ring(lock_file) == {first}
-        rest.bury(lock_file, header(third, 9), header(first, 2))
+        noted.bury(lock_file, header(third, 9), header(first, 2))
         assert rest._ring(lock_file) == {first, third}
-        rest.bury(lock_file, header(fourth, 2), header(second, 0))
-        rest.bury(lock_file, header(second, 0), header(fourth, 3))
+        noted.bury(lock_file, header(fourth, 2), header(second, 0))
+        noted.bury(lock_file, header(second, 0), header(fourth, 3))
         assert rest._ring(lock_file) == {first, third}  # it goes on, since nothing was written behind it
-        rest.bury(lock_file, header(fourth, 3), header(second, 1))
+        noted.bury(lock_file, header(fourth, 3), header(second, 1))
         assert rest._ring(lock_file) == {first, third, fourth}
-        rest.bury(lock_file, header(second, 1), header(first, 0))
+        noted.bury(lock_file, header(second, 1), header(first, 0))
         for number in range(6):  # whichever a cut of the power may have left of it
-            os.pwrite(lock_file.fd, number.to_bytes(8, "little"), rest._RING_AT)
+            os.pwrite(lock_file.fd, number.to_bytes(8, "little"), noted.RING_AT)
             assert second not in rest._ring(lock_file)
     finally:
         lock_file.close()

@@ -18,7 +18,7 @@ from idemreg import Clock, Registry, Status, StoreCorruptError, StorePathError, 
 from idemreg.lockfile import LockFile
 from idemreg.options import Options
 from idemreg.request import wanted
-from idemreg.sqlite import carving, forking, hot, opened, pages, rest, tasks, walindex
+from idemreg.sqlite import carving, forking, hot, noted, opened, pages, rest, tasks, walindex
 from idemreg.sqlite.carving import Image
 from idemreg.sqlite.cells import INTERIOR_INDEX, _value, adds_up, children
 from idemreg.sqlite.connection import NORMAL
@@ -272,7 +272,7 @@ def tell(registry: Registry, task_id: str) -> str:
 
 def test_a_head_of_the_wal_in_either_order_is_verified(copy: Path, registry: Registry) -> None:
     """By its magic the checksums are of one order of bytes or the other."""
-    assert rest.Wal.of(None) == rest.Wal()
+    assert noted.Wal.of(None) == noted.Wal()
     wal = f"{copy}-wal"
     salts = rest._read_some(wal, 16, 8)
     assert not rest._has_damaged_header(wal, salts)
@@ -300,7 +300,7 @@ def test_a_commit_in_the_middle_of_a_note_leaves_none(path: Path, registry: Regi
     index: Any = database_of(registry).index
     lock_file = LockFile(f"{path}-lock").open()
     assert rest._read(lock_file).noted == 1
-    rest.void(lock_file)
+    noted.void(lock_file)
     looks: list[int] = []
 
     class Late:
@@ -313,7 +313,7 @@ def test_a_commit_in_the_middle_of_a_note_leaves_none(path: Path, registry: Regi
             found: bytes | None = index.header()
             return found
 
-    rest.note(str(path), lock_file, cast("Any", Late()))
+    noted.note(str(path), lock_file, cast("Any", Late()))
     assert (len(looks), rest._read(lock_file).noted) == (2, 0)
     lock_file.close()
 

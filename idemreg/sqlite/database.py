@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import apsw
 
 from idemreg.errors import StoreBusyError, StoreError
-from idemreg.sqlite import rest
+from idemreg.sqlite import noted
 from idemreg.sqlite.connection import (
     FULL,
     NORMAL,
@@ -353,7 +353,7 @@ class Database(Pool):
             return True
         try:
             self.check_files()
-            with rest.moving(self.path, self.lock_file, self.index):
+            with noted.moving(self.path, self.lock_file, self.index):
                 if self.index.frames > self.index.moved:
                     self.durable()
                     self.read(_move, self.sync)

@@ -7,7 +7,7 @@ own.
 
 The lock file holds two records that tell more. That of the syncs (`syncing`, offset 64) says which frames were on the
 disk for certain: the salts of the -wal, the last frame, the checksum over all frames up to it. The other is written
-here, when nobody's frames are left to be moved (behind a checkpoint, and at the end):
+(by `noted`) when nobody's frames are left to be moved, behind a checkpoint and at the end:
 
     offset 176  epoch   uint64    the highest of any token that this lock file has seen given, and each of its bits
     offset 184                    turned over; both 0 where it has seen none
@@ -58,81 +58,40 @@ was no part of a restart, and writes first behind it, draws both at random.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import apsw
 
-from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.lockfile import write_whole
+from idemreg.errors import StoreCorruptError
 from idemreg.sqlite import pages
 from idemreg.sqlite.connection import harden
+from idemreg.sqlite.noted import NO_SALTS, NOTE, NOTE_AT, RING_AT, RING_SALTS, SYNCS, SYNCS_AT, Wal, write_note
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.walindex import WalIndex
 
 __all__ = [
     "CHECKED_BYTES",
     "Verdict",
-    "Wal",
-    "bury",
     "check_uncovered",
     "check_wal",
     "judge",
-    "moving",
-    "note",
-    "raise_epoch",
-    "void",
     "wal_at",
 ]
 
 # Of the database: what integrity_check reads in about a second, on a busy machine.
 CHECKED_BYTES: Final = 64 * 2**20
 
-_SYNCS: Final = struct.Struct("<48sQQQQ16s")
-_SYNCS_AT: Final = 64
-_EPOCH_AT: Final = 176
-_NOTE: Final = struct.Struct("<QqqqqQ8sQQ16s")
-_NOTE_AT: Final = 192
-_BOOT_AT: Final = 144
-_RING_AT: Final = 504
-_RING_SALTS: Final = 64
-_WAITING_AT: Final = _RING_AT + 8 + 8 * _RING_SALTS
-_NUMBER: Final = struct.Struct("<Q")
-_EPOCH: Final = struct.Struct("<QQ")
-_ALL_ONES: Final = 2**64 - 1
-
 _READ_ONLY: Final = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_NOFOLLOW
 _REGISTRY: Final = "SELECT registry_id, floor FROM idempotent_registry"
 _OVER: Final = "SELECT task_id, token, state_seal FROM idempotent_log WHERE status IN (1, 5, 6)"
 
-_INDEX: Final = struct.Struct("=12xBxHII8s8s8x")  # of the header of the index: see `walindex`
-_NO_SALTS: Final = bytes(8)
 _SALTS_AT: Final = 16  # in the -wal's own header
 WAL_MAGIC: Final = 0x377F0682  # or one more, where the checksums are big-endian
-
-
-class Wal(NamedTuple):
-    """A -wal, as its index or a sync has told of it. ``frames`` is 0 where there is none."""
-
-    frames: int = 0
-    checksum: bytes = _NO_SALTS  # over all of them, as two numbers of this machine
-    salts: bytes = _NO_SALTS
-    page_bytes: int = 0
-
-    @classmethod
-    def of(cls, header: bytes | None) -> Wal:
-        """By the header of an index."""
-        if header is None:
-            return cls()
-        is_init, page, frames, _, checksum, salts = _INDEX.unpack(header)
-        return cls(frames, checksum, salts, 65_536 if page == 1 else page) if is_init == 1 else cls()
 
 
 class Verdict(NamedTuple):
@@ -165,10 +124,10 @@ def judge(database: str, lock_file: LockFile, boot: bytes, index: WalIndex) -> V
     synced, left, is_same = check_wal(database, lock_file, boot, there)
     is_strange = not is_same or (there.frames > 0 and there.salts != synced.salts)
     if is_same and left.boot != boot:
-        _write(lock_file, left._replace(begun=0, boot=boot))
+        write_note(lock_file, *left._replace(begun=0, boot=boot))
     elif not is_same:
         inode, own = os.stat(database).st_ino, os.fstat(lock_file.fd).st_ino
-        _write(lock_file, left._replace(noted=0, inode=inode, lock_inode=own))
+        write_note(lock_file, *left._replace(noted=0, inode=inode, lock_inode=own))
     return Verdict(is_changed=not is_same, is_strange=is_strange, is_covered=is_same and is_strange)
 
 
@@ -177,7 +136,7 @@ def check_wal(database: str, lock_file: LockFile, boot: bytes, there: Wal) -> tu
 
     Else what was synced, what was noted, and whether the database is as it was noted. Writes nothing.
     """
-    header, _, done, _, wal_inode, synced_boot = _SYNCS.unpack(lock_file.read(_SYNCS_AT, _SYNCS.size))
+    header, _, done, _, wal_inode, synced_boot = SYNCS.unpack(lock_file.read(SYNCS_AT, SYNCS.size))
     wal, synced, left = f"{database}-wal", Wal.of(header), _read(lock_file)
     now = os.stat(database)
     is_same = bool(left.noted) and left[1:5] == (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
@@ -275,106 +234,10 @@ def check_uncovered(database: str, connection: apsw.Connection) -> None:
         raise _lost(wal, "hides what is in the database, as that of another registry would")
 
 
-# --- the note -------------------------------------------------------------------------------------------------------
-
-
-def void(lock_file: LockFile) -> None:
-    """Before a checkpoint: whoever is killed in the middle of it leaves no note that is not true any more."""
-    os.pwrite(lock_file.fd, _NUMBER.pack(0), _NOTE_AT)
-
-
-@contextlib.contextmanager
-def moving(database: str, lock_file: LockFile, index: WalIndex | None) -> Iterator[None]:
-    """A checkpoint: the note is void meanwhile, and made anew behind it. `StoreError` where that cannot be said."""
-    try:
-        void(lock_file)
-    except OSError as error:
-        msg = f"cannot write to the lock file: {error.strerror}"
-        raise StoreError(msg) from error
-    yield
-    if index is not None:
-        with contextlib.suppress(OSError):  # the pages are moved, and the next to open the files looks at all of them
-            note(database, lock_file, index)
-
-
-def note(database: str, lock_file: LockFile, index: WalIndex) -> None:
-    """Behind a checkpoint note the database, if nothing is left to be moved, and nobody commits meanwhile.
-
-    Whoever moves anything later has to write to the database, and finds frames that came after this.
-    """
-    header = index.header()
-    there = Wal.of(header)
-    if header is None or index.moved < there.frames:
-        return
-    now = os.stat(database)
-    page = os.pread(lock_file.fd, _SYNCS.size, _SYNCS_AT)
-    if index.header() != header or len(page) < _SYNCS.size:
-        return
-    _, begun, _, _, _, boot = _SYNCS.unpack(page)
-    own = os.fstat(lock_file.fd).st_ino
-    times = now.st_mtime_ns, now.st_ctime_ns
-    _write(lock_file, _Note(1, now.st_ino, now.st_size, *times, begun, there.salts, there.frames, own, boot))
-
-
 def _read(lock_file: LockFile) -> _Note:
-    return _Note._make(_NOTE.unpack(lock_file.read(_NOTE_AT, _NOTE.size)))
-
-
-def _write(lock_file: LockFile, left: _Note) -> None:
-    void(lock_file)
-    noted, rest = (data := _NOTE.pack(*left))[: _NUMBER.size], data[_NUMBER.size :]
-    if os.pwrite(lock_file.fd, rest, _NOTE_AT + _NUMBER.size) == len(rest):  # half of it would not be true
-        os.pwrite(lock_file.fd, noted, _NOTE_AT)
-
-
-def raise_epoch(lock_file: LockFile, epoch: int) -> int:
-    """The highest epoch that this lock file has seen, after seeing this one. On the disk where it is a new one."""
-    highest, check = _EPOCH.unpack(data := lock_file.read(_EPOCH_AT, _EPOCH.size))
-    if (highest or check) and highest ^ check != _ALL_ONES:
-        if not _is_half_of(data, epoch):
-            msg = f"the lock file {lock_file.path} was changed: it tells of tokens that were never given"
-            raise StoreCorruptError(msg, hint="Put it back, or delete it: then nobody can tell whose owners are dead.")
-        highest = 0
-    if epoch > highest:
-        write_whole(lock_file.fd, _epoch(epoch), _EPOCH_AT)
-        os.fdatasync(lock_file.fd)
-    return max(epoch, int(highest))
-
-
-def _epoch(epoch: int) -> bytes:
-    return _EPOCH.pack(epoch, epoch ^ _ALL_ONES)
-
-
-def _is_half_of(data: bytes, epoch: int) -> bool:
-    """Whether somebody began to write this epoch, the file's own, over none or the one before, and the disk failed."""
-    now = _epoch(epoch)
-    before = (bytes(_EPOCH.size), _epoch(max(epoch - 1, 0)))
-    return any(data == now[:size] + old[size:] for old in before for size in range(1, _EPOCH.size))
-
-
-# --- the ring -------------------------------------------------------------------------------------------------------
-
-
-def bury(lock_file: LockFile, before: bytes, header: bytes) -> None:
-    """Note that the -wal of one header is over, since frames of another were synced. With the sync turn held.
-
-    SQLite tells of new salts before it writes the first frame under them: until then the old -wal lies there, and its
-    salts wait. If nothing ever is written under the new ones (the disk was full, and everybody killed then), SQLite
-    goes on with the old -wal, and it is not over. They wait in a place of their own: of two writes to the lock file a
-    cut of the power may keep either, so no number beside the ring could say which of its entries does not count yet.
-    """
-    over, now = Wal.of(before), Wal.of(header)
-    if over.frames and over.salts != now.salts:
-        os.pwrite(lock_file.fd, over.salts, _WAITING_AT)
-    if not now.frames or (waiting := lock_file.read(_WAITING_AT, 8)) == _NO_SALTS:
-        return
-    if waiting != now.salts:
-        (number,) = _NUMBER.unpack(lock_file.read(_RING_AT, _NUMBER.size))
-        os.pwrite(lock_file.fd, waiting, _RING_AT + 8 + 8 * (number % _RING_SALTS))
-        os.pwrite(lock_file.fd, _NUMBER.pack((number + 1) & _ALL_ONES), _RING_AT)
-    os.pwrite(lock_file.fd, _NO_SALTS, _WAITING_AT)
+    return _Note._make(NOTE.unpack(lock_file.read(NOTE_AT, NOTE.size)))
 
 
 def _ring(lock_file: LockFile) -> frozenset[bytes]:
-    ring = lock_file.read(_RING_AT + 8, 8 * _RING_SALTS)
-    return frozenset(ring[at : at + 8] for at in range(0, len(ring), 8)) - {_NO_SALTS}
+    ring = lock_file.read(RING_AT + 8, 8 * RING_SALTS)
+    return frozenset(ring[at : at + 8] for at in range(0, len(ring), 8)) - {NO_SALTS}

@@ -65,7 +65,7 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
 from idemreg.lockfile import SYNC_RECORD_OFFSET
-from idemreg.sqlite.rest import bury
+from idemreg.sqlite.noted import bury
 from idemreg.sqlite.walindex import FRAMES, HEADER_BYTES, NO_HEADER, SALTS
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError, StoreVersionError
 from idemreg.lockfile import digest, importing
 from idemreg.sqlite import connection as connections
-from idemreg.sqlite import pages, rest
+from idemreg.sqlite import noted, pages
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from idemreg.lockfile import LockFile
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.files import Location
+    from idemreg.sqlite.rest import Verdict
 
 __all__ = [
     "SCHEMA",
@@ -124,9 +125,8 @@ def vanished(location: Location) -> StoreCorruptError:
 def _bring_up(path: str, lock_file: LockFile, making: Making, held: list[Connection], *, is_first: bool) -> Brought:
     schema, clock, boot_id = making.schema, making.clock, making.clock.boot_id()
     connection, is_empty = _connect(path, making, held)
-    verdict = rest.Verdict()
-    if is_first and not is_empty:
-        verdict = _judge(connection, path, lock_file, boot_id)
+    verdict = _judge(connection, path, lock_file, boot_id) if is_first and not is_empty else None
+    is_changed = verdict is not None and verdict.is_changed
     lock_file.begin_boot(boot_id)
     if is_empty:
         create_pages(connection, with_checksums=making.page_checksums)
@@ -137,14 +137,12 @@ def _bring_up(path: str, lock_file: LockFile, making: Making, held: list[Connect
     pages.check(connection)
     _migrate(connection, schema)
     check_form(connection, schema.read_text())
-    if verdict.is_strange and os.path.getsize(path) <= rest.CHECKED_BYTES:
-        check_seals(connection)
-        if verdict.is_covered:
-            rest.check_uncovered(path, connection)
-    registered = _adopt(connection, lock_file, schema, clock, is_changed=verdict.is_changed)
+    if verdict is not None and verdict.is_strange:
+        _check_strange(connection, path, verdict)
+    registered = _adopt(connection, lock_file, schema, clock, is_changed=is_changed)
     if making.key_note is not None and registered.key_note != making.key_note.text:
         registered = _note_key(connection, schema, making.key_note)
-    if is_empty or verdict.is_changed:
+    if is_empty or is_changed:
         _note(connection, path, lock_file, boot_id)
     return Brought(path, registered, pages.has(connection), held)
 
@@ -170,8 +168,11 @@ def _connect(
     return _connect(path, making, held, checks_pages=True)
 
 
-def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> rest.Verdict:
+def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> Verdict:
     """What became of the files at rest, before anything is written; `StoreCorruptError` where it is not to be used."""
+    with importing():
+        from idemreg.sqlite import rest  # noqa: PLC0415 - the first to open them is asked, and nobody else
+
     verdict = rest.Verdict(is_changed=True, is_strange=True)
     if connection.pragma("journal_mode") == "wal":
         index = WalIndex(connection)
@@ -187,6 +188,16 @@ def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str)
     return verdict
 
 
+def _check_strange(connection: Connection, path: str, verdict: Verdict) -> None:
+    with importing():
+        from idemreg.sqlite import rest  # noqa: PLC0415 - as above
+
+    if os.path.getsize(path) <= rest.CHECKED_BYTES:
+        check_seals(connection)
+        if verdict.is_covered:
+            rest.check_uncovered(path, connection)
+
+
 def _note(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> None:
     """Move what is in the -wal into the database, so that there is something that can be noted of it."""
     if lock_file.has_failed_sync(boot_id):
@@ -195,7 +206,7 @@ def _note(connection: Connection, path: str, lock_file: LockFile, boot_id: str) 
     try:
         if index.is_known:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            rest.note(path, lock_file, index)
+            noted.note(path, lock_file, index)
     finally:
         index.close()
 
@@ -258,7 +269,7 @@ def _adopt(
     """
     registered = _registered(connection, schema)
     boot_id = clock.boot_id()
-    highest = rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    highest = noted.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
     is_changed = is_changed or registered.floor >> EPOCH_BITS < highest
     if not is_changed and (registered.lock_id, registered.boot_id) == (lock_file.lock_id, boot_id):
         return registered
@@ -275,7 +286,7 @@ def _adopt(
     finally:
         connections.roll_back(connection)
     registered = _registered(connection, schema)
-    rest.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
+    noted.raise_epoch(lock_file, registered.floor >> EPOCH_BITS)
     return registered
 
 

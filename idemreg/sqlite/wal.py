@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreBusyError, StoreError
-from idemreg.sqlite import checkpoints, rest
+from idemreg.sqlite import checkpoints, noted
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _checkpoint(connection: Connection, database: Database, mode: checkpoints.Mo
     if database.sync is not None:
         database.sync.check_before_moving(connection)
     database.check_files()
-    with rest.moving(database.path, database.lock_file, database.index):
+    with noted.moving(database.path, database.lock_file, database.index):
         return checkpoints.checkpoint(connection, mode)
 
 

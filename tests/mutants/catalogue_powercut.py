@@ -142,7 +142,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "        registered = _registered(connection, schema)\n",
             ),
             Patch(
-                UPKEEP, "    highest = rest.raise_epoch(", "    highest = 0 and rest.raise_epoch("
+                UPKEEP, "    highest = noted.raise_epoch(", "    highest = 0 and noted.raise_epoch("
             ),  # knows it as well
         ),
     ),
