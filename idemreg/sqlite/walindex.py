@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from idemreg.errors import StorePathError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import apsw
 
 __all__ = [
@@ -56,11 +58,12 @@ class WalIndex:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        at, code = _map(connection)
         # Both copies of the header. Whoever has seen them equal to a header twice has seen that header.
-        self.copies, code = _map(connection, 0, 2 * HEADER_BYTES)
-        self.frames_seen, _ = _map(connection, _FRAMES)  # ``value`` is how many there are now
-        self._pages, _ = _map(connection, _PAGES)
-        self._moved, _ = _map(connection, _MOVED)
+        self.copies = at(0, 2 * HEADER_BYTES)
+        self.frames_seen = at(_FRAMES)  # ``value`` is how many there are now
+        self._pages = at(_PAGES)
+        self._moved = at(_MOVED)
         self._nothing = type(self.copies)(), type(self._moved)()  # now: at the close there may be no memory for it
         self.page_bytes: int = connection.pragma("page_size")
         # SQLite takes a -shm that it could not open for writing for one of a read-only disk, for as long as any
@@ -115,10 +118,10 @@ class WalIndex:
         return int(self._moved.value)
 
 
-def _map(connection: apsw.Connection, at: int, size: int = 0) -> tuple[Any, int]:
-    """Bytes of the shared memory, or a uint32, and SQLite's code.
+def _map(connection: apsw.Connection) -> tuple[Callable[..., Any], int]:
+    """What gives bytes of the shared memory, or a uint32 of it, and SQLite's code.
 
-    Where it gives none they are zeros, which are of no known format.
+    Where there is none they are zeros, which are of no known format.
     """
     import ctypes  # noqa: PLC0415 - not before a file is opened
 
@@ -129,5 +132,9 @@ def _map(connection: apsw.Connection, at: int, size: int = 0) -> tuple[Any, int]
     kind = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.POINTER(pointer))
     region = pointer()
     code = kind(methods[SHM_MAP_METHOD] or 0)(file, 0, REGION_BYTES, 0, ctypes.byref(region))
-    mapped = ctypes.c_char * size if size else ctypes.c_uint32
-    return (mapped() if code or not region.value else mapped.from_address(region.value + at)), code
+
+    def at(offset: int, size: int = 0) -> Any:  # noqa: ANN401 - what ctypes has
+        mapped = ctypes.c_char * size if size else ctypes.c_uint32
+        return mapped() if code or not region.value else mapped.from_address(region.value + offset)
+
+    return at, code
