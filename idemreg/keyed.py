@@ -5,10 +5,10 @@ not have, he can try nothing. The key is never stored. A note of 16 bits in the 
 65,536; it is as short as that so that it confirms nobody's guess of a weak one.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import functools
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 __all__ = ["OPEN", "ChecksumKey", "ErrorDetail", "KeyNote", "Secrecy"]
 
@@ -64,7 +64,7 @@ class Secrecy(NamedTuple):
     error_detail: ErrorDetail = "traceback"
 
     @classmethod
-    def of(cls, checksum_key: str | bytes | None, error_detail: ErrorDetail) -> Secrecy:
+    def of(cls, checksum_key: str | bytes | None, error_detail: ErrorDetail) -> Self:
         """Check what the registry was given; ValueError or TypeError name the option."""
         if error_detail not in ERROR_DETAILS:
             msg = f"error_detail is one of {', '.join(map(repr, ERROR_DETAILS))}, not {error_detail!r}"

@@ -17,20 +17,18 @@ A process id alone never proves anything: in two containers both owners are proc
 and 190 of 200 forced reuses of a process id had the same start time (which only errs to the safe side here).
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import os
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 from idemreg import oslock
+from idemreg.clock import Clock
 from idemreg.errors import StoreError
 from idemreg.lockfile import LockFile, owner_byte, random_owner
 from idemreg.model import Liveness
-
-if TYPE_CHECKING:
-    from idemreg.clock import Clock
 
 __all__ = ["Examiner", "OwnerRecord"]
 
@@ -56,13 +54,13 @@ class OwnerRecord(NamedTuple):
     notes: int | None = None
     claims: int | None = None
 
-    def of_child(self, pid: int) -> OwnerRecord:
+    def of_child(self, pid: int) -> Self:
         """The same owner, in a process that this one has started."""
         state = _process_state(pid)
         return self._replace(pid=pid, started=0 if state is None else state.started, command=_command_of(pid))
 
     @classmethod
-    def of_this_process(cls, lock_id: str, clock: Clock) -> OwnerRecord:
+    def of_this_process(cls, lock_id: str, clock: Clock) -> Self:
         """A record of the calling process under a new owner number."""
         pid = os.getpid()
         state = _process_state(pid)

@@ -3,14 +3,12 @@
 Nothing here touches a file, a lock or a clock. What a claim asks, and is decided by, is in `idemreg.deciding`.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import enum
 import functools
-from typing import TYPE_CHECKING, Final, NamedTuple
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 __all__ = [
     "FINAL",

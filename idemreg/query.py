@@ -3,14 +3,11 @@
 A room of its own, so that a process that only looks need not import what claims and ends ask.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from idemreg.model import Status
-
-if TYPE_CHECKING:
-    from idemreg.model import Task
+from idemreg.model import Status, Task
 
 __all__ = ["Instant", "Page", "Query"]
 

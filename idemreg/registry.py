@@ -5,6 +5,7 @@ What runs jobs is here; what people ask and do about them is in `idemreg.operati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack, cast
 
 from idemreg.keyed import KeyNote, Secrecy
@@ -12,7 +13,7 @@ from idemreg.operations import Operations
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import timedelta
 
     from idemreg.batch import Handled
@@ -36,7 +37,7 @@ __all__ = ["Registry"]
 
 M = TypeVar("M")
 R = TypeVar("R")
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registry(Operations):

@@ -4,7 +4,7 @@ Nothing here opens the database file: closing *any* descriptor of it would drop 
 elsewhere in this process (two processes then committed the same primary key, and integrity_check said ok).
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import os
 import stat

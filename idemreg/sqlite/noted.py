@@ -3,21 +3,17 @@
 A room of its own, so that who opens files that others have open need not import how files at rest are judged.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import contextlib
 import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Self
 
 from idemreg.errors import StoreCorruptError, StoreError
-from idemreg.lockfile import write_whole
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from idemreg.lockfile import LockFile
-    from idemreg.sqlite.walindex import WalIndex
+from idemreg.lockfile import LockFile, write_whole
+from idemreg.sqlite.walindex import WalIndex
 
 __all__ = [
     "NOTE",
@@ -61,7 +57,7 @@ class Wal(NamedTuple):
     page_bytes: int = 0
 
     @classmethod
-    def of(cls, header: bytes | None) -> Wal:
+    def of(cls, header: bytes | None) -> Self:
         """By the header of an index."""
         if header is None:
             return cls()

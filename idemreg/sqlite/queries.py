@@ -1,19 +1,16 @@
 """Reading many tasks: which rows a query means, pages and counts. Nothing here writes."""
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from idemreg.errors import StoreCorruptError
 from idemreg.model import Origin, Status, Verdict
-from idemreg.query import Page
+from idemreg.query import Instant, Page, Query
+from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.records import floor, newer_schema, registry_row
 from idemreg.sqlite.rows import COLUMNS, to_task
-
-if TYPE_CHECKING:
-    from idemreg.query import Instant, Query
-    from idemreg.sqlite.connection import Connection
 
 __all__ = [
     "AGE_MS",

@@ -4,20 +4,17 @@ Every function that writes runs inside a transaction that its caller opened. Suc
 whole, with its seal anew.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from idemreg.errors import ChecksumKeyError, StoreVersionError
+from idemreg.keyed import KeyNote
 from idemreg.liveness import OwnerRecord
+from idemreg.model import Origin
+from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.seals import broken, values_hold, values_seal
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from idemreg.keyed import KeyNote
-    from idemreg.model import Origin
-    from idemreg.sqlite.connection import Connection
 
 __all__ = [
     "RegistryRow",

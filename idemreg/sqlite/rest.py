@@ -56,23 +56,20 @@ Salts have no order that could tell older from newer. SQLite adds one to the fir
 was no part of a restart, and writes first behind it, draws both at random.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
 from idemreg.errors import StoreCorruptError
+from idemreg.lockfile import LockFile
 from idemreg.sqlite import pages
 from idemreg.sqlite.connection import harden
 from idemreg.sqlite.noted import NO_SALTS, NOTE, NOTE_AT, RING_AT, RING_SALTS, SYNCS, SYNCS_AT, Wal, write_note
-from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
-
-if TYPE_CHECKING:
-    from idemreg.lockfile import LockFile
-    from idemreg.sqlite.walindex import WalIndex
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES, WalIndex
 
 __all__ = [
     "CHECKED_BYTES",

@@ -52,29 +52,25 @@ All of this comes behind a sync, when the processor's caches have forgotten it: 
 without saves it five to fifteen microseconds, ten times what the call costs in a loop.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import contextlib
 import os
 import struct
 import sys
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from idemreg import faults
+from idemreg.clock import Clock
 from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
-from idemreg.lockfile import SYNC_RECORD_OFFSET
+from idemreg.lockfile import SYNC_RECORD_OFFSET, LockFile
+from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.guard import Guard
 from idemreg.sqlite.noted import bury
-from idemreg.sqlite.walindex import FRAMES, HEADER_BYTES, NO_HEADER, SALTS
-
-if TYPE_CHECKING:
-    from idemreg.clock import Clock
-    from idemreg.lockfile import LockFile
-    from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.guard import Guard
-    from idemreg.sqlite.walindex import WalIndex
-    from idemreg.turn import Turn
+from idemreg.sqlite.walindex import FRAMES, HEADER_BYTES, NO_HEADER, SALTS, WalIndex
+from idemreg.turn import Turn
 
 __all__ = ["GroupSync", "SyncRecord"]
 

@@ -4,19 +4,24 @@ Creation and migration are done by one process at a time, under the creation loc
 later finds them done. Each is one transaction, so a process killed in its middle leaves the file as it was.
 """
 
-from __future__ import annotations
+# Not `from __future__ import annotations`: of a named tuple's fields typing compiles each annotation that is text.
 
 import os
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import apsw
 
 from idemreg import faults
+from idemreg.clock import Clock
 from idemreg.errors import StoreCorruptError, StoreVersionError
-from idemreg.lockfile import digest, importing
+from idemreg.keyed import KeyNote
+from idemreg.lockfile import LockFile, digest, importing
 from idemreg.sqlite import connection as connections
 from idemreg.sqlite import noted, pages
+from idemreg.sqlite.connection import Connection
+from idemreg.sqlite.files import Location
 from idemreg.sqlite.form import check_form
 from idemreg.sqlite.making import APPLICATION_ID, check_identity, create_file, create_pages, has_content, set_wal
 from idemreg.sqlite.records import RegistryRow, insert_registry, registry_row, write_registry, wrong_key
@@ -25,13 +30,6 @@ from idemreg.sqlite.stamps import EPOCH_BITS
 from idemreg.sqlite.walindex import WalIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from idemreg.clock import Clock
-    from idemreg.keyed import KeyNote
-    from idemreg.lockfile import LockFile
-    from idemreg.sqlite.connection import Connection
-    from idemreg.sqlite.files import Location
     from idemreg.sqlite.rest import Verdict
 
 __all__ = [
@@ -168,7 +166,7 @@ def _connect(
     return _connect(path, making, held, checks_pages=True)
 
 
-def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> Verdict:
+def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str) -> "Verdict":
     """What became of the files at rest, before anything is written; `StoreCorruptError` where it is not to be used."""
     with importing():
         from idemreg.sqlite import rest  # noqa: PLC0415 - the first to open them is asked, and nobody else
@@ -188,7 +186,7 @@ def _judge(connection: Connection, path: str, lock_file: LockFile, boot_id: str)
     return verdict
 
 
-def _check_strange(connection: Connection, path: str, verdict: Verdict) -> None:
+def _check_strange(connection: Connection, path: str, verdict: "Verdict") -> None:
     with importing():
         from idemreg.sqlite import rest  # noqa: PLC0415 - as above
 
