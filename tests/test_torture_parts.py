@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import compiled
 from tests.torture import clock, kills, namespaces, resources
 from tests.torture.__main__ import _run, next_parts, options_of
 from tests.torture.clock import HangError
@@ -17,6 +19,8 @@ from tests.torture.trial import Tally, Trial, again
 from tests.torture.trials import TRIALS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.torture.clock import World
 
 
@@ -68,6 +72,19 @@ def test_a_trial_that_waits_runs_more_parts() -> None:
 def size(seed: int, count: int) -> Tally:
     """A part that tells how much it was to try."""
     return Tally(count, {seed * 1_000 + number for number in range(count)}, events=Counter([str(count)]))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_parts_compile_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them has compiled is there for the next; another source is compiled anew."""
+    monkeypatch.setenv(compiled.VARIABLE, str(tmp_path))
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }\n")
+    first = compiled.library([source])
+    made = os.stat(first)
+    assert (compiled.library([source]), os.stat(first)) == (first, made)
+    source.write_text("int one(void) { return 2; }\n")
+    assert compiled.library([source]) != first
 
 
 def test_parts_end_where_nothing_new_comes() -> None:

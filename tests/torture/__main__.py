@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support import compiled
 from tests.support.lean import without_statistics
 from tests.torture.power import power
 from tests.torture.table import save
@@ -51,6 +52,7 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
 
 def main() -> int:
     """Carry out what the command line says."""
+    compiled.shared()
     options = options_of(sys.argv[1:])
     at = _revision() if options.save else ""  # before: the code may change meanwhile
     trials = [one for one in TRIALS if options.only is None or one.name in options.only]
@@ -118,9 +120,7 @@ def _run(trial: Trial, count: int, seed: int, jobs: int, *, is_asked: bool = Fal
     jobs *= trial.crowd
     total = Tally()
     seeds = iter(range(seed, seed + SPARE * -(-count // trial.part) + SPARE_PARTS))
-    # Spawned, so that no part inherits locks or connections of another.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, without_statistics, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, _processes(), without_statistics, max_tasks_per_child=1) as pool:
         running: dict[Future[Tally], tuple[int, int]] = {}  # how many each is to try, and its seed
         while True:
             missing = count - len(total.distinct) - sum(size for size, _ in running.values())
@@ -138,6 +138,16 @@ def _run(trial: Trial, count: int, seed: int, jobs: int, *, is_asked: bool = Fal
                     traceback.print_exception(error)
                     what = f"{BROKE_OFF}{type(error).__name__}: {error}"
                     total.violations.append(f"{what}; {again(trial.name, its_seed, size)}")
+
+
+def _processes() -> multiprocessing.context.BaseContext:
+    """Where each part gets a process, which inherits no lock and no connection of another.
+
+    Forked from one that has imported all trials, and does nothing else: to import them took each part half a second.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.torture.trials"])
+    return context
 
 
 def next_parts(most: int, missing: int, free: int, *, is_asked: bool) -> list[int]:
