@@ -127,7 +127,14 @@ def test_nothing_is_found() -> None:
     tally = TRIAL.run(1, 60)
     assert tally.violations == []
     assert len(tally.distinct) == 60
-    assert sum(tally.events.values()) >= 60
+    assert sum(tally.events.values()) == 60, "no fault comes twice"
+
+
+def test_each_part_has_faults_of_its_own() -> None:
+    """What another part has tried is not tried again."""
+    one, other = TRIAL.run(1, 40), TRIAL.run(2, 40)
+    assert len(one.distinct) == len(other.distinct) == 40
+    assert not one.distinct & other.distinct
 
 
 def test_what_was_found_stays_mended() -> None:

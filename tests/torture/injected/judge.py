@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import fcntl
 import gc
 import os
 import struct
-import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
@@ -91,9 +91,10 @@ def judge(scene: Scene, end: End, *, is_memory: bool) -> Iterator[str]:
 def _wait_for_what_was_left() -> None:
     """Until the thread of `later` has done what was left to it: it may be inside a connection, and changes rows."""
     if later._thread is not None:
-        done = threading.Event()
-        later.do(done.set)
-        assert done.wait(PATIENCE_S), "what was left to another thread is not done"
+        done = _thread.allocate_lock()
+        done.acquire()
+        later.do(done.release)
+        assert done.acquire(timeout=PATIENCE_S), "what was left to another thread is not done"
 
 
 def _error(end: End, *, is_memory: bool) -> Iterator[str]:

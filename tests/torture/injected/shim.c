@@ -39,6 +39,7 @@ struct fault {
     int32_t wal_hit; /* syncs of the -wal that have failed */
     int32_t wal_dirty, database_dirty; /* written, and not synced since */
     int32_t slept_us; /* by SQLite, which does not: so nobody has to wait for it */
+    int32_t calls[PYTHON + 1]; /* of each kind, while it was armed */
     uint64_t from, to; /* where SQLite's code lies */
     char folder[1024];
 } fault;
@@ -87,7 +88,9 @@ static enum file file_of(int fd) {
 /* --- does this one fail? -------------------------------------------------------------------------------------------- */
 
 static int due(enum kind kind) {
-    if (!fault.armed || fault.kind != (int)kind) return 0;
+    if (!fault.armed) return 0;
+    fault.calls[kind]++;
+    if (fault.kind != (int)kind) return 0;
     fault.seen++;
     if (fault.left > 1) return fault.left--, 0;
     if (fault.hits >= fault.lasting) return 0;

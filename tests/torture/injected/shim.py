@@ -70,6 +70,7 @@ class Fault(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("armed", "kind", "error", "lasting", "left", "hits", "seen", "hit_file")),
         *((name, ctypes.c_int32) for name in ("wal_hit", "wal_dirty", "database_dirty", "slept_us")),
+        ("calls", ctypes.c_int32 * len(KINDS)),
         ("begins", ctypes.c_uint64),
         ("ends", ctypes.c_uint64),
         ("folder", ctypes.c_char * 1024),
@@ -86,6 +87,7 @@ class Fault(ctypes.Structure):
     wal_hit: int
     wal_dirty: int
     slept_us: int
+    calls: ctypes.Array[ctypes.c_int32]
     folder: bytes
 
     def aim(self, folder: str, kind: str, number: int, error: int, lasting: int) -> None:
@@ -93,6 +95,7 @@ class Fault(ctypes.Structure):
         self.folder = folder.encode()
         self.kind, self.left, self.error, self.lasting = KINDS[kind], number, error, lasting
         self.armed = self.hits = self.seen = self.hit_file = self.wal_hit = self.slept_us = 0
+        self.calls = (ctypes.c_int32 * len(KINDS))()
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """The states of the file before a call: what an earlier process, a kill or another boot has left.
 
-Each is made once by real processes, and then copied for each call; how many tasks it holds is up to the seed.
+Each is made once by real processes, kept in memory, and laid anew for each call; how many tasks it holds is up to the
+seed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ RESULT: Final = {"n": 1}
 LARGE: Final = "x" * 3_000
 BUSY_S: Final = 0.02
 MOST_FILLERS: Final = 60
+MODE: Final = 0o666  # of a file, before the umask
 
 # The jobs that the tasks of a filled state belong to, where it is not "job".
 NAMES_BEFORE: Final = {"failed": "_fail", "held": "_fail", "unknown": "_fail", "unknown-too": "_fail", "dead": "",
@@ -45,11 +47,11 @@ class Boot(Clock):
 
 
 class State(NamedTuple):
-    """A folder to be copied; ``size`` says how many tasks there are beside the named ones."""
+    """Files to be laid somewhere; ``size`` says how many tasks there are beside the named ones."""
 
     name: str
     size: int
-    folder: str
+    files: tuple[tuple[str, bytes], ...]
 
     @property
     def is_filled(self) -> bool:
@@ -57,8 +59,10 @@ class State(NamedTuple):
 
     def copy(self, target: str) -> None:
         os.mkdir(target)
-        for name in os.listdir(self.folder):
-            shutil.copyfile(os.path.join(self.folder, name), os.path.join(target, name))
+        for name, content in self.files:
+            fd = os.open(os.path.join(target, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
+            os.write(fd, content)
+            os.close(fd)
 
 
 def make(name: str, random: Random, base: str) -> State:
@@ -70,7 +74,9 @@ def make(name: str, random: Random, base: str) -> State:
     if name != "none":
         _in_child(lambda: _make(path, name, size), is_killed=name == "killed")
         Path(f"{path}-shm").unlink(missing_ok=True)
-    return State(name, size, folder)
+    files = tuple((one.name, one.read_bytes()) for one in Path(folder).iterdir())
+    shutil.rmtree(folder)
+    return State(name, size, files)
 
 
 def _in_child(body: Callable[[], Registry], *, is_killed: bool) -> None:
