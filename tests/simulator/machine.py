@@ -77,6 +77,7 @@ IN_A_JOB: Final = frozenset({"in the job", "job.returned", "in the hook"})
 ADOPTS: Final = "boot.before-commit"  # in a transaction that SQLite itself syncs
 DECIDES: Final = "claim.decided"  # over a row, by what its owner's byte and notes say at that moment
 TELLING: Final = {"told": 1.0, "in the job": 0.5}  # where a power cut shows what was told too early
+ROUNDING: Final = 1e-9
 SHOWN: Final = 60  # last steps of a violating schedule, unless it is tried alone
 
 
@@ -303,6 +304,7 @@ class Machine:
         self.when_dead: Callable[[Process], None] = _nothing
         self.when_over: Callable[[Process], None] = _nothing
         self.when_down: Callable[[], None] = lambda: None  # all are dead, before the next boot
+        self._most: dict[str, float] = {}  # by point: a chance above it lets nothing befall anybody
         self._lives = 0
         self._crashes = 0
         self._is_rebooting = False
@@ -403,7 +405,8 @@ class Machine:
 
     def step(self, process: Process, point: str, pause: float = 0.0) -> None:
         """The process is at the point; who goes on is decided here. Returns when that process does."""
-        process.check()
+        if process.is_dead:
+            raise DiedError
         self.look(process)
         rng = self.rng
         self.now += rng.random() * self.style.step_s
@@ -436,6 +439,10 @@ class Machine:
 
     def _befall(self, process: Process, point: str) -> str:
         style, chance = self.style, self.rng.random()
+        if (most := self._most.get(point)) is None:
+            most = self._most[point] = _most(style, point)
+        if chance > most:
+            return ""
         is_focus = bool(style.focus) and point.startswith(style.focus)
         if (chance := chance - style.crash - is_focus * FOCUSED / 3) < 0:
             return self._kill(process, "crash")
@@ -526,6 +533,14 @@ class Machine:
             words.append(f"{who}{point}" + (f" ({decision})" if decision and not decision.isdigit() else ""))
             before = slot
         return " ".join(words)
+
+
+def _most(style: Style, point: str) -> float:
+    """What `Machine._befall` takes from a chance at the point, all in all, and a little more than rounding may do."""
+    focused = FOCUSED / 3 + FOCUSED if style.focus and point.startswith(style.focus) else 0.0
+    told = style.reboot_told * TELLING.get(point, 0.0)
+    lost = style.lose * (point in IN_A_JOB)
+    return style.crash + style.kill + style.stop + focused + lost + style.reboot + told + style.jump + ROUNDING
 
 
 def _nothing(_process: Process) -> None:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Played", "playground"]
 
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory, where there is one: nothing here need be synced
+MODE: Final = 0o666  # of a file, before the umask
 FORGOTTEN: Final = 0.5  # chance that a power cut leaves the lock file as it was made: nothing in it is synced later
-GARBAGE: Final = 256  # schedules between two collections
+GARBAGE: Final = 32  # schedules between two collections: with more of them memory is used that no cache holds
 
 
 class Played(NamedTuple):
@@ -83,7 +84,12 @@ class Playground:
             gc.collect()
 
     def _put(self, end: str) -> None:
-        Path(f"{self._path}{end}").write_bytes(self._files[end])
+        fd = os.open(f"{self._path}{end}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, MODE)
+        try:
+            os.write(fd, self._files[end])
+            os.ftruncate(fd, len(self._files[end]))  # behind it, so that its pages need not be found anew
+        finally:
+            os.close(fd)
 
     def _down(self, machine: Machine, observer: Observer) -> None:
         """All are dead; with the power gone, what no sync has covered is gone, or some of it."""
@@ -108,6 +114,7 @@ class Playground:
             machine.violation = f"{len(left)} connections are left open"
             return
         connection = apsw.Connection(self._path)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # nobody reads the files any more
         try:
             if (sound := connection.pragma("integrity_check")) != "ok":
                 machine.violation = f"the file is damaged: {sound}"

@@ -44,4 +44,4 @@ def run(seed: int, count: int) -> Tally:
     return tally
 
 
-TRIAL: Final = Trial("simulation", "schedules", 200_000, 2_500, run, FOUND)
+TRIAL: Final = Trial("simulation", "schedules", 200_000, 4_000, run, FOUND)
