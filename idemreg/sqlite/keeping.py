@@ -119,7 +119,7 @@ class Keeper(Reader):
         with self._opening.using() as opened:
 
             def save(connection: Connection) -> Step | Lost:
-                return steps.save(connection, version, task_id, token, name, result, opened.stamp()[0])
+                return steps.save(connection, version, task_id, token, name, result, opened.instant().wall_us)
 
             saved = opened.database.write(save, durable=durable)
         faults.point("step.saved")

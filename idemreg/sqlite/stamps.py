@@ -22,7 +22,7 @@ import contextlib
 import os
 import struct
 from binascii import crc32
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from idemreg.lockfile import digest, write_whole
 
@@ -47,11 +47,6 @@ _MARK_AT: Final = 280
 _BEFORE_ALL: Final = -(2**63)
 
 
-class _Mark(NamedTuple):
-    newest_us: int
-    is_whole: bool
-
-
 class NewestTime:
     """The newest time that was noted in this boot.
 
@@ -73,22 +68,22 @@ class NewestTime:
             if mark is None:  # looked for again by a later row, or an earlier one
                 self.after_us, self.until_us = wall_us - GRAIN_US, wall_us + GRAIN_US
                 return
-            if wall_us > mark.newest_us:
-                self._write(mark._replace(newest_us=wall_us))
-            self.after_us, self.until_us = _BEFORE_ALL, max(mark.newest_us, wall_us) + GRAIN_US
+            newest_us, is_whole = mark
+            if wall_us > newest_us:
+                self._write(wall_us, is_whole=is_whole)
+            self.after_us, self.until_us = _BEFORE_ALL, max(wall_us, newest_us) + GRAIN_US
 
     def begin(self) -> None:
         """Have all rows noted from now on. With the write turn held; nothing where the disk fails."""
         with contextlib.suppress(OSError):
             if self._read() is None:
-                self._write(_Mark(_BEFORE_ALL, is_whole=False))
+                self._write(_BEFORE_ALL, is_whole=False)
 
     def complete(self, newest_us: int | None) -> None:
         """Note the newest time of all tasks, read since `begin`. Nothing where the mark was lost since, or as above."""
         with contextlib.suppress(OSError):
             if (mark := self._read()) is not None:
-                highest_us = mark.newest_us if newest_us is None else max(mark.newest_us, newest_us)
-                self._write(_Mark(highest_us, is_whole=True))
+                self._write(mark[0] if newest_us is None else max(mark[0], newest_us), is_whole=True)
 
     def read(self) -> int | None:
         """The newest time, at most a millisecond too early; None where all tasks must be asked for it."""
@@ -96,15 +91,16 @@ class NewestTime:
             mark = self._read()
         except OSError:
             return None
-        return mark.newest_us if mark is not None and mark.is_whole else None
+        return mark[0] if mark is not None and mark[1] else None
 
-    def _read(self) -> _Mark | None:
+    def _read(self) -> tuple[int, bool] | None:
+        """The newest time that was noted, and whether it is whole."""
         data = os.pread(self._lock_file.fd, _MARK.size + _SEAL.size, _MARK_AT)
         if len(data) < _MARK.size + _SEAL.size or _SEAL.unpack_from(data, _MARK.size) != (crc32(data[: _MARK.size]),):
             return None
         boot, newest_us, is_whole = _MARK.unpack_from(data)
-        return _Mark(newest_us, bool(is_whole)) if boot == self._boot else None
+        return (newest_us, bool(is_whole)) if boot == self._boot else None
 
-    def _write(self, mark: _Mark) -> None:
-        data = _MARK.pack(self._boot, mark.newest_us, mark.is_whole)
+    def _write(self, newest_us: int, *, is_whole: bool) -> None:
+        data = _MARK.pack(self._boot, newest_us, is_whole)
         write_whole(self._lock_file.fd, data + _SEAL.pack(crc32(data)), _MARK_AT)
