@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.torture.killing import tried
 from tests.torture.killing.conductor import Conductor, Plan
+from tests.torture.killing.directed import TURNS
 from tests.torture.trial import Trial, again
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ CALLS_A_KILL: Final = 100
 
 def run(seed: int, count: int) -> Tally:
     """Conduct about ``count`` calls, a kill for each hundred of them."""
-    with Conductor(seed, Plan(count, -(-count // CALLS_A_KILL)), again("kills", seed, count)) as conductor:
+    plan = Plan(count, -(-count // CALLS_A_KILL), directed=TURNS)
+    with Conductor(seed, plan, again("kills", seed, count)) as conductor:
         conductor.conduct()
         tally = conductor.judge()
     tally.distinct = tried.calls(conductor.log)

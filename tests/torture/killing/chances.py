@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "BODY",
     "EVERY_TIME",
     "FOR_SWEEPS",
     "INTERRUPTED",
+    "IN_STEP",
     "MOST_ATTEMPTS",
     "OPTIONS",
     "POLICIES",
     "STEPS",
     "SWEEP",
     "VERDICTS",
+    "WITH_STEPS",
     "JobFailedError",
     "JobInterruptedError",
     "JobLaterError",
@@ -60,6 +66,8 @@ FOR_SWEEPS: Final = frozenset({"kept", "leased"})
 LEFT_TO_SWEEPS: Final = 0.9
 EVERY_TIME: Final = "sweep.found"  # whoever stops here does so whenever he comes here
 STEPS: Final = 3  # of a job that has any
+WITH_STEPS: Final = frozenset({"kept", "steps"})
+IN_STEP: Final = 0.4  # so often does who is to die in such a job do so at the next body, of it or of a step
 SWEEP: Final = "-"  # in place of a task: all that there are
 INTERRUPTED: Final = "interrupted"  # the end of a job that could not save a step
 VERDICTS: Final = (Verdict.HAPPENED, Verdict.DID_NOT_HAPPEN, Verdict.DID_NOT_HAPPEN, Verdict.CANNOT_TELL)
@@ -80,7 +88,14 @@ def is_left(chance: random.Random, status: str) -> bool:
 
 def kind_of(seed: int, number: int) -> str:
     """Of which kind the task is."""
-    return random.Random(f"{seed}:task:{number}").choice(KINDS)
+    block, place = divmod(number, len(KINDS))
+    return _shuffled(seed, block)[place]
+
+
+@cache
+def _shuffled(seed: int, block: int) -> Sequence[str]:
+    """Of so many tasks each kind is as often as it is to be: by chance alone a short run might lack one."""
+    return random.Random(f"{seed}:tasks:{block}").sample(KINDS, len(KINDS))
 
 
 def task_id(seed: int, number: int) -> str:

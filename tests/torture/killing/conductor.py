@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from tests.torture.killing.audit import prepare
 from tests.torture.killing.chances import BODY, EVERY_TIME, task_id
+from tests.torture.killing.directed import NOWHERE, Directed, Place
 from tests.torture.killing.history import COUNTED, History
 from tests.torture.killing.linear import find_stuck
 from tests.torture.killing.rules import Rules
@@ -45,6 +46,7 @@ SWEEPERS: Final = 0.3  # so many of all processes sweep
 AT_FOUND: Final = 0.8  # so many of those stop before they run a task again: others may, meanwhile
 UNLOCKED: Final = 0.4  # so many of those that stop themselves have lost their locks
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
+MOST_CALLS: Final = 1.2  # so many times those that were asked for, where somebody is still to die at some place
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
 
 # Where a process may kill or stop itself, and how often; each is passed by some call of the workers.
@@ -76,6 +78,7 @@ class Plan(NamedTuple):
     places: int = 6  # processes at a time, over all sides
     points: Sequence[str] = POINTS  # where a process may kill or stop itself
     threads: int = 3  # of a process, at most
+    directed: Sequence[Place] = ()  # where somebody dies in any case, but for more than half of the kills
 
 
 class Conductor:
@@ -89,6 +92,7 @@ class Conductor:
         self.path = os.path.join(self.folder, "jobs.db")
         self.history = History(others_may_bury=len(plan.sides) > 1)
         self.rules = Rules()
+        self.directed = Directed(plan.directed, seed, -(-plan.kills // 2))
         self.events: Counter[str] = Counter()
         self.calls = self.kills = self.born = 0
         self._inside: set[int] = set()
@@ -144,7 +148,7 @@ class Conductor:
         """Until there were enough calls and kills; then let all end in order, and look at what is there."""
         self._limit = self.random.randint(*CALLS_OF_TASK)
         next_act = self.random.randint(*CALLS_BETWEEN)
-        while (self.calls < self.plan.calls or self.kills < self.plan.kills) and not self.rules.broken:
+        while self._is_wanting() and not self.rules.broken:
             while len(self.alive) <= self.plan.places - len(self.plan.sides):
                 self._bear_row()
             if not self._listen():
@@ -153,11 +157,25 @@ class Conductor:
                 next_act = self.calls + self.random.randint(*CALLS_BETWEEN)
                 self._act()
         self._is_over = True
-        SHARED.pack_into(self._shared, 0, self.first, self._is_over)
+        self._share()
         while self.alive:
             if not self._listen():
                 return
         self._audit()
+
+    def _is_wanting(self) -> bool:
+        if self.calls < self.plan.calls or self.kills < self.plan.kills:
+            return True
+        return bool(self.directed.left) and self.calls < self.plan.calls * MOST_CALLS
+
+    def _share(self) -> None:
+        """Let all know which tasks are worked on, whether it is over, and where somebody is to die by now."""
+        wanted = self.directed.wanted if self._are_due(self.directed.hit) and not self._is_over else NOWHERE
+        SHARED.pack_into(self._shared, 0, self.first, self._is_over, wanted)
+
+    def _are_due(self, kills: int, factor: float = 1) -> bool:
+        """Whether more kills than these are due by now."""
+        return kills * self.plan.calls <= self.calls * self.plan.kills * factor
 
     def _order(self, side: int, order: str, *words: object) -> None:
         keeper = self._keepers[side]
@@ -178,7 +196,7 @@ class Conductor:
         points = SWEEPING_POINTS if is_sweeper else self.plan.points
         if is_sweeper and chance.random() < AT_FOUND:
             point, action = EVERY_TIME, "stop"
-        elif self.kills * self.plan.calls <= self.calls * self.plan.kills * 1.1 and chance.random() < AT_POINT:
+        elif self._are_due(self.kills, 1.1) and chance.random() < AT_POINT:
             point, action = chance.choice(points), "kill"
         elif chance.random() < 0.6:
             point, action = chance.choice(points), "stop"
@@ -199,7 +217,7 @@ class Conductor:
             return
         busy = [process for process in chosen if process in self._inside]
         process = self.random.choice(busy if busy and self.random.random() < IN_BODY else chosen)
-        if self.kills * self.plan.calls <= self.calls * self.plan.kills and self.random.random() < FROM_OUTSIDE:
+        if self._are_due(self.kills) and self.random.random() < FROM_OUTSIDE:
             self._kill(process)
         elif process not in self.stopped:
             self._order(self.alive[process], "stop", process)
@@ -275,7 +293,9 @@ class Conductor:
         self.events[f"{action} at {point}"] += 1
         if action != "kill":
             self._stopped(process)
-        elif process not in self.doomed:
+            return
+        self.directed.reached(point)
+        if process not in self.doomed:
             self._kill(process)  # it may have been stopped just before
 
     def _live(self, kind: str, process: int, record: Sequence[str]) -> None:
@@ -300,7 +320,7 @@ class Conductor:
         if self._calls_of[task] >= self._limit and task == task_id(self.seed, self.first):
             self.first += 1
             self._limit = self.random.randint(*CALLS_OF_TASK)
-            SHARED.pack_into(self._shared, 0, self.first, self._is_over)
+        self._share()
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import struct
 import threading
 import traceback
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from idemreg import (
@@ -41,12 +42,14 @@ from tests.torture.killing.chances import (
     BODY,
     EVERY_TIME,
     FOR_SWEEPS,
+    IN_STEP,
     INTERRUPTED,
     OPTIONS,
     POLICIES,
     STEPS,
     SWEEP,
     VERDICTS,
+    WITH_STEPS,
     JobFailedError,
     JobInterruptedError,
     JobLaterError,
@@ -57,6 +60,7 @@ from tests.torture.killing.chances import (
     kind_of,
     task_id,
 )
+from tests.torture.killing.directed import NOWHERE, PLACES, Place, bit_of
 from tests.torture.killing.witness import Witness
 
 if TYPE_CHECKING:
@@ -69,7 +73,7 @@ __all__ = ["EFFECTS", "SHARED", "WIDTH", "Orders", "Worker"]
 
 BUSY_S: Final = 10
 LEASE_S: Final = 3_600  # longer than any run: a lease must change nothing about the dead, nor about the stopped
-SHARED: Final = struct.Struct("<QQ")  # the first task that is worked on, and whether all is over
+SHARED: Final = struct.Struct("<QQQ")  # the first task that is worked on, whether all is over, where one is to die
 WIDTH: Final = 3  # so many tasks are worked on at a time
 EFFECTS: Final = "CREATE TABLE IF NOT EXISTS effect (task TEXT, token INTEGER)"
 
@@ -116,8 +120,9 @@ class Worker:
     def live(self) -> None:
         """Until all is over, or a kill."""
         warnings.simplefilter("ignore", ResourceWarning)
-        if self.orders.point not in ("-", BODY):
-            faults.arm(self.orders.point, self.reached)
+        places = {place.point: place for place in PLACES}
+        for point in {self.orders.point, *places} - {"-", BODY}:
+            faults.arm(point, partial(self.passed, point, places.get(point)))
         threads = [threading.Thread(target=_Thread(self, number).live) for number in range(1, self.orders.threads)]
         for thread in threads:
             thread.start()
@@ -127,6 +132,21 @@ class Worker:
         faults.disarm()
         self.registry.close()
         self.witness.say("leaving")
+
+    def passed(self, point: str, place: Place | None) -> None:
+        """The fault point, or one of a place where somebody may be wanted to die."""
+        if place is not None:
+            self.die_if_wanted(place)
+        if point == self.orders.point:
+            self.reached()
+
+    def die_if_wanted(self, place: Place) -> None:
+        """The first who comes to a place that is made known. Who has lost its locks shows nothing by its death."""
+        first, is_over, wanted = SHARED.unpack_from(self.shared)
+        if wanted & bit_of(place) and not self.must_leave:
+            SHARED.pack_into(self.shared, 0, first, is_over, NOWHERE)  # for one at a time, until it is said again
+            self.witness.say("point", "kill", place)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def reached(self) -> None:
         """The fault point; or a body."""
@@ -272,15 +292,17 @@ class _Thread:
             raise error(result)
         return result
 
-    def dwell(self) -> None:
+    def dwell(self, task: str) -> None:
         """Be in a body for a while."""
         for _ in range(self.random.choice((0, 0, 1, 4))):
             os.sched_yield()
-        self.at_body()
+        self.at_body(task)
 
-    def at_body(self) -> None:
+    def at_body(self, task: str) -> None:
         """The point inside a body. Who loses its locks begins nothing more, and a sweep would."""
-        orders = self.worker.orders
+        kind, orders = task.partition("-")[0], self.worker.orders
+        if kind not in WITH_STEPS or self.random.random() < IN_STEP:
+            self.worker.die_if_wanted(Place(kind, BODY))
         if orders.point == BODY and not (self.is_sweeping and orders.action == "unlock"):
             self.worker.reached()
 
@@ -340,7 +362,7 @@ class _Thread:
         except (ClaimLostError, StoreBusyError):
             self.say("out", INTERRUPTED, "-")
             raise
-        self.dwell()
+        self.dwell(claim.task_id)
         error, end = draw_end(self.random, claim.task_id, in_sweep=self.is_sweeping)
         result = self.result()
         self.say("out", end, result)
@@ -352,7 +374,7 @@ class _Thread:
 
         def piece() -> str:
             self.say("step", task, name, result)
-            self.at_body()
+            self.at_body(task)
             return result
 
         if self.random.random() < 0.5:
@@ -449,6 +471,14 @@ class _Thread:
                 answer.append("none")
             else:
                 answer.extend((row.status.word, row.token, row.attempt, json.loads(row.result or '"-"')))
+                if row.status is Status.SUCCEEDED and task.startswith("kept"):
+                    self.look_for_arguments(row)
+
+    def look_for_arguments(self, done: Task) -> None:
+        """No final task is ever seen with its arguments, unless it is another's by the time they are looked for."""
+        kept = self.registry.store.kept_of(done.task_id)  # type: ignore[attr-defined]
+        if kept is not None and (now := self.registry.get(done.task_id)) is not None and now.version == done.version:
+            self.worker.witness.say("trouble", "left behind while all go on:", done.task_id)
 
     def resolve(self, task: str, verdict: Verdict) -> None:
         result = self.result() if verdict is Verdict.HAPPENED else None
