@@ -6,11 +6,15 @@ That they find their mutants is tried by ``make torture ARGS="--power --only kil
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
 
+from idemreg import faults
 from tests.torture import kills, namespaces
+from tests.torture.killing.chances import BODY, KINDS, kind_of
+from tests.torture.killing.directed import PLACES, TURNS, Directed, bit_of
 from tests.torture.killing.history import History
 from tests.torture.killing.linear import find_stuck
 from tests.torture.killing.rules import Rules
@@ -423,6 +427,38 @@ def test_an_effect_tells_what_became_of_a_killed_finish() -> None:
             told.read(record.split())
         told.settle_effects()
         assert [op.answer for op in told.ops["effects-1"]] == [answer]
+
+
+def test_a_place_is_wanted_until_somebody_dies_there() -> None:
+    """Twice where it has two turns; and where somebody else dies nothing changes."""
+    directed = Directed(TURNS, seed=0, most=len(TURNS))
+    assert directed.wanted == sum(map(bit_of, PLACES))
+    for _ in range(2):
+        assert directed.wanted & bit_of(TURNS[0])
+        directed.reached("body")
+        directed.reached(str(TURNS[0]))
+    assert not directed.wanted & bit_of(TURNS[0])
+    assert directed.hit == 2
+    for place in TURNS:
+        directed.reached(str(place))
+    assert (directed.left, directed.wanted, directed.hit) == ([], 0, len(TURNS))
+
+
+@pytest.mark.parametrize("most", [1, 5, 13])
+def test_small_parts_share_the_places(most: int) -> None:
+    """Parts that are too small for all of them have, by one seed after the other, each of them."""
+    parts = -(-len(TURNS) // most)
+    chosen = [place for seed in range(7, 7 + parts) for place in Directed(TURNS, seed, most).left]
+    assert set(chosen) == set(PLACES)
+
+
+def test_each_kind_of_task_has_a_place_and_comes_as_often_as_it_should() -> None:
+    """Of each row of tasks, by whatever seed."""
+    assert {place.kind for place in PLACES if place.point == BODY} == set(KINDS)
+    assert {place.point for place in PLACES} - {BODY} <= set(faults.POINTS)
+    for seed in range(3):
+        kinds = [kind_of(seed, number) for number in range(2 * len(KINDS))]
+        assert Counter(kinds[: len(KINDS)]) == Counter(kinds[len(KINDS) :]) == Counter(KINDS)
 
 
 def test_processes_are_killed_and_all_is_well() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "FOR_SWEEPS",
     "INTERRUPTED",
     "IN_STEP",
+    "KINDS",
     "MOST_ATTEMPTS",
     "OPTIONS",
     "POLICIES",

@@ -349,6 +349,7 @@ class Conductor:
         self.events["kills"] = self.kills
         self.events["histories"] = len(self.history.ops)
         self.events["processes"] = self.born
+        self.events["places where nobody came to die"] = len(self.directed.left)
         if len(self._pids) > 1:
             self.events["process ids that every side has"] = len(set.intersection(*self._pids))
         self.events += answers

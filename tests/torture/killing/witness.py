@@ -8,7 +8,7 @@ processes in other time namespaces need no conversion.
 A record is its kind, the number of the process (every start is a new one), and words:
 
     born P                              killing P    gone P         written by the keeper
-    point P NAME        the fault point at which it is about to kill or stop itself
+    point P DOES NAME   the fault point, or KIND/POINT, at which it is about to kill or stop itself
     call P T KIND TASK ASKED MOST       said P T ANSWER...          a call of thread T begins, and has ended
     got P T TASK ANSWER...              of an item of a batch; what a sweep has done about a task
     in P T TASK TOKEN ATTEMPT           out P T END RESULT          a body is entered, and left
