@@ -18,6 +18,7 @@ __all__ = [
     "INTERRUPTED",
     "IN_STEP",
     "KINDS",
+    "LATE_IN_BODY",
     "MOST_ATTEMPTS",
     "OPTIONS",
     "POLICIES",
@@ -61,6 +62,7 @@ AFTER: Final = {
     "unknown": (29, 5, 50, 10, 5, 0, 1),
     "failed": (19, 5, 5, 20, 50, 0, 1),
 }
+LATE_IN_BODY: Final = 0.5  # so often is an earlier claim of the thread ended once more, where it has the task again
 SWEEPS: Final = 0.5  # so much of what a sweeping process does
 # Of these kinds most that began and did not end are left to whoever sweeps, and so often.
 FOR_SWEEPS: Final = frozenset({"kept", "leased"})

@@ -241,9 +241,9 @@ class History:
                 self._op(process, task, begun, "claim", PENDING, **more)
                 if asked == "verify":
                     self._op(process, task, begun, "verify", PENDING, **more)
-            case "finish" | "late":
+            case "finish":
                 self._op(process, task, begun, "finish", PENDING)
-            case "body" | "hook" | "get":
+            case "body" | "hook" | "get" | "late":  # a claim that has ended is ended by nobody once more
                 pass
             case "sweep":
                 for one in list(self.ops):

@@ -44,6 +44,7 @@ from tests.torture.killing.chances import (
     FOR_SWEEPS,
     IN_STEP,
     INTERRUPTED,
+    LATE_IN_BODY,
     OPTIONS,
     POLICIES,
     STEPS,
@@ -256,7 +257,7 @@ class _Thread:
             case "effects":
                 self.effects(task)
             case "claim":
-                self.claim(task)
+                self.claimed(task, "hold", lambda claim, result: claim.succeed(result))
             case _:
                 self.batch()
 
@@ -296,6 +297,8 @@ class _Thread:
         """Be in a body for a while."""
         for _ in range(self.random.choice((0, 0, 1, 4))):
             os.sched_yield()
+        if task in self.stale and self.random.random() < LATE_IN_BODY:
+            self.end_late(task)
         self.at_body(task)
 
     def at_body(self, task: str) -> None:
@@ -318,41 +321,32 @@ class _Thread:
 
     # --- claims -----------------------------------------------------------------------------------------------------
 
-    def claim(self, task: str) -> None:
-        """Claim it, be in its body, and end it by a call of its own; one more end of it may come late."""
-
-        def succeed(claim: Claim, result: str) -> None:
-            claim.succeed(result)
-
-        if (done := self.claimed(task, "hold", succeed)) is not None:
-            claim, result = done
-            self.stale[task] = End(
-                task, claim.token, claim.grant.owner, Status.SUCCEEDED, claim.attempt, json.dumps(result)
-            )
-
     def claimed(
         self, task: str, on_crash: Literal["hold", "rerun"], succeed: Callable[[Claim, str], None], steps: int = 0
-    ) -> tuple[Claim, str] | None:
-        """Claim it, be in its body, and end it; the claim and its result, or None where it was not granted."""
+    ) -> None:
+        """Claim it, be in its body, and end it by a call of its own; one more end of it may come late."""
         with self.told("claim", task, on_crash) as answer:
             claim = self.registry.claim(task, name="j", on_crash=on_crash, **OPTIONS)
             answer += ["granted", claim.token, claim.attempt]
         if answer[0] != "granted":
-            return None
+            return
         try:
             error, end, result = self.inside(claim, steps)
         except (ClaimLostError, StoreBusyError) as problem:
             with self.told("finish", task, INTERRUPTED, claim.token) as answer:
                 claim.fail(problem)
                 answer.append("recorded")
-            return None
+            return
         with self.told("finish", task, end, claim.token, result) as answer:
             if error is not None:
                 claim.fail(error())
             else:
                 succeed(claim, result)
             answer.append("recorded")
-        return claim, result
+        if answer[0] == "recorded":
+            self.stale[task] = End(
+                task, claim.token, claim.grant.owner, Status.SUCCEEDED, claim.attempt, json.dumps(result)
+            )
 
     def inside(self, claim: Claim, steps: int = 0) -> tuple[type[BaseException] | None, str, str]:
         self.say("in", claim.task_id, claim.token, claim.attempt)
