@@ -461,6 +461,22 @@ def test_each_kind_of_task_has_a_place_and_comes_as_often_as_it_should() -> None
         assert Counter(kinds[: len(KINDS)]) == Counter(kinds[len(KINDS) :]) == Counter(KINDS)
 
 
+def test_a_killed_late_end_has_done_nothing() -> None:
+    """The effect that is there is that of the claim's own end, which had been recorded."""
+    told = History()
+    before = ("call 1 0 claim effects-1 rerun 0 -", "said 1 0 granted 5 1")
+    end = ("call 1 0 finish effects-1 succeeded 5 1.1", "said 1 0 recorded")
+    late = ("call 1 0 late effects-1 succeeded 5 1.1", "killing 1", "gone 1", "effect 9 effects-1 5")
+    for record in (*before, *end, *late):
+        told.read(record.split())
+    told.settle_effects()
+    assert [(op.kind, op.answer) for op in told.ops["effects-1"]] == [
+        ("claim", "granted"),
+        ("finish", "recorded"),
+        ("die", "ok"),
+    ]
+
+
 def test_processes_are_killed_and_all_is_well() -> None:
     """A small part of the trial: no violation, and as many calls and kills as were asked for."""
     tally = kills.run(seed=3, count=200)
