@@ -119,6 +119,7 @@ class Keeper:
             body()  # type: ignore[operator]
         except BaseException as error:  # noqa: BLE001 - the child must not go on as a keeper
             self._say("trouble", process, repr(error).replace("\n", " "))
+            self._say("leaving", process)  # or the conductor would listen for half a minute
         finally:
             os._exit(0)
 
