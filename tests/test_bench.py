@@ -266,6 +266,22 @@ def test_what_starting_costs_is_measured_too() -> None:
     assert [line[:30].strip() for line in done.stdout.splitlines()[1:]] == list(MEASURED)
 
 
+WAITS = {
+    "processes --size 2": ["by hand (a)", "by hand (b)", "hold", "rerun"],
+    "purge --rows 3000": ["alone:", "meanwhile:"],
+}
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_where_the_time_goes_is_measured_too(what: str) -> None:
+    """A line each; of calls that took long, if there are any, what they waited for."""
+    argv = [sys.executable, "-m", "bench.waits", *what.split(), "--seconds", "0.2"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert [line[: len(word)] for line, word in zip(told, WAITS[what], strict=True)] == WAITS[what]
+
+
 # --- contenders -------------------------------------------------------------------------------------------------
 
 
