@@ -172,7 +172,9 @@ CREATE TABLE idempotent_schedule (
     zone        TEXT    NOT NULL,       -- of the IANA database
     after_s     INTEGER NOT NULL,       -- its slots are those after this instant (seconds since the epoch),
     until_s     INTEGER,                -- and up to this one; NULL = it counts still
-    watermark_s INTEGER NOT NULL,       -- slots up to here have a row each; never decreases
+    watermark_s INTEGER NOT NULL,       -- slots up to here have a row each; goes back only behind a clock that was ahead,
+                                        -- with after_s and until_s, in the transaction that removes the rows of slots
+                                        -- that it had skipped before their time (sqlite/rewinding.py)
     open_s      INTEGER NOT NULL,       -- no slot before it is running, so nobody looks for one there
     grace_ms    INTEGER,                -- how long after its instant a slot may start; NULL = for ever
     state       INTEGER NOT NULL,       -- 0 going, 1 paused, 2 held: the clock was not to be trusted

@@ -8,7 +8,8 @@ became of their rows. The two are gone through side by side, in the order of tim
                the schedule is at work that it may wait for; or it is running, and its owner is dead, or its lease over.
                A gap: whoever should call `run_due` does not
     missing    before the watermark, and without a row: somebody has removed it; or between two versions. A gap
-    double     a row, which has run or may run, at an instant that is no slot of the schedule
+    double     a row, which has run or may run, at an instant that is no slot of the schedule. But one of a version that
+               ended before that instant is as its row says: it has run early, by hand or by a clock that was ahead
 
 What `purge` has removed is missing as well: keep the rows (``keep_for``) for as long as you audit. And zones are
 reckoned by the rules that this system has now, which a country may have changed since.
@@ -88,7 +89,7 @@ def audit(store: Store, name: str, since_s: int | None, until_s: int | None, now
     begin_s = versions[0].after_s if since_s is None else max(since_s, versions[0].after_s)
     end_s = min(now_us // 1_000_000, LATEST_S if until_s is None else until_s)
     should = _slots(versions, begin_s, end_s)
-    return _compare(should, _rows(store, name, begin_s, end_s), _Sight(store, name, now_us))
+    return _compare(should, _rows(store, name, begin_s, end_s), _Sight(store, versions, now_us))
 
 
 def _check_time(since_s: int | None, until_s: int | None, now_s: int) -> None:
@@ -148,7 +149,7 @@ def _compare(should: Iterator[_Due], rows: Iterator[Task], sight: _Sight) -> Ite
         task_id = "" if due is None else slot_id(due.schedule.name, due.at_s)
         if due is None or (row is not None and row.task_id < task_id):
             assert row is not None  # noqa: S101 - one of the two is there
-            if (found := _beside(row)) is not None:
+            if (found := _beside(row, sight)) is not None:
                 yield found
             row = next(rows, None)
         elif row is None or row.task_id > task_id:
@@ -159,11 +160,13 @@ def _compare(should: Iterator[_Due], rows: Iterator[Task], sight: _Sight) -> Ite
             due, row = next(should, None), next(rows, None)
 
 
-def _beside(row: Task) -> Audited | None:
+def _beside(row: Task, sight: _Sight) -> Audited | None:
     """A row where the schedule has no slot; one that never ran and never will is nothing."""
     if row.status in {Status.SKIPPED, Status.CANCELLED}:
         return None
     at_s = slot_of(row.task_id)
+    if at_s is not None and (due := sight.early(at_s)) is not None:
+        return _with_row(due, row, sight)
     slot = None if at_s is None else instant(at_s)
     return Audited(row.task_id, slot, slot, "double", f"{_WORDS[row.status]}, and no slot", row.attempt, None)
 
@@ -205,16 +208,26 @@ def _with_row(due: _Due, row: Task, sight: _Sight) -> Audited:
 class _Sight:
     """What there is to know beside a row of whether it waits in vain. Of one instant: as the audit began."""
 
-    def __init__(self, store: Store, name: str, now_us: int) -> None:
+    def __init__(self, store: Store, versions: list[Schedule], now_us: int) -> None:
         self._store = store
+        self._versions = versions
         self.now_us = now_us
-        found = cast("Ledger", store).waiting(name)
+        found = cast("Ledger", store).waiting(versions[0].name)
         self.state = State.GOING if found.schedule is None else found.schedule.state
         self._is_attended = any(_freed(owner) is None for owner in found.owners.values())
 
     def is_recent(self, at_us: int) -> bool:
         """Whether that is not two minutes ago. What lies far ahead was written by a clock that has been set back."""
         return abs(self.now_us - at_us) <= LATE_S * 1_000_000
+
+    def early(self, at_s: int) -> _Due | None:
+        """The slot of a version that ended before the slot's instant."""
+        for schedule in self._versions:
+            if schedule.until_s is not None and schedule.until_s < at_s:
+                cron = Cron(schedule.cron, schedule.zone)
+                if cron.following(at_s - 1, at_s) is not None:
+                    return _Due(at_s, schedule, cron)
+        return None
 
     def has_closed(self, due: _Due) -> bool:
         """Whether the window of the slot has."""

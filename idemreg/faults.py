@@ -55,6 +55,7 @@ POINTS = (
     "serial.reserved",
     "slots.in-transaction",
     "slots.committed",
+    "slots.rewound",
     "backup.copied",
     "place.synced",
     "transaction.open",

@@ -8,10 +8,11 @@ change together in `Ledger.plan`, or not at all, so a slot is never planned twic
 from __future__ import annotations
 
 import enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from idemreg.deciding import Wanted
     from idemreg.model import Task
@@ -67,13 +68,15 @@ class Waiting(NamedTuple):
 
     The version that counts (None: the schedule is new); its slots that are pending, failed, running, or unknown and not
     held, in order; and who runs the running ones, by task_id. ``begun``: the newest slot that has begun, and the newest
-    of those up to the watermark, where they are newer than one that is pending.
+    of those up to the watermark, where they are newer than one that is pending. ``early``: the slots behind the
+    watermark that have left `pending` all the same, by hand or by a clock that was ahead, and whether they have begun.
     """
 
     schedule: Schedule | None
     tasks: list[Task]
     owners: dict[str, OwnerInfo]
     begun: tuple[int, ...] = ()
+    early: Mapping[int, bool] = MappingProxyType({})
 
 
 class Ledger(Protocol):
@@ -92,4 +95,12 @@ class Ledger(Protocol):
 
         False, and nothing is written, where the version that counts is not the one that was ``seen``. ``wanted``: what
         the rows say, but for the task_id.
+        """
+
+    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
+        """The schedule has come no further than to now: behind a clock that was ahead; see `sqlite/rewinding.py`.
+
+        ``slots``: those that it should have between ``now_s`` and its watermark, in order. False, and nothing is
+        written, where none of them is lost; where the version that counts is not the one that was ``seen``; and where
+        the watermark is no longer ahead of the clock, which is read again under the write lock.
         """

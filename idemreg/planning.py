@@ -27,9 +27,11 @@ by ``on_crash``, in its window or not, and so is one that was interrupted under 
 unknown one the verify hook is asked, as by any call; a failed one is retried in its window while attempts are left, or
 whenever an operator said so (`retry`, or `resolve` with did-not-happen).
 
-A clock that goes back makes nothing due anew: the watermark never decreases, a slot with a row has it, and a pending
-one waits until its instant comes again. `MOST_ROWS` bounds a look: of more missed slots only the newest get a row
-each; all before them are one row of the table of schedules that says why they were skipped.
+A clock that goes back makes nothing due anew that has run: a slot with a row has it, and a pending one waits until its
+instant comes again. But what the schedule has skipped before its instant had come, by the clock that is trusted now,
+was skipped by a wrong one, and comes again when its time comes (`Ledger.rewind`). `MOST_ROWS` bounds a look: of more
+missed slots only the newest get a row each; all before them are one row of the table of schedules that says why they
+were skipped.
 """
 
 from __future__ import annotations
@@ -104,6 +106,10 @@ class Circumstances(NamedTuple):
     def now_s(self) -> int:
         """The last whole second."""
         return self.now_us // SECOND_US
+
+    def is_behind(self, seen: Schedule) -> bool:
+        """Whether the schedule has come further than the clock, and that is trusted: nothing serves in its place."""
+        return seen.watermark_s > self.now_s and self.permit.catch_up
 
 
 class Plan(NamedTuple):
@@ -203,14 +209,15 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances
     seen = found.schedule
     assert seen is not None  # noqa: S101
     pending = {_at(task): task.task_id for task in found.tasks if task.is_untried}
-    due = sorted({*(at_s for at_s in pending if at_s <= look.now_s), *new})
-    fresh = frozenset(new).difference(pending)
+    due = sorted({*(at_s for at_s in pending if at_s <= look.now_s), *new}.difference(found.early))
+    fresh = frozenset(new).difference(pending, found.early)
     alive, expired, dead = _running(found)
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
     came_due_s = max(look.now_s, seen.watermark_s)  # also where the clock has gone back since
-    begun_s = max((at_s for at_s in found.begun if at_s <= came_due_s), default=-1)
+    early = (at_s for at_s, has_begun in found.early.items() if has_begun)
+    begun_s = max((at_s for at_s in (*found.begun, *early) if at_s <= came_due_s), default=-1)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
     again = [*dead, *_put_back(found), *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)
@@ -224,12 +231,14 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances
         becomes=becomes,
         slots=[NewSlot(at_s, reasons.get(at_s)) for at_s in due if at_s in fresh],
         skips=[(pending[at_s], reason) for at_s, reason in sorted(reasons.items()) if at_s in pending],
-        runs=[] if alive else [*(task.task_id for task in expired), *_in_order(table, kept, again)],
+        runs=[] if alive else [*(task.task_id for task in expired), *_in_order(table, kept, again, look)],
     )
 
 
-def _in_order(table: Timetable, kept: Iterable[int], again: Iterable[Task]) -> list[str]:
-    return sorted([*(slot_id(table.name, at_s) for at_s in kept), *(task.task_id for task in again)])
+def _in_order(table: Timetable, kept: Iterable[int], again: Iterable[Task], look: Circumstances) -> list[str]:
+    """What has begun early, and is to go on, waits for its instant."""
+    has_come = (task.task_id for task in again if _at(task) <= look.now_s)
+    return sorted([*(slot_id(table.name, at_s) for at_s in kept), *has_come])
 
 
 def _serving(
@@ -284,9 +293,14 @@ def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, l
             continue
         claim = decide(task, wanted._replace(task_id=task.task_id), Liveness.CANNOT_TELL)
         is_ordered = task.verdict in {Verdict.RETRY, Verdict.DID_NOT_HAPPEN}
-        is_open = _at(task) > seen.after_s and _is_open(_at(task), table, look)
-        if claim is Decision.CLAIM and (is_ordered or is_open):
+        if claim is Decision.CLAIM and (is_ordered or _is_left(_at(task), seen, table, look)):
             yield task
+
+
+def _is_left(at_s: int, seen: Schedule, table: Timetable, look: Circumstances) -> bool:
+    """Whether a slot is of this version, and its window is open. One of an older that ran early may lie behind both."""
+    is_open = at_s > seen.after_s and _is_open(at_s, table, look)
+    return is_open and table.cron.following(at_s - 1, at_s) is not None
 
 
 def _is_open(at_s: int, table: Timetable, look: Circumstances) -> bool:

@@ -127,11 +127,19 @@ class Memory:
 def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Circumstances, memory: Memory) -> Walk[Plan]:
     """Store what has come due, and say what may start now. Where others were faster, what they have left.
 
+    Behind a clock that was ahead, what it has skipped too early is taken back first.
+
     `ScheduleError` where another process has begun another version since this one last looked.
     """
     ledger = cast("Ledger", store)
     for _ in range(TRIES):
         found = yield ledger.waiting, (table.name,), None
+        if found.schedule is not None and circumstances.is_behind(found.schedule):
+            now_s = circumstances.now_s
+            slots = table.cron.between(now_s, found.schedule.watermark_s)
+            is_rewound = yield ledger.rewind, (found.schedule, slots, now_s), None
+            if is_rewound:
+                continue
         plan: Plan = yield reckon, (table, found, wanted, circumstances._replace(own=memory.version)), None
         if plan.becomes:
             is_planned = yield ledger.plan, (found.schedule, plan.becomes, plan.slots, wanted), None
@@ -173,7 +181,7 @@ def due(
             seen = Circumstances(clock.wall_us() + permit.correction_us, permit, ran)
             plan = yield from look(store, table, wanted, seen, memory)
             began_s = seen.now_s if began_s is None else began_s
-            following = (one for one in plan.runs if one not in tried and _at(one) <= began_s)
+            following = (one for one in plan.runs if one not in tried and not began_s < _at(one) <= seen.now_s)
             if (task_id := next(following, None)) is None:
                 return runs
             tried.add(task_id)

@@ -162,7 +162,7 @@ def _ended(name: str, error: BaseException, detail: ErrorDetail) -> ScheduleErro
 
 
 def _wait(registry: Registry, cron: Cron, looked_s: int, pause: Callable[[float], bool]) -> bool:
-    """Until the first slot after the last look; whether to stop."""
+    """Until the first slot after the last look, or until the clock is behind that one; whether to stop."""
     clock = registry.clock
     due_s = cron.following(looked_s, looked_s + LOOK_S) or looked_s + LOOK_S
     deadline = clock.monotonic() + LOOK_S
@@ -170,5 +170,5 @@ def _wait(registry: Registry, cron: Cron, looked_s: int, pause: Callable[[float]
         left_s = min(due_s - clock.wall_us() / 1_000_000, deadline - clock.monotonic())
         if pause(max(0.0, min(left_s, NAP_S))):
             return True
-        if left_s <= NAP_S:
+        if left_s <= NAP_S or clock.wall_us() // 1_000_000 < looked_s:  # what was skipped too early may come now
             return False

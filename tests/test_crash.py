@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from idemreg import Registry, Status, StoreVersionError, Task, TaskUnknownError, faults
+from idemreg.clockcheck.verdict import Permit
 from idemreg.command import run_command
 from idemreg.lines import end_line, header_line, task_line
 from idemreg.model import Policy
@@ -68,6 +69,21 @@ registry = Registry(path, clock=clock)
 registry.scheduled("slot", cron="0 * * * *", coalesce="all", limit=2)(lambda: job())
 registry.run_due()
 clock.advance(3 * 3_600)
+faults.arm(point, faults.kill)
+registry.run_due()
+"""
+# A clock that was two hours ahead is right again: one slot was skipped by it, and one has run early.
+SLOTS_AHEAD = """
+from idemreg.clockcheck.verdict import Permit
+from idemreg.testing import ManualClock
+clock = ManualClock(wall_us=4_000_000_000_000_000)
+registry = Registry(path, clock=clock)
+registry.may_schedule = Permit
+registry.scheduled("slot", cron="0 * * * *")(lambda: None)
+registry.run_due()
+clock.advance(2 * 3_600)
+registry.run_due()
+clock.set(wall_us=4_000_000_000_000_000)
 faults.arm(point, faults.kill)
 registry.run_due()
 """
@@ -313,6 +329,22 @@ def slots_are(*rows: str) -> Callable[[World], None]:
     return check
 
 
+def slots_come_again(world: World) -> None:
+    """Nothing is taken back, or all of it is: the next look does it, and each slot runs once when its time comes."""
+    assert [task.status.word for task in world.registry.tasks(prefix="slot@")] == ["skipped", "succeeded"]
+    clock = ManualClock(wall_us=4_000_000_000_000_000)
+    with Registry(world.path, clock=clock) as registry:
+        registry.may_schedule = Permit  # type: ignore[method-assign]
+        registry.scheduled("slot", cron="0 * * * *")(world.job)
+        for _ in range(3):
+            registry.run_due()
+            clock.advance(3_600)
+        registry.run_due()
+        assert [one.state for one in registry.audit("slot")] == ["run", "run", "run"]
+    assert world.entered() == 2
+    starts_as_if_nothing_was(World(world.registry, world.path, world.witness.with_name("another")))
+
+
 def serials_go_on(world: World) -> None:
     """Of the block at which the process died none was given; it is a gap at most."""
     (given,) = world.witness.read_text().split()
@@ -413,6 +445,7 @@ CASES: dict[str, list[tuple[str, Callable[[World], None]]]] = {
     "serial.reserved": [(SERIALS, serials_go_on)],
     "slots.in-transaction": [(SLOTS, slots_are())],
     "slots.committed": [(SLOTS, slots_are("over_limit", "pending", "pending"))],
+    "slots.rewound": [(SLOTS_AHEAD, slots_come_again)],
     "backup.copied": [(BACKUP, no_half_copy)],
     "place.synced": [(BACKUP, no_half_copy)],
     "transaction.open": [(EFFECT, has_no_effect_yet)],

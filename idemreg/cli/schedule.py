@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from idemreg.query import Instant
     from idemreg.registry import Registry
     from idemreg.scheduled import SlotRun
+    from idemreg.store import Store
 
 __all__ = ["SCHEDULE_FIELDS", "schedule"]
 
@@ -116,12 +117,12 @@ def _of_file(pause: str | None, resume: str | None) -> int:
             registry.resume(resume)
         name, now_s = pause or resume, registry.clock.wall_us() // SECOND_US
         found = cast("Ledger", registry.store).schedules(name)
-    _list([one for one in found if one.until_s is None], now_s)
+        rows = [_fields(registry.store, one, now_s) for one in found if one.until_s is None]
+    _list(rows)
     return 0
 
 
-def _list(found: Sequence[Schedule], now_s: int) -> None:
-    rows = [_fields(one, now_s) for one in found]
+def _list(rows: Sequence[dict[str, Any]]) -> None:
     if settings().json:
         for row in rows:
             write_json(row)
@@ -138,10 +139,8 @@ def _list(found: Sequence[Schedule], now_s: int) -> None:
         write("no schedule yet: the first look at one begins it")
 
 
-def _fields(one: Schedule, now_s: int) -> dict[str, Any]:
-    from idemreg.cron import Cron  # noqa: PLC0415 - where there is a schedule
-
-    following = Cron(one.cron, one.zone).following(max(now_s, one.watermark_s), now_s + YEARS_S)
+def _fields(store: Store, one: Schedule, now_s: int) -> dict[str, Any]:
+    following = _next(store, one, now_s)
     return {
         "name": one.name,
         "version": one.version,
@@ -151,6 +150,19 @@ def _fields(one: Schedule, now_s: int) -> dict[str, Any]:
         "looked_at": _utc(one.watermark_s),
         "next": None if following is None else _utc(following),
     }
+
+
+def _next(store: Store, one: Schedule, now_s: int) -> int | None:
+    """The next slot that may still start: one that ran early will not, and one that was skipped too early comes."""
+    from idemreg.cron import Cron  # noqa: PLC0415 - where there is a schedule
+    from idemreg.slots import BY_SCHEDULE, slot_id  # noqa: PLC0415
+
+    for at_s in Cron(one.cron, one.zone).between(now_s, now_s + YEARS_S):
+        (row,) = store.get([slot_id(one.name, at_s)])
+        is_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
+        if row is None or is_skipped or row.status is Status.PENDING:
+            return at_s
+    return None
 
 
 def _utc(at_s: int) -> str:

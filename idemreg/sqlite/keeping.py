@@ -12,7 +12,7 @@ from idemreg.store import Removed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from idemreg.blocks import Block
     from idemreg.clockcheck.readings import Watch
@@ -198,3 +198,22 @@ class Keeper(Reader):
             )
         faults.point("slots.committed")
         return is_planned
+
+    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
+        """Take back how far a schedule has come, behind a clock that was ahead; see `Ledger.rewind`.
+
+        Not synced: where a power cut takes it back, the next look does it again.
+        """
+        from idemreg.sqlite import rewinding  # noqa: PLC0415 - rare
+
+        version = self._schema_version
+        if not self._read(rewinding.is_due, version, seen, slots, now_s):
+            return False
+        with self._opening.using() as opened:
+
+            def rewind(connection: Connection) -> bool:
+                # Whoever has looked by an older time, and was stopped since, takes no clock for one that went back.
+                latest_s = opened.instant()[0] // 1_000_000
+                return rewinding.rewind(connection, version, seen, max(now_s, latest_s))
+
+            return opened.database.write(rewind, durable=False, is_alone=True)

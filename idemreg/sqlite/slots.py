@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.stamps import Stamp
 
-__all__ = ["ANY_SLOT", "plan", "schedules", "to_schedule", "waiting"]
+__all__ = ["AFTER_AT", "ANY_SLOT", "newest", "plan", "put", "schedules", "to_schedule", "waiting"]
 
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
 )
 ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"  # for GLOB; `slot_of` has the last word
-_AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
+AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
 
 
 def schedules(connection: Connection, schema_version: int, name: str | None = None) -> list[Schedule]:
@@ -47,7 +47,8 @@ def schedules(connection: Connection, schema_version: int, name: str | None = No
     return [to_schedule(row) for row in rows]
 
 
-def _newest(connection: Connection, name: str) -> Schedule | None:
+def newest(connection: Connection, name: str) -> Schedule | None:
+    """The version that counts."""
     row = connection.execute(
         f"SELECT {_FIELDS}, seal FROM idempotent_schedule WHERE name = ? ORDER BY version DESC LIMIT 1",  # noqa: S608
         (_text(name),),
@@ -79,13 +80,13 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
     connection.execute("BEGIN")
     try:
         floor(connection, schema_version)
-        schedule = _newest(connection, name)
+        schedule = newest(connection, name)
         if schedule is None:
             return Waiting(None, [], {})
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
         owned = {task.task_id: owner_of(owners, connection, task) for task in running}
-        return Waiting(schedule, tasks, owned, _begun(connection, schedule, tasks))
+        return Waiting(schedule, tasks, owned, _begun(connection, schedule, tasks), _early(connection, schedule))
     finally:
         connection.execute("ROLLBACK")
 
@@ -100,11 +101,11 @@ def _unended(connection: Connection, name: str, open_s: int) -> list[Task]:
         rows += connection.execute(
             f"SELECT {COLUMNS} FROM idempotent_log WHERE status = ? AND status NOT IN (1, 3)"  # noqa: S608 - constants
             f" AND task_id > ? AND task_id < ? AND (status <> {Status.UNKNOWN:d} OR policy & 3 < {OnCrash.HOLD:d})",
-            (int(status), f"{name}@", name + _AFTER_AT),
+            (int(status), f"{name}@", name + AFTER_AT),
         ).fetchall()
     rows += connection.execute(
         f"SELECT {COLUMNS} FROM idempotent_log WHERE status = 3 AND task_id >= ? AND task_id < ?",  # noqa: S608
-        (slot_id(name, open_s), name + _AFTER_AT),
+        (slot_id(name, open_s), name + AFTER_AT),
     ).fetchall()
     tasks = sorted(map(to_task, rows))  # by task_id, which is by time
     return [task for task in tasks if slot_of(task.task_id) is not None]
@@ -116,7 +117,7 @@ def _begun(connection: Connection, schedule: Schedule, tasks: Sequence[Task]) ->
     if oldest is None:
         return ()
     found = []
-    for last in (schedule.name + _AFTER_AT, slot_id(schedule.name, schedule.watermark_s)):
+    for last in (schedule.name + AFTER_AT, slot_id(schedule.name, schedule.watermark_s)):
         rows = connection.execute(
             f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id <= ? AND task_id GLOB ?"  # noqa: S608
             f" AND status NOT IN ({Status.SKIPPED:d}, {Status.CANCELLED:d})"
@@ -126,6 +127,20 @@ def _begun(connection: Connection, schedule: Schedule, tasks: Sequence[Task]) ->
         slots = (slot_of(to_task(row).task_id) for row in rows)  # of that form are also 99:99:99, and other names
         found.append(next((at_s for at_s in slots if at_s is not None), None))
     return tuple(at_s for at_s in found if at_s is not None)
+
+
+def _early(connection: Connection, schedule: Schedule) -> dict[int, bool]:
+    """Of slots that have left `pending` before a look came to them: whether they have begun."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?",  # noqa: S608
+        (slot_id(schedule.name, schedule.watermark_s), schedule.name + AFTER_AT),
+    )
+    tasks = {slot_of(task.task_id): task for task in map(to_task, rows)}
+    return {
+        at_s: task.status not in {Status.SKIPPED, Status.CANCELLED}
+        for at_s, task in tasks.items()
+        if at_s is not None and not task.is_untried
+    }
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608
@@ -148,14 +163,19 @@ def plan(
     """See `Ledger.plan`. Inside a transaction. A slot that has a row keeps it: it may have run."""
     floor(connection, schema_version)
     name = becomes[0].name
-    if _newest(connection, name) != seen:
+    if newest(connection, name) != seen:
         return False
     for schedule in _in_sight(connection, seen, becomes):
-        values = (*schedule[:9], int(schedule.state), None if schedule.skips is None else schedule.skips.value)
-        connection.execute(_PUT, (*values, values_seal(values)))
+        put(connection, schedule)
     connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))
     faults.point("slots.in-transaction")
     return True
+
+
+def put(connection: Connection, schedule: Schedule) -> None:
+    """Write a version, new or in place of the one that is there. Inside a transaction."""
+    values = (*schedule[:9], int(schedule.state), None if schedule.skips is None else schedule.skips.value)
+    connection.execute(_PUT, (*values, values_seal(values)))
 
 
 def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[Schedule]) -> Sequence[Schedule]:

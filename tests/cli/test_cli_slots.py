@@ -732,6 +732,21 @@ def test_json_of_a_schedule(cli: Cli, jobs: str) -> None:
     assert set(told[0]) | set(listed[0]) == set(SCHEDULE_FIELDS)
 
 
+def test_the_next_slot_is_one_that_may_still_start(
+    cli: Cli, jobs: str, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was run by hand before its time is none; one that a clock skipped that was ahead comes again."""
+    cli("schedule", "--once", jobs)
+    cli("schedule", "--slot", "good@2026-11-23T04:00:00Z", jobs)
+    assert cli.json("schedule", "--pause", "good")["next"] == "2026-11-23T05:00:00Z"
+    time.pass_hours(6)
+    cli("schedule", "--once", jobs)
+    time.clock.set(wall_us=time.clock.wall_us() - 6 * HOUR * 1_000_000)
+    assert cli.json("schedule", "--pause", "good")["next"] == "2026-11-23T05:00:00Z"
+    monkeypatch.setattr("idemreg.cli.schedule.YEARS_S", HOUR)
+    assert cli.json("schedule", "--pause", "good")["next"] is None
+
+
 def test_pause_and_resume(cli: Cli, jobs: str, time: Time) -> None:
     """A paused schedule runs nothing; it tells what it is then, and goes on with the next slot."""
     cli("schedule", "--once", jobs)
@@ -823,12 +838,17 @@ def test_the_loop_survives_suspend(path: Path) -> None:
 
 
 def test_the_loop_survives_a_clock_set_back(path: Path) -> None:
-    """It looks once a minute at least, and runs nothing twice."""
+    """It looks once a minute at least, and runs nothing twice; a schedule that began by that clock begins now."""
     ran = kept(path, 1_000, {700: -3_600.0})
     slots = [slot for slot, _ in ran]
-    assert len(slots) == len(set(slots))
-    assert slots == sorted(slots)
+    assert slots == ["03:10", "03:20", "02:30", "02:40", "02:50", "03:00"]
     assert LOOK_S >= NAP_S
+
+
+def test_the_loop_looks_at_once_where_the_clock_is_behind_its_last_look(path: Path) -> None:
+    """What that one skipped too early comes again only if somebody looks before its time comes."""
+    ran = kept(path, 600, {588: 4_200.0, 584: -1_895.0})  # ten seconds before 03:40
+    assert [slot for slot, _ in ran] == ["04:10", "03:40", "03:50", "04:00", "04:20"]
 
 
 def test_errors_of_the_store_are_told_and_tried_again(path: Path) -> None:

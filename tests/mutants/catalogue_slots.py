@@ -125,6 +125,43 @@ _WATERMARK: Final = mutants(
     ),
 )
 
+_AHEAD: Final = mutants(
+    "slots",
+    Off(),
+    "tests/test_clock_ahead.py",
+    Row(
+        "slots-lost-to-a-clock-ahead",
+        "what a clock has skipped that was ahead stays skipped, and nothing runs until that time has come",
+        (Patch(PLANNING, "return seen.watermark_s > self.now_s and", "return seen.watermark_s < 0 and"),),
+        "test_a_clock_eight_hours_ahead_behind_a_reboot_costs_no_slot",
+    ),
+    Row(
+        "slots-taken-back-that-ran",
+        "behind a clock that was ahead the row of what ran early goes as well",
+        (
+            Patch(
+                SQLITE + "rewinding.py",
+                "row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE\n    return is_by_schedule"
+                " and row.attempt == 0 and row.evidence in _REASONS",
+                "row.status is not Status.RUNNING\n    return is_by_schedule",
+            ),
+        ),
+        "test_a_clock_eight_hours_ahead_behind_a_reboot_costs_no_slot",
+    ),
+    Row(
+        "slots-taken-back-by-an-older-time",
+        "who looked by an older time than the schedule has by now takes back what was rightly skipped",
+        (Patch(SQLITE + "keeping.py", "seen, max(now_s, latest_s))", "seen, min(now_s, latest_s))"),),
+        "test_who_looked_by_an_older_time_takes_nothing_back",
+    ),
+    Row(
+        "slots-taken-back-below-the-floor",
+        "the rows that go raise no floor: a -wal that removes them is taken for one that hides them",
+        (Patch(SQLITE + "rewinding.py", "        raise_floor(connection, 0)\n", ""),),
+        "test_who_dies_behind_it_leaves_a_file_that_opens",
+    ),
+)
+
 _NIGHTS: Final = mutants(
     "slots",
     Off(),
@@ -227,4 +264,4 @@ _COPIES: Final = mutants(
     ),
 )
 
-SLOTS: Final = (*_SLOTS, *_WATERMARK, *_NIGHTS, *_CLOCK, *_SERIALS, *_COPIES)
+SLOTS: Final = (*_SLOTS, *_WATERMARK, *_AHEAD, *_NIGHTS, *_CLOCK, *_SERIALS, *_COPIES)

@@ -20,6 +20,9 @@ __all__ = ["Expected", "Job", "Process", "Trust", "between"]
 DAY: Final = timedelta(days=1)
 WAITS: Final = "pending"
 DEAD: Final = "running"  # between two calls: whoever ran it has died in its middle
+SKIPS: Final = frozenset(
+    ["coalesced", "over_limit", "too_late", "window_closed", "overlap", "paused", "clock", "superseded"]
+)
 ENDS: Final = {"succeeds": "succeeded", "fails": "failed", "dies": DEAD}
 
 
@@ -127,10 +130,14 @@ class Expected:
         """What may start. ``busy``: from when to when a slot of it has just run."""
         if not trust.is_good and trust.served is None:
             self.state = "held" if self.state == "going" else self.state
+            process.knows = self.version if process.cron == self.cron else process.knows
             return []
+        if trust.is_good:
+            self.comes_back(process, now)
         if process.cron != self.cron:
             return self.becomes(process, now)
         process.knows = self.version
+        newest = between(*self.cron, self.since, now)[-1:]
         new = self.come_due(now)
         if self.state == "paused":
             self.skip(new, "paused")
@@ -139,12 +146,20 @@ class Expected:
             due = self.waiting(now) if trust.served is None else new
             self.skip([slot for slot in due if busy[0] < slot <= busy[1]], "overlap")
         if trust.served is not None:
-            return [slot for slot in new[-1:] if self.fates[slot] == WAITS and not self.is_late(slot, now, trust)]
+            starts = [slot for slot in newest if slot in new and self.fates[slot] == WAITS]
+            return [slot for slot in starts if not self.is_late(slot, now, trust)]
         late = [slot for slot in self.waiting(now) if self.is_late(slot, now, trust)]
         self.skip([slot for slot in late if slot not in new], "window_closed")
         self.skip([slot for slot in late if slot in new], "clock" if self.state == "held" else "too_late")
         self.state = "going"
         return sorted({*self.coalesced(now), *self.goes_on(now, trust)})
+
+    def comes_back(self, process: Process, now: datetime) -> None:
+        """Behind a clock that was ahead: where a slot is lost that is still to come, all that were skipped are not."""
+        ahead = between(*process.cron, now, self.since)
+        if any(self.fates.get(slot, "none") in {*SKIPS, "none"} for slot in ahead):
+            self.fates = {slot: fate for slot, fate in self.fates.items() if slot <= now or fate not in SKIPS}
+            self.since, self.after = now, min(self.after, now)
 
     def becomes(self, process: Process, now: datetime) -> list[datetime] | None:
         """The process began last, and has another schedule: that begins, and what the former had left never runs."""
@@ -164,10 +179,12 @@ class Expected:
         self.state = "going"
 
     def come_due(self, now: datetime) -> list[datetime]:
-        new = between(*self.cron, self.since, now)
-        if new:
-            self.since = now
-            self.fates |= dict.fromkeys(new, WAITS)
+        """Those that have no row yet: what has run early has."""
+        if not (slots := between(*self.cron, self.since, now)):
+            return []
+        self.since = now
+        new = [slot for slot in slots if slot not in self.fates]
+        self.fates |= dict.fromkeys(new, WAITS)
         return new
 
     def waiting(self, now: datetime) -> list[datetime]:
@@ -189,13 +206,18 @@ class Expected:
         failed = [slot for slot in left if self.fates[slot] == "failed" and slot > self.after]
         return [
             *(slot for slot, count in self.attempts.items() if count and self.fates[slot] in {DEAD, WAITS}),
-            *(slot for slot in failed if not self.is_late(slot, now, trust)),
+            *(slot for slot in failed if self.is_ours(slot) and not self.is_late(slot, now, trust)),
         ]
+
+    def is_ours(self, slot: datetime) -> bool:
+        """Not one of a schedule of before, which ran early."""
+        return bool(between(*self.cron, slot - timedelta(seconds=1), slot))
 
     def coalesced(self, now: datetime) -> list[datetime]:
         """Those of the waiting ones that may start; the others never will."""
         waits = self.waiting(now)
-        newest = max((slot for slot, count in self.attempts.items() if count), default=self.began)
+        came_due = [slot for slot, count in self.attempts.items() if count and slot <= max(now, self.since)]
+        newest = max(came_due, default=datetime.min.replace(tzinfo=UTC))
         if self.options["coalesce"] == "all":
             kept = waits[-self.options["limit"] :]
         elif self.options["coalesce"] == "earliest":
