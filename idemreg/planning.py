@@ -250,8 +250,9 @@ def _serving(
     reasons = _overlaps(new, at_work, table, look)
     may_start = fresh.difference(reasons) if not at_work else frozenset[int]()
     starts = [at_s for at_s in new[-1:] if at_s in may_start and _is_open(at_s, table, look)]
+    held = seen._replace(state=State.HELD)  # what loses its window by that says so
     return Plan(
-        becomes=_advanced(seen, table.cron, new, Reason.CLOCK, look.now_s),
+        becomes=_advanced(held, table.cron, new, Reason.CLOCK, look.now_s) or _held(seen),
         slots=[NewSlot(at_s, reasons.get(at_s)) for at_s in new if at_s in fresh],
         skips=[],
         runs=[slot_id(table.name, at_s) for at_s in starts],
@@ -331,7 +332,7 @@ def _windows(
         if at_s not in fresh and at_s <= seen.after_s:
             reasons[at_s] = Reason.SUPERSEDED  # whoever began this version died before it could say so
         elif not _is_open(at_s, table, look):
-            reasons[at_s] = late if at_s in fresh else Reason.WINDOW_CLOSED
+            reasons[at_s] = late if at_s in fresh or seen.state is State.HELD else Reason.WINDOW_CLOSED
     return reasons
 
 

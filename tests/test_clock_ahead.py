@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from idemreg import Registry, Status, faults
-from idemreg.clockcheck.readings import KERNEL, Reading
+from idemreg.clockcheck.readings import KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import State
 from idemreg.planning import MOST_ROWS
@@ -568,3 +568,32 @@ def test_two_processes_behind_such_a_clock_run_each_slot_once(
     world.advance(10 * HOUR)
     job.due()
     assert (job.ran, gaps(job)) == (["9", "10"], [])
+
+
+# --- the hardware clock served ----------------------------------------------------------------------------------
+
+
+def test_what_lost_its_window_while_the_hardware_clock_served_says_so(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """It has its row from then on, and waited for nothing but the clock."""
+    ahead = [0.0]
+
+    def hardware(_clock: Any) -> Hardware:
+        ahead_us = round(ahead[0] * SECOND_US)
+        return Hardware(world.wall_us() - ahead_us, ahead_us, SECOND_US, keeps_utc=True, name="rtc0")
+
+    world.sources = (hardware,)
+    job = Job(opened(), coalesce="all", misfire_grace=10 * MINUTE)
+    world.advance(MINUTE)
+    ahead[0] = -HOUR / 2
+    world.jump(-HOUR / 2)
+    assert (job.due(), job.schedule().state) == ([], State.HELD)
+    world.advance(3 * HOUR)
+    job.due()
+    assert (job.ran, job.rows()) == (["3"], {"1": "pending", "2": "pending", "3": "succeeded"})
+    job.registry.confirm_clock()
+    world.advance(HOUR / 2)
+    job.due()
+    assert job.rows() == {"1": "clock", "2": "clock", "3": "succeeded"}
+    assert job.schedule().state is State.GOING

@@ -146,10 +146,11 @@ class Expected:
             due = self.waiting(now) if trust.served is None else new
             self.skip([slot for slot in due if busy[0] < slot <= busy[1]], "overlap")
         if trust.served is not None:
+            self.state = "held"
             starts = [slot for slot in newest if slot in new and self.fates[slot] == WAITS]
             return [slot for slot in starts if not self.is_late(slot, now, trust)]
         late = [slot for slot in self.waiting(now) if self.is_late(slot, now, trust)]
-        self.skip([slot for slot in late if slot not in new], "window_closed")
+        self.skip([slot for slot in late if slot not in new], "clock" if self.state == "held" else "window_closed")
         self.skip([slot for slot in late if slot in new], "clock" if self.state == "held" else "too_late")
         self.state = "going"
         return sorted({*self.coalesced(now), *self.goes_on(now, trust)})
