@@ -9,7 +9,7 @@ another id, so its free bytes prove nobody dead.
     offset 32  1 once the database was made: a lock file without its database is then an accident, not a beginning
     offset 64  what the last good sync of the -wal covered, 104 bytes: see `sqlite/syncing.py`
     offset 176 how the database was left, 104 bytes, and from offset 504 on -wals that are over: see `sqlite/rest.py`
-    offset 280 the newest time of any row, 32 bytes: see `sqlite/stamps.py`
+    offset 280 the newest time of any row, 36 bytes: see `sqlite/stamps.py`
     the rest   zeros, for the bookkeeping of later versions
 
     offset 4096 and on: the notes of batches, a byte a task: 1 once its job was entered. They survive the death of the

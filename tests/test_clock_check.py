@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,12 +22,13 @@ from idemreg import (
     Verdict,
     events,
 )
-from idemreg.clockcheck.check import KEEP_MS, moment
+from idemreg.clockcheck.check import KEEP_MS, appraise, moment
 from idemreg.clockcheck.readings import CHRONY, HARDWARE, KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import Ledger, State
 from idemreg.model import Policy, Task
 from idemreg.sqlite import purging
+from idemreg.sqlite.connection import CommitUnsureError
 from idemreg.store import Settlement
 from idemreg.testing import ManualClock
 from tests.support.bands import GRACE_S, Said, each_band
@@ -273,10 +276,10 @@ def test_a_clock_that_went_out_and_back_is_behind_what_was_stored(registry: Regi
     goes_on(registry)
 
 
-def put(registry: Registry) -> None:
+def put(registry: Registry, ahead_us: int = 0, result: str | None = None) -> None:
     ended = Task(
-        *("imported", Status.SUCCEEDED, "0" * 64, registry.clock.wall_us(), 0, "job", 1, 1, None, Policy()),
-        *(None, None, None, None, None, None),
+        *("imported", Status.SUCCEEDED, "0" * 64, registry.clock.wall_us() + ahead_us, 0, "job", 1, 1, None, Policy()),
+        *(None, result, None, None, None, None),
     )
     registry.store.put([ended], 1, registry.store.origin())
 
@@ -362,6 +365,33 @@ def test_without_its_mark_all_tasks_are_read(registry: Registry, path: Path, wor
     path.with_name("jobs.db-lock").unlink()
     registry.add("u")  # which says nothing of those before
     assert registry.may_schedule() == SUSPENDED
+
+
+def test_an_import_that_fails_is_no_stored_time(registry: Registry, path: Path, world: World) -> None:
+    """Whatever the times of its rows: none of them is there."""
+    registry.may_schedule()
+    largest = max(os.path.getsize(f"{path}{end}") for end in ("", "-wal", "-lock"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        with pytest.raises(CommitUnsureError):
+            put(registry, ahead_us=DAY, result=f'"{"x" * largest}"')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(registry.tasks()) == []
+    registry.add("t")
+    assert registry.may_schedule() == GOES_ON
+    put(registry, ahead_us=DAY)
+    assert registry.may_schedule() == SUSPENDED
+
+
+def test_a_look_needs_nobody_who_writes(registry: Registry, path: Path, world: World) -> None:
+    """Who cannot note what he finds tells it all the same."""
+    registry.add("t")
+    with registry.claim("open") as claim, claim.transaction(), Registry(path, clock=world, busy_timeout=0.1) as other:
+        assert appraise(cast("SqliteStore", other.store), world, ClockBands()).permit == GOES_ON
+    world.advance(1)
+    assert registry.may_schedule() == GOES_ON
 
 
 def test_in_a_copy_all_tasks_are_read(registry: Registry, path: Path, world: World) -> None:

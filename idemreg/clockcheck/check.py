@@ -79,11 +79,11 @@ class ClockStore(Store, Protocol):
     def newest_us(self) -> int | None:
         """The newest stored time, to a millisecond; None: all tasks must be asked."""
 
-    def begin_newest(self) -> None:
-        """Note the times of all rows that are stored from now on."""
+    def begin_newest(self) -> int | None:
+        """Note the times of all rows that are stored from now on. None where that cannot be just now."""
 
-    def complete_newest(self, newest_us: int | None) -> None:
-        """Note the newest of the rows that were stored before, as they were read since `begin_newest`."""
+    def complete_newest(self, reading: int, newest_us: int | None) -> None:
+        """Note the newest of the rows that were stored before, as they were read since `begin_newest` gave this."""
 
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False where another process was faster."""
@@ -216,15 +216,13 @@ def _moment(clock: Clock) -> Moment:
 
 
 def _newest(store: ClockStore, *, is_thorough: bool = True) -> int | None:
-    """The newest stored time, as it was noted; where it was not, by all tasks, and it is from then on."""
-    is_noted = (noted_us := store.newest_us()) is not None
-    if is_noted and not is_thorough:
+    """The newest stored time, as it was noted; else by all tasks, and then it is noted."""
+    if not is_thorough and (noted_us := store.newest_us()) is not None:
         return noted_us
-    if not is_noted:
-        store.begin_newest()
+    reading = store.begin_newest()
     newest_us = _newest_of_all(store)
-    if not is_noted:
-        store.complete_newest(newest_us)
+    if reading is not None:
+        store.complete_newest(reading, newest_us)
     return _latest(newest_us, store.newest_us())
 
 

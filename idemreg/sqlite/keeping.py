@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
+from idemreg.errors import StoreError
 from idemreg.lockfile import importing
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.reading import Reader
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from idemreg.store import Backup, Lost, Present, Survey
 
 __all__ = ["Keeper"]
+
+MARK_BUSY_S: Final = 0.5  # with whoever writes: a look that cannot note what it finds can tell it all the same
 
 
 class Keeper(Reader):
@@ -69,9 +73,9 @@ class Keeper(Reader):
 
             def put(connection: Connection) -> list[Present | None]:
                 answers = importing.put(connection, version, tasks, floor, origin, steps)
-                for task, answer in zip(tasks, answers, strict=True):
-                    if answer is None:
-                        opened.newest.note(task.updated_at)
+                now_us = opened.stamp()[0]
+                if any(task.updated_at > now_us for task in tasks):
+                    opened.newest.void()
                 return answers
 
             answers = opened.database.write(put, durable=True)
@@ -142,15 +146,22 @@ class Keeper(Reader):
         with self._opening.using() as opened:
             return opened.newest.read()
 
-    def begin_newest(self) -> None:
-        """Note the times of all rows that are stored from now on."""
-        with self._opening.using() as opened:
-            opened.database.write(lambda _: opened.newest.begin(), durable=False)
+    def begin_newest(self) -> int | None:
+        """Note the times of all rows that are stored from now on. None where nobody may write just now."""
+        with self._opening.using() as opened, contextlib.suppress(StoreError):
+            now_us = opened.instant().wall_us
+            begun: int | None = opened.database.write(
+                lambda _: opened.newest.begin(now_us), durable=False, busy_s=MARK_BUSY_S
+            )
+            return begun
+        return None
 
-    def complete_newest(self, newest_us: int | None) -> None:
-        """Note the newest of the rows that were stored before, as they were read since `begin_newest`."""
-        with self._opening.using() as opened:
-            opened.database.write(lambda _: opened.newest.complete(newest_us), durable=False)
+    def complete_newest(self, reading: int, newest_us: int | None) -> None:
+        """Note the newest of the rows that were stored before, as they were read since `begin_newest` gave this."""
+        with self._opening.using() as opened, contextlib.suppress(StoreError):
+            opened.database.write(
+                lambda _: opened.newest.complete(reading, newest_us), durable=False, busy_s=MARK_BUSY_S
+            )
 
     def note_watch(self, seen: Watch, new: Watch) -> bool:
         """Keep ``new`` in place of ``seen``; False, and nothing is changed, where another process was faster.
