@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 import warnings
-import zlib
 from collections import Counter
 from hashlib import blake2b
 from random import Random
@@ -49,7 +48,6 @@ OPEN_OFTEN: Final = 6
 DRAWN: Final = 4
 SOON: Final = 40
 NEVER: Final = shim.NEVER
-APART: Final = 64  # parts whose seeds follow one another, each with items of its own
 REFUSED: Final = 50_000  # items in a row that are not to be tried: there are none left
 SHOWN: Final = int(os.environ.get("SHOWN", "40"))
 MEMORY: Final = "/dev/shm"  # noqa: S108 - a file system in memory
@@ -112,23 +110,21 @@ class Worker:
         """In an order that the seed gives, until none is left: see `_is_next`."""
         refused, tried = 0, set[Item]()
         for item in self._drawn(only):
-            refused = 0 if (is_next := self._is_next(item, tried, only)) else refused + 1
+            refused = 0 if (is_next := self._is_next(item, tried)) else refused + 1
             if is_next:
                 tried.add(item)
                 yield item
             elif refused > REFUSED:
                 return
 
-    def _is_next(self, item: Item, tried: set[Item], only: str) -> bool:
+    def _is_next(self, item: Item, tried: set[Item]) -> bool:
         """Whether it is to be tried here and now.
 
-        Of I/O errors each item has all its numbers, and to try it again, here or in another part, would show nothing
-        new: a fifth of all faults came twice. So each is tried once, and by one part of `APART`, unless a case was
-        asked for. Of allocations there are too many, and those of one item are drawn anew each time.
+        Of I/O errors each item has all its numbers, and to try it again in this part would show nothing new. Other
+        parts may: what weighs most is to be tried for certain, whichever parts there are. Of allocations there are too
+        many, and those of one item are drawn anew each time.
         """
-        if self.mode != "io":
-            return True
-        return item not in tried and (bool(only) or zlib.crc32(item.words(0).encode()) % APART == self.seed % APART)
+        return self.mode != "io" or item not in tried
 
     def _drawn(self, only: str) -> Iterator[Item]:
         """Without end, each as often as its weight says."""
@@ -217,7 +213,8 @@ class Worker:
             self.events[f"ended with {name}"] += 1
             self.distinct.add(hash_of(self.mode, words))
         elif not item.case.is_mixed:  # else threads share what is done, now so and now so
-            self.calls[item.case.name, item.state, item.is_warm] = list(self.fault.calls)
+            calls = self.calls.setdefault((item.case.name, item.state, item.is_warm), [0] * len(self.fault.calls))
+            calls[:] = map(max, calls, self.fault.calls)  # those that wait may do so now longer, now shorter
         return end.is_fault_met
 
     def command(self, item: Item, number: int) -> str:
