@@ -63,8 +63,8 @@ def doctor(*, full: bool, quiet: bool, salvage: str | None) -> None:
     is well. 1: there is a warning or an error. 74: the file cannot be opened.
 
     With --salvage the file is read page by page, past SQLite; stop what uses it before. Running tasks become unknown in
-    OUT, and so do others of which a newer row may be lost. --json gives one object: path, copied, unknown, and gaps.
-    Exit code 0: nothing is missing. 1: something may be.
+    OUT, and so do others of which a newer row may be lost; no sweep runs them before somebody has resolved them. --json
+    gives one object: path, copied, unknown, and gaps. Exit code 0: nothing is missing. 1: something may be.
     """
     if salvage is not None:
         _salvage(salvage, quiet=quiet)
@@ -111,8 +111,7 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
     for place in gaps.ranges:
         yield f"rows may be lost {_between(place)}"
     if gaps.broken_rows:
-        more = f", and {gaps.broken_rows - len(gaps.broken):,} more" if gaps.broken_rows > len(gaps.broken) else ""
-        yield f"{gaps.broken_rows:,} damaged rows: {', '.join(map(escape, gaps.broken))}{more}"
+        yield f"{gaps.broken_rows:,} damaged rows: {_named(gaps.broken, gaps.broken_rows)}"
     if gaps.lost_frames:
         yield "the -wal is damaged, or frames of it are gone: the last changes of some tasks may be lost"
     if gaps.lost_file_row:
@@ -121,23 +120,34 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
         yield "the list of free pages is lost: tasks that were removed may be back"
     if gaps.lost_steps:
         yield "steps may be lost: a task that runs again repeats such a piece of its job"
-    yield from _held_lines(gaps)
+    yield from (*_kept_lines(gaps), *_held_lines(gaps))
     if gaps.other_tables:
         yield f"tables of jobs are not copied: {', '.join(map(escape, gaps.other_tables))}"
+
+
+def _kept_lines(gaps: Gaps) -> Iterator[str]:
+    if gaps.tasks_without_arguments:
+        names = _named(gaps.without_arguments, gaps.tasks_without_arguments)
+        yield f"kept arguments are not in the copy, and no sweep reruns their tasks: {names}"
 
 
 def _held_lines(gaps: Gaps) -> Iterator[str]:
     if gaps.lost_schedules:
         yield "schedules may be lost, with their pauses: one that the copy does not list begins anew"
     if gaps.paused_schedules:
-        more = f", and {gaps.paused_schedules - len(gaps.paused):,} more" * (gaps.paused_schedules > len(gaps.paused))
-        yield f"schedules are paused in the copy: {', '.join(map(escape, gaps.paused))}{more}"
+        yield f"schedules are paused in the copy: {_named(gaps.paused, gaps.paused_schedules)}"
         yield "what comes due is skipped; once you have seen what ran: idemreg schedule --resume NAME"
     if gaps.suspended is not None:
         alarm = escape(gaps.suspended)
         yield f"what was known of the clock may be lost: {alarm} suspends schedules until idemreg clock --confirm"
     elif gaps.lost_clock:
         yield "what was known of the clock may be lost"
+
+
+def _named(some: tuple[str, ...], count: int) -> str:
+    """Some of so many names."""
+    more = f", and {count - len(some):,} more" if count > len(some) else ""
+    return ", ".join(map(escape, some)) + more
 
 
 def _between(place: Range) -> str:

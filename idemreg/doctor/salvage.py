@@ -12,8 +12,9 @@ from idemreg.clock import Clock
 from idemreg.clockcheck.alarm import as_wanted
 from idemreg.clockcheck.readings import Watch
 from idemreg.deciding import Wanted
-from idemreg.errors import StoreCorruptError, StorePathError
+from idemreg.errors import RecoveryError, StoreCorruptError, StorePathError
 from idemreg.model import NO_CHECKSUM, Policy, Status, Task, Verdict
+from idemreg.owned import check_owned
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.opening import Opening
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Salvaged", "salvage"]
 
 CHUNK_TASKS: Final = 500
+KEPT_AT_ONCE: Final = 20  # each of up to 1 MiB
 BUSY_S: Final = 10.0
 
 
@@ -52,6 +54,7 @@ def salvage(
 
     The damaged file is only read, page by page past SQLite. A task that was running becomes unknown, and so does any
     that is not final and may have a newer row that is lost. Tokens given in ``out`` are above all that were given.
+    Of one that asked to be rerun the arguments come along, for a rerun once somebody says that it did not happen.
     ``out`` appears complete, or not at all. Nothing may have the damaged file open in this process; stop what uses it.
     """
     given, target = absolute(path), absolute(out)
@@ -64,13 +67,22 @@ def salvage(
         msg = f"there is no file {database}"
         raise StorePathError(msg)
     clock = clock or Clock()
-    source = Salvage(database, clock, progress)
+    source = Salvage(database, clock, progress, takes_commands=_is_own(given))
     try:
         gaps = source.read()
         copied, unknown = _write(source, target, clock)
     finally:
         source.close()
     return Salvaged(target, copied, unknown, gaps)
+
+
+def _is_own(path: str) -> bool:
+    """Whether a watch would execute the commands that are kept in the file."""
+    try:
+        check_owned(path)
+    except RecoveryError:
+        return False
+    return True
 
 
 def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
@@ -107,6 +119,9 @@ def _write(source: Salvage, target: str, clock: Clock) -> tuple[int, int]:
                 chunk = list(itertools.islice(tasks, CHUNK_TASKS))
                 if not chunk:
                     break
+            kept = source.kept.all()
+            while some := list(itertools.islice(kept, KEPT_AT_ONCE)):
+                store.put_kept(some)
             for prefix, mark_us in source.marks.items():
                 beyond = Block(0, mark_us, mark_us, 0)
                 store.reserve_serials(prefix, mark_us, 0, beyond, durable=False)

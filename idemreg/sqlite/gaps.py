@@ -30,6 +30,7 @@ class Gaps(NamedTuple):
     ``lost_schedules``: rows of schedules are damaged, or may be lost or older ones; ``paused``: the first hundred
     schedules that are told of, all of which are paused in the copy. ``lost_clock``: likewise the row about the clock;
     ``suspended``: the alarm that suspends scheduling in the copy for it, None where nothing tells of a schedule.
+    ``without_arguments``: the first hundred tasks that have none in the copy, though some were kept for a rerun.
     """
 
     pages: int = 0
@@ -48,6 +49,8 @@ class Gaps(NamedTuple):
     paused_schedules: int = 0
     lost_clock: bool = False
     suspended: str | None = None
+    without_arguments: tuple[str, ...] = ()
+    tasks_without_arguments: int = 0
 
     @property
     def are_none(self) -> bool:

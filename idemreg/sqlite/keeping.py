@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from idemreg.model import Origin, Task
     from idemreg.progress import Step, Steps
     from idemreg.query import Instant, Query
+    from idemreg.recovery import Kept
     from idemreg.sqlite.connection import Connection
     from idemreg.store import Backup, Lost, Present, Survey
 
@@ -81,6 +82,18 @@ class Keeper(Reader):
             answers = opened.database.write(put, durable=True)
         faults.point("import.committed")
         return answers
+
+    def put_kept(self, kept: Sequence[tuple[str, Kept]]) -> None:
+        """Store arguments, each of a task that `put` has inserted and whose policy says that they are kept."""
+        from idemreg.sqlite import arguments, records  # noqa: PLC0415 - for a salvage only
+
+        def put(connection: Connection) -> None:
+            records.floor(connection, self._schema_version)
+            for task_id, one in kept:
+                arguments.keep(connection, task_id, one)
+
+        with self._opening.using() as opened:
+            opened.database.write(put, durable=True)
 
     def backup(self, path: str | os.PathLike[str], progress: Callable[[int, int], None] | None) -> Backup:
         """Copy the whole file as it is at one instant to ``path``, which must not exist; see `copying.copy`."""

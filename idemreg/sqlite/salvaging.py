@@ -7,7 +7,8 @@ leads there), or beside a -wal that has lost a frame, or is gone with frames tha
 becomes unknown, so that nothing runs again on the word of an older copy.
 
 Of the marks of serial numbers the highest is taken that is found: one that is lost brings no serial back, since the
-new registry gives them under other instances. What becomes of schedules and of the clock, `sqlite/holding.py` tells.
+new registry gives them under other instances. What becomes of schedules and of the clock, `sqlite/holding.py` tells; of
+kept arguments, `sqlite/kept_rows.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
 from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
 from idemreg.sqlite.holding import CLOCK, SCHEDULES, Held
+from idemreg.sqlite.kept_rows import ARGUMENTS, KeptRows
 from idemreg.sqlite.pages import RESERVED_BYTES
 from idemreg.sqlite.records import RegistryRow
 from idemreg.sqlite.rows import to_task
@@ -58,7 +60,7 @@ STEPS: Final = "idempotent_step"
 OWN: Final = ("idempotent_", "sqlite_autoindex_idempotent_")  # how the tables and indexes of a registry begin
 # Whose rows are looked for. Where the schema names them all, none of those is in a table of the user's own.
 TABLES: Final = frozenset(
-    {LOG, STEPS, "idempotent_large", "idempotent_registry", "idempotent_serial", SCHEDULES, CLOCK}
+    {LOG, STEPS, "idempotent_large", "idempotent_registry", "idempotent_serial", SCHEDULES, CLOCK, ARGUMENTS}
 )
 # The columns of the table in its own order, which is that of a record.
 STORED_COLUMNS: Final = (
@@ -70,9 +72,16 @@ RESULT, IS_LARGE = TASK_COLUMNS.index("result"), TASK_COLUMNS.index("is_large")
 
 
 class Salvage:
-    """One pass over a damaged file."""
+    """One pass over a damaged file. ``takes_commands``: see `KeptRows`."""
 
-    def __init__(self, path: str, clock: Clock, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        clock: Clock,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        takes_commands: bool = False,
+    ) -> None:
         self._image = Image(path)
         try:
             self._has_lost_frames = self._image.has_lost_frames or _has_lost_wal(path, self._image, clock)
@@ -89,6 +98,7 @@ class Salvage:
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
         self.held = Held(self._staged, clock.wall_us() // 1_000_000)
+        self.kept = KeptRows(self._staged, takes_commands=takes_commands)
         self._reached: dict[int, tuple[str, Range]] = {}
         self._table: str | None = None  # of the page that is looked at, where a tree leads there
         self._has_tables = False  # the schema names each
@@ -141,7 +151,7 @@ class Salvage:
             other_tables=tuple(self._other_tables),
             lost_steps=any(self._reached[number][0] == STEPS for number in self._damaged if number in self._reached),
         )
-        return self.held.settle(gaps, self._is_whole)
+        return self.kept.settle(self.held.settle(gaps, self._is_whole))
 
     def _is_whole(self, table: str) -> bool:
         pages = [number for number, (name, _) in self._reached.items() if name == table]
@@ -225,8 +235,11 @@ class Salvage:
             self._staged.execute("INSERT INTO large VALUES (?, ?, ?)", values)
 
     def _take(self, values: list[Any], is_sure: bool) -> None:  # noqa: FBT001 - of a page
-        if (is_held := self.held.take(values, self._table, is_sure=is_sure)) is not None:
-            self._broken += not is_held
+        is_taken = self.held.take(values, self._table, is_sure=is_sure)
+        if is_taken is None:
+            is_taken = self.kept.take(values, self._table, is_sure=is_sure)
+        if is_taken is not None:
+            self._broken += not is_taken
         elif len(values) == len(TASK_COLUMNS) and isinstance(values[0], str):
             self._take_task([values[place] for place in _PLACES], is_sure=is_sure)
         elif self._table == LOG or (len(values) == 1 and isinstance(values[0], str)):  # what follows makes no sense
@@ -236,7 +249,7 @@ class Salvage:
         elif len(values) == REGISTRY_COLUMNS and values[0] is None:
             self._take_file_row(values[1:])
         elif len(values) == MARK_COLUMNS and isinstance(values[0], str) and isinstance(values[2], int):
-            self._take_mark(values)  # with a text there they are kept arguments, which nothing reruns elsewhere
+            self._take_mark(values)  # with a text there they are kept arguments
         elif self._table == STEPS or (len(values) == STEP_COLUMNS and isinstance(values[0], str)):
             self._take_step(values)
 
@@ -289,8 +302,8 @@ class Salvage:
 
     def tasks(self) -> Iterator[Task]:
         """The rows as they go into another registry, in the order of their task_id."""
-        for *row, is_sure, _ in self._staged.execute("SELECT * FROM log ORDER BY task_id"):
-            yield _settled(_to_task(row), is_sure=bool(is_sure))
+        for *row, is_sure, _, is_kept in self._staged.execute(_TASKS):
+            yield _settled(_to_task(row), is_sure=bool(is_sure), is_kept=bool(is_kept))
 
     def steps(self, task_id: str) -> list[Step]:
         """The steps of a task, in the order in which they were saved."""
@@ -334,6 +347,7 @@ def _has_lost_wal(path: str, image: Image, clock: Clock) -> bool:
 
 
 _LARGE_OF: Final = "SELECT result, error FROM large WHERE task_id = ?"
+_TASKS: Final = "SELECT *, task_id IN (SELECT task_id FROM kept) FROM log ORDER BY task_id"
 _STAGE: Final = (
     f"INSERT INTO log VALUES ({', '.join('?' * (len(TASK_COLUMNS) + 2))}) ON CONFLICT DO UPDATE SET "  # noqa: S608
     + ", ".join(f"{name} = excluded.{name}" for name in (*TASK_COLUMNS[1:], "is_sure", "is_settled"))
@@ -346,9 +360,9 @@ def _to_task(row: list[Any]) -> Task:
     return to_task(tuple(row))  # what is large was put in its place
 
 
-def _settled(task: Task, *, is_sure: bool) -> Task:
+def _settled(task: Task, *, is_sure: bool, is_kept: bool) -> Task:
     """The task as it is stored elsewhere: nobody there owns it, and only what is final or sure may be believed."""
-    policy = task.policy._replace(keeps_arguments=False)  # they are left behind
+    policy = task.policy._replace(keeps_arguments=is_kept)
     task = task._replace(owner=None, boot_stamp=NO_BOOT, policy=policy)
     if task.status in FINAL or (is_sure and task.status is not Status.RUNNING):
         return task

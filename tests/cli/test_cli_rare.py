@@ -80,6 +80,10 @@ def test_what_a_salvage_may_have_missed() -> None:
         "what comes due is skipped; once you have seen what ran: idemreg schedule --resume NAME",
         "what was known of the clock may be lost",
     ]
+    lacking = Gaps(9, without_arguments=("a", "b\n"), tasks_without_arguments=3)
+    told = "kept arguments are not in the copy, and no sweep reruns their tasks: a, b\\n"
+    assert list(_gap_lines(lacking)) == [f"{told}, and 1 more"]
+    assert list(_gap_lines(lacking._replace(tasks_without_arguments=2))) == [told]
     *_, last = _gap_lines(held._replace(suspended="clock@x"))
     assert last == "what was known of the clock may be lost: clock@x suspends schedules until idemreg clock --confirm"
 

@@ -435,16 +435,31 @@ def test_show_and_list_tell_what_is_kept(cli: Cli, command: Command) -> None:
     assert cli.json("show", "t")["kept_bytes"] is None
 
 
-def test_only_a_backup_brings_them_along(cli: Cli, command: Command, tmp_path: Path) -> None:
-    """It is the file. An export, and what is salvaged, hold no arguments: nothing there reruns the task."""
+def test_a_backup_brings_them_along_and_an_export_does_not(cli: Cli, command: Command, tmp_path: Path) -> None:
+    """It is the file. An export holds no arguments: nothing where it is imported reruns the task."""
     command.killed()
-    export, salvaged, backup = (tmp_path / name for name in ("export", "salvaged.db", "backup.db"))
+    export, backup = tmp_path / "export", tmp_path / "backup.db"
     assert cli("export", str(export)).exit_code == 0
     assert SECRET not in export.read_text()
-    cli("doctor", "--salvage", str(salvaged))
-    assert (row(salvaged).status, row(salvaged).policy.keeps_arguments, kept(salvaged)) == (Status.UNKNOWN, False, [])
     assert cli("backup", str(backup)).exit_code == 0
     assert len(kept(backup)) == 1
+
+
+def test_a_salvaged_command_is_rerun_once_somebody_says_that_it_did_not_happen(
+    cli: Cli, command: Command, tmp_path: Path
+) -> None:
+    """Not before: whether the killed one has done its work, the damaged file cannot tell."""
+    command.killed()
+    salvaged = tmp_path / "salvaged.db"
+    assert cli("doctor", "--salvage", str(salvaged)).exit_code == 0
+    assert (row(salvaged).status, kept(salvaged)) == (Status.UNKNOWN, kept(cli.path))
+    copy = Cli(salvaged)
+    assert (copy.process("watch", "--once").stdout, len(command.ran())) == ("", 1)
+    assert copy("resolve", "t", "did-not-happen").exit_code == 0
+    done = copy.process("watch", "--once", "--json")
+    assert (done.returncode, lines(done.stdout)[0]["did"]) == (0, "rerun")
+    assert command.ran() == [f"{command.folder}|{SECRET}|{attempt}" for attempt in (1, 2)]
+    assert kept(salvaged) == []
 
 
 # --- functions --------------------------------------------------------------------------------------------------
