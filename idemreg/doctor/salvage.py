@@ -80,7 +80,7 @@ def _is_own(path: str) -> bool:
     """Whether a watch would execute the commands that are kept in the file."""
     try:
         check_owned(path)
-    except RecoveryError:
+    except (RecoveryError, OSError):  # or nobody can say
         return False
     return True
 
