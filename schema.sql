@@ -175,7 +175,8 @@ CREATE TABLE idempotent_schedule (
     watermark_s INTEGER NOT NULL,       -- slots up to here have a row each; goes back only behind a clock that was ahead,
                                         -- with after_s and until_s, in the transaction that removes the rows of slots
                                         -- that it had skipped before their time (sqlite/rewinding.py)
-    open_s      INTEGER NOT NULL,       -- no slot before it is running, so nobody looks for one there
+    open_s      INTEGER NOT NULL,       -- no slot before it is running, so nobody looks for one there; behind until_s:
+                                        -- up to here slots of this version ran by a clock that was ahead
     grace_ms    INTEGER,                -- how long after its instant a slot may start; NULL = for ever
     state       INTEGER NOT NULL,       -- 0 going, 1 paused, 2 held: the clock was not to be trusted
     skips       TEXT,                   -- a reason = all slots of this version are skipped for it, and none has a row

@@ -9,7 +9,8 @@ became of their rows. The two are gone through side by side, in the order of tim
                A gap: whoever should call `run_due` does not
     missing    before the watermark, and without a row: somebody has removed it; or between two versions. A gap
     double     a row, which has run or may run, at an instant that is no slot of the schedule. But one of a version that
-               ended before that instant is as its row says: it has run early, by hand or by a clock that was ahead
+               ended before that instant is as its row says where it has run early: by hand, and the row is from before
+               that end; or by a clock that was ahead, which the version tells
 
 What `purge` has removed is missing as well: keep the rows (``keep_for``) for as long as you audit. And zones are
 reckoned by the rules that this system has now, which a country may have changed since.
@@ -165,7 +166,7 @@ def _beside(row: Task, sight: _Sight) -> Audited | None:
     if row.status in {Status.SKIPPED, Status.CANCELLED}:
         return None
     at_s = slot_of(row.task_id)
-    if at_s is not None and (due := sight.early(at_s)) is not None:
+    if at_s is not None and (due := sight.early(at_s, row)) is not None:
         return _with_row(due, row, sight)
     slot = None if at_s is None else instant(at_s)
     return Audited(row.task_id, slot, slot, "double", f"{_WORDS[row.status]}, and no slot", row.attempt, None)
@@ -220,10 +221,11 @@ class _Sight:
         """Whether that is not two minutes ago. What lies far ahead was written by a clock that has been set back."""
         return abs(self.now_us - at_us) <= LATE_S * 1_000_000
 
-    def early(self, at_s: int) -> _Due | None:
-        """The slot of a version that ended before the slot's instant."""
+    def early(self, at_s: int, row: Task) -> _Due | None:
+        """The slot of a version that ended before its instant, where it can have run early: by a clock or by hand."""
         for schedule in self._versions:
-            if schedule.until_s is not None and schedule.until_s < at_s:
+            until_s = at_s if schedule.until_s is None else schedule.until_s
+            if until_s < at_s and (at_s <= schedule.open_s or row.updated_at // 1_000_000 <= until_s):
                 cron = Cron(schedule.cron, schedule.zone)
                 if cron.following(at_s - 1, at_s) is not None:
                     return _Due(at_s, schedule, cron)

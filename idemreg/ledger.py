@@ -40,7 +40,8 @@ class Schedule(NamedTuple):
 
     Its slots are those after ``after_s`` up to ``until_s`` (None: it is the one that counts). Those up to
     ``watermark_s`` have a row each; but where ``skips`` is a reason, all of this version are skipped for it, and none
-    has a row. Before ``open_s`` no slot runs that `run_due` has started.
+    has a row. Before ``open_s`` no slot runs that `run_due` has started; but behind the ``until_s`` of a
+    version that has ended it says up to where slots of it ran by a clock that was ahead.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Waiting(NamedTuple):
     held, in order; and who runs the running ones, by task_id. ``begun``: the newest slot that has begun, and the newest
     of those up to the watermark, where they are newer than one that is pending. ``early``: the slots behind the
     watermark that have left `pending` all the same, by hand or by a clock that was ahead, and whether they have begun.
+    ``skipped_s``: the newest of them that the schedule itself has skipped.
     """
 
     schedule: Schedule | None
@@ -77,6 +79,7 @@ class Waiting(NamedTuple):
     owners: dict[str, OwnerInfo]
     begun: tuple[int, ...] = ()
     early: Mapping[int, bool] = MappingProxyType({})
+    skipped_s: int | None = None
 
 
 class Ledger(Protocol):
@@ -97,10 +100,11 @@ class Ledger(Protocol):
         the rows say, but for the task_id.
         """
 
-    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
+    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int, wanted: Wanted) -> bool:
         """The schedule has come no further than to now: behind a clock that was ahead; see `sqlite/rewinding.py`.
 
         ``slots``: those that it should have between ``now_s`` and its watermark, in order. False, and nothing is
-        written, where none of them is lost; where the version that counts is not the one that was ``seen``; and where
-        the watermark is no longer ahead of the clock, which is read again under the write lock.
+        written, where neither of them nor behind them one is lost; where the version that counts is not the one that
+        was ``seen``; and where nothing is ahead any more of the clock, which is read again under the write lock.
+        ``wanted``: what the rows say of slots whose rows were removed, but for the task_id.
         """

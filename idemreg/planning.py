@@ -107,9 +107,11 @@ class Circumstances(NamedTuple):
         """The last whole second."""
         return self.now_us // SECOND_US
 
-    def is_behind(self, seen: Schedule) -> bool:
-        """Whether the schedule has come further than the clock, and that is trusted: nothing serves in its place."""
-        return seen.watermark_s > self.now_s and self.permit.catch_up
+    def is_behind(self, found: Waiting) -> bool:
+        """Whether the schedule has come, or skipped, beyond the clock, and that is trusted: nothing serves for it."""
+        if (seen := found.schedule) is None or not self.permit.catch_up:
+            return False
+        return max(seen.watermark_s, found.skipped_s or 0) > self.now_s
 
 
 class Plan(NamedTuple):
@@ -177,14 +179,24 @@ def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
     cron = Cron(seen.cron, seen.zone)
     new = cron.newest(seen.watermark_s, now_s, MOST_ROWS)
     *before, last = _advanced(seen, cron, new, Reason.SUPERSEDED, now_s) or [seen]
-    ended = last._replace(watermark_s=now_s, until_s=now_s)
+    ended = last._replace(watermark_s=now_s, until_s=now_s, open_s=min(last.open_s, now_s))
     state = State.GOING if seen.state is State.HELD else seen.state
     return Plan(
         becomes=[*before, ended, _version(table, ended.version + 1, now_s, seen.open_s, state)],
         slots=[NewSlot(at_s, Reason.SUPERSEDED) for at_s in new],
-        skips=[(task.task_id, Reason.SUPERSEDED) for task in found.tasks if task.is_untried],
+        skips=[
+            (task.task_id, Reason.SUPERSEDED)
+            for task in found.tasks
+            if task.is_untried and not _is_of(table, task, now_s)
+        ],
         runs=[],
     )
+
+
+def _is_of(table: Timetable, task: Task, after_s: int) -> bool:
+    """Whether a slot that waits, for a clock was ahead, is one of the schedule that begins at an instant."""
+    at_s = _at(task)
+    return at_s > after_s and table.cron.following(at_s - 1, at_s) is not None
 
 
 def _advanced(seen: Schedule, cron: Cron, new: Sequence[int], reason: Reason, now_s: int) -> list[Schedule]:

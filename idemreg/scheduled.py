@@ -134,10 +134,10 @@ def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Circumst
     ledger = cast("Ledger", store)
     for _ in range(TRIES):
         found = yield ledger.waiting, (table.name,), None
-        if found.schedule is not None and circumstances.is_behind(found.schedule):
+        if found.schedule is not None and circumstances.is_behind(found):
             now_s = circumstances.now_s
             slots = table.cron.between(now_s, found.schedule.watermark_s)
-            is_rewound = yield ledger.rewind, (found.schedule, slots, now_s), None
+            is_rewound = yield ledger.rewind, (found.schedule, slots, now_s, wanted), None
             if is_rewound:
                 continue
         plan: Plan = yield reckon, (table, found, wanted, circumstances._replace(own=memory.version)), None

@@ -15,6 +15,8 @@ from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import State
 from idemreg.planning import MOST_ROWS
 from idemreg.scheduled import OverlapError
+from idemreg.slots import REMOVED
+from idemreg.sqlite import purging
 from idemreg.testing import ManualClock
 from tests.support.forked import in_child
 from tests.support.processes import PATIENCE_S, Script
@@ -400,6 +402,236 @@ def test_the_token_of_a_slot_that_was_put_back_is_not_given_again(
 
 def raises_overlap(*_words: object) -> None:
     raise OverlapError
+
+
+# --- rows that purge has taken ----------------------------------------------------------------------------------
+
+
+def settled_by_hand(job: Job, world: World) -> None:
+    """By a clock that is ahead: one runs, one is skipped by a person, one cancelled, and one waits."""
+    job.registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
+    world.jump(4 * HOUR)
+    job.due()
+    trusting(job.registry)
+    job.registry.skip("job@2026-11-23T05:00:00Z", "holiday")
+    job.registry.cancel("job@2026-11-23T06:00:00Z")
+
+
+def test_what_ran_early_and_was_purged_runs_no_more(opened: Callable[[], Registry], world: World) -> None:
+    """Nobody can tell any more whether it ran: each such slot has a row again, and one of the others comes."""
+    job = Job(trusting(opened()), keep_for=30 * MINUTE)
+    world.jump(8 * HOUR)
+    job.due()
+    passes(job, world, 1)
+    world.advance(45 * MINUTE)
+    job.registry.purge()
+    world.advance(75 * MINUTE)
+    job.due()
+    assert (job.ran, job.rows()) == (["8", "9", "11"], {"10": "coalesced", "11": "succeeded"})
+    world.jump(-8 * HOUR)
+    job.due()
+    assert job.rows() == {**dict.fromkeys("456789", REMOVED), "11": "succeeded"}
+    passes(job, world, 9)
+    assert (job.ran[3:], job.rows()["9"]) == (["10", "12"], REMOVED)
+    assert {one.reason for one in job.registry.audit("job") if one.state == "skipped"} == {REMOVED}
+
+
+def test_where_all_that_is_ahead_was_purged_nothing_is_lost(opened: Callable[[], Registry], world: World) -> None:
+    """Each has run: the watermark stays ahead, and the next that comes is behind it."""
+    job = Job(trusting(opened()), coalesce="all", keep_for=30 * MINUTE)
+    world.jump(6 * HOUR)
+    job.due()
+    world.advance(45 * MINUTE)
+    assert job.registry.purge().removed == 6
+    before = job.schedule()
+    world.jump(-6 * HOUR)
+    job.due()
+    assert (job.schedule(), job.rows()) == (before, {})
+    passes(job, world, 7)
+    assert job.ran[6:] == ["7"]
+
+
+def test_what_a_person_has_ended_early_and_was_purged_does_not_come(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """Nor is it taken back when the clock goes out again."""
+    job = Job(trusting(opened()), coalesce="all", keep_for=30 * MINUTE)
+    settled_by_hand(job, world)
+    world.advance(45 * MINUTE)
+    assert job.registry.purge().removed == 3
+    job.becomes("*/30 * * * *", coalesce="all", keep_for=30 * MINUTE)
+    world.jump(-4 * HOUR)
+    job.due()
+    early(job, world)
+    job.due()
+    passes(job, world, 5)
+    assert not {"2", "3"}.intersection(job.ran)
+    assert job.ran.count("4") == 1
+
+
+def test_purge_takes_no_slot_that_is_to_come(opened: Callable[[], Registry], world: World) -> None:
+    """By its schedule, whatever the clock: it goes once that has come there. A task like it goes as ever."""
+    registry = trusting(opened())
+    job = Job(registry, keep_for=30 * MINUTE)
+    early(job, world)
+    job.due()
+    for task_id in ("jobs@2026-11-24T09:00:00Z", "job@2026-11-23T99:00:00Z", "job@x"):
+        registry.run(task_id, int, name="x", keep_for=MINUTE)
+    passes(job, world, 5)
+    world.advance(45 * MINUTE)
+    world.jump(8 * HOUR)  # what ran early is dated there
+    assert registry.purge(dry_run=True).total == 8
+    assert registry.purge().removed == 8
+    assert job.rows() == {"6": "succeeded"}
+    assert registry.purge(older_than=0).removed == 0
+    world.jump(-8 * HOUR)
+    passes(job, world, 2)
+    assert job.ran == ["6", "1", "2", "3", "4", "5", "7"]
+    assert "6" in job.rows()
+    world.advance(HOUR)
+    world.jump(8 * HOUR)
+    registry.purge()
+    assert job.rows() == {}
+
+
+def test_a_purge_that_looked_before_the_schedule_went_back_takes_none(
+    opened: Callable[[], Registry], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found the row by the watermark of then; by now its slot is to come."""
+    job = Job(trusting(opened()), keep_for=30 * MINUTE)
+    world.jump(6 * HOUR)
+    job.due()
+    world.advance(45 * MINUTE)
+    find = purging.find
+
+    def late(*words: Any) -> purging.Found:
+        found = find(*words)
+        world.jump(-6 * HOUR)
+        Job(trusting(opened())).due()
+        return found
+
+    monkeypatch.setattr(purging, "find", late)
+    assert job.registry.purge().removed == 0
+    assert job.rows() == {"6": "succeeded"}
+
+
+# --- what waits early, and the schedule becomes another ---------------------------------------------------------
+
+
+def waits_early(job: Job, world: World) -> None:
+    """By a clock that served and was ahead, which starts the newest only."""
+    job.registry.may_schedule = lambda: Permit(catch_up=False)  # type: ignore[method-assign]
+    world.jump(6 * HOUR)
+    job.due()
+    trusting(job.registry)
+    world.jump(-6 * HOUR)
+    assert job.rows() == {**dict.fromkeys("12345", "pending"), "6": "succeeded"}
+
+
+def test_what_waits_early_and_the_next_expression_has_runs_at_its_time(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """Its instant is behind the beginning of that; what it has not never runs, and comes again with one that has it."""
+    job = Job(trusting(opened()), coalesce="all")
+    waits_early(job, world)
+    job.becomes("0,30 */2 * * *", coalesce="all")
+    assert {job.rows()[hour] for hour in "135"} == {"pending"}  # 04:00, 06:00 and 08:00
+    job.due()
+    assert job.rows() == {**dict.fromkeys("135", "pending"), "6": "succeeded"}
+    job.becomes("*/30 * * * *", coalesce="all")
+    passes(job, world, 14, 30 * MINUTE)
+    assert job.ran == ["6", *(f"{half / 2:g}" for half in range(1, 15) if half != 12)]
+    assert gaps(job) == []
+
+
+def test_who_died_before_it_was_skipped_has_skipped_nothing(opened: Callable[[], Registry], world: World) -> None:
+    """The next version began where the one before had come; what waits before that would never run."""
+    job = Job(trusting(opened()), coalesce="all")
+    waits_early(job, world)
+
+    def dies() -> str:
+        faults.arm("slots.committed", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        Job(trusting(opened()), cron="0 */1 * * *", coalesce="all")
+        return ""
+
+    assert "KeyboardInterrupt" in in_child(dies)
+    assert job.schedule().after_s == BEGAN.timestamp() + 6 * HOUR
+    job = Job(trusting(opened()), cron="0 */1 * * *", coalesce="all")
+    passes(job, world, 7)
+    assert (job.ran, gaps(job)) == (["1", "2", "3", "4", "5", "7"], [])
+
+
+def test_what_is_skipped_early_behind_the_look_by_the_right_clock_comes_as_well(
+    opened: Callable[[], Registry], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process was stopped in its look, before it had settled what that skips."""
+    job, other = (Job(trusting(opened()), overlap="queue") for _ in range(2))
+    waits_early(job, world)
+    settle = job.registry.store.settle
+    world.jump(8 * HOUR)
+    seen: list[Any] = []
+
+    def late(*words: Any) -> Any:
+        if not seen:
+            world.jump(-8 * HOUR)
+            other.due()
+        settled = settle(*words)
+        seen.append((job.rows()["1"], job.schedule().watermark_s))
+        return settled
+
+    monkeypatch.setattr(job.registry.store, "settle", late)
+    job.due()
+    assert seen[0] == ("coalesced", BEGAN.timestamp())
+    assert job.rows() == {"6": "succeeded", "8": "succeeded"}
+    passes(other, world, 8)
+    assert (sorted(job.ran + other.ran), gaps(other)) == (list("12345678"), [])
+
+
+# --- the audit of it --------------------------------------------------------------------------------------------
+
+
+def test_what_an_older_process_runs_at_its_time_is_a_double(opened: Callable[[], Registry], world: World) -> None:
+    """By hand, and its expression is over: that version had the slot, and ended before anybody could run it."""
+    job, old = (Job(trusting(opened())) for _ in range(2))
+    passes(job, world, 1)
+    world.advance(MINUTE)
+    job.becomes("30 3 * * *")
+    world.advance(2 * HOUR)
+    old.registry.run_slot("job@2026-11-23T06:00:00Z")
+    assert [(one.task_id, one.state) for one in gaps(job)] == [("job@2026-11-23T06:00:00Z", "double")]
+
+
+def test_what_was_run_ahead_by_hand_is_no_double_of_the_next_expression(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """It has run while the version counted that had it."""
+    job = Job(trusting(opened()))
+    job.registry.run_slot("job@2026-11-23T06:00:00Z")
+    world.advance(MINUTE)
+    job.becomes("30 * * * *")
+    passes(job, world, 4)
+    assert [(one.slot, one.version) for one in job.registry.audit("job") if one.version == 1] == [
+        (BEGAN + timedelta(hours=3), 1)
+    ]
+    assert gaps(job) == []
+
+
+def test_how_far_slots_ran_early_is_told_once(opened: Callable[[], Registry], world: World) -> None:
+    """However often the clock goes out: by one empty version. So what ran early is no double of another expression."""
+    job = Job(trusting(opened()))
+    for hours in (6, 4, 8):
+        early(job, world, hours)
+        job.due()
+    versions = ledger(job.registry).schedules("job")
+    began_s = int(BEGAN.timestamp())
+    assert [(one.after_s, one.until_s, one.open_s) for one in versions] == [
+        (began_s, began_s, began_s + 8 * HOUR),
+        (began_s, None, began_s),
+    ]
+    job.becomes("30 * * * *")
+    passes(job, world, 10)
+    assert [one.task_id[-9:-7] for one in job.registry.audit("job") if one.version == 1] == ["07", "09", "11"]
+    assert gaps(job) == []
 
 
 # --- several processes ------------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ class Keeper(Reader):
         faults.point("slots.committed")
         return is_planned
 
-    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
+    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int, wanted: Wanted) -> bool:
         """Take back how far a schedule has come, behind a clock that was ahead; see `Ledger.rewind`.
 
         Not synced: where a power cut takes it back, the next look does it again.
@@ -237,7 +237,8 @@ class Keeper(Reader):
 
             def rewind(connection: Connection) -> bool:
                 # Whoever has looked by an older time, and was stopped since, takes no clock for one that went back.
-                latest_s = opened.instant()[0] // 1_000_000
-                return rewinding.rewind(connection, version, seen, max(now_s, latest_s))
+                stamp = opened.stamp()
+                latest_s = stamp[0] // 1_000_000
+                return rewinding.rewind(connection, version, seen, max(now_s, latest_s), wanted, stamp)
 
             return opened.database.write(rewind, durable=False, is_alone=True)

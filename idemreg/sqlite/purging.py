@@ -1,7 +1,8 @@
 """Removing rows whose time has passed: look at a bounded piece without any lock, then remove it in one transaction.
 
 Only final rows go, and those never change: a row that still has its status and token is the row that was looked at. So
-the look needs no lock, and the transaction is short. What was forgotten or claimed anew in between stays.
+the look needs no lock, and the transaction is short. What was forgotten or claimed anew in between stays, and so does a
+slot behind which its schedule has gone back meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from idemreg.sqlite import leases
 from idemreg.sqlite.queries import AGE_MS, boundary, conditions, within
 from idemreg.sqlite.records import floor, raise_floor
 from idemreg.sqlite.rows import COLUMNS, to_task
+from idemreg.sqlite.slots import ANY_SLOT
 from idemreg.sqlite.tasks import is_large
 from idemreg.store import Group, Survey
 
@@ -25,6 +27,19 @@ if TYPE_CHECKING:
     from idemreg.sqlite.queries import Conditions
 
 __all__ = ["Found", "find", "remove", "survey"]
+
+# A slot to which its schedule has not come, by its row and no clock: it has run early, or was settled by hand. Its row
+# keeps it from being made, and run again, when its time comes.
+_TO_COME: Final = (
+    f"(task_id GLOB '{ANY_SLOT}' AND EXISTS (SELECT 1 FROM idempotent_schedule AS its"  # noqa: S608 - a constant
+    " WHERE its.name = substr(task_id, 1, length(task_id) - 21) AND its.until_s IS NULL"
+    " AND its.watermark_s < unixepoch(substr(task_id, -20))))"
+)
+
+_REMOVE: Final = "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?"
+_REMOVE_SLOT: Final = f"{_REMOVE} AND NOT {_TO_COME}"  # its schedule may have gone back since it was found
+
+_AT: Final = slice(-21, -20)  # where a slot has its @
 
 # One transaction removes so many rows: other writers wait some milliseconds.
 CHUNK_ROWS: Final = 500
@@ -82,13 +97,14 @@ def find(connection: Connection, schema_version: int, query: Query, at: Instant,
 
 
 def _removable(query: Query, at: Instant) -> Conditions:
-    """Final, its own time passed. Without an asked age, a row that is kept for ever stays."""
+    """Final, its own time passed, no slot that is to come. Without an asked age, a row that is kept for ever stays."""
     wanted_statuses = FINAL if query.statuses is None else query.statuses & FINAL
     wanted = conditions(query._replace(status=wanted_statuses), at)
     kept = f"keep_ms IS NOT NULL AND {AGE_MS} >= keep_ms"
     if query.older_ms is not None:
         kept = f"keep_ms IS NULL OR {AGE_MS} >= keep_ms"
     wanted.add(f"({kept})", at.boot_start, at.boot_ms, at.wall_us)
+    wanted.add(f"NOT {_TO_COME}")
     return wanted
 
 
@@ -98,7 +114,7 @@ def remove(connection: Connection, schema_version: int, tasks: list[Task]) -> in
     count, highest = 0, lowest
     for task in tasks:
         connection.execute(
-            "DELETE FROM idempotent_log WHERE task_id = ? AND status = ? AND token = ?",
+            _REMOVE_SLOT if task.task_id[_AT] == "@" else _REMOVE,
             (task.task_id, int(task.status), task.token),
         )
         if connection.changes() != 1:

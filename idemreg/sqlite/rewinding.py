@@ -4,7 +4,12 @@ By such a clock slots were skipped whose instants were still to come, and versio
 there. Once a clock is trusted by which that is so, each of these slots comes again when its time comes: every boundary
 that lies ahead is moved to now, and the rows of those that never ran are removed, in one transaction. What has run
 early, is at work, waits, or was settled by somebody else keeps its row, and a slot that has a row is never made again:
-so nothing runs twice, however often a clock goes out and back.
+so nothing runs twice, however often a clock goes out and back. Where `purge` has taken the row of an early slot, nobody
+can tell whether it ran: it is given a row again, by which it never comes (`REMOVED`). And `purge` takes none to which
+its schedule has not come.
+
+Beyond the watermark and now a schedule skips nothing rightly either: what was skipped there (by who was stopped in his
+look, or as of an expression that is over) comes again as well.
 
 Where nothing is lost nothing is written: the watermark stays ahead of a clock that is set back by a little, and of one
 that comes again past slots that have run.
@@ -12,55 +17,82 @@ that comes again past slots that have run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from idemreg import faults
+from idemreg.cron import Cron
 from idemreg.model import Status
-from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
+from idemreg.slots import slot_id, slot_of
 from idemreg.sqlite import tasks
-from idemreg.sqlite.records import floor, raise_floor
-from idemreg.sqlite.rows import COLUMNS, to_task
-from idemreg.sqlite.slots import newest, put, schedules
+from idemreg.sqlite.records import raise_floor
+from idemreg.sqlite.slots import ahead, is_skipped, mark_removed, put, schedules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
+    from idemreg.deciding import Wanted
     from idemreg.ledger import Schedule
     from idemreg.model import Task
     from idemreg.sqlite.connection import Connection
+    from idemreg.sqlite.stamps import Stamp
 
 __all__ = ["is_due", "rewind"]
 
-_REASONS: Final = frozenset(reason.value for reason in Reason)
-
 
 def is_due(connection: Connection, schema_version: int, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
-    """Whether one of the slots is lost: no look would make it any more, and it has not run."""
-    floor(connection, schema_version)
-    rows = _ahead(connection, seen, now_s)
-    row = next(rows, None)
+    """Whether a slot is lost: one of these that no look would make any more, or one that was skipped behind them all.
+
+    Not one whose row was removed: it may have run.
+    """
+    versions = schedules(connection, schema_version, seen.name)
+    if any(is_skipped(row) for row in ahead(connection, seen.name, max(now_s, seen.watermark_s))):
+        return True
+    rows, had = ahead(connection, seen.name, now_s), _with_rows(versions, now_s)
+    row, had_s = next(rows, None), next(had, None)
     for at_s in slots:
         task_id = slot_id(seen.name, at_s)
         while row is not None and row.task_id < task_id:
             row = next(rows, None)
-        if row is None or row.task_id != task_id or _is_skipped(row):
+        while had_s is not None and had_s < at_s:
+            had_s = next(had, None)
+        is_there = row is not None and row.task_id == task_id
+        if _goes(row, seen) if is_there else had_s != at_s:
             return True
     return False
 
 
-def rewind(connection: Connection, schema_version: int, seen: Schedule, now_s: int) -> bool:
+def rewind(
+    connection: Connection, schema_version: int, seen: Schedule, now_s: int, wanted: Wanted, stamp: Stamp
+) -> bool:
     """See `Ledger.rewind`. Inside a transaction. All versions are read in it: only the newest one is compared."""
-    floor(connection, schema_version)
-    if newest(connection, seen.name) != seen or seen.watermark_s <= now_s:
+    versions = schedules(connection, schema_version, seen.name)
+    rows = list(ahead(connection, seen.name, now_s))
+    goes = [row for row in rows if _goes(row, seen)]
+    if versions[-1:] != [seen] or (seen.watermark_s <= now_s and not goes):
         return False
-    goes = [row for row in _ahead(connection, seen, now_s) if _is_skipped(row) or _is_superseded(row, seen)]
+    present = {row.task_id for row in rows}
+    removed = (at_s for at_s in _with_rows(versions, now_s) if slot_id(seen.name, at_s) not in present)
+    mark_removed(connection, seen.name, removed, wanted, stamp)
     _forget(connection, goes)
-    for schedule in schedules(connection, schema_version, seen.name):
-        becomes = _not_ahead(schedule, now_s)
-        if becomes != schedule:
-            put(connection, becomes)
+    is_over = {Status.SKIPPED, Status.CANCELLED}
+    begun = {slot_of(row.task_id) for row in rows if not row.is_untried and row.status not in is_over}
+    for schedule in _not_ahead(versions, now_s, begun):
+        put(connection, schedule)
     faults.point("slots.rewound")
     return True
+
+
+def _with_rows(versions: Sequence[Schedule], now_s: int) -> Iterator[int]:
+    """The slots after now that were each given a row, in order."""
+    for schedule in versions:
+        yield from _slots(schedule, now_s)
+
+
+def _slots(schedule: Schedule, now_s: int) -> Iterator[int]:
+    """Those of one version: as far as it has come, and none where it skips all."""
+    after_s = max(now_s, schedule.after_s)
+    if schedule.skips is None and after_s < schedule.watermark_s:
+        yield from Cron(schedule.cron, schedule.zone).between(after_s, schedule.watermark_s)
 
 
 def _forget(connection: Connection, goes: Sequence[Task]) -> None:
@@ -77,19 +109,9 @@ def _forget(connection: Connection, goes: Sequence[Task]) -> None:
             tasks.forget(connection, row)
 
 
-def _ahead(connection: Connection, seen: Schedule, now_s: int) -> Iterator[Task]:
-    """The rows of slots after now, up to the watermark."""
-    rows = connection.execute(
-        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id <= ? ORDER BY task_id",  # noqa: S608
-        (slot_id(seen.name, now_s), slot_id(seen.name, seen.watermark_s)),
-    )
-    return (task for task in map(to_task, rows) if slot_of(task.task_id) is not None)
-
-
-def _is_skipped(row: Task) -> bool:
-    """Whether the schedule itself has skipped it, and it never ran."""
-    is_by_schedule = row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
-    return is_by_schedule and row.attempt == 0 and row.evidence in _REASONS
+def _goes(row: Task | None, seen: Schedule) -> bool:
+    """Whether a row ahead of now is taken back: it never ran, and as it is it never would."""
+    return row is not None and (is_skipped(row) or _is_superseded(row, seen))
 
 
 def _is_superseded(row: Task, seen: Schedule) -> bool:
@@ -97,11 +119,34 @@ def _is_superseded(row: Task, seen: Schedule) -> bool:
     return row.is_untried and (slot_of(row.task_id) or 0) <= seen.after_s
 
 
-def _not_ahead(schedule: Schedule, now_s: int) -> Schedule:
-    """The version as it would be had it ended, or looked, by now at the latest. One that is all to come is empty."""
-    return schedule._replace(
-        after_s=min(schedule.after_s, now_s),
-        until_s=None if schedule.until_s is None else min(schedule.until_s, now_s),
-        watermark_s=min(schedule.watermark_s, now_s),
-        open_s=min(schedule.open_s, now_s),
-    )
+def _not_ahead(versions: Sequence[Schedule], now_s: int, begun: Container[int | None]) -> Iterator[Schedule]:
+    """The versions that change: each as if it had ended, or looked, by now at the latest. One all to come is empty.
+
+    How far its own slots have begun stays told, for the audit, as the ``open_s`` of a version that has ended: of this
+    one, or of an empty one before the one that counts.
+    """
+    before: Schedule | None = None
+    for one in versions:
+        schedule = one
+        begun_s = max((at_s for at_s in _slots(schedule, now_s) if at_s in begun), default=now_s)
+        after_s = min(schedule.after_s, now_s)
+        if schedule.until_s is None:
+            yield from _counting(schedule._replace(after_s=after_s), before, now_s, begun_s)
+        elif schedule.until_s > now_s:
+            schedule = schedule._replace(after_s=after_s, until_s=now_s, watermark_s=now_s, open_s=begun_s)
+            yield schedule
+        before = schedule
+
+
+def _counting(schedule: Schedule, before: Schedule | None, now_s: int, begun_s: int) -> Iterator[Schedule]:
+    """The version that counts, and what tells how far its slots have begun, where that is ahead."""
+    becomes = schedule._replace(watermark_s=min(schedule.watermark_s, now_s), open_s=min(schedule.open_s, now_s))
+    if begun_s > now_s:
+        after_s = schedule.after_s
+        empty = schedule._replace(until_s=after_s, watermark_s=after_s, open_s=begun_s)
+        if before is not None and before._replace(version=empty.version, open_s=begun_s) == empty:
+            yield before._replace(open_s=max(before.open_s, begun_s))
+        else:
+            yield empty
+            becomes = becomes._replace(version=schedule.version + 1)
+    yield becomes

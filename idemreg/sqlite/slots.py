@@ -12,14 +12,14 @@ from idemreg import faults
 from idemreg.errors import StoreCorruptError
 from idemreg.ledger import Schedule, State, Waiting
 from idemreg.model import OnCrash, Status, Verdict
-from idemreg.slots import BY_SCHEDULE, Reason, slot_id, slot_of
+from idemreg.slots import BY_SCHEDULE, REMOVED, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
 from idemreg.sqlite.rows import COLUMNS, to_task
 from idemreg.sqlite.seals import broken, claim_seal, state_seal, values_hold, values_seal
 from idemreg.sqlite.whose import owner_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from idemreg.deciding import Wanted
     from idemreg.ledger import NewSlot
@@ -28,13 +28,28 @@ if TYPE_CHECKING:
     from idemreg.sqlite.owners import Owners
     from idemreg.sqlite.stamps import Stamp
 
-__all__ = ["AFTER_AT", "ANY_SLOT", "newest", "plan", "put", "schedules", "to_schedule", "waiting"]
+__all__ = [
+    "AFTER_AT",
+    "ANY_SLOT",
+    "ahead",
+    "is_skipped",
+    "mark_removed",
+    "newest",
+    "plan",
+    "put",
+    "schedules",
+    "to_schedule",
+    "waiting",
+]
 
 _FIELDS: Final = (
     "name, version, cron, zone, after_s, until_s, watermark_s, open_s, grace_ms, state, skips"  # as in `Schedule`
 )
 ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"  # for GLOB; `slot_of` has the last word
 AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
+_AFTER_SLOTS: Final = "@:"  # behind "@9": what is named NAME@<letter> is no slot
+
+_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 def schedules(connection: Connection, schema_version: int, name: str | None = None) -> list[Schedule]:
@@ -86,7 +101,9 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
         tasks = _unended(connection, name, schedule.open_s)
         running = [task for task in tasks if task.status is Status.RUNNING]
         owned = {task.task_id: owner_of(owners, connection, task) for task in running}
-        return Waiting(schedule, tasks, owned, _begun(connection, schedule, tasks), _early(connection, schedule))
+        begun = _begun(connection, schedule, tasks)
+        early = [task for task in ahead(connection, name, schedule.watermark_s) if not task.is_untried]
+        return Waiting(schedule, tasks, owned, begun, _has_begun(early), _skipped_s(early))
     finally:
         connection.execute("ROLLBACK")
 
@@ -129,18 +146,30 @@ def _begun(connection: Connection, schedule: Schedule, tasks: Sequence[Task]) ->
     return tuple(at_s for at_s in found if at_s is not None)
 
 
-def _early(connection: Connection, schedule: Schedule) -> dict[int, bool]:
-    """Of slots that have left `pending` before a look came to them: whether they have begun."""
+def ahead(connection: Connection, name: str, after_s: int) -> Iterator[Task]:
+    """The rows of all slots after an instant, in order."""
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ?",  # noqa: S608
-        (slot_id(schedule.name, schedule.watermark_s), schedule.name + AFTER_AT),
+        f"SELECT {COLUMNS} FROM idempotent_log WHERE task_id > ? AND task_id < ? AND task_id GLOB ?"  # noqa: S608
+        " ORDER BY task_id",
+        (slot_id(name, after_s), name + _AFTER_SLOTS, ANY_SLOT),
     )
-    tasks = {slot_of(task.task_id): task for task in map(to_task, rows)}
-    return {
-        at_s: task.status not in {Status.SKIPPED, Status.CANCELLED}
-        for at_s, task in tasks.items()
-        if at_s is not None and not task.is_untried
-    }
+    return (task for task in map(to_task, rows) if slot_of(task.task_id) is not None)
+
+
+def _has_begun(early: Sequence[Task]) -> dict[int, bool]:
+    """Of slots that have left `pending` before a look came to them: whether they have begun."""
+    return {slot_of(task.task_id) or 0: task.status not in {Status.SKIPPED, Status.CANCELLED} for task in early}
+
+
+def _skipped_s(early: Sequence[Task]) -> int | None:
+    """The newest of them that the schedule itself has skipped."""
+    return max((slot_of(task.task_id) or 0 for task in early if is_skipped(task)), default=None)
+
+
+def is_skipped(row: Task) -> bool:
+    """Whether the schedule itself has skipped the slot, and it never ran."""
+    is_by_schedule = row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
+    return is_by_schedule and row.attempt == 0 and row.evidence in _REASONS
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608
@@ -167,7 +196,8 @@ def plan(
         return False
     for schedule in _in_sight(connection, seen, becomes):
         put(connection, schedule)
-    connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))
+    ends = ((at_s, None if reason is None else reason.value) for at_s, reason in slots)
+    connection.executemany(_INSERT, _rows(name, ends, wanted, stamp))
     faults.point("slots.in-transaction")
     return True
 
@@ -192,15 +222,22 @@ def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[S
     return [*becomes[:-1], last._replace(open_s=oldest_s)]
 
 
-def _rows(schedule: str, slots: Sequence[NewSlot], wanted: Wanted, stamp: Stamp) -> Iterator[tuple[Any, ...]]:
+def mark_removed(connection: Connection, name: str, slots: Iterable[int], wanted: Wanted, stamp: Stamp) -> None:
+    """Give each of the slots a row by which it never comes again. Inside a transaction."""
+    ended = ((at_s, REMOVED) for at_s in slots)
+    connection.executemany(_INSERT, _rows(name, ended, wanted._replace(keep_ms=None), stamp))
+
+
+def _rows(
+    schedule: str, slots: Iterable[tuple[int, str | None]], wanted: Wanted, stamp: Stamp
+) -> Iterator[tuple[Any, ...]]:
+    """Of each slot and why it was skipped; None: it is pending."""
     packed, keep_ms, name, checksum = wanted.policy.pack(), wanted.keep_ms, wanted.name, wanted.checksum
-    ends: dict[Reason | None, tuple[int, int | None, str | None, str | None]] = {
-        reason: (int(Status.SKIPPED), int(Verdict.SKIPPED), BY_SCHEDULE, reason.value) for reason in Reason
-    }
-    ends[None] = (int(Status.PENDING), None, None, None)
-    for at_s, reason in slots:
+    skipped = (int(Status.SKIPPED), int(Verdict.SKIPPED), BY_SCHEDULE)
+    pending = (int(Status.PENDING), None, None)
+    for at_s, why in slots:
         task_id = slot_id(schedule, at_s)
-        status, verdict, by, why = ends[reason]
+        status, verdict, by = pending if why is None else skipped
         yield (
             task_id,
             checksum,

@@ -25,8 +25,8 @@ _SLOTS: Final = mutants(
         (
             Patch(
                 SQLITE + "slots.py",
-                "    ends[None] = (int(Status.PENDING), None, None, None)\n",
-                "    ends[None] = ends[Reason.COALESCED]\n",
+                "    pending = (int(Status.PENDING), None, None)\n",
+                "    pending = skipped\n",
             ),
         ),
         "test_what_is_due_runs_once",
@@ -113,12 +113,12 @@ _WATERMARK: Final = mutants(
         (
             Patch(
                 SQLITE + "slots.py",
-                "    connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))\n"
+                "    connection.executemany(_INSERT, _rows(name, ends, wanted, stamp))\n"
                 '    faults.point("slots.in-transaction")\n',
                 '    connection.execute("COMMIT")\n'
                 '    connection.execute("BEGIN IMMEDIATE")\n'
                 '    faults.point("slots.in-transaction")\n'
-                "    connection.executemany(_INSERT, _rows(name, slots, wanted, stamp))\n",
+                "    connection.executemany(_INSERT, _rows(name, ends, wanted, stamp))\n",
             ),
         ),
         "test_killed_there[slots.in-transaction-0]",
@@ -132,7 +132,7 @@ _AHEAD: Final = mutants(
     Row(
         "slots-lost-to-a-clock-ahead",
         "what a clock has skipped that was ahead stays skipped, and nothing runs until that time has come",
-        (Patch(PLANNING, "return seen.watermark_s > self.now_s and", "return seen.watermark_s < 0 and"),),
+        (Patch(PLANNING, "return max(seen.watermark_s, found.skipped_s or 0) > self.now_s", "return False"),),
         "test_a_clock_eight_hours_ahead_behind_a_reboot_costs_no_slot",
     ),
     Row(
@@ -140,7 +140,7 @@ _AHEAD: Final = mutants(
         "behind a clock that was ahead the row of what ran early goes as well",
         (
             Patch(
-                SQLITE + "rewinding.py",
+                SQLITE + "slots.py",
                 "row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE\n    return is_by_schedule"
                 " and row.attempt == 0 and row.evidence in _REASONS",
                 "row.status is not Status.RUNNING\n    return is_by_schedule",
@@ -151,7 +151,7 @@ _AHEAD: Final = mutants(
     Row(
         "slots-taken-back-by-an-older-time",
         "who looked by an older time than the schedule has by now takes back what was rightly skipped",
-        (Patch(SQLITE + "keeping.py", "seen, max(now_s, latest_s))", "seen, min(now_s, latest_s))"),),
+        (Patch(SQLITE + "keeping.py", "seen, max(now_s, latest_s), ", "seen, min(now_s, latest_s), "),),
         "test_who_looked_by_an_older_time_takes_nothing_back",
     ),
     Row(
@@ -159,6 +159,21 @@ _AHEAD: Final = mutants(
         "the rows that go raise no floor: a -wal that removes them is taken for one that hides them",
         (Patch(SQLITE + "rewinding.py", "        raise_floor(connection, 0)\n", ""),),
         "test_who_dies_behind_it_leaves_a_file_that_opens",
+    ),
+    Row(
+        "slots-removed-come-again",
+        "an early slot whose row was purged comes again with those that were skipped",
+        (Patch(SQLITE + "rewinding.py", "    mark_removed(connection, seen.name, removed, wanted, stamp)\n", ""),),
+        "test_what_ran_early_and_was_purged_runs_no_more",
+    ),
+    Row(
+        "slots-purged-before-their-time",
+        "purge takes the row of a slot that ran early and whose time has not come",
+        (
+            Patch(SQLITE + "purging.py", '    wanted.add(f"NOT {_TO_COME}")\n', ""),
+            Patch(SQLITE + "purging.py", " AND NOT {_TO_COME}", ""),
+        ),
+        "test_purge_takes_no_slot_that_is_to_come",
     ),
 )
 

@@ -158,18 +158,19 @@ class Expected:
     def comes_back(self, process: Process, now: datetime) -> None:
         """Behind a clock that was ahead: where a slot is lost that is still to come, all that were skipped are not."""
         ahead = between(*process.cron, now, self.since)
-        if any(self.fates.get(slot, "none") in {*SKIPS, "none"} for slot in ahead):
+        beyond = [slot for slot, fate in self.fates.items() if fate in SKIPS and slot > max(now, self.since)]
+        if beyond or any(self.fates.get(slot, "none") in {*SKIPS, "none"} for slot in ahead):
             self.fates = {slot: fate for slot, fate in self.fates.items() if slot <= now or fate not in SKIPS}
-            self.since, self.after = now, min(self.after, now)
+            self.since, self.after = min(self.since, now), min(self.after, now)
 
     def becomes(self, process: Process, now: datetime) -> list[datetime] | None:
         """The process began last, and has another schedule: that begins, and what the former had left never runs."""
         if process.knows is not None and process.knows < self.version:
             return None
         self.come_due(now)
-        self.skip(self.untried(), "superseded")
         self.since = self.after = max(self.since, now)
         self.cron = process.cron
+        self.skip([slot for slot in self.untried() if slot <= self.since or not self.is_ours(slot)], "superseded")
         self.version += 1
         self.state = "going" if self.state == "held" else self.state
         process.knows = self.version
