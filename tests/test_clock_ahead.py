@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 import threading
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from idemreg import Registry, Status, faults
+from idemreg import ClockError, Registry, Status, faults
 from idemreg.clockcheck.readings import KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import State
@@ -515,6 +520,34 @@ def test_a_purge_that_looked_before_the_schedule_went_back_takes_none(
     assert job.rows() == {"6": "succeeded"}
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["goes", "jumps", "purges"]), st.integers(-300, 600)), min_size=10, max_size=40),
+    st.sampled_from(["all", "latest", "earliest"]),
+)
+@settings(max_examples=30)
+def test_wherever_the_clock_goes_and_whatever_purge_takes_no_slot_runs_twice(
+    steps: list[tuple[str, int]], coalesce: str
+) -> None:
+    """Somebody looks behind each step; minutes. What is gone is told."""
+    world = World()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Registry(f"{folder}/jobs.db", durability="normal", clock=world) as one,
+    ):
+        job = Job(trusting(one), cron="*/20 * * * *", coalesce=coalesce, keep_for=10 * MINUTE)
+        for step, minutes in steps:
+            if step == "purges":
+                with contextlib.suppress(ClockError):
+                    one.purge()
+            elif step == "goes":
+                world.advance(abs(minutes) * MINUTE)
+            else:
+                world.jump(minutes * MINUTE)
+            job.due()
+        assert max(Counter(job.ran).values(), default=0) <= 1
+        assert all(found.state == "missing" for found in gaps(job))
+
+
 # --- what waits early, and the schedule becomes another ---------------------------------------------------------
 
 
@@ -604,16 +637,17 @@ def test_what_an_older_process_runs_at_its_time_is_a_double(opened: Callable[[],
 def test_what_was_run_ahead_by_hand_is_no_double_of_the_next_expression(
     opened: Callable[[], Registry], world: World
 ) -> None:
-    """It has run while the version counted that had it."""
+    """It has run while the version counted that had it; what ran then at no slot of that is one."""
     job = Job(trusting(opened()))
     job.registry.run_slot("job@2026-11-23T06:00:00Z")
+    job.registry.run("job@2026-11-23T05:15:00Z", int, name="x")
     world.advance(MINUTE)
     job.becomes("30 * * * *")
     passes(job, world, 4)
     assert [(one.slot, one.version) for one in job.registry.audit("job") if one.version == 1] == [
         (BEGAN + timedelta(hours=3), 1)
     ]
-    assert gaps(job) == []
+    assert [(one.task_id, one.state) for one in gaps(job)] == [("job@2026-11-23T05:15:00Z", "double")]
 
 
 def test_how_far_slots_ran_early_is_told_once(opened: Callable[[], Registry], world: World) -> None:
