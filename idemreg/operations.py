@@ -299,9 +299,10 @@ class Operations:
         """Remove ended tasks (succeeded, skipped, cancelled) whose ``keep_for`` has passed; they may then run anew.
 
         Tasks that are kept for ever stay, unless ``older_than`` is given; then they go as well, and nothing that
-        changed since. Ages count by time since boot, and by date only for rows of earlier boots: `ClockError` where any
-        task has a date that is still to come. ``approve`` is asked with what was found; ``dry_run`` removes nothing.
-        Goes in small transactions, each of which raises the token floor; ``progress`` gets the number removed so far.
+        changed since; but a slot stays until its schedule has come to it. Ages count by time since boot, and by date
+        only for rows of earlier boots: `ClockError` where any task has a date that is still to come. ``approve`` is
+        asked with what was found; ``dry_run`` removes nothing. Goes in small transactions, each of which raises the
+        token floor; ``progress`` gets the number removed so far.
         """
         from idemreg.purge import purge  # noqa: PLC0415 - few programs need it
 
