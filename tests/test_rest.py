@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -636,6 +637,20 @@ def test_an_epoch_that_was_written_by_half_is_written_anew(before: str, path: Pa
             file.write(whole[:size] + (bytes(16) if before == "none" else former)[size:])
         check_all(path, "t")
         assert lock.read_bytes()[176:192] == whole
+
+
+@pytest.mark.parametrize("size", range(4, 48, 4))
+def test_a_sync_that_was_noted_by_half_says_nothing(size: int, path: Path) -> None:
+    """The disk failed as the lock file was told of it: by what is left of the note nothing was lost."""
+    with Registry(path) as registry:
+        for number in range(TASKS):
+            registry.run(f"t:{number}", functools.partial(int, number), name="job")
+        noted = beside(path, "-lock").read_bytes()[64:112]
+    assert any(noted)
+    with beside(path, "-lock").open("r+b") as file:
+        file.seek(64)
+        file.write(noted[:size] + bytes(48 - size))
+    check_all(path, "t")
 
 
 def test_text_that_is_none_is_damage(path: Path) -> None:

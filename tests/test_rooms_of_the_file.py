@@ -25,7 +25,7 @@ from idemreg.sqlite.connection import NORMAL
 from idemreg.sqlite.guard import CLOSED, FilesReplacedError, Guard, _no
 from idemreg.sqlite.looking import Look
 from idemreg.sqlite.making import PAGE_BYTES
-from idemreg.sqlite.salvaging import Salvage
+from idemreg.sqlite.salvaging import salvaging
 from idemreg.sqlite.trust import _check_kind, _has_other_names
 from idemreg.sqlite.upkeep import SCHEMA
 from idemreg.sqlite.walindex import WalIndex
@@ -172,11 +172,10 @@ def test_free_pages_that_are_in_use_are_none(path: Path) -> None:
     at = next(at for at in range(first, first + 4 * leaves, 4) if b"task:" in page(at))
     content[at : at + 4] = (2).to_bytes(4, "big")
     path.write_bytes(content)
-    found = Salvage(str(path), Clock())
-    gaps = found.read()
-    assert {task.task_id for task in found.tasks()} == there
+    with salvaging(str(path), Clock()) as found:
+        gaps = found.read()
+        assert {task.task_id for task in found.tasks()} == there
     assert (gaps.damaged, gaps.broken_rows) == (0, 0)
-    found.close()
 
 
 def test_a_lock_file_that_cannot_be_opened_tells_a_salvage_nothing(path: Path) -> None:
@@ -187,11 +186,10 @@ def test_a_lock_file_that_cannot_be_opened_tells_a_salvage_nothing(path: Path) -
     lock_file = path.with_name(f"{path.name}-lock")
     lock_file.unlink()
     lock_file.mkdir()
-    found = Salvage(str(path), Clock())
-    gaps = found.read()
-    assert {task.task_id: task.status for task in found.tasks()} == {"t": Status.SUCCEEDED, "u": Status.PENDING}
+    with salvaging(str(path), Clock()) as found:
+        gaps = found.read()
+        assert {task.task_id: task.status for task in found.tasks()} == {"t": Status.SUCCEEDED, "u": Status.PENDING}
     assert (gaps.are_none, gaps.lost_frames) == (True, False)
-    found.close()
 
 
 def test_a_look_names_no_more_rows_than_asked(path: Path) -> None:

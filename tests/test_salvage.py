@@ -11,6 +11,7 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import pytest
 
 from idemreg import Clock, Registry, Status, StoreCorruptError, StoreError, StorePathError, TaskUnknownError, Verdict
@@ -18,7 +19,7 @@ from idemreg.doctor import examine, is_well
 from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.sqlite import rest
 from idemreg.sqlite.making import PAGE_BYTES
-from idemreg.sqlite.salvaging import _LARGE_OF, STORED_COLUMNS, Salvage
+from idemreg.sqlite.salvaging import _LARGE_OF, STORED_COLUMNS, salvaging
 from idemreg.sqlite.upkeep import SCHEMA
 from tests.cli.driver import Cli
 from tests.support.descriptors import left_open
@@ -296,12 +297,24 @@ def test_a_page_number_that_is_damaged_makes_no_pages(path: Path, tmp_path: Path
     assert {f"t:{number}" for number in range(20)} == rows_of(tmp_path / "out.db").keys()
 
 
+def test_where_there_is_no_memory_nothing_is_left_open(path: Path, tmp_path: Path) -> None:
+    """A typed error, and no file of the damaged registry stays open."""
+    fill(path, count=10)
+    before = apsw.hard_heap_limit(1)
+    try:
+        with pytest.raises(StoreError, match="out of memory"):
+            salvage(path, tmp_path / "out.db")
+    finally:
+        apsw.hard_heap_limit(before)
+    assert left_open(path) == []
+    assert not (tmp_path / "out.db").exists()
+
+
 def test_large_values_are_found_without_a_look_at_all_of_them(path: Path) -> None:
     """Each task with a large result looks for it once: by a search, or a hundred thousand of them take hours."""
     fill(path, count=10)
-    reading = Salvage(str(path), Clock())
-    plan = reading._staged.execute(f"EXPLAIN QUERY PLAN {_LARGE_OF}", ("task:0001",)).fetchall()
-    reading.close()
+    with salvaging(str(path), Clock()) as reading:
+        plan = reading._staged.execute(f"EXPLAIN QUERY PLAN {_LARGE_OF}", ("task:0001",)).fetchall()
     assert "SEARCH large USING INDEX" in str(plan)
 
 

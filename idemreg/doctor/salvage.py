@@ -18,7 +18,7 @@ from idemreg.owned import check_owned
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.sqlite.files import absolute
 from idemreg.sqlite.opening import Opening
-from idemreg.sqlite.salvaging import BY_SALVAGE, NO_BOOT, Salvage
+from idemreg.sqlite.salvaging import BY_SALVAGE, NO_BOOT, salvaging
 from idemreg.sqlite.trust import check_trust
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from idemreg.model import Origin
     from idemreg.sqlite.gaps import Gaps
+    from idemreg.sqlite.salvaging import Salvage
 
 __all__ = ["Salvaged", "salvage"]
 
@@ -67,12 +68,9 @@ def salvage(
         msg = f"there is no file {database}"
         raise StorePathError(msg)
     clock = clock or Clock()
-    source = Salvage(database, clock, progress, takes_commands=_is_own(given))
-    try:
+    with salvaging(database, clock, progress, takes_commands=_is_own(given)) as source:
         gaps = source.read()
         copied, unknown = _write(source, target, clock)
-    finally:
-        source.close()
     return Salvaged(target, copied, unknown, gaps)
 
 

@@ -134,7 +134,7 @@ def check_wal(database: str, lock_file: LockFile, boot: bytes, there: Wal) -> tu
     Else what was synced, what was noted, and whether the database is as it was noted. Writes nothing.
     """
     header, _, done, _, wal_inode, synced_boot = SYNCS.unpack(lock_file.read(SYNCS_AT, SYNCS.size))
-    wal, synced, left = f"{database}-wal", Wal.of(header), _read(lock_file)
+    wal, synced, left = f"{database}-wal", Wal.of(header if _is_whole(header) else None), _read(lock_file)
     now = os.stat(database)
     is_same = bool(left.noted) and left[1:5] == (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     if synced.frames:
@@ -177,11 +177,22 @@ def _has_damaged_header(path: str, salts: bytes) -> bool:
         return any(head[:FILE_HEADER_BYTES])
     if not magic & 1:
         magic, *words = struct.unpack("<6I", head[:24])
+    return _sum([magic, *words]) != (first, second)
+
+
+def _is_whole(header: bytes) -> bool:
+    """Whether the header of an index is what some sync has seen; no where the disk took a part of it."""
+    *words, first, second = struct.unpack("=12I", header)
+    return _sum(words) == (first, second)
+
+
+def _sum(words: list[int]) -> tuple[int, int]:
+    """SQLite's checksum of a -wal's header, and of its index's."""
     low = high = 0
-    for even, odd in zip([magic, *words][::2], [magic, *words][1::2], strict=True):
+    for even, odd in zip(words[::2], words[1::2], strict=True):
         low = (low + even + high) & 0xFFFFFFFF
         high = (high + odd + low) & 0xFFFFFFFF
-    return (low, high) != (first, second)
+    return low, high
 
 
 def _read_some(path: str, at: int, size: int) -> bytes:

@@ -26,6 +26,7 @@ from idemreg.model import FINAL, Origin, Status, Task, Verdict
 from idemreg.sqlite import rest
 from idemreg.sqlite.carving import Image, Version
 from idemreg.sqlite.cells import Tree, adds_up, cells, children
+from idemreg.sqlite.connection import translate
 from idemreg.sqlite.gaps import EVERYWHERE, NAMED, Gaps, Range, joined
 from idemreg.sqlite.holding import CLOCK, SCHEDULES, Held
 from idemreg.sqlite.kept_rows import ARGUMENTS, KeptRows
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from idemreg.clock import Clock
     from idemreg.progress import Step
 
-__all__ = ["Salvage"]
+__all__ = ["Salvage", "salvaging"]
 
 BY_SALVAGE: Final = "salvage"
 NO_BOOT: Final = 0  # the age of a row goes by its date there, as of an import
@@ -77,28 +78,25 @@ class Salvage:
     def __init__(
         self,
         path: str,
+        image: Image,
+        staged: apsw.Connection,
         clock: Clock,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None,
         *,
-        takes_commands: bool = False,
+        takes_commands: bool,
     ) -> None:
-        self._image = Image(path)
-        try:
-            self._has_lost_frames = self._image.has_lost_frames or _has_lost_wal(path, self._image, clock)
-        except BaseException:
-            self._image.close()
-            raise
+        self._image, self._staged = image, staged
+        self._has_lost_frames = image.has_lost_frames or _has_lost_wal(path, image, clock)
         self._progress = progress
-        self._staged = apsw.Connection("")  # a file of SQLite's own, gone with it: there may be more than fits
-        self._staged.execute(
+        staged.execute(
             "CREATE TABLE large (task_id, result, error);"
             "CREATE INDEX large_of ON large (task_id);"  # one task may have several, of former versions of its page
             f"CREATE TABLE log ({', '.join(TASK_COLUMNS)}, is_sure, is_settled, PRIMARY KEY (task_id));"
             "CREATE TABLE step (task_id, name, number, token, saved_at, result, seal, PRIMARY KEY (task_id, name));"
             "CREATE TABLE broken (task_id PRIMARY KEY)"
         )
-        self.held = Held(self._staged, clock.wall_us() // 1_000_000)
-        self.kept = KeptRows(self._staged, takes_commands=takes_commands)
+        self.held = Held(staged, clock.wall_us() // 1_000_000)
+        self.kept = KeptRows(staged, takes_commands=takes_commands)
         self._reached: dict[int, tuple[str, Range]] = {}
         self._table: str | None = None  # of the page that is looked at, where a tree leads there
         self._has_tables = False  # the schema names each
@@ -108,11 +106,6 @@ class Salvage:
         self.marks: dict[str, int] = {}  # of serial numbers, in microseconds, by prefix
         self._highest = 0
         self._broken = 0
-
-    def close(self) -> None:
-        """Close what was opened; the file is as it was."""
-        self._image.close()
-        self._staged.close()
 
     # --- what is there ------------------------------------------------------------------------------------------
 
@@ -330,6 +323,26 @@ class Salvage:
         if row is not None:
             return ((max(row.floor, self._highest) >> EPOCH_BITS) + 1) << EPOCH_BITS
         return ((self._highest >> EPOCH_BITS) + SPARE_EPOCHS) << EPOCH_BITS
+
+
+@contextlib.contextmanager
+def salvaging(
+    path: str,
+    clock: Clock,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    takes_commands: bool = False,
+) -> Iterator[Salvage]:
+    """A pass over a damaged file, which stays as it was.
+
+    `StoreError` where there is no room, or no memory, for what is found.
+    """
+    try:
+        # What is found goes into a file of SQLite's own, gone with the connection: there may be more than fits.
+        with contextlib.closing(Image(path)) as image, contextlib.closing(apsw.Connection("")) as staged:
+            yield Salvage(path, image, staged, clock, progress, takes_commands=takes_commands)
+    except apsw.Error as error:
+        raise translate(error) from error
 
 
 def _has_lost_wal(path: str, image: Image, clock: Clock) -> bool:

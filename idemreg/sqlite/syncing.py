@@ -65,7 +65,7 @@ from idemreg import faults
 from idemreg.clock import Clock
 from idemreg.errors import StoreCorruptError, StoreError, SyncFailedError
 from idemreg.futex import Futex
-from idemreg.lockfile import SYNC_RECORD_OFFSET, LockFile
+from idemreg.lockfile import SYNC_RECORD_OFFSET, LockFile, write_whole
 from idemreg.sqlite.connection import Connection
 from idemreg.sqlite.guard import Guard
 from idemreg.sqlite.noted import bury
@@ -141,9 +141,9 @@ class GroupSync:
         return SyncRecord._make(_RECORD.unpack(data))
 
     def _put(self, offset: int, data: bytes) -> None:
-        # In one call and inside one page: no kill and no reader comes in between. Never more than is to be changed:
-        # ``failed`` may be written at any moment.
-        os.pwrite(self._lock_file.fd, data, offset)
+        # In one call and inside one page: no kill and no reader comes in between, unless the disk takes it by halves.
+        # Never more than is to be changed: ``failed`` may be written at any moment.
+        write_whole(self._lock_file.fd, data, offset)
 
     def _sound(self) -> SyncRecord:
         """The record, if no sync has failed and the -wal is still there."""
