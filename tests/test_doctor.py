@@ -892,7 +892,7 @@ def test_a_file_that_this_user_may_not_read_is_told(scene: Scene) -> None:
 def test_a_wal_that_others_have_open_is_theirs(scene: Scene) -> None:
     """What they have lost they are told themselves; the next to open the files compares them."""
     with scene.script(OWNER, "claimed") as owner:
-        scene.overwrite(64 + 24, b"\0" * 8, "-lock")  # the checksum over what was synced
+        scene.overwrite(32 + 16, b"\0" * 8, "-wal")  # the checksum of the first frame, which was synced
         assert not scene.find("wal-lost")
         owner.kill()
     assert scene.find("wal-lost")
