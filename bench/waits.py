@@ -27,7 +27,7 @@ from bench.model import SCALES, percentile
 from bench.race import to_working_size
 from idemreg import Registry
 from idemreg.sqlite.syncing import GroupSync
-from idemreg.sqlite.wal import Wal
+from idemreg.sqlite.wal import _AfterCommit
 from idemreg.turn import Turn
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _noted() -> Iterator[Counter[str]]:
         (Turn, "take", "the turn"),
         (GroupSync, "_sync", "its own sync"),
         (GroupSync, "_wait", "another's sync"),
-        (Wal, "checkpoint", "a checkpoint"),
+        (_AfterCommit, "__call__", "the checkpoint behind its commit"),
     ):
         setattr(owner, name, _timed(getattr(owner, name), word, waits))
     yield waits
