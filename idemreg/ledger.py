@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from idemreg.model import Status
+from idemreg.slots import BY_SCHEDULE, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,9 +20,10 @@ if TYPE_CHECKING:
     from idemreg.deciding import Wanted
     from idemreg.model import Task
     from idemreg.owner import OwnerInfo
-    from idemreg.slots import Reason
 
-__all__ = ["Ledger", "NewSlot", "Schedule", "State", "Waiting"]
+__all__ = ["Ledger", "NewSlot", "Schedule", "State", "Waiting", "is_skipped"]
+
+_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 class State(enum.IntEnum):
@@ -80,6 +84,12 @@ class Waiting(NamedTuple):
     begun: tuple[int, ...] = ()
     early: Mapping[int, bool] = MappingProxyType({})
     skipped_s: int | None = None
+
+
+def is_skipped(row: Task) -> bool:
+    """Whether the schedule itself has skipped the slot, and it never ran. So it comes again, if its time is to come."""
+    is_by_schedule = row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
+    return is_by_schedule and row.attempt == 0 and row.evidence in _REASONS
 
 
 class Ledger(Protocol):

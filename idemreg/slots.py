@@ -16,9 +16,8 @@ from idemreg.errors import require
 __all__ = ["BY_SCHEDULE", "REMOVED", "Reason", "instant", "seconds_of", "slot_id", "slot_of"]
 
 BY_SCHEDULE: Final = "schedule"  # who has settled a slot that was skipped
-REMOVED: Final = (
-    "its row was removed before its time came"  # and is no `Reason`: it may have run, and never comes again
-)
+# Why one is skipped whose row was removed, and no `Reason`: it may have run, and never comes again.
+REMOVED: Final = "its row was removed before its time came"
 
 _EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - in UTC, and without a zone an id takes half of the time
 _FORM_CHARACTERS: Final = len("2026-11-22T19:00:00Z")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idemreg import ClockError, Registry, Status, faults
+from idemreg.cli.schedule import _next
 from idemreg.clockcheck.readings import KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
 from idemreg.ledger import State
@@ -24,8 +25,8 @@ from idemreg.slots import REMOVED
 from idemreg.sqlite import purging
 from idemreg.testing import ManualClock
 from tests.support.forked import in_child
-from tests.support.processes import PATIENCE_S, Script
-from tests.test_scheduled import BEGAN, DAY, HOUR, HOURLY, Job, ledger
+from tests.support.processes import PATIENCE_S
+from tests.test_scheduled import BEGAN, DAY, HOUR, HOURLY, Job, ledger, ran_by_two
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -436,6 +437,8 @@ def test_what_ran_early_and_was_purged_runs_no_more(opened: Callable[[], Registr
     world.jump(-8 * HOUR)
     job.due()
     assert job.rows() == {**dict.fromkeys("456789", REMOVED), "11": "succeeded"}
+    found, now_s = ledger(job.registry).schedules("job")[-1], world.wall_us() // SECOND_US
+    assert _next(job.registry.store, found, now_s) == int((BEGAN + timedelta(hours=10)).timestamp())
     passes(job, world, 9)
     assert (job.ran[3:], job.rows()["9"]) == (["10", "12"], REMOVED)
     assert {one.reason for one in job.registry.audit("job") if one.state == "skipped"} == {REMOVED}
@@ -822,14 +825,7 @@ def test_two_processes_behind_such_a_clock_run_each_slot_once(
     """Each by its own pace, so one is ahead of the other now and then: whoever is behind takes back what was."""
     job = Job(trusting(opened()))
     early(job, world, 9)
-    witness = path.parent / "witness"
-    with Script(LOOKS, path, witness) as one, Script(LOOKS, path, witness) as two:
-        for script in (one, two):
-            script.expect("ready")
-        for script in (one, two):
-            script.go()
-        assert (one.end(), two.end()) == (0, 0)
-    lines = witness.read_text().splitlines()
+    lines = ran_by_two(LOOKS, path)
     assert sorted(lines) == [str(BEGAN + timedelta(hours=hour)) for hour in range(1, 9)]
     world.advance(10 * HOUR)
     job.due()

@@ -304,17 +304,7 @@ def test_a_table_that_nothing_leads_to_pauses_every_schedule(files: Files) -> No
 
 def test_lost_frames_pause_every_schedule_and_suspend_by_the_clock(files: Files) -> None:
     """A pause, an alarm and how far a schedule had run may be among them."""
-    source = """
-        from idemreg import Registry
-        registry = Registry(sys.argv[1])
-        registry.run("task", int)
-        say("done")
-        wait()
-    """
-    with Script(source, files.path) as process:
-        process.expect("done")
-        process.kill()
-    os.truncate(f"{files.path}-wal", os.path.getsize(f"{files.path}-wal") // 2)
+    lose_frames(files.path)
     done = files.salvage()
     assert done.gaps.lost_frames
     assert done.gaps.lost_clock
@@ -373,11 +363,10 @@ def test_a_copy_of_a_copy_has_an_alarm_of_its_own(files: Files) -> None:
     assert files.due(files.out) == []
 
 
-def test_without_schedules_nothing_is_suspended(path: Path, tmp_path: Path) -> None:
-    """Where frames are lost and nothing tells of a schedule, no alarm is made up; that one may be lost is told."""
+def lose_frames(path: Path) -> None:
+    """A process that has run a task is killed, and half of the -wal goes."""
     source = """
         from idemreg import Registry
-        Registry(sys.argv[1]).run("first", int)
         registry = Registry(sys.argv[1])
         registry.run("task", int)
         say("done")
@@ -387,6 +376,13 @@ def test_without_schedules_nothing_is_suspended(path: Path, tmp_path: Path) -> N
         process.expect("done")
         process.kill()
     os.truncate(f"{path}-wal", os.path.getsize(f"{path}-wal") // 2)
+
+
+def test_without_schedules_nothing_is_suspended(path: Path, tmp_path: Path) -> None:
+    """Where frames are lost and nothing tells of a schedule, no alarm is made up; that one may be lost is told."""
+    with Registry(path) as registry:
+        registry.run("first", int)
+    lose_frames(path)
     gaps = salvage(path, tmp_path / "out.db").gaps
     assert (gaps.lost_frames, gaps.lost_schedules, gaps.lost_clock) == (True, True, True)
     assert (gaps.paused, gaps.suspended) == ((), None)

@@ -29,7 +29,7 @@ from tests.support.processes import Script
 from tests.support.raw import connect
 from tests.test_recovery import ARGUMENTS as CALLED_WITH
 from tests.test_recovery import CALL, WORKER, Job, kept, only
-from tests.test_salvage_held import alter, clear, page_of
+from tests.test_salvage_held import alter, clear, lose_frames, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,17 +294,7 @@ def test_what_may_be_an_older_copy_is_no_command(path: Path, out: Path) -> None:
     """Frames are lost: a rerun compares a function's arguments with the task's checksum, but not a command's words."""
     failed(path, 7)
     claimed(path, "command", Kept(is_command=True, arguments=WORDS))
-    source = """
-        from idemreg import Registry
-        registry = Registry(sys.argv[1])
-        registry.run("task", int)
-        say("done")
-        wait()
-    """
-    with Script(source, path) as process:
-        process.expect("done")
-        process.kill()
-    os.truncate(f"{path}-wal", os.path.getsize(f"{path}-wal") // 2)
+    lose_frames(path)
     gaps = salvage(path, out).gaps
     assert gaps.lost_frames
     assert (gaps.without_arguments, gaps.tasks_without_arguments) == (("command",), 1)

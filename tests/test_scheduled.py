@@ -1466,19 +1466,24 @@ def passed(at: datetime) -> int:
     return int((at - BEGAN).total_seconds())
 
 
-def test_two_processes_run_each_slot_once(registry: Registry, clock: ManualClock, path: Path) -> None:
-    """Both look at the same instant, again and again: each slot is run by one of them."""
-    Job(registry, coalesce="all", limit=1_000)
-    clock.advance(60 * HOUR)
-    now = passed(BEGAN + 60 * H)
+def ran_by_two(program: str, path: Path, *words: object) -> list[str]:
+    """What two processes that begin together have noted in their witness, each by a line."""
     witness = path.parent / "witness"
-    with Script(EAGER, path, now, witness) as one, Script(EAGER, path, now, witness) as two:
+    with Script(program, path, *words, witness) as one, Script(program, path, *words, witness) as two:
         for script in (one, two):
             script.expect("ready")
         for script in (one, two):
             script.go()
         assert (one.end(), two.end()) == (0, 0)
-    lines = witness.read_text().splitlines()
+    return witness.read_text().splitlines()
+
+
+def test_two_processes_run_each_slot_once(registry: Registry, clock: ManualClock, path: Path) -> None:
+    """Both look at the same instant, again and again: each slot is run by one of them."""
+    Job(registry, coalesce="all", limit=1_000)
+    clock.advance(60 * HOUR)
+    now = passed(BEGAN + 60 * H)
+    lines = ran_by_two(EAGER, path, now)
     assert len(lines) == len(set(lines)) == 60
 
 

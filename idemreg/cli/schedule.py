@@ -155,12 +155,12 @@ def _fields(store: Store, one: Schedule, now_s: int) -> dict[str, Any]:
 def _next(store: Store, one: Schedule, now_s: int) -> int | None:
     """The next slot that may still start: one that ran early will not, and one that was skipped too early comes."""
     from idemreg.cron import Cron  # noqa: PLC0415 - where there is a schedule
-    from idemreg.slots import BY_SCHEDULE, slot_id  # noqa: PLC0415
+    from idemreg.ledger import is_skipped  # noqa: PLC0415
+    from idemreg.slots import slot_id  # noqa: PLC0415
 
     for at_s in Cron(one.cron, one.zone).between(now_s, now_s + YEARS_S):
         (row,) = store.get([slot_id(one.name, at_s)])
-        is_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
-        if row is None or is_skipped or row.status is Status.PENDING:
+        if row is None or row.status is Status.PENDING or is_skipped(row):
             return at_s
     return None
 

@@ -217,9 +217,10 @@ def _moment(clock: Clock) -> Moment:
 
 def _newest(store: ClockStore, *, is_thorough: bool = True) -> int | None:
     """The newest stored time, as it was noted; else by all tasks, and then it is noted."""
-    if not is_thorough and (noted_us := store.newest_us()) is not None:
+    noted_us = store.newest_us()
+    if noted_us is not None and not is_thorough:
         return noted_us
-    reading = store.begin_newest()
+    reading = store.begin_newest() if noted_us is None else None
     newest_us = _newest_of_all(store)
     if reading is not None:
         store.complete_newest(reading, newest_us)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 
 from idemreg import faults
 from idemreg.cron import Cron
+from idemreg.ledger import is_skipped
 from idemreg.model import Status
 from idemreg.slots import slot_id, slot_of
 from idemreg.sqlite import tasks
 from idemreg.sqlite.records import raise_floor
-from idemreg.sqlite.slots import ahead, is_skipped, mark_removed, put, schedules
+from idemreg.sqlite.slots import ahead, mark_removed, put, schedules
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import faults
 from idemreg.errors import StoreCorruptError
-from idemreg.ledger import Schedule, State, Waiting
+from idemreg.ledger import Schedule, State, Waiting, is_skipped
 from idemreg.model import OnCrash, Status, Verdict
 from idemreg.slots import BY_SCHEDULE, REMOVED, Reason, slot_id, slot_of
 from idemreg.sqlite.records import floor
@@ -32,7 +32,6 @@ __all__ = [
     "AFTER_AT",
     "ANY_SLOT",
     "ahead",
-    "is_skipped",
     "mark_removed",
     "newest",
     "plan",
@@ -48,8 +47,6 @@ _FIELDS: Final = (
 ANY_SLOT: Final = "?*@????-??-??T??:??:??Z"  # for GLOB; `slot_of` has the last word
 AFTER_AT: Final = "A"  # the character behind "@", so that a range of task_ids ends there
 _AFTER_SLOTS: Final = "@:"  # behind "@9": what is named NAME@<letter> is no slot
-
-_REASONS: Final = frozenset(reason.value for reason in Reason)
 
 
 def schedules(connection: Connection, schema_version: int, name: str | None = None) -> list[Schedule]:
@@ -164,12 +161,6 @@ def _has_begun(early: Sequence[Task]) -> dict[int, bool]:
 def _skipped_s(early: Sequence[Task]) -> int | None:
     """The newest of them that the schedule itself has skipped."""
     return max((slot_of(task.task_id) or 0 for task in early if is_skipped(task)), default=None)
-
-
-def is_skipped(row: Task) -> bool:
-    """Whether the schedule itself has skipped the slot, and it never ran."""
-    is_by_schedule = row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
-    return is_by_schedule and row.attempt == 0 and row.evidence in _REASONS
 
 
 _PUT: Final = f"INSERT OR REPLACE INTO idempotent_schedule ({_FIELDS}, seal) VALUES ({'?, ' * 11}?)"  # noqa: S608

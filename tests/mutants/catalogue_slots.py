@@ -140,7 +140,7 @@ _AHEAD: Final = mutants(
         "behind a clock that was ahead the row of what ran early goes as well",
         (
             Patch(
-                SQLITE + "slots.py",
+                "idemreg/ledger.py",
                 "row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE\n    return is_by_schedule"
                 " and row.attempt == 0 and row.evidence in _REASONS",
                 "row.status is not Status.RUNNING\n    return is_by_schedule",
