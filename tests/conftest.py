@@ -8,6 +8,7 @@ import gc
 import inspect
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,14 @@ def nothing_left_open() -> Iterator[None]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.db"
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users may enter. Pytest's own they may not: whoever else runs it closes that to them."""
+    with tempfile.TemporaryDirectory(prefix="idemreg-test-") as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - that is its purpose
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -233,9 +233,8 @@ def test_a_damaged_header_is_an_error(path: Path, registry: Registry) -> None:
     refuse(path, StoreCorruptError)
 
 
-def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_may_not_be_written_is_refused(open_folder: Path) -> None:
     """Seen by a user without rights: SQLite needs its -wal and -shm beside the database."""
-    tmp_path.chmod(0o755)
     source = """
         import idemreg.calls
         from idemreg import Registry, StorePathError
@@ -245,10 +244,7 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     """
     if os.getuid() != 0:
         pytest.skip("needs root, to become somebody else")
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_mode & stat.S_IXOTH == 0:
-            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
-    with Script(source, tmp_path / "jobs.db") as script:
+    with Script(source, open_folder / "jobs.db") as script:
         script.expect("refused True")
         assert script.end() == 0
 
