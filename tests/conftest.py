@@ -7,6 +7,7 @@ import contextlib
 import gc
 import inspect
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +39,11 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("quick"), max_examples=5_000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
+
+# What a shell starts to run behind it ignores these (`make test &`, `nohup`), and so would every process of a test.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 LEAVING_S = 5.0  # until a thread that ends what a test has begun has left the file
 

@@ -30,6 +30,23 @@ SH = "/bin/sh"
 ROUNDS = 20
 
 
+def test_a_run_behind_a_shell_tries_signals_as_one_at_a_terminal_does() -> None:
+    """What a shell puts behind it ignores them, and its children would: `make test &` waited for ever."""
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    code = (
+        f"import signal, tests.conftest; print([signal.getsignal(n) is signal.SIG_IGN for n in {[*map(int, numbers)]}])"
+    )
+    ignored = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_IGN) for number in numbers] and None,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ignored.stdout == "[False, False, False]\n"
+
+
 # --- before the command -----------------------------------------------------------------------------------------------
 
 
