@@ -17,6 +17,7 @@ from tests.mutants import (
     catalogue_powercut,
     catalogue_resources,
     catalogue_rest,
+    catalogue_salvage,
     catalogue_simulation,
     catalogue_slots,
     catalogue_syncing,
@@ -71,6 +72,7 @@ _AREAS: Final = (
     catalogue_faults.FAULTS,
     catalogue_kills.MUTANTS,
     catalogue_resources.MUTANTS,
+    catalogue_salvage.SALVAGE,
     catalogue_door.DOOR,
     catalogue_door.HARDENING,
 )
