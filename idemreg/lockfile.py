@@ -33,7 +33,7 @@ import struct
 from typing import TYPE_CHECKING, Self
 
 from idemreg import faults, oslock
-from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StorePathError
+from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StoreFullError, StorePathError
 from idemreg.placing import make_file
 
 if TYPE_CHECKING:
@@ -301,6 +301,8 @@ def _open(path: str, opened: list[int]) -> None:
 def open_error(path: str, error: OSError) -> StoreError:
     """The error for a file that could not be opened, or made."""
     msg = f"cannot open {path}: {error.strerror}"
+    if error.errno == errno.ENOSPC:
+        return StoreFullError(msg)
     return out_of_descriptors(msg) if error.errno in TOO_MANY_OPEN else StorePathError(msg)
 
 

@@ -544,6 +544,31 @@ def test_whichever_call_fails_it_is_a_store_error(path: Path, kind: str, error: 
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+FULL_AT_OPENING = """
+from idemreg import Registry, StoreError
+
+with Registry(sys.argv[1]) as registry: registry.open()
+told = set()
+for number in range(1, 60):
+    path = sys.argv[1] if sys.argv[2] == "old" else f"{sys.argv[1]}.{number}.jobs.db"
+    fail("write", errno.ENOSPC, number=number)
+    try:
+        with Registry(path) as registry: registry.open()
+    except StoreError as caught: told.add(f"{caught.code} {caught.retryable}")
+    if not hits(): break
+say(number > 1, *sorted(told))
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("file", ["new", "old"])
+def test_a_disk_that_is_full_at_the_opening_is_told_as_full(path: Path, file: str) -> None:
+    """At whichever write it shows, also where SQLite speaks of an I/O error: the same call may succeed later."""
+    with FaultedScript(FULL_AT_OPENING, path, file) as script:
+        script.expect("True store-full True")
+        assert script.end() == 0
+
+
 NO_LOCKS = """
 from idemreg import Registry, StoreError
 from tests.torture.injected.shim import LASTING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ __all__ = [
     "NORMAL",
     "CommitUnsureError",
     "Connection",
+    "check_room",
     "connect",
     "harden",
     "is_sync_failure",
@@ -125,10 +127,23 @@ def connect(
         _set(connection, "wal_autocheckpoint", 0)
         harden(connection)
         connection.hot = connection.cursor()
-    except BaseException:
-        connection.close()
+    except BaseException as error:
+        try:
+            check_room(connection, error)
+        finally:
+            connection.close()
         raise
     return connection
+
+
+def check_room(connection: Connection, error: BaseException) -> None:
+    """`StoreFullError` where the disk is full: a -shm that finds no room is an I/O error to SQLite.
+
+    Of an opening only: a commit may be in the -wal all the same when its index finds none.
+    """
+    if isinstance(error, apsw.IOError) and connection.system_errno == errno.ENOSPC:
+        msg = f"SQLite: {error}: {os.strerror(errno.ENOSPC)}"
+        raise StoreFullError(msg) from error
 
 
 def _check_writable(connection: Connection, path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import threading
 import weakref
@@ -260,7 +261,7 @@ class Opening:
 
 def _open_error(path: str, error: OSError) -> StoreError:
     """The error of what is done to open the files: whatever the disk reports is no fault of the path."""
-    if error.errno in TOO_MANY_OPEN:
+    if error.errno == errno.ENOSPC or error.errno in TOO_MANY_OPEN:
         return open_error(path, error)
     return StoreError(f"cannot open {path}: {error.strerror}")
 

@@ -107,6 +107,8 @@ def bring_up(location: Location, lock_file: LockFile, making: Making, held: list
             if isinstance(error, apsw.NotADBError):
                 msg = f"{location.database} is damaged: its header is not a database's"
                 raise StoreCorruptError(msg) from error
+            for connection in held:
+                connections.check_room(connection, error)
             raise connections.translate(error) from error
         lock_file.note_database()
         lock_file.share()
