@@ -838,6 +838,12 @@ def test_looking_changes_nothing(scene: Scene, arrange: Callable[[Scene], object
     assert first == second
 
 
+def test_where_nothing_may_be_written_the_journal_mode_is_the_files_own(scene: Scene) -> None:
+    """It is looked at as an immutable file then, which SQLite never calls a wal; nobody has changed it."""
+    PLANTS["not-writable"](scene)
+    assert {one.code for one in examine(scene.path) if one.severity.word != "info"} == {"not-writable"}
+
+
 def test_a_stranger_may_look_and_changes_nothing(open_folder: Path) -> None:
     """A user who may read the files and not write them gets an answer, in use as well as closed; no file comes."""
     if os.geteuid() != 0:

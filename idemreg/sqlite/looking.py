@@ -40,6 +40,7 @@ __all__ = ["WANTED_SETTINGS", "DeadlineError", "Limited", "Look", "Registered", 
 BUSY_MS: Final = 1_000
 OWNERS_LOOKED_AT: Final = 256
 MARKS_LOOKED_AT: Final = 4_096
+IN_WAL: Final = bytes([2, 2])  # the versions of the form for writers and readers, in the header
 STEPS_BETWEEN_LOOKS_AT_THE_CLOCK: Final = 10_000  # of SQLite's machine, about a millisecond
 
 # What idemreg's own connections ask for, and read back.
@@ -178,7 +179,9 @@ class Look:
 
         def read(connection: Connection) -> dict[str, Any]:
             names = ("journal_mode", "page_size", "user_version")
-            return {name: connection.pragma(name) for name in names} | {"reserved_bytes": connection.reserve_bytes()}
+            told = {name: connection.pragma(name) for name in names} | {"reserved_bytes": connection.reserve_bytes()}
+            # An immutable file is in no wal to SQLite, whatever it says itself.
+            return told | {"journal_mode": "wal"} if connection.read("main", 0, 18, 2)[1] == IN_WAL else told
 
         return dict(self._ask(read))
 
