@@ -288,7 +288,7 @@ class StoreError(IdemregError):
 
     code = "store"
     exit_code = 74
-    hint = "See the cause below; check the disk and the file's permissions."
+    hint = "See the cause; check the disk and the file's permissions."
     in_job: bool = False
 
 

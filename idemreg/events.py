@@ -200,7 +200,7 @@ def log_events(logger: logging.Logger) -> OnEvent:
 
     def log(event: Event) -> None:
         level = 10 if isinstance(event, _QUIET) else 30  # logging.DEBUG, logging.WARNING
-        kind, extra = type(event).__name__.lower(), {"idemreg": event}
+        kind, extra = _NAMES[type(event)], {"idemreg": event}
         if isinstance(event, Checkpointed):
             done = event.checkpoint
             logger.log(level, "idemreg: %s %s of %s pages", kind, done.moved_pages, done.wal_pages, extra=extra)

@@ -36,7 +36,8 @@ def query_of(
 
     TypeError where what should be a text is none.
     """
-    statuses = None if status is None else frozenset({status} if isinstance(status, Status) else map(Status, status))
+    several = (status,) if isinstance(status, Status | str) else status  # a word is none, and no list of its letters
+    statuses = None if several is None else frozenset(map(Status, several))
     older, newer = _milliseconds(older_than, "older_than"), _milliseconds(newer_than, "newer_than")
     return Query(statuses, _text(prefix, "prefix"), None if name is None else _text(name, "name"), older, newer, dead)
 

@@ -58,7 +58,8 @@ class Operations:
         key_note: KeyNote | None = None,
         page_checksums: bool = False,
     ) -> None:
-        """``key_note``: what the file must say of the checksums' key; None: nothing here makes a checksum."""
+        # ``key_note``: what the file must say of the checksums' key; None: nothing here makes a checksum. No docstring:
+        # `help` would show it as that of `Registry`, which has no such parameter.
         is_durable(durability)
         self.path: Final = path
         self.durability: Final = durability

@@ -46,6 +46,7 @@ class Registry(Operations):
     ``path``: the file; it is touched at the first use, and created then unless ``create=False``.
     ``durability``: "full" (what is acknowledged survives a power cut) or "normal" (survives process crashes only).
     ``busy_timeout``: seconds or `timedelta` to wait for another writer before `StoreBusyError`.
+    ``clock``: another than the system's, for tests; see `idemreg.testing`.
     ``on_event``: a callback that is told of claims, ends, replays and refusals; see `idemreg.events`.
     ``checkpointer``: keep the -wal short in a background thread, see `Checkpointer`; else commits do it.
     ``checksum_key``: a secret of at least 16 bytes, for arguments that could be guessed: checksums are HMACs then. The

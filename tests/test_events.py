@@ -457,3 +457,6 @@ def test_the_logging_adapter(open_registry: Callable[..., Registry], caplog: pyt
         ("WARNING", "idemreg: failed b (job)"),
     ]
     assert isinstance(caplog.records[3].idemreg, events.Failed)  # type: ignore[attr-defined] # set by `extra`
+    caplog.clear()
+    events.log_events(logging.getLogger("jobs"))(events.TakenOver("c", "job", 2, 2, 7))
+    assert caplog.messages == ["idemreg: taken-over c (job)"]  # by the name that `watch --on` gives it

@@ -145,6 +145,13 @@ def test_a_list_holds_one_page(many: Registry, monkeypatch: pytest.MonkeyPatch) 
     assert len(list(tasks)) == 170
 
 
+def test_a_word_is_no_status(many: Registry) -> None:
+    """Refused as a whole, not by its first letter, alone and in a list."""
+    for status in ("failed", ["failed"]):
+        with pytest.raises(ValueError, match="'failed' is not a valid Status"):
+            list(many.tasks(status=status))  # type: ignore[arg-type] # on purpose
+
+
 def test_the_index_serves_several_statuses() -> None:
     """Statuses that have an index are searched in it, one by one, without a sort of all that is left."""
     connection = apsw.Connection(":memory:")
