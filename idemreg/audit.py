@@ -10,7 +10,7 @@ became of their rows. The two are gone through side by side, in the order of tim
     missing    before the watermark, and without a row: somebody has removed it; or between two versions. A gap
     double     a row, which has run or may run, at an instant that is no slot of the schedule. But one of a version that
                ended before that instant is as its row says where it has run early: by hand, and the row is from before
-               that end; or by a clock that was ahead, which the version tells
+               that instant; or by a clock that was ahead, which the version tells
 
 What `purge` has removed is missing as well: keep the rows (``keep_for``) for as long as you audit. And zones are
 reckoned by the rules that this system has now, which a country may have changed since.
@@ -225,7 +225,7 @@ class _Sight:
         """The slot of a version that ended before its instant, where it can have run early: by a clock or by hand."""
         for schedule in self._versions:
             until_s = at_s if schedule.until_s is None else schedule.until_s
-            if until_s < at_s and (at_s <= schedule.open_s or row.updated_at // 1_000_000 <= until_s):
+            if until_s < at_s and (at_s <= schedule.open_s or row.updated_at < at_s * 1_000_000):
                 cron = Cron(schedule.cron, schedule.zone)
                 if cron.following(at_s - 1, at_s) is not None:
                     return _Due(at_s, schedule, cron)

@@ -15,7 +15,7 @@ from idemreg.model import Status
 from idemreg.slots import BY_SCHEDULE, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from idemreg.deciding import Wanted
     from idemreg.model import Task
@@ -110,11 +110,10 @@ class Ledger(Protocol):
         the rows say, but for the task_id.
         """
 
-    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int, wanted: Wanted) -> bool:
+    def rewind(self, seen: Schedule, now_s: int, wanted: Wanted) -> bool:
         """The schedule has come no further than to now: behind a clock that was ahead; see `sqlite/rewinding.py`.
 
-        ``slots``: those that it should have between ``now_s`` and its watermark, in order. False, and nothing is
-        written, where neither of them nor behind them one is lost; where the version that counts is not the one that
-        was ``seen``; and where nothing is ahead any more of the clock, which is read again under the write lock.
-        ``wanted``: what the rows say of slots whose rows were removed, but for the task_id.
+        False, and nothing is written, where the version that counts is not the one that was ``seen``, and where nothing
+        is ahead any more of the clock, which is read again under the write lock. ``wanted``: what the rows say of slots
+        whose rows were removed, but for the task_id.
         """

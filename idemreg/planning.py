@@ -227,9 +227,8 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
     reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
-    came_due_s = max(look.now_s, seen.watermark_s)  # also where the clock has gone back since
     early = (at_s for at_s, has_begun in found.early.items() if has_begun)
-    begun_s = max((at_s for at_s in (*found.begun, *early) if at_s <= came_due_s), default=-1)
+    begun_s = max((at_s for at_s in (*found.begun, *early) if at_s <= look.now_s), default=-1)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
     again = [*dead, *_put_back(found), *_asked(found, wanted), *_retried(found, seen, wanted, table, look)]
     becomes = _advanced(seen, table.cron, new, _oldest(seen, new, table, look), look.now_s)

@@ -135,9 +135,7 @@ def look(store: Store, table: Timetable, wanted: Wanted, circumstances: Circumst
     for _ in range(TRIES):
         found = yield ledger.waiting, (table.name,), None
         if found.schedule is not None and circumstances.is_behind(found):
-            now_s = circumstances.now_s
-            slots = table.cron.between(now_s, found.schedule.watermark_s)
-            is_rewound = yield ledger.rewind, (found.schedule, slots, now_s, wanted), None
+            is_rewound = yield ledger.rewind, (found.schedule, circumstances.now_s, wanted), None
             if is_rewound:
                 continue
         plan: Plan = yield reckon, (table, found, wanted, circumstances._replace(own=memory.version)), None

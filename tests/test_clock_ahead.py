@@ -372,17 +372,26 @@ def test_a_clock_that_serves_takes_nothing_back(opened: Callable[[], Registry], 
     assert job.rows() == {"6": "succeeded"}
 
 
-def test_a_small_step_back_writes_nothing(opened: Callable[[], Registry], world: World) -> None:
-    """What it comes past again has run, and was not skipped."""
+def test_small_steps_back_repeat_nothing(opened: Callable[[], Registry], world: World) -> None:
+    """What the clock comes past again has run; that it ran early is told once, however often it does."""
     job = Job(trusting(opened()))
     passes(job, world, 2)
-    before = job.schedule()
-    world.jump(-0.02)
-    job.due()
-    assert job.schedule() == before
-    world.advance(0.02)
-    passes(job, world, 1)
-    assert (job.ran, gaps(job)) == (["1", "2", "3"], [])
+    for grace in (None, MINUTE, None):
+        job._schedule(HOURLY, {"misfire_grace": grace})
+        world.jump(-0.02)
+        assert job.due() == []
+        world.advance(0.02)
+        passes(job, world, 1)
+    assert (job.ran, gaps(job)) == (["1", "2", "3", "4", "5"], [])
+    assert len(ledger(job.registry).schedules("job")) == 2
+
+
+def test_what_waits_early_is_older_than_none_that_is_to_come(opened: Callable[[], Registry], world: World) -> None:
+    """Whatever else was ahead: under latest as well, each runs at its time, though a later one ran early."""
+    job = Job(trusting(opened()))
+    waits_early(job, world)
+    passes(job, world, 7)
+    assert (job.ran, gaps(job)) == (["6", "1", "2", "3", "4", "5", "7"], [])
 
 
 def test_the_token_of_a_slot_that_was_put_back_is_not_given_again(
@@ -444,19 +453,18 @@ def test_what_ran_early_and_was_purged_runs_no_more(opened: Callable[[], Registr
     assert {one.reason for one in job.registry.audit("job") if one.state == "skipped"} == {REMOVED}
 
 
-def test_where_all_that_is_ahead_was_purged_nothing_is_lost(opened: Callable[[], Registry], world: World) -> None:
-    """Each has run: the watermark stays ahead, and the next that comes is behind it."""
+def test_where_all_that_is_ahead_was_purged_each_is_told(opened: Callable[[], Registry], world: World) -> None:
+    """Each has run, which nobody can tell any more: the next that comes is behind them."""
     job = Job(trusting(opened()), coalesce="all", keep_for=30 * MINUTE)
     world.jump(6 * HOUR)
     job.due()
     world.advance(45 * MINUTE)
     assert job.registry.purge().removed == 6
-    before = job.schedule()
     world.jump(-6 * HOUR)
     job.due()
-    assert (job.schedule(), job.rows()) == (before, {})
+    assert job.rows() == dict.fromkeys("123456", REMOVED)
     passes(job, world, 7)
-    assert job.ran[6:] == ["7"]
+    assert (job.ran[6:], gaps(job)) == (["7"], [])
 
 
 def test_what_a_person_has_ended_early_and_was_purged_does_not_come(
@@ -584,6 +592,7 @@ def test_who_died_before_it_was_skipped_has_skipped_nothing(opened: Callable[[],
     """The next version began where the one before had come; what waits before that would never run."""
     job = Job(trusting(opened()), coalesce="all")
     waits_early(job, world)
+    world.jump(6 * HOUR)
 
     def dies() -> str:
         faults.arm("slots.committed", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -592,6 +601,7 @@ def test_who_died_before_it_was_skipped_has_skipped_nothing(opened: Callable[[],
 
     assert "KeyboardInterrupt" in in_child(dies)
     assert job.schedule().after_s == BEGAN.timestamp() + 6 * HOUR
+    world.jump(-6 * HOUR)
     job = Job(trusting(opened()), cron="0 */1 * * *", coalesce="all")
     passes(job, world, 7)
     assert (job.ran, gaps(job)) == (["1", "2", "3", "4", "5", "7"], [])
@@ -669,6 +679,39 @@ def test_how_far_slots_ran_early_is_told_once(opened: Callable[[], Registry], wo
     passes(job, world, 10)
     assert [one.task_id[-9:-7] for one in job.registry.audit("job") if one.version == 1] == ["07", "09", "11"]
     assert gaps(job) == []
+
+
+def test_what_ran_early_is_told_also_where_the_clock_goes_back_once_more(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """By a little, behind the end of its version: that moves, and how far it had run early stays told."""
+    job = Job(trusting(opened()))
+    world.jump(6 * HOUR)
+    job.due()
+    world.advance(MINUTE)
+    job.becomes("30 * * * *")
+    world.jump(-6 * HOUR)
+    job.due()
+    world.jump(-1)
+    job.due()
+    passes(job, world, 7)
+    assert "6" in job.ran
+    assert gaps(job) == []
+
+
+def test_what_was_run_by_hand_before_its_time_is_no_double_whatever_the_clock_said(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """It was ahead then, and the expression another before it was right: so the version ended before that date."""
+    job = Job(trusting(opened()))
+    world.jump(4 * HOUR)
+    job.registry.run_slot("job@2026-11-23T09:00:00Z")
+    job.becomes("30 * * * *")
+    world.jump(-4 * HOUR)
+    job.due()
+    passes(job, world, 7)
+    assert [(one.task_id, one.state) for one in gaps(job)] == []
+    assert "run" in [one.state for one in job.registry.audit("job") if one.slot == BEGAN + timedelta(hours=6)]
 
 
 # --- several processes ------------------------------------------------------------------------------------------

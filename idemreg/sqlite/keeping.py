@@ -14,7 +14,7 @@ from idemreg.store import Removed
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from idemreg.blocks import Block
     from idemreg.clockcheck.readings import Watch
@@ -223,7 +223,7 @@ class Keeper(Reader):
         faults.point("slots.committed")
         return is_planned
 
-    def rewind(self, seen: Schedule, slots: Iterable[int], now_s: int, wanted: Wanted) -> bool:
+    def rewind(self, seen: Schedule, now_s: int, wanted: Wanted) -> bool:
         """Take back how far a schedule has come, behind a clock that was ahead; see `Ledger.rewind`.
 
         Not synced: where a power cut takes it back, the next look does it again.
@@ -231,8 +231,6 @@ class Keeper(Reader):
         from idemreg.sqlite import rewinding  # noqa: PLC0415 - rare
 
         version = self._schema_version
-        if not self._read(rewinding.is_due, version, seen, slots, now_s):
-            return False
         with self._opening.using() as opened:
 
             def rewind(connection: Connection) -> bool:

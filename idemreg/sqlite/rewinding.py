@@ -11,8 +11,8 @@ its schedule has not come.
 Beyond the watermark and now a schedule skips nothing rightly either: what was skipped there (by who was stopped in his
 look, or as of an expression that is over) comes again as well.
 
-Where nothing is lost nothing is written: the watermark stays ahead of a clock that is set back by a little, and of one
-that comes again past slots that have run.
+So it is also where a clock was set back by a little, past slots that have all run: a schedule that stayed ahead of now
+would take what has run there for newer than what is due.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from idemreg.sqlite.records import raise_floor
 from idemreg.sqlite.slots import ahead, mark_removed, put, schedules
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from idemreg.deciding import Wanted
     from idemreg.ledger import Schedule
@@ -37,29 +37,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.connection import Connection
     from idemreg.sqlite.stamps import Stamp
 
-__all__ = ["is_due", "rewind"]
-
-
-def is_due(connection: Connection, schema_version: int, seen: Schedule, slots: Iterable[int], now_s: int) -> bool:
-    """Whether a slot is lost: one of these that no look would make any more, or one that was skipped behind them all.
-
-    Not one whose row was removed: it may have run.
-    """
-    versions = schedules(connection, schema_version, seen.name)
-    if any(is_skipped(row) for row in ahead(connection, seen.name, max(now_s, seen.watermark_s))):
-        return True
-    rows, had = ahead(connection, seen.name, now_s), _with_rows(versions, now_s)
-    row, had_s = next(rows, None), next(had, None)
-    for at_s in slots:
-        task_id = slot_id(seen.name, at_s)
-        while row is not None and row.task_id < task_id:
-            row = next(rows, None)
-        while had_s is not None and had_s < at_s:
-            had_s = next(had, None)
-        is_there = row is not None and row.task_id == task_id
-        if _goes(row, seen) if is_there else had_s != at_s:
-            return True
-    return False
+__all__ = ["rewind"]
 
 
 def rewind(
@@ -72,7 +50,8 @@ def rewind(
     if versions[-1:] != [seen] or (seen.watermark_s <= now_s and not goes):
         return False
     present = {row.task_id for row in rows}
-    removed = (at_s for at_s in _with_rows(versions, now_s) if slot_id(seen.name, at_s) not in present)
+    had = (at_s for schedule in versions for at_s in _slots(schedule, now_s))
+    removed = (at_s for at_s in had if slot_id(seen.name, at_s) not in present)
     mark_removed(connection, seen.name, removed, wanted, stamp)
     _forget(connection, goes)
     is_over = {Status.SKIPPED, Status.CANCELLED}
@@ -83,14 +62,8 @@ def rewind(
     return True
 
 
-def _with_rows(versions: Sequence[Schedule], now_s: int) -> Iterator[int]:
-    """The slots after now that were each given a row, in order."""
-    for schedule in versions:
-        yield from _slots(schedule, now_s)
-
-
 def _slots(schedule: Schedule, now_s: int) -> Iterator[int]:
-    """Those of one version: as far as it has come, and none where it skips all."""
+    """The slots of a version after now that were each given a row, in order: none where it skips all."""
     after_s = max(now_s, schedule.after_s)
     if schedule.skips is None and after_s < schedule.watermark_s:
         yield from Cron(schedule.cron, schedule.zone).between(after_s, schedule.watermark_s)
@@ -134,6 +107,8 @@ def _not_ahead(versions: Sequence[Schedule], now_s: int, begun: Container[int | 
         if schedule.until_s is None:
             yield from _counting(schedule._replace(after_s=after_s), before, now_s, begun_s)
         elif schedule.until_s > now_s:
+            if schedule.open_s > schedule.until_s:  # told already, when it was first taken back
+                begun_s = max(begun_s, schedule.open_s)
             schedule = schedule._replace(after_s=after_s, until_s=now_s, watermark_s=now_s, open_s=begun_s)
             yield schedule
         before = schedule
@@ -143,11 +118,15 @@ def _counting(schedule: Schedule, before: Schedule | None, now_s: int, begun_s: 
     """The version that counts, and what tells how far its slots have begun, where that is ahead."""
     becomes = schedule._replace(watermark_s=min(schedule.watermark_s, now_s), open_s=min(schedule.open_s, now_s))
     if begun_s > now_s:
-        after_s = schedule.after_s
-        empty = schedule._replace(until_s=after_s, watermark_s=after_s, open_s=begun_s)
-        if before is not None and before._replace(version=empty.version, open_s=begun_s) == empty:
+        empty = schedule._replace(until_s=schedule.after_s, watermark_s=schedule.after_s, open_s=begun_s)
+        if before is not None and _slots_of(before) == _slots_of(empty):
             yield before._replace(open_s=max(before.open_s, begun_s))
         else:
             yield empty
             becomes = becomes._replace(version=schedule.version + 1)
     yield becomes
+
+
+def _slots_of(schedule: Schedule) -> tuple[object, ...]:
+    """Which slots are its own."""
+    return schedule.cron, schedule.zone, schedule.after_s, schedule.until_s

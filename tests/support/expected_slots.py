@@ -133,7 +133,7 @@ class Expected:
             process.knows = self.version if process.cron == self.cron else process.knows
             return []
         if trust.is_good:
-            self.comes_back(process, now)
+            self.comes_back(now)
         if process.cron != self.cron:
             return self.becomes(process, now)
         process.knows = self.version
@@ -155,13 +155,10 @@ class Expected:
         self.state = "going"
         return sorted({*self.coalesced(now), *self.goes_on(now, trust)})
 
-    def comes_back(self, process: Process, now: datetime) -> None:
-        """Behind a clock that was ahead: where a slot is lost that is still to come, all that were skipped are not."""
-        ahead = between(*process.cron, now, self.since)
-        beyond = [slot for slot, fate in self.fates.items() if fate in SKIPS and slot > max(now, self.since)]
-        if beyond or any(self.fates.get(slot, "none") in {*SKIPS, "none"} for slot in ahead):
-            self.fates = {slot: fate for slot, fate in self.fates.items() if slot <= now or fate not in SKIPS}
-            self.since, self.after = min(self.since, now), min(self.after, now)
+    def comes_back(self, now: datetime) -> None:
+        """Behind a clock that was ahead: no slot that is still to come was skipped."""
+        self.fates = {slot: fate for slot, fate in self.fates.items() if slot <= now or fate not in SKIPS}
+        self.since, self.after = min(self.since, now), min(self.after, now)
 
     def becomes(self, process: Process, now: datetime) -> list[datetime] | None:
         """The process began last, and has another schedule: that begins, and what the former had left never runs."""
@@ -218,7 +215,7 @@ class Expected:
     def coalesced(self, now: datetime) -> list[datetime]:
         """Those of the waiting ones that may start; the others never will."""
         waits = self.waiting(now)
-        came_due = [slot for slot, count in self.attempts.items() if count and slot <= max(now, self.since)]
+        came_due = [slot for slot, count in self.attempts.items() if count and slot <= now]
         newest = max(came_due, default=datetime.min.replace(tzinfo=UTC))
         if self.options["coalesce"] == "all":
             kept = waits[-self.options["limit"] :]
