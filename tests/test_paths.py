@@ -537,3 +537,82 @@ def test_an_index_that_may_not_be_written_is_told(path: Path, registry: Registry
         script.expect("True")
         script.expect("7")
         assert script.end() == 0
+
+
+UNREADABLE = """
+from idemreg import Registry, StoreCorruptError, StoreError
+from idemreg.model import Status
+path, where, call = sys.argv[1:]
+keeper = Registry(path)
+for number in range(60): keeper.run(f"t{number}", lambda: "x" * 400)
+if where == "database": keeper.close()
+elif where == "alone":
+    keeper.close()
+    os.remove(f"{path}-lock")
+told, places, number, failed = [], set(), 0, 1
+while failed:
+    number += 1
+    registry = Registry(path, durability="normal")
+    if call != "open": registry.open()
+    fail("read", errno.EIO, number=number)
+    try:
+        if call == "look": registry.count(), registry.get("t7"), [task for task in registry.tasks()]
+        elif call == "claim": registry.run(f"new:{number}", lambda: 1)
+        elif call == "add": registry.add(f"new:{number}")
+        else: registry.open()
+    except StoreError as error: told.append(error)
+    failed = hits()
+    assert registry.get("t7").status is Status.SUCCEEDED
+    registry.close()
+    if where == "alone": os.remove(f"{path}-lock")
+say(number > 3 and len(told) > 1)
+say(*{str(error) for error in told if isinstance(error, StoreCorruptError)}, "-")
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [
+        ("database", "open"),
+        ("database", "look"),
+        ("database", "claim"),
+        ("database", "add"),
+        ("wal", "look"),
+        ("alone", "open"),
+    ],
+)
+@pytest.mark.usefixtures("compiler")
+def test_a_disk_that_cannot_be_read_is_not_told_as_damage(path: Path, where: str, call: str) -> None:
+    """Whichever read fails, of the database or the -wal: nobody is told to put a backup in a sound file's place."""
+    with FaultedScript(UNREADABLE, path, where, call) as script:
+        script.expect("True")
+        script.expect("-")
+        assert script.end() == 0
+
+
+UNREADABLE_THEN_DAMAGED = """
+import subprocess
+from idemreg import Registry, StoreCorruptError, StoreError
+path = sys.argv[1]
+with Registry(path) as registry:
+    for number in range(60): registry.run(f"t{number}", lambda: "x" * 400)
+registry.open()
+def told():
+    try: return [task for task in registry.tasks()] and "whole"
+    except StoreError as error: return type(error).__name__
+fail("read", errno.EIO, number=2)
+say(told(), hits())
+damage = "import sys; file = open(sys.argv[1], 'r+b'); file.seek(40_960); file.write(bytes(int(sys.argv[2]) - 40_960))"
+# By another process: to close a descriptor of it here would drop SQLite's locks.
+subprocess.run([sys.executable, "-c", damage, path, str(os.path.getsize(path))], check=True)
+say(told())
+"""
+
+
+@pytest.mark.usefixtures("compiler")
+def test_damage_behind_a_read_that_failed_is_told_as_damage(path: Path) -> None:
+    """What the disk has refused a connection once says nothing of what comes later."""
+    with FaultedScript(UNREADABLE_THEN_DAMAGED, path) as script:
+        script.expect("StoreError 1")
+        script.expect("StoreCorruptError")
+        assert script.end() == 0

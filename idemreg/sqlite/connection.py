@@ -130,6 +130,8 @@ def connect(
     except BaseException as error:
         try:
             check_room(connection, error)
+            if isinstance(error, apsw.CorruptError):
+                raise translate(error, connection) from error
         finally:
             connection.close()
         raise
@@ -188,12 +190,14 @@ def leave_wal(connection: Connection, *, leaves: bool = True) -> None:
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(leaves))
 
 
-def translate(error: apsw.Error | UnicodeDecodeError) -> StoreError:
-    """The idemreg error for one of SQLite's. The caller chains it."""
+def translate(error: apsw.Error | UnicodeDecodeError, connection: apsw.Connection | None = None) -> StoreError:
+    """The idemreg error for one of SQLite's, which the connection has reported. The caller chains it."""
     if isinstance(error, apsw.CantOpenError) and not _may_open():
         return out_of_descriptors(f"SQLite: {error}")
     if pages.is_damage(error):
         return StoreCorruptError("a page of the file has a wrong checksum")
+    if isinstance(error, apsw.CorruptError) and connection is not None and pages.is_unread(connection):
+        return StoreError("the disk reported an error: the file cannot be read")
     if isinstance(error, UnicodeDecodeError):
         return StoreCorruptError(f"a text in the file is no UTF-8: {error}")
     kinds: tuple[tuple[tuple[type[apsw.Error], ...], type[StoreError]], ...] = (

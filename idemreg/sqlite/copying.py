@@ -74,7 +74,7 @@ def _copy(source: Connection, part: str, progress: Callable[[int, int], None] | 
                     progress(backup.page_count - backup.remaining, backup.page_count)
             count = int(backup.page_count)
     except apsw.Error as error:
-        raise translate(error) from error
+        raise translate(error, target) from error
     finally:
         target.close()
     return count

@@ -65,10 +65,11 @@ class Database(Pool):
             self._look_at_index(lock_file)
             self.adopt(file.held)
             forgets(self)
-        except BaseException as error:
+        except apsw.Error as error:
+            with contextlib.closing(self):
+                raise self.translate(error, self._anchor) from error
+        except BaseException:
             self.close()
-            if isinstance(error, apsw.Error):
-                raise self.translate(error) from error
             raise
 
     def _look_at_index(self, lock_file: LockFile) -> None:
@@ -95,7 +96,7 @@ class Database(Pool):
             try:
                 return body(connection, *args, **kwargs)
             except (apsw.Error, UnicodeDecodeError) as error:
-                raise self.translate(error) from error
+                raise self.translate(error, connection) from error
             finally:
                 self.give_back(connection, NORMAL)
         except BaseException:  # an interrupt may have come in the middle of giving back
@@ -202,7 +203,7 @@ class Database(Pool):
                         connection.execute("BEGIN IMMEDIATE")
                     self._carry_out(connection, mine, writes)
                 except (apsw.Error, UnicodeDecodeError) as error:
-                    tell(writes, self.translate(error), error)
+                    tell(writes, self.translate(error, connection), error)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is told to each who waits for it
                     tell(writes, error)
                 mine.round.is_told = True
@@ -283,7 +284,7 @@ class Database(Pool):
                     connection.execute("BEGIN IMMEDIATE")
                 yield connection
             except apsw.Error as error:
-                raise self.translate(error) from error
+                raise self.translate(error, connection) from error
             finally:
                 self._go_out(mine, connection, synchronous)
         except BaseException:  # as above
@@ -291,11 +292,11 @@ class Database(Pool):
             raise
         self.after_write()
 
-    def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
+    def translate(self, error: apsw.Error | UnicodeDecodeError, connection: Connection | None = None) -> StoreError:
         """The error for one of SQLite's. That the disk refused to sync is remembered, for every process."""
         if self.sync is not None and is_sync_failure(error):
             self.sync.taint()
-        return super().translate(error)
+        return super().translate(error, connection)
 
     def unsure(self, error: apsw.Error) -> StoreError:
         """The error for one that a COMMIT, or a statement that commits by itself, has reported."""

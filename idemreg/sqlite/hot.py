@@ -76,7 +76,7 @@ class Claim(Ticket):
                     # Whoever must wait for another process gives the connection back first, see `_insert_in_turn`.
                     is_alone = gate.enter_at_once(self) and self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # unsure or not, the job does not start
-                raise database.translate(error) from error
+                raise database.translate(error, connection) from error
             finally:
                 if self.may_insert:
                     gate.leave(self)
@@ -139,7 +139,7 @@ class Claim(Ticket):
                 connection.patience.until = gate.until
                 return self._insert_alone(connection)
             except (apsw.Error, UnicodeDecodeError) as error:  # as in `begin`
-                raise database.translate(error) from error
+                raise database.translate(error, connection) from error
             finally:
                 gate.leave(self)
                 if connection is not None:

@@ -162,7 +162,7 @@ class Look:
             msg = f"not finished within {self._limit_s:g} s"
             raise DeadlineError(msg) from error
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise connections.translate(error) from error
+            raise connections.translate(error, self._connection) from error
 
     def _rows(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._ask(lambda connection: connection.execute(sql, bindings).fetchall())

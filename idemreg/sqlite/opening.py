@@ -232,6 +232,8 @@ class Opening:
             try:
                 leave_wal(connection)
                 check_identity(connection, location.database)
+            except apsw.CorruptError as error:
+                raise translate(error, connection) from error
             finally:
                 connection.close()
         except apsw.NotADBError as error:

@@ -19,6 +19,7 @@ An apsw that was not built for PyPI may lack it; files that have page checksums 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from typing import Final
@@ -27,7 +28,7 @@ import apsw
 
 from idemreg.errors import StoreError, StoreVersionError
 
-__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "damage", "has", "is_damage", "uri", "vfs"]
+__all__ = ["LIBRARY", "RESERVED_BYTES", "check", "damage", "has", "is_damage", "is_unread", "uri", "vfs"]
 
 VFS: Final = "cksmvfs"  # as cksumvfs registers itself
 RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many does it do anything
@@ -37,6 +38,10 @@ RESERVED_BYTES: Final = 8  # at the end of each page; only with exactly so many 
 _NO_PAGE: Final = "failed to get page"
 _CODE: Final = r"unable to get the page\. error code=(\d+)"
 _UNREAD: Final = frozenset({apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM})
+
+# What a disk says that cannot be read, and SQLite takes for a damaged file system (os_unix.c, unixRead).
+_REFUSED: Final = frozenset({errno.EIO, errno.ENXIO, errno.ERANGE})
+_FILE_CONTROL: Final = 10  # xFileControl in sqlite3_io_methods, counted in pointers
 
 # By the path of the package: `apsw.sqlite_extra`, which would tell, costs 15 ms of importlib.resources.
 LIBRARY: Final = os.path.join(os.path.dirname(apsw.__file__), "sqlite_extra_binaries", "cksumvfs.so")
@@ -105,6 +110,27 @@ def _is_unread(text: str, *, checks_pages: bool) -> bool:
 def uri(path: str) -> str:
     """The path as the beginning of a URI (sqlite.org/uri.html, 3.1)."""
     return "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def is_unread(connection: apsw.Connection) -> bool:
+    """Whether the disk has refused this connection a read, of the database or of the -wal, since it was opened.
+
+    In the middle of a statement SQLite tells that in the words of damage (SQLITE_CORRUPT), and forgets the error. What
+    remembers it are its open files, which keep the last one of a read.
+    """
+    import ctypes  # noqa: PLC0415 - errors only
+
+    pointer = ctypes.c_void_p
+    kind, number = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_int, ctypes.POINTER(ctypes.c_int)), ctypes.c_int()
+    for which in (apsw.SQLITE_FCNTL_FILE_POINTER, apsw.SQLITE_FCNTL_JOURNAL_POINTER):  # in WAL mode that is the -wal
+        file = pointer()
+        connection.file_control("main", which, ctypes.addressof(file))
+        if file.value and (methods := pointer.from_address(file.value).value):
+            method = pointer.from_address(methods + _FILE_CONTROL * ctypes.sizeof(pointer)).value
+            kind(method or 0)(file, apsw.SQLITE_FCNTL_LAST_ERRNO, ctypes.byref(number))
+        if number.value in _REFUSED:
+            return True
+    return False
 
 
 def is_damage(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from idemreg.sqlite.connection import (
     translate,
 )
 from idemreg.sqlite.forking import FORK_NAP_S, fork, inside, is_waited_for, leak, leave, no_fork_meanwhile
-from idemreg.sqlite.pages import damage
+from idemreg.sqlite.pages import damage, is_unread
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -36,6 +36,8 @@ __all__ = ["Pool"]
 
 # More connections than this are closed when they are given back; each holds a page cache.
 IDLE_CONNECTIONS: Final = 8
+
+_OF_READS: Final = (apsw.IOError, apsw.CorruptError)
 
 
 class Pool:
@@ -55,11 +57,14 @@ class Pool:
         self._most_idle = IDLE_CONNECTIONS
         self._spoilt: weakref.WeakSet[Connection] = weakref.WeakSet()
 
-    def translate(self, error: apsw.Error | UnicodeDecodeError) -> StoreError:
-        """The error for one of SQLite's."""
-        if isinstance(error, apsw.ReadOnlyError):
+    def translate(self, error: apsw.Error | UnicodeDecodeError, connection: Connection | None = None) -> StoreError:
+        """The error for one of SQLite's, which the connection has reported."""
+        told = translate(error, connection)
+        # One that was refused a read would take damage that it meets later for the disk's refusal.
+        is_refused = connection is not None and isinstance(error, _OF_READS) and is_unread(connection)
+        if is_refused or isinstance(error, apsw.ReadOnlyError):
             self.spoil()
-        return translate(error)
+        return told
 
     def begins(self, connection: Connection) -> bool:
         """Begin a write transaction. False where the connection can only read, and another is to be taken for it."""
@@ -212,7 +217,7 @@ class Pool:
             try:
                 return damage(connection, "quick_check", 1)
             except apsw.Error as error:
-                raise self.translate(error) from error
+                raise self.translate(error, connection) from error
 
     def surely_give_back(self, connection: Connection, synchronous: int) -> None:
         """The same once more, where an interrupt may have come in the middle of it. By the thread that took it."""

@@ -109,7 +109,7 @@ def bring_up(location: Location, lock_file: LockFile, making: Making, held: list
                 raise StoreCorruptError(msg) from error
             for connection in held:
                 connections.check_room(connection, error)
-            raise connections.translate(error) from error
+            raise connections.translate(error, *held) from error
         lock_file.note_database()
         lock_file.share()
         return brought

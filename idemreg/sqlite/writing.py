@@ -140,7 +140,7 @@ def carry_out(connection: Connection, write: Write) -> None:
             raise  # SQLite has rolled back all of it
         if not write.is_atomic:
             connection.execute("ROLLBACK TO one")
-        write.error = translate(error) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
+        write.error = translate(error, connection) if isinstance(error, (apsw.Error, UnicodeDecodeError)) else error
     if not write.is_atomic:
         connection.execute("RELEASE one")
 

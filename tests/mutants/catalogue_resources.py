@@ -15,10 +15,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Patch(
                 "idemreg/sqlite/hot.py",
-                "                raise database.translate(error) from error\n            finally:\n"
+                "                raise database.translate(error, connection) from error\n            finally:\n"
                 "                if self.may_insert:\n",
                 "                if self.grant is not None:\n                    return self.grant\n"
-                "                raise database.translate(error) from error\n            finally:\n"
+                "                raise database.translate(error, connection) from error\n            finally:\n"
                 "                if self.may_insert:\n",
             ),
         ),

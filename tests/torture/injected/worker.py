@@ -255,9 +255,8 @@ class Worker:
             kind, text, result = type(error), _told(error), getattr(error, "result", None)
             if isinstance(error, KeyboardInterrupt):
                 raise
-        # Half a write is damage, and an EIO of a read is to SQLite (SQLITE_IOERR_CORRUPTFS).
-        is_whole = fault.error != shim.SHORT and (fault.kind, fault.error) != (shim.KINDS["read"], errno.EIO)
-        return End(kind, text, result, fault.hits > 0, fault.wal_hit > 0, is_whole or self.mode == "memory")
+        is_whole = fault.error != shim.SHORT or self.mode == "memory"  # half a write is damage
+        return End(kind, text, result, fault.hits > 0, fault.wal_hit > 0, is_whole)
 
 
 def _remove(folder: str) -> None:
