@@ -20,6 +20,8 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.descriptors import opened
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -84,13 +86,10 @@ class Futex:
         return page.call(self._number, order, value, until, channel)
 
     def _map(self) -> _Page:
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with opened(self._path, os.O_RDONLY) as fd:
             if not os.path.sameopenfile(fd, self._fd):  # another bears the name by now, in which nobody sleeps
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._path)
             mapped = _Page(fd, self._offset)
-        finally:
-            os.close(fd)
         # Of threads that come at once, and of a signal's handler that came in between, one has mapped it.
         page = self._mapped.setdefault(self._path, mapped)
         if page is not mapped:

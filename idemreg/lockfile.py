@@ -33,6 +33,7 @@ import struct
 from typing import TYPE_CHECKING, Self
 
 from idemreg import faults, oslock
+from idemreg.descriptors import opened
 from idemreg.errors import StoreBusyError, StoreCorruptError, StoreError, StoreFullError, StorePathError
 from idemreg.placing import make_file
 
@@ -114,15 +115,10 @@ def is_new(head: bytes) -> bool:
 def tells_of_database(path: str) -> bool:
     """Whether a lock file lies there that was beside a database. No where it cannot be read: who opens it says why."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as fd:
+            head = os.pread(fd, SIZE, 0)
     except OSError:
         return False
-    try:
-        head = os.pread(fd, SIZE, 0)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
     return head.startswith(MAGIC) and not is_new(head) and head[DATABASE_OFFSET] == 1
 
 
@@ -152,14 +148,14 @@ class LockFile:
 
     def open(self) -> Self:
         """Open it, and make it where it is not there. Behind an error nothing is open."""
-        opened: list[int] = []
+        fds: list[int] = []
         try:
-            _open(self.path, opened)
-            self.fd = opened[0]
+            _open(self.path, fds)
+            self.fd = fds[0]
         except BaseException as error:
             self.fd = -1
-            for fd in opened:
-                os.close(fd)
+            if fds:  # not in a loop, for which there may be no memory
+                os.close(fds[0])
             if isinstance(error, OSError):
                 raise open_error(self.path, error) from error
             raise
@@ -283,18 +279,18 @@ class LockFile:
             os.close(fd)
 
 
-def _open(path: str, opened: list[int]) -> None:
+def _open(path: str, fds: list[int]) -> None:
     """Open it; make it where it is not there, for its owner alone, whatever the umask.
 
     The descriptor goes into the list by the call that opens it, one of C, into which no interrupt can come.
     """
     try:
-        opened.extend(map(os.open, [path], [_OPEN]))
+        fds.extend(map(os.open, [path], [_OPEN]))
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):  # another process was faster
             make_file(path)
-        opened.extend(map(os.open, [path], [_OPEN]))
-    if not stat.S_ISREG(os.fstat(opened[0]).st_mode):
+        fds.extend(map(os.open, [path], [_OPEN]))
+    if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
         raise _in_the_way(path)
 
 

@@ -25,6 +25,7 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
+from idemreg.descriptors import opened
 from idemreg.errors import StoreError
 
 if TYPE_CHECKING:
@@ -107,11 +108,8 @@ def open_high(path: str) -> int:
 
     The descriptor is not inheritable; whoever hands it to a command passes it by name.
     """
-    low = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDWR) as low:
         return _duplicate(low, HIGH_DESCRIPTOR)
-    finally:
-        os.close(low)
 
 
 def _duplicate(fd: int, lowest: int) -> int:
@@ -135,8 +133,8 @@ def self_test(path: str, byte: int) -> bool:
     OSError or `StoreError` where it could not be carried out (no descriptor left, an error of the disk, no lock to be
     had): that says nothing of what locks mean.
     """
-    with _opened(path) as prober:
-        with _opened(path) as holder:
+    with opened(path, os.O_RDWR) as prober:
+        with opened(path, os.O_RDWR) as holder:
             with _doubled(holder):
                 seen = try_lock(holder, byte) and is_held(prober, byte)
             survives = is_held(prober, byte)
@@ -144,18 +142,11 @@ def self_test(path: str, byte: int) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # in here: who opens it first may have no memory for the block then
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
 def _doubled(fd: int) -> Iterator[int]:
-    copy = os.dup(fd)
+    copies: list[int] = []
     try:
-        yield copy
+        copies.extend(map(os.dup, (fd,)))  # as `opened` has it
+        yield copies[0]
     finally:
-        os.close(copy)
+        if copies:
+            os.close(copies[0])

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from idemreg import faults
+from idemreg.descriptors import opened
 from idemreg.errors import StoreError, StorePathError
 
 if TYPE_CHECKING:
@@ -49,11 +50,8 @@ def new_file(path: str) -> Iterator[str]:
 
 def make_file(path: str) -> None:
     """Make an empty file that only its owner may read and write, whatever the umask; FileExistsError where it is."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    try:
+    with opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE) as fd:
         os.fchmod(fd, FILE_MODE)  # a umask may take the owner's own rights as well
-    finally:
-        os.close(fd)
 
 
 def _exists(path: str) -> StorePathError:
@@ -78,11 +76,8 @@ def _create(part: str, path: str) -> None:
 
 def _sync(path: str) -> None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with opened(path, os.O_RDONLY) as fd:
             os.fsync(fd)
-        finally:
-            os.close(fd)
     except OSError as error:
         msg = f"cannot sync {path}: {error.strerror}"
         raise StoreError(msg) from error

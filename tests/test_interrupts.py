@@ -20,8 +20,12 @@ from idemreg import (
     base_claim,
     batch,
     claim,
+    descriptors,
     ends,
+    futex,
     lockfile,
+    oslock,
+    placing,
     sweeping,
     turn,
     walk,
@@ -265,6 +269,42 @@ def test_an_interrupted_opening_leaves_nothing_open(path: Path) -> None:
         assert left_open(path) == []
         with registry:
             assert registry.count() == {}
+        assert left_open(path) == []
+
+
+def place(path: Path, number: int) -> None:
+    with placing.new_file(f"{path}.{number}"):
+        pass
+
+
+def try_locks(path: Path, number: int) -> None:
+    oslock.self_test(f"{path}-lock", lockfile.owner_byte(number))
+
+
+def wake(path: Path, _number: int) -> None:
+    with (
+        open(f"{path}-lock", "rb", 0) as file,
+        contextlib.closing(futex.Futex(f"{path}-lock", file.fileno(), 0, Clock())) as word,
+    ):
+        word.wake(0)
+
+
+def look(path: Path, _number: int) -> None:
+    assert lockfile.tells_of_database(f"{path}-lock")
+
+
+# One that comes while a generator is closed is heard by nobody.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("interrupted", [place, try_locks, wake, look])
+def test_an_interrupted_look_at_a_file_leaves_nothing_open(
+    interrupted: Callable[[Path, int], None], path: Path
+) -> None:
+    """What is open for a moment only is closed with it, wherever that is interrupted."""
+    Registry(path, durability="normal").open().close()
+    rooms = (placing, oslock, futex, lockfile, descriptors)
+    for number, interrupter in enumerate(each_interrupt(*rooms)):
+        interrupter.carry_out(interrupted, path, number)
         assert left_open(path) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from idemreg.descriptors import opened
 from idemreg.errors import StoreError, StorePathError
 from idemreg.lockfile import open_error
 from idemreg.placing import make_file
@@ -38,11 +39,8 @@ def create_file(path: str) -> None:
         return
     except OSError as error:
         raise open_error(path, error) from error
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(os.path.dirname(path), os.O_RDONLY) as folder:
         os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def check_identity(connection: Connection, path: str) -> bool:

@@ -64,6 +64,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from idemreg.descriptors import opened
 from idemreg.errors import StoreCorruptError
 from idemreg.lockfile import LockFile
 from idemreg.sqlite import pages
@@ -198,13 +199,10 @@ def _sum(words: list[int]) -> tuple[int, int]:
 def _read_some(path: str, at: int, size: int) -> bytes:
     # The -wal carries none of SQLite's locks, which the close of another descriptor would drop.
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with opened(path, os.O_RDONLY) as fd:
+            return os.pread(fd, size, at)
     except FileNotFoundError:  # and not where the disk cannot tell: nobody is to be told of damage then
         return b""
-    try:
-        return os.pread(fd, size, at)
-    finally:
-        os.close(fd)
 
 
 def _check_inodes(database: str, lock_file: LockFile, left: _Note, inode: int, wal_inode: int) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final
 
+from idemreg.descriptors import opened
 from idemreg.errors import StoreBusyError, StoreError
 from idemreg.sqlite import checkpoints, noted
 from idemreg.sqlite.connection import AUTOCHECKPOINT_PAGES
@@ -217,12 +218,11 @@ class _AfterCommit:
             return
         with self._database.alone(self._clock.monotonic() + PATIENCE_S) as connection:
             connection.execute("BEGIN IMMEDIATE")
-            fd = os.open(f"{self._database.path}-wal", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                _fill(fd)
-                self._sync_grown(fd)
+                with opened(f"{self._database.path}-wal", os.O_WRONLY) as fd:
+                    _fill(fd)
+                    self._sync_grown(fd)
             finally:
-                os.close(fd)
                 connection.execute("ROLLBACK")
 
     def _sync_grown(self, fd: int) -> None:
