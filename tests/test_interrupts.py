@@ -36,7 +36,7 @@ from idemreg.errors import TaskDoneError
 from idemreg.options import Options
 from idemreg.recovery import Kept
 from idemreg.request import wanted
-from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, wal, writing
+from idemreg.sqlite import backend, claiming, forking, hot, opened, opening, pool, settling, syncing, wal, writing
 from idemreg.sqlite import database as databases
 from idemreg.sqlite.writing import Gate, Ticket, Write
 from idemreg.store import End, Granted
@@ -153,12 +153,13 @@ def test_an_interrupted_checkpoint_of_a_commit_leaves_the_next_to_anybody(regist
     registry.run("warm", lambda: 1)
     ours = database(registry)
     assert ours.index is not None
-    for number, interrupter in enumerate(each_interrupt(wal, turn)):
+    for number, interrupter in enumerate(each_interrupt(wal, turn, syncing)):
         checkpoint_next(ours)
         interrupter.carry_out(add, registry, f"task:{number}")
         assert not ours.turns.checkpointing
         with contextlib.closing(Turns(f"{path}-lock", Clock())) as other:
             assert other.checkpoint.try_take()
+            assert other.sync.try_take()
         checkpoint_next(ours)
         add(registry, f"next:{number}")
         assert ours.index.moved == ours.index.frames

@@ -202,8 +202,15 @@ class GroupSync:
         """
         connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
         with self._leading:
-            if not self._is_leading and self._turn.take(self._clock.monotonic() + PATIENCE_S):
-                self._turn.drop()
+            if not self._is_leading:
+                try:
+                    self._turn.take(self._clock.monotonic() + PATIENCE_S)
+                finally:
+                    try:
+                        self._turn.drop()
+                    except BaseException:  # an interrupt, or no memory, before it was dropped
+                        self._turn.drop()
+                        raise
         self.check()
 
     def _refused(self, error: OSError) -> SyncFailedError:
@@ -229,7 +236,7 @@ class GroupSync:
                 self._is_leading = False
                 try:
                     self._turn.drop()
-                except BaseException:  # an interrupt, before it was dropped
+                except BaseException:  # as above
                     self._turn.drop()
                     raise
             if has_turn and record.wanted >= record.done:
