@@ -20,12 +20,11 @@ import struct
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from idemreg.clock import Clock
 from idemreg.descriptors import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from idemreg.clock import Clock
 
 __all__ = ["Futex"]
 
@@ -65,8 +64,8 @@ class Futex:
     def wait(self, value: int, channel: int, pause: float) -> None:
         """Sleep while the word is the low half of ``value``, for ``pause`` seconds at most; at times for less."""
         until = self._clock.monotonic() + pause
-        code = self._call(WAIT, value & MASK, until, channel)
-        # Over by the machine's clock and not by ours, which a test has set by hand.
+        # The kernel goes by the machine's clock. Ours may have been set by hand for a test, ahead of it or behind.
+        code = self._call(WAIT, value & MASK, min(until, Clock.monotonic(self._clock) + pause), channel)
         is_early = code == errno.ETIMEDOUT and self._clock.monotonic() < until
         if is_early or code not in _LOOK_AGAIN:
             self._clock.sleep(pause)

@@ -106,6 +106,18 @@ def test_where_there_is_no_futex_a_wait_is_a_nap(
     word.close()
 
 
+def test_a_clock_set_by_hand_ahead_of_the_machines_lets_nobody_sleep_on(fd: int, file: str) -> None:
+    """The kernel would wait until its own has come as far; and nobody need wake who sleeps no longer than its bound."""
+    clock = ManualClock()
+    clock.advance(10 * 365 * 86_400)
+    began = clock.monotonic()
+    sleeper = threading.Thread(target=Futex(file, fd, OFFSET, clock).wait, args=(0, 0, 0.01), daemon=True)
+    sleeper.start()
+    sleeper.join(PATIENCE_S)
+    assert not sleeper.is_alive()
+    assert clock.monotonic() == pytest.approx(began + 0.01)
+
+
 def test_what_cannot_be_mapped_is_a_nap(tmp_path: Path) -> None:
     """A folder, say: ENODEV."""
     clock = ManualClock()
