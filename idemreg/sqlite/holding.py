@@ -6,9 +6,9 @@ none is missing, no seal tells: only that the whole table was seen, each page of
 Where that is so, all rows are carried over as they are. Else a row may be an older one, and what is lost with the newer
 may be a pause, an alarm, or how far the schedule had run. So every schedule that anything tells of (a row, also one
 that is damaged; a slot among the tasks) is paused in the copy: what comes due is skipped for that until an operator has
-looked, and nothing runs twice. One whose row is lost has come as far as its newest slot that is not ahead. One of which
-nothing is left cannot be known, and begins anew. Likewise the clock: where its row may be lost, scheduling is
-suspended, by the alarm that is found among the tasks or by a new one.
+looked, and nothing runs twice. One whose row is lost has come as far as its newest slot that is not ahead, or without
+one to now. One of which nothing is left cannot be known, and begins anew. Likewise the clock: where its row may be
+lost, scheduling is suspended, by the alarm that is found among the tasks or by a new one.
 """
 
 from __future__ import annotations
@@ -180,8 +180,9 @@ class Held:
             found.add(name)
             yield versions if self._has_schedules else _paused(versions)
         if not self._has_schedules:
-            for name, at_s in sorted(self._names.items()):
+            for name, newest_s in sorted(self._names.items()):
                 if name not in found:
+                    at_s = newest_s or self._now_s  # or nothing tells how far it has come
                     yield [Schedule(name, 1, SELDOM, ZONE, at_s, None, at_s, at_s, None, State.PAUSED, None)]
 
 
