@@ -179,7 +179,9 @@ def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
     cron = Cron(seen.cron, seen.zone)
     new = cron.newest(seen.watermark_s, now_s, MOST_ROWS)
     *before, last = _advanced(seen, cron, new, Reason.SUPERSEDED, now_s) or [seen]
-    ended = last._replace(watermark_s=now_s, until_s=now_s, open_s=min(last.open_s, now_s))
+    early = (at_s for at_s, has_begun in found.early.items() if has_begun and _is_slot(cron, at_s) and at_s > now_s)
+    begun_s = max(early, default=min(last.open_s, now_s))  # told to the audit, as of a schedule that is taken back
+    ended = last._replace(watermark_s=now_s, until_s=now_s, open_s=begun_s)
     state = State.GOING if seen.state is State.HELD else seen.state
     return Plan(
         becomes=[*before, ended, _version(table, ended.version + 1, now_s, seen.open_s, state)],
@@ -196,7 +198,11 @@ def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
 def _is_of(table: Timetable, task: Task, after_s: int) -> bool:
     """Whether a slot that waits, for a clock was ahead, is one of the schedule that begins at an instant."""
     at_s = _at(task)
-    return at_s > after_s and table.cron.following(at_s - 1, at_s) is not None
+    return at_s > after_s and _is_slot(table.cron, at_s)
+
+
+def _is_slot(cron: Cron, at_s: int) -> bool:
+    return cron.following(at_s - 1, at_s) is not None
 
 
 def _advanced(seen: Schedule, cron: Cron, new: Sequence[int], reason: Reason, now_s: int) -> list[Schedule]:
@@ -226,7 +232,7 @@ def _going(table: Timetable, found: Waiting, wanted: Wanted, look: Circumstances
     alive, expired, dead = _running(found)
     if not look.permit.catch_up:
         return _serving(table, found, look, new, fresh, [*alive, *expired])
-    reasons = _windows(seen, due, fresh, table, look) | _overlaps(due, alive, table, look)
+    reasons = _windows(seen, due, fresh, table, look) | _overlaps(seen, due, alive, table, look)
     early = (at_s for at_s, has_begun in found.early.items() if has_begun)
     begun_s = max((at_s for at_s in (*found.begun, *early) if at_s <= look.now_s), default=-1)
     kept = _coalesce([at_s for at_s in due if at_s not in reasons], begun_s, table, reasons)
@@ -258,7 +264,7 @@ def _serving(
     """By a clock that serves in another's place: rows for what has come due, of which the newest may start."""
     seen = found.schedule
     assert seen is not None  # noqa: S101
-    reasons = _overlaps(new, at_work, table, look)
+    reasons = _overlaps(seen, new, at_work, table, look)
     may_start = fresh.difference(reasons) if not at_work else frozenset[int]()
     starts = [at_s for at_s in new[-1:] if at_s in may_start and _is_open(at_s, table, look)]
     held = seen._replace(state=State.HELD)  # what loses its window by that says so
@@ -312,7 +318,7 @@ def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, l
 def _is_left(at_s: int, seen: Schedule, table: Timetable, look: Circumstances) -> bool:
     """Whether a slot is of this version, and its window is open. One of an older that ran early may lie behind both."""
     is_open = at_s > seen.after_s and _is_open(at_s, table, look)
-    return is_open and table.cron.following(at_s - 1, at_s) is not None
+    return is_open and _is_slot(table.cron, at_s)
 
 
 def _is_open(at_s: int, table: Timetable, look: Circumstances) -> bool:
@@ -347,16 +353,24 @@ def _windows(
     return reasons
 
 
-def _overlaps(due: Iterable[int], alive: Iterable[Task], table: Timetable, look: Circumstances) -> dict[int, Reason]:
-    """What came due while a slot ran. What was due before that waits for its turn: it is being caught up."""
+def _overlaps(
+    seen: Schedule, due: Iterable[int], alive: Iterable[Task], table: Timetable, look: Circumstances
+) -> dict[int, Reason]:
+    """What came due while a slot ran. What was due before that waits for its turn: it is being caught up.
+
+    A claim is dated by the wall clock, whatever serves in its place. Where that was ahead, and is so no more, the slot
+    ran when the schedule was taken back to now.
+    """
     if table.overlap == "queue":
         return {}
-    wall_us = look.now_us - look.permit.correction_us  # a claim is dated by it, whatever serves in its place
+    correction_us = look.permit.correction_us
+    wall_us, looked_us = look.now_us - correction_us, seen.watermark_s * SECOND_US - correction_us
     spans = [(task.updated_at, wall_us) for task in alive] + ([] if look.ran is None else [look.ran])
+    ran = [(begun_us if begun_us <= ended_us else looked_us, ended_us) for begun_us, ended_us in spans]
     return {
         at_s: Reason.OVERLAP
         for at_s in due
-        if any(begun_us < at_s * SECOND_US - look.permit.correction_us <= ended_us for begun_us, ended_us in spans)
+        if any(begun_us < at_s * SECOND_US - correction_us <= ended_us for begun_us, ended_us in ran)
     }
 
 

@@ -21,7 +21,7 @@ from idemreg.attempt import run_walk
 from idemreg.clock import seconds
 from idemreg.cron import Cron
 from idemreg.errors import IdemregError, ScheduleError, TaskDoneError, TaskIdError, TaskRunningError, require
-from idemreg.model import Liveness, Status, Verdict
+from idemreg.model import Liveness, Verdict
 from idemreg.overtime import within_time
 from idemreg.planning import MOST_ROWS, NOTHING, Circumstances, Coalesce, Overlap, Timetable, always_changing, reckon
 from idemreg.request import check_job, job_name, wanted
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from idemreg.clockcheck.verdict import Permit
     from idemreg.deciding import Outcome, Wanted
     from idemreg.ledger import Ledger, Waiting
-    from idemreg.model import Task
     from idemreg.options import Options
     from idemreg.planning import Plan
     from idemreg.store import Store
@@ -54,7 +53,7 @@ __all__ = [
     "SlotRun",
     "check_alone",
     "due",
-    "run_slot",
+    "keep_in_sight",
     "timetable",
 ]
 
@@ -183,7 +182,7 @@ def due(
             if (task_id := next(following, None)) is None:
                 return runs
             tried.add(task_id)
-            yield _keep_in_sight, (cast("Ledger", store), wanted, task_id), None
+            yield keep_in_sight, (cast("Ledger", store), wanted, task_id), None
         except IdemregError:
             if runs:
                 return runs
@@ -226,7 +225,7 @@ def _at(task_id: str) -> int:
     return slot_of(task_id) or 0
 
 
-def _keep_in_sight(ledger: Ledger, wanted: Wanted, task_id: str) -> Waiting:
+def keep_in_sight(ledger: Ledger, wanted: Wanted, task_id: str) -> Waiting:
     """Whoever looks for running slots must find this one, also if it is older than any that may run by itself.
 
     What is there then. `StoreBusyError` where others change the schedule all the time: it must not run unseen.
@@ -246,7 +245,7 @@ def check_alone(ledger: Ledger, wanted: Wanted, task_id: str) -> None:
     Also where the other's lease has expired: its owner may come back until somebody has decided about it.
     """
     # Once more: a look may have begun before the claim, and have been stored behind the first.
-    found = _keep_in_sight(ledger, wanted, task_id)
+    found = keep_in_sight(ledger, wanted, task_id)
     others = [owner for one, owner in found.owners.items() if one != task_id]
     if any(owner.liveness is not Liveness.DEAD for owner in others):
         raise OverlapError
@@ -296,7 +295,7 @@ class Scheduled(NamedTuple):
     def by_hand(self, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
         """The walk that runs one slot as it is called."""
         try:
-            return (yield from self._run(terms, task_id, _keep_in_sight))
+            return (yield from self._run(terms, task_id, keep_in_sight))
         except NotAdmittedError as error:
             raise cast("Exception", error.__cause__) from None
 
@@ -342,24 +341,6 @@ class Scheduled(NamedTuple):
             return await result if inspect.isawaitable(result) else result
 
         return acall
-
-
-def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[Any]]:
-    """Run one slot by hand, whatever its window; one that its schedule has skipped is taken back for it.
-
-    `ScheduleError` where it has no row, and is none by the present expression: the audit would call it a double. One
-    that somebody else has skipped stays so. It is run beside others: nobody asks whether one is at work.
-    """
-    store: Store = terms.store
-    rows: list[Task | None] = yield store.get, ([task_id],), None
-    row, at_s = rows[0], _at(task_id)
-    if row is None and scheduled.table.cron.following(at_s - 1, at_s) is None:
-        msg = f"{task_id} is no slot of the schedule: {scheduled.table.cron.expression!r}"
-        raise ScheduleError(msg, hint="See its slots with: idemreg audit NAME")
-    if row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE:
-        yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
-    yield _keep_in_sight, (cast("Ledger", store), scheduled.wanted, task_id), None
-    return (yield from scheduled.by_hand(terms, task_id))
 
 
 def _parameter(function: Callable[..., Any]) -> str | None:

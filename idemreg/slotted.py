@@ -6,10 +6,10 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from idemreg.by_hand import run_slot as run_slot_walk
 from idemreg.errors import ScheduleError
 from idemreg.request import job_name
 from idemreg.scheduled import Scheduled, timetable
-from idemreg.scheduled import run_slot as run_slot_walk
 from idemreg.slots import slot_of
 from idemreg.template import check_task_id
 from idemreg.walk import adrive, drive, refuse_loop_in_loop, under_loop

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idemreg import ClockError, Registry, Status, faults
+from idemreg import ClockError, Registry, ScheduleError, Status, faults
 from idemreg.cli.schedule import _next
 from idemreg.clockcheck.readings import KERNEL, Hardware, Reading
 from idemreg.clockcheck.verdict import Permit
@@ -643,7 +643,10 @@ def test_what_an_older_process_runs_at_its_time_is_a_double(opened: Callable[[],
     world.advance(MINUTE)
     job.becomes("30 3 * * *")
     world.advance(2 * HOUR)
-    old.registry.run_slot("job@2026-11-23T06:00:00Z")
+    with pytest.raises(ScheduleError):
+        old.registry.run_slot("job@2026-11-23T06:00:00Z")
+    assert (old.ran, gaps(job)) == ([], [])
+    old.registry.run("job@2026-11-23T06:00:00Z", int, name="job")  # as a task like any other nobody refuses it
     assert [(one.task_id, one.state) for one in gaps(job)] == [("job@2026-11-23T06:00:00Z", "double")]
 
 
@@ -712,6 +715,65 @@ def test_what_was_run_by_hand_before_its_time_is_no_double_whatever_the_clock_sa
     passes(job, world, 7)
     assert [(one.task_id, one.state) for one in gaps(job)] == []
     assert "run" in [one.state for one in job.registry.audit("job") if one.slot == BEGAN + timedelta(hours=6)]
+
+
+def test_what_was_run_by_hand_by_a_clock_in_doubt_is_no_double_of_the_next_expression(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """By that clock it was late, by the right one it was early; and no look has gone as far as the clock did."""
+    job = Job(opened())
+    job.registry.may_schedule = lambda: Permit(scheduling=False, catch_up=False)  # type: ignore[method-assign]
+    world.jump(8 * HOUR)
+    job.registry.run_slot("job@2026-11-23T09:00:00Z")
+    world.jump(-8 * HOUR)
+    trusting(job.registry)
+    world.advance(MINUTE)
+    job.becomes("30 * * * *")
+    passes(job, world, 7)
+    assert ("6" in job.ran, gaps(job)) == (True, [])
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_what_runs_since_a_clock_was_ahead_holds_up_what_comes_due(
+    opened: Callable[[], Registry], world: World, *, is_own: bool
+) -> None:
+    """Its claim is dated by that clock, at an instant that is still to come. To others and to its own look."""
+    job, other = (Job(trusting(opened())) for _ in range(2))
+    world.jump(4 * HOUR)
+
+    def body(_slot: datetime) -> None:
+        job.body = lambda _: None
+        world.jump(-4 * HOUR)
+        assert other.due() == []
+        world.advance(2 * HOUR)
+        assert is_own or other.due() == []
+
+    job.body = body
+    job.due()
+    assert job.rows() == {"1": "overlap", "2": "overlap", "4": "succeeded"}
+    passes(job, world, 2)
+    assert (job.ran, gaps(job)) == (["4", "3"], [])
+
+
+def test_what_purge_has_removed_early_is_run_by_hand_only_as_a_slot_of_the_version_of_its_time(
+    opened: Callable[[], Registry], world: World
+) -> None:
+    """It has a row, by which it never comes; and by its time the schedule is another."""
+    job = Job(trusting(opened()), cron="*/30 * * * *", keep_for=timedelta(hours=1))
+    early(job, world, 4)
+    world.jump(4 * HOUR)
+    job.due()
+    world.advance(2 * HOUR)
+    job.registry.purge()
+    world.jump(-6 * HOUR)
+    job.becomes(HOURLY, keep_for=timedelta(hours=1))
+    removed = [task.task_id[-9:-4] for task in job.registry.tasks() if task.evidence == REMOVED]
+    assert {"06:00", "06:30"} <= {*removed}
+    passes(job, world, 5)
+    with pytest.raises(ScheduleError, match="no slot"):
+        job.registry.run_slot("job@2026-11-23T06:30:00Z")
+    job.registry.run_slot("job@2026-11-23T06:00:00Z")
+    assert [one for one in gaps(job) if one.state == "double"] == []
 
 
 # --- several processes ------------------------------------------------------------------------------------------

@@ -1014,6 +1014,35 @@ def test_what_is_no_slot_is_not_run_by_hand(registry: Registry) -> None:
     assert (job.rows(), job.ran) == ({}, [])
 
 
+def test_a_schedule_that_nobody_has_begun_runs_nothing_by_hand(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """A version that was edited, and not yet looked at: its slot of the past would be a double to the audit."""
+    Job(registry)
+    clock.advance(2 * HOUR)
+    edited, ran = open_registry(clock=clock), list[datetime]()
+    edited.scheduled("job", cron="30 * * * *")(ran.append)
+    with pytest.raises(ScheduleError, match="another") as refused:
+        edited.run_slot("job@2026-11-23T04:30:00Z")
+    assert "run_due" in (refused.value.hint or "")
+    edited.run_due()
+    with pytest.raises(ScheduleError, match=r"no slot of the schedule: '0 \* \* \* \*'"):
+        edited.run_slot("job@2026-11-23T04:30:00Z")
+    assert ran == []
+    edited.run_slot("job@2026-11-23T05:30:00Z")
+    clock.advance(HOUR)
+    assert [one.state for one in edited.audit("job")] == ["skipped", "skipped", "run"]
+
+
+def test_a_slot_of_before_the_schedule_is_run_by_hand(registry: Registry, clock: ManualClock) -> None:
+    """To make good what was missed before there was a registry."""
+    job = Job(registry)
+    clock.advance(HOUR)
+    job.due()
+    registry.run_slot("job@2026-11-22T04:00:00Z")
+    assert [one.state for one in registry.audit("job")] == ["run"]
+
+
 def test_a_skipped_slot_can_be_run_by_hand(registry: Registry, clock: ManualClock) -> None:
     """Whatever its window; once, as any task. What somebody has skipped himself stays so."""
     job = Job(registry, misfire_grace=60)
