@@ -18,6 +18,8 @@ from idemreg.lockfile import DATABASE_OFFSET, LockFile, owner_byte, random_owner
 from idemreg.processes import locks_on
 from idemreg.sqlite import files, looking, pages
 from idemreg.sqlite.looking import BROKEN, WAITING
+from idemreg.sqlite.making import PAGE_BYTES
+from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 from idemreg.testing import ManualClock
 from tests.support.faulted import FaultedScript
 from tests.support.processes import Script
@@ -894,7 +896,9 @@ def test_a_file_that_this_user_may_not_read_is_told(scene: Scene) -> None:
 def test_a_wal_that_others_have_open_is_theirs(scene: Scene) -> None:
     """What they have lost they are told themselves; the next to open the files compares them."""
     with scene.script(OWNER, "claimed") as owner:
-        scene.overwrite(32 + 16, b"\0" * 8, "-wal")  # the checksum of the first frame, which was synced
+        size = os.path.getsize(f"{scene.path}-wal")
+        for frame in range(FILE_HEADER_BYTES, size, FRAME_HEADER_BYTES + PAGE_BYTES):  # that of the last was synced
+            scene.overwrite(frame + 16, b"\0" * 8, "-wal")  # its checksum
         assert not scene.find("wal-lost")
         owner.kill()
     assert scene.find("wal-lost")

@@ -794,10 +794,31 @@ def test_a_call_in_the_middle_of_a_sync_waits_for_nobody(path: Path, full: Regis
     assert full.run("within", lambda: 2, name="w", on_crash="rerun").replayed
 
 
-def test_an_interrupt_at_the_end_of_a_sync_leaves_no_turn(
-    path: Path, full: Registry, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_in_the_middle_of_a_sync_leaves_it_its_turn(path: Path, full: Registry) -> None:
+    """A signal's handler moves the -wal as well: it does not wait for the sync around it, nor give its turn away."""
+    full.run("first", lambda: 1)
+    turns = Turns(f"{path}-lock", Clock())
+
+    def within() -> None:
+        faults.disarm()
+        assert not full.checkpoint().busy
+        assert not turns.sync.try_take()
+
+    faults.arm("sync.begun", within)
+    try:
+        assert full.run("t", lambda: 1, on_crash="rerun").result == 1
+    finally:
+        faults.disarm()
+    assert is_covered(full)
+    assert turns.sync.try_take()
+    turns.close()
+
+
+@pytest.mark.parametrize("how", ["sync", "checkpoint"])
+def test_an_interrupt_right_before_the_turn_is_dropped_leaves_no_turn(
+    path: Path, full: Registry, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """The turn is free for other processes, and the next sync of this one is published as ever."""
+    """It is free for other processes, and the next sync of this one is published as ever."""
     full.run("first", lambda: 1)
     sync, dropped = sync_of(full), list[int]()
     drop = sync._turn.drop
@@ -810,7 +831,7 @@ def test_an_interrupt_at_the_end_of_a_sync_leaves_no_turn(
 
     monkeypatch.setattr(sync._turn, "drop", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        full.run("t", lambda: 1, on_crash="rerun")
+        full.run("t", lambda: 1, on_crash="rerun") if how == "sync" else full.checkpoint()
     turns = Turns(f"{path}-lock", Clock())
     assert turns.sync.try_take()
     turns.close()
