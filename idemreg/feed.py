@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
-import string
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from idemreg.errors import ArgumentError, TaskIdError
-from idemreg.template import Template
+from idemreg.template import Template, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +60,7 @@ class _Text:
     """A template over the fields of a line. ValueError where it names none: all lines would be one task."""
 
     def __init__(self, literal: str) -> None:
-        fields = [field for _, field, _, _ in string.Formatter().parse(literal) if field is not None]
+        fields = [field for _, field, _, _ in pieces(literal) if field is not None]
         if not all(fields) or not fields:
             msg = f"{literal!r} names no field of the line, so all lines would be one"
             raise ValueError(msg)

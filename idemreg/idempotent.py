@@ -52,6 +52,7 @@ __all__ = [
     "idempotent",
     "note_recoverable",
     "recipe_of",
+    "unless_bare",
 ]
 
 P = ParamSpec("P")
@@ -316,6 +317,37 @@ def _task_id(
         msg = f"the task_id comes from a template such as 'order:{{order_id}}' or from a callable, not from {make!r}"
         raise TypeError(msg)
     return lambda args, kwargs, _bound: source(*args, **kwargs)
+
+
+def unless_bare(source: TaskIdSource, decorate: Callable[[Callable[..., Any]], Any]) -> Callable[..., Any]:
+    """The decorator, which says so where it was written without a task_id, bare.
+
+    The function then came in the place of the callable that makes one, and a call of it comes in the place of the
+    function that is to be decorated.
+    """
+    if not inspect.isfunction(source) or source.__name__ == "<lambda>":
+        return decorate
+
+    def decorate_or_tell(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
+        if len(args) == 1 and not kwargs and callable(args[0]):
+            return decorate(args[0])
+        msg = (
+            f"{source.__qualname__} was taken for what makes the task_id, since @registry.idempotent was written"
+            f' without one: write @registry.idempotent("{_template_for(source)}")'
+        )
+        raise TypeError(msg)
+
+    return decorate_or_tell
+
+
+def _template_for(function: Callable[..., Any]) -> str:
+    """One that tells apart all calls whose arguments without a default differ."""
+    parameters = inspect.signature(function).parameters.values()
+    needed = [
+        one for one in parameters if one.default is one.empty and one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD}
+    ]
+    names = [one.name for one in needed if one.name not in METHOD_PARAMETERS]
+    return ":".join([function.__name__, *(f"{{{name}}}" for name in names)])
 
 
 def claim_template(templates: dict[str, str], source: object, function: Callable[..., Any]) -> None:

@@ -123,23 +123,23 @@ class Registry(Operations):
         """
         import inspect  # noqa: PLC0415 - 5 ms that a command such as `idemreg show` need not pay
 
-        from idemreg.beside import beside  # noqa: PLC0415 - as above
-        from idemreg.idempotent import claim_template, idempotent, note_recoverable, recipe_of  # noqa: PLC0415
+        from idemreg import idempotent as jobs  # noqa: PLC0415 - as above
+        from idemreg.beside import beside  # noqa: PLC0415
 
         checked = self.checked(options)
 
         def decorate(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - what `Decorator` says
-            recipe = recipe_of(
+            recipe = jobs.recipe_of(
                 function, task_id, checked, name=name, exclude=exclude, checksum=checksum, recover=recover
             )
             terms = self.async_terms(checked) if inspect.iscoroutinefunction(function) else self.terms(checked)
-            job = idempotent(function, recipe, beside(terms) if recover else terms)
-            claim_template(self._templates, task_id, function)  # last: a function that was refused keeps none
+            job = jobs.idempotent(function, recipe, beside(terms) if recover else terms)
+            jobs.claim_template(self._templates, task_id, function)  # last: a function that was refused keeps none
             if recover:
-                note_recoverable(self._recoverable, recipe, function)
+                jobs.note_recoverable(self._recoverable, recipe, function)
             return job
 
-        return cast("Decorator", decorate)
+        return cast("Decorator", jobs.unless_bare(task_id, decorate))
 
     def run(
         self,

@@ -10,7 +10,7 @@ from idemreg.errors import TaskIdError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["MAX_TASK_ID_BYTES", "Template", "check_task_id"]
+__all__ = ["MAX_TASK_ID_BYTES", "Template", "check_task_id", "pieces"]
 
 MAX_TASK_ID_BYTES: Final = 512
 NO_SPACE: Final = "Leave the white space at its ends out."
@@ -96,13 +96,22 @@ class Template:
         return text
 
 
-def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[str, str]]]:
-    """The text before the first field, and each field with the text behind it. ValueError for what loses or guesses."""
+def pieces(literal: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """What `string.Formatter` finds in a template: (text, field, format, conversion). ValueError for a brace alone."""
     from string import Formatter  # noqa: PLC0415 - what makes no template need not import it
 
+    try:
+        return list(Formatter().parse(literal))
+    except ValueError as error:
+        msg = f"a brace of {literal!r} is alone: write {{name}} for a field, {{{{ or }}}} for a brace of the text"
+        raise ValueError(msg) from error
+
+
+def _parse(literal: str, parameters: frozenset[str]) -> tuple[str, list[tuple[str, str]]]:
+    """The text before the first field, and each field with the text behind it. ValueError for what loses or guesses."""
     head = ""
     fields: list[tuple[str, str]] = []
-    for text, field, spec, conversion in Formatter().parse(literal):
+    for text, field, spec, conversion in pieces(literal):
         if fields:
             fields[-1] = (fields[-1][0], fields[-1][1] + text)
         else:

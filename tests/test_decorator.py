@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import pickle
+import re
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -407,7 +408,8 @@ def test_stray_separators_make_no_two_tasks_one(registry: Registry) -> None:
         ("{number}{day}", "separator"),
         ("task:{number:>5}", "format"),
         ("task:{number!r}", "conversion"),
-        ("task:{number", "expected"),
+        ("task:{number", "write {name}"),
+        ("task:number}", "write {name}"),
         ("task:{number.}", "name"),
         (7, "template"),
         (None, "template"),
@@ -466,6 +468,48 @@ def test_what_has_no_result_to_store_is_refused(registry: Registry) -> None:
     for function in functions:
         with pytest.raises(TypeError):
             registry.idempotent("task")(function)
+
+
+def test_a_decorator_without_a_task_id_says_what_to_write(registry: Registry) -> None:
+    """Written bare, it takes the function for what makes the task_id: each call tells the line that was meant."""
+
+    def bare(function: Any) -> Any:
+        return registry.idempotent(function)
+
+    @bare
+    def ship(order: str, *rest: int, fast: bool = False, **more: str) -> None:
+        pytest.fail("it ran")
+
+    @bare
+    def tidy() -> None:
+        pytest.fail("it ran")
+
+    class Shop:
+        @bare
+        async def order(self, number: int) -> None:
+            pytest.fail("it ran")
+
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: ship("o-1"), 'ship:{order}"'),
+        (lambda: ship(order="o-1"), 'ship:{order}"'),
+        (tidy, 'tidy"'),
+        (lambda: Shop().order(7), 'order:{number}"'),
+    ]
+    for call, template in calls:
+        with pytest.raises(TypeError, match=re.escape(f'write @registry.idempotent("{template})')):
+            call()
+
+
+def test_a_function_may_make_the_task_id(registry: Registry) -> None:
+    """By its name or as a lambda; what it decorates is refused for what it is, and not for the function."""
+
+    def make(number: int) -> str:
+        return f"task:{number}"
+
+    assert registry.idempotent(make)(lambda number: number + 1)(1) == 2
+    for source in (make, lambda number: f"task:{number}"):
+        with pytest.raises(TypeError, match="no function"):
+            registry.idempotent(source)(functools.partial(int, 1))
 
 
 class Awaited:

@@ -166,6 +166,7 @@ def test_an_age_beyond_all_time(cli: Cli) -> None:
         (["each", "--task-id", "{id}", "--python", "os:getpid", "--no-output"], "--no-output is for commands"),
         (["each", "--task-id", "{id}", "--python", "os:sep"], "is no function"),
         (["each", "--task-id", "{id}", "--payload", "id,,n", "--", "true"], "a field without a name"),
+        (["each", "--task-id", "ship:{id", "--", "true"], "write {name} for a field"),
         (["step", "name", "extra", "--", "true"], "the command goes behind --"),
     ],
 )
