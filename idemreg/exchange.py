@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from idemreg import lines as form
+from idemreg.counted import counted
 from idemreg.errors import ImportLineError
 from idemreg.lines import End, LineError, StepOf
 from idemreg.listing import PAGE_TASKS
@@ -151,7 +152,7 @@ class _Importing:
 
     def _take_end(self, end: End) -> None:
         if end.tasks != (read := self.done.read + len(self._waiting)):
-            msg = f"the end speaks of {end.tasks} tasks, and {read} came before it"
+            msg = f"the end speaks of {counted(end.tasks, 'task')}, and {read} came before it"
             raise LineError(msg)
         self._end = end
         self.flush()

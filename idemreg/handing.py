@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from idemreg.claim_environment import TASK_ID_VARIABLE, of_no_claim
 from idemreg.clock import Clock
+from idemreg.counted import counted
 from idemreg.errors import CommandNotExecutableError, CommandNotFoundError
 from idemreg.events import event_fields
 
@@ -112,7 +113,7 @@ class Hand:
             if problem is not None:
                 self._tell(f"--on {fields['event']}: {self._argv[0]} {problem}")
         if lost + self._dropped:
-            self._tell(f"--on: {lost + self._dropped:,} events were dropped; nobody was handed them")
+            self._tell(f"--on: {counted(lost + self._dropped, 'event')} dropped, which nobody was handed")
 
     def _left_s(self) -> float:
         return self._handled_s if self._ends_at is None else self._ends_at - self._clock.monotonic()

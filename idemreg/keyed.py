@@ -10,6 +10,8 @@ not have, he can try nothing. The key is never stored. A note of 16 bits in the 
 import functools
 from typing import Any, Final, Literal, NamedTuple, Self
 
+from idemreg.counted import counted
+
 __all__ = ["OPEN", "ChecksumKey", "ErrorDetail", "KeyNote", "Secrecy"]
 
 ErrorDetail = Literal["traceback", "message", "type"]
@@ -40,7 +42,7 @@ class ChecksumKey:
             raise TypeError(msg)
         self._key = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
         if len(self._key) < MIN_KEY_BYTES:
-            msg = f"checksum_key has {len(self._key)} bytes: take at least {MIN_KEY_BYTES}, at random"
+            msg = f"checksum_key has {counted(len(self._key), 'byte')}: take at least {MIN_KEY_BYTES}, at random"
             raise ValueError(msg)
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, Ty
 
 from idemreg.clock import seconds
 from idemreg.codec import as_codec
+from idemreg.counted import word_for
 from idemreg.deciding import Limits
 from idemreg.keyed import OPEN, Secrecy
 from idemreg.model import MAX_ATTEMPTS_LIMIT, OnCrash, OnFailure, Policy, Verdict, is_durable
@@ -193,7 +194,7 @@ def _limits(options: CallOptions) -> Limits | None:
 def _span_ms(duration: float | timedelta, *, what: str, least_s: float) -> int:
     span_s = seconds(duration, what=what)
     if not least_s <= span_s <= MAX_LIMIT_S:
-        msg = f"{what} takes {least_s} seconds at least and a year at most, not {duration!r}"
+        msg = f"{what} takes {least_s:g} {word_for(least_s, 'second')} at least and a year at most, not {duration!r}"
         raise ValueError(msg)
     return int(span_s * 1_000)
 

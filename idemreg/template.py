@@ -171,5 +171,5 @@ def _text_of(value: object, field: str) -> str:
         return str(value)
     if isinstance(value, date) and type(value) in (date, datetime):
         return value.isoformat()
-    msg = f"the task_id's field {{{field}}} is a {type(value).__qualname__}, which has no text of its own"
+    msg = f"the task_id's field {{{field}}} is of the type {type(value).__qualname__}, which has no text of its own"
     raise TaskIdError(msg, hint="Use a field of it ({order.id}), or give a callable in place of the template.")

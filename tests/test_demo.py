@@ -359,7 +359,7 @@ def test_every_kind_of_disagreement_of_the_nights_is_found(kept: Kept) -> None:
     assert changed(account, entries=stray) == ["stray: the witness saw it, and it has no row"]
     assert changed(account, entries=[one for one in entries if one.task_id != "coupon:by-hand"]) == []
     by_hand = [*entries, Entry("coupon:by-hand", ENTERED, "-", "C", 9)]
-    assert "1 coupons by 2 executions" in changed(account, entries=by_hand)[0]
+    assert "1 coupon by 2 executions" in changed(account, entries=by_hand)[0]
     mild = told.late._replace(code="done")
     assert changed(account, told={"late": mild}) == [f"{late}: the late owner got 'done', not 'claim-lost'"]
     swapped = [one._replace(token=1) if (one.task_id, one.by) == (late, "C") else one for one in entries]

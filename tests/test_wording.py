@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from idemreg.counted import counted, word_for
 from idemreg.errors import IdemregError
 from idemreg.model import Liveness, is_durable
 from idemreg.owner import OwnerInfo
@@ -148,3 +149,10 @@ def test_an_owner_is_described(owner: OwnerInfo, words: str) -> None:
 def test_the_words_of_durability(word: str, *, is_it: bool) -> None:
     """There are two."""
     assert is_durable(word) is is_it
+
+
+def test_what_is_counted_is_told_in_its_number() -> None:
+    """One task, and none or several tasks; where a word has a plural of its own, that."""
+    assert [counted(number, "task") for number in (0, 1, 1_000)] == ["0 tasks", "1 task", "1,000 tasks"]
+    assert [counted(number, "process", "processes") for number in (1, 2)] == ["1 process", "2 processes"]
+    assert [word_for(seconds, "second") for seconds in (0.5, 1.0)] == ["seconds", "second"]

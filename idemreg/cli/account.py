@@ -13,6 +13,7 @@ from idemreg.child import Descriptors
 from idemreg.cli.context import settings
 from idemreg.cli.render import write_json
 from idemreg.cli.text import escape
+from idemreg.counted import counted
 
 if TYPE_CHECKING:
     from idemreg.clock import Clock
@@ -134,12 +135,12 @@ class Progress:
         what = ", ".join(f"{number:,} {word}" for word, number in counts.items()) or "nothing to do"
         head = "interrupted: " if signal is not None else ""
         tail = f"; {left:,} left in the middle" if left else ""
-        self._say(f"idemreg: {head}{_lines(total)}: {what}{tail}")
+        self._say(f"idemreg: {head}{counted(total, 'line')}: {what}{tail}")
 
 
 def progress_text(ended: int, passed_s: float, share: float | None, columns: int) -> str:
     """Lines and their rate; where the share of the input is known, that, the remaining time, and a bar if it fits."""
-    text = _lines(ended) + _rate(ended, passed_s)
+    text = counted(ended, "line") + _rate(ended, passed_s)
     if share is None:
         return text[:columns]
     left = f" {_minutes(passed_s / share - passed_s)} left" if share else ""
@@ -148,10 +149,6 @@ def progress_text(ended: int, passed_s: float, share: float | None, columns: int
     if room < NARROWEST_BAR:
         return text[:columns]
     return f"[{'#' * int(share * room):-<{room}}] {text}"
-
-
-def _lines(number: int) -> str:
-    return f"{number:,} {'line' if number == 1 else 'lines'}"
 
 
 def _rate(ended: int, passed_s: float) -> str:

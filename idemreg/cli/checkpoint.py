@@ -11,6 +11,7 @@ from idemreg.cli.context import Command, common_options, settings
 from idemreg.cli.render import write, write_json
 from idemreg.cli.text import columns, escape, fold
 from idemreg.cli.values import DURATION
+from idemreg.counted import counted
 from idemreg.sqlite.checkpoints import MODES
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _tell(done: Checkpoint) -> None:
     elif done.mode == "TRUNCATE" and not done.busy:
         lines = [f"truncate: all pages are moved and the -wal is empty, in {took}"]
     else:
-        lines = [f"{done.mode.lower()}: {done.moved_pages:,} of {done.wal_pages:,} pages are moved, in {took}"]
+        lines = [f"{done.mode.lower()}: moved {done.moved_pages:,} of {counted(done.wal_pages, 'page')}, in {took}"]
     if done.busy and done.readers is None:
         lines.append("it did not complete, and this system does not tell who is reading")
     elif done.busy and not done.readers:

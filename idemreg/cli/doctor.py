@@ -11,6 +11,7 @@ from idemreg.cli.failures import concrete
 from idemreg.cli.progress import bar
 from idemreg.cli.render import write, write_folded, write_json
 from idemreg.cli.text import columns, escape, fold, paint
+from idemreg.counted import counted
 from idemreg.doctor import Severity, could_not_open, examine, is_well
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _salvage(out: str, *, quiet: bool) -> None:
         write_json({**done._asdict(), "gaps": {**gaps._asdict(), "ranges": [place._asdict() for place in gaps.ranges]}})
     elif not (quiet and gaps.are_none):
         unknown = f", {done.unknown:,} of them unknown now" if done.unknown else ""
-        write_folded(f"copied {done.copied:,} {'task' if done.copied == 1 else 'tasks'}{unknown}, to")
+        write_folded(f"copied {counted(done.copied, 'task')}{unknown}, to")
         write(escape(done.path))
         for line in _gap_lines(gaps):
             write_folded(line)
@@ -107,11 +108,11 @@ def _gap_lines(gaps: Gaps) -> Iterator[str]:
     if gaps.are_none:
         yield "nothing is missing"
     if gaps.damaged:
-        yield f"{gaps.damaged:,} of {gaps.pages:,} pages are damaged or not there"
+        yield f"damaged or not there: {gaps.damaged:,} of {counted(gaps.pages, 'page')}"
     for place in gaps.ranges:
         yield f"rows may be lost {_between(place)}"
     if gaps.broken_rows:
-        yield f"{gaps.broken_rows:,} damaged rows: {_named(gaps.broken, gaps.broken_rows)}"
+        yield f"{counted(gaps.broken_rows, 'damaged row')}: {_named(gaps.broken, gaps.broken_rows)}"
     if gaps.lost_frames:
         yield "the -wal is damaged, or frames of it are gone: the last changes of some tasks may be lost"
     if gaps.lost_file_row:
@@ -175,8 +176,6 @@ def _summary(findings: list[Finding]) -> str:
         return "all is well"
     counts = {severity: sum(one.severity is severity for one in findings) for severity in Severity}
     told = [
-        f"{counts[severity]} {severity.word}{'' if counts[severity] == 1 else 's'}"
-        for severity in (Severity.ERROR, Severity.WARNING)
-        if counts[severity]
+        counted(counts[severity], severity.word) for severity in (Severity.ERROR, Severity.WARNING) if counts[severity]
     ]
     return ", ".join(told)

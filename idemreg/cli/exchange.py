@@ -17,6 +17,7 @@ from idemreg.cli.context import Command, common_options, settings
 from idemreg.cli.progress import bar
 from idemreg.cli.render import write, write_json
 from idemreg.cli.text import columns, escape, shorten
+from idemreg.counted import counted
 from idemreg.errors import ChecksumMismatchError
 from idemreg.exchange import LINE_CHARACTERS
 from idemreg.feed import read_some
@@ -90,7 +91,7 @@ def export(
         write_json({"path": path, "lines": lines_written, "bytes": size})
     else:
         count = json.loads(line)["end"]  # steps have lines as well
-        write(f"exported {count:,} task{'' if count == 1 else 's'} to")
+        write(f"exported {counted(count, 'task')} to")
         write(escape(path))
 
 
@@ -136,7 +137,8 @@ def import_(file: str) -> int:
             try:
                 done = registry.import_lines(lines(), progress=progress)
             except KeyboardInterrupt:
-                msg = f"interrupted: at least {done.read if done else 0:,} tasks dealt with; import again to go on"
+                read = counted(done.read if done else 0, "task")
+                msg = f"interrupted: at least {read} dealt with; import again to go on"
                 raise KeyboardInterrupt(msg) from None
     _tell(done)
     return CONFLICTS if done.conflicting else 0

@@ -13,6 +13,7 @@ from idemreg.cli.progress import bar
 from idemreg.cli.render import Cell, Column, local_time, table, write, write_folded, write_json
 from idemreg.cli.task import COLOURS
 from idemreg.cli.text import columns, escape
+from idemreg.counted import counted
 
 if TYPE_CHECKING:
     from idemreg.purge import Purge
@@ -81,7 +82,7 @@ def purge(
         found = plan.total
         if not as_json:
             _tell_plan(plan, "to remove")
-        return not ask or _confirm(f"Remove {_tasks(found)}?")
+        return not ask or _confirm(f"Remove {counted(found, 'task')}?")
 
     with settings().existing() as registry, bar("removing", hidden=as_json) as show:
 
@@ -101,7 +102,7 @@ def purge(
                 progress=progress,
             )
         except KeyboardInterrupt:
-            msg = f"interrupted: at least {removed:,} of {_tasks(found)} removed; call again to go on"
+            msg = f"interrupted: at least {removed:,} of {counted(found, 'task')} removed; call again to go on"
             raise KeyboardInterrupt(msg) from None
     _tell_purge(done, dry_run=dry_run)
 
@@ -130,11 +131,7 @@ def _tell_purge(done: Purge, *, dry_run: bool) -> None:
     elif dry_run:
         _tell_plan(done, "would be removed")
     else:
-        write(f"removed {_tasks(done.removed)}")
-
-
-def _tasks(count: int) -> str:
-    return f"{count:,} task{'' if count == 1 else 's'}"
+        write(f"removed {counted(done.removed, 'task')}")
 
 
 def _tell_plan(plan: Purge, what: str) -> None:
@@ -148,7 +145,7 @@ def _tell_plan(plan: Purge, what: str) -> None:
         write(f"… and {more:,} more (--json tells all)")
     if plan.oldest is not None and plan.newest is not None:
         span = f"{local_time(plan.oldest)} to {local_time(plan.newest)}"
-        write_folded(f"{_tasks(plan.total)} {what}, last changed {span}")
+        write_folded(f"{counted(plan.total, 'task')} {what}, last changed {span}")
 
 
 def _cells(group: Group) -> list[Cell]:

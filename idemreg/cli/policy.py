@@ -8,6 +8,7 @@ import click
 
 from idemreg.cli.context import HintedUsageError
 from idemreg.cli.values import DURATION, EXIT_CODES
+from idemreg.counted import word_for
 from idemreg.model import MAX_ATTEMPTS_LIMIT
 from idemreg.options import MAX_LIMIT_S, MIN_LEASE_S, MIN_TIMEOUT_S
 
@@ -22,7 +23,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 def _within(least_s: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
     def check(_ctx: click.Context, _param: click.Parameter, value: float | None) -> float | None:
         if value is not None and not least_s <= value <= MAX_LIMIT_S:
-            msg = f"{least_s:g} seconds at least, and a year at most."
+            msg = f"{least_s:g} {word_for(least_s, 'second')} at least, and a year at most."
             raise click.BadParameter(msg)
         return value
 

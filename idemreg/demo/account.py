@@ -8,6 +8,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from idemreg.counted import counted
 from idemreg.demo.worker import BEFORE, BEHIND, RUNNING
 from idemreg.model import Status, Verdict
 
@@ -91,14 +92,14 @@ def tell(run: Run, rows: Mapping[str, Task]) -> str:
     by_hook = [row for row in settled if row.settled_by == BY_HOOK]
     by_hand = [row for row in settled if row.settled_by == BY_HAND]
     lines = [
-        f"{_count(tasks, 'task')}, delivered {run.delivered:,} times in shuffled order",
-        f"to {_count(run.workers, 'worker process', 'worker processes')}.",
-        f"{_count(sum(run.killed.values()), 'worker')} killed with SIGKILL in mid-job:",
+        f"{counted(tasks, 'task')}, delivered {run.delivered:,} times in shuffled order",
+        f"to {counted(run.workers, 'worker process', 'worker processes')}.",
+        f"{counted(sum(run.killed.values()), 'worker')} killed with SIGKILL in mid-job:",
         f"{_moments(run.killed)}.",
         "",
         f"  effects a task      exactly 1, for all {tasks:,}; counted outside the registry",
         f"  duplicates          {run.duplicates:,} suppressed, answered with the stored result",
-        f"  left in doubt       {_count(len(settled), 'task')}, whose worker died in the middle{_late(run, settled)}",
+        f"  left in doubt       {counted(len(settled), 'task')}, whose worker died in the middle{_late(run, settled)}",
         f"    by verify hook    {_verdicts(by_hook)}",
         f"    left unknown      {len(run.left_unknown)}: nobody ran them again by himself",
         f"    resolved by hand  {_verdicts(by_hand)}",
@@ -119,10 +120,6 @@ def _moments(killed: Mapping[str, int]) -> str:
 def _late(run: Run, settled: list[Task]) -> str:
     late = sum(run.killed.values()) - len(settled)
     return f" ({late} more after it)" if late > 0 else ""
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _verdicts(settled: list[Task]) -> str:

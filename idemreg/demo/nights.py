@@ -10,6 +10,7 @@ import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from idemreg.counted import counted
 from idemreg.demo.account import BY_HAND, BY_HOOK, failure, program
 from idemreg.demo.book import ENTERED, ISSUED
 from idemreg.errors import ClaimLostError
@@ -93,16 +94,17 @@ class Account:
             if state == SKIPPED and not (found and found.reason):
                 yield f"{task_id}: skipped, and nothing says why"
             if coupons[task_id] != (wanted := int(state != SKIPPED)):
-                yield f"{task_id}: {coupons[task_id]} coupons, not {wanted}"
+                yield f"{task_id}: {counted(coupons[task_id], 'coupon')}, not {wanted}"
             if bodies[task_id] != (wanted := wanted + (task_id == self._told.late.task_id)):
-                yield f"{task_id}: its job was entered {bodies[task_id]} times, not {wanted}"
+                yield f"{task_id}: its job was entered {counted(bodies[task_id], 'time')}, not {wanted}"
             if row is not None and state == RUN and self._stored(row) != self._serial(task_id):
                 yield f"{task_id}: {self._stored(row)} is stored, and {self._serial(task_id)} was issued"
         for task_id in sorted({*coupons, *bodies} - {*self._told.nights}):
             if task_id not in self._rows:
                 yield f"{task_id}: the witness saw it, and it has no row"
             elif coupons[task_id] != 1 or bodies[task_id] != 1:
-                yield f"{task_id}: {coupons[task_id]} coupons by {bodies[task_id]} executions, not one by one"
+                executions = counted(bodies[task_id], "execution")
+                yield f"{task_id}: {counted(coupons[task_id], 'coupon')} by {executions}, not one by one"
 
     def _of_audit(self) -> Iterator[str]:
         for one in self._audited.values():

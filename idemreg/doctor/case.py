@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from idemreg.counted import word_for
 from idemreg.liveness import Examiner
 from idemreg.lockfile import DATABASE_OFFSET, MAGIC, SIZE, LockFile, is_new
 
@@ -95,4 +96,4 @@ def names(task_ids: list[str]) -> str:
     count = f"{len(task_ids):,}{' or more' if len(task_ids) >= TASKS_LIMIT else ''}"
     shown = ", ".join(map(repr, task_ids[:NAMED]))
     rest = ", ..." if len(task_ids) > NAMED else ""
-    return f"{count} {'task' if len(task_ids) == 1 else 'tasks'} ({shown}{rest})"
+    return f"{count} {word_for(len(task_ids), 'task')} ({shown}{rest})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from idemreg.counted import counted
 from idemreg.doctor.case import TASKS_LIMIT, names
 from idemreg.doctor.finding import Finding, finding
 from idemreg.errors import StoreCorruptError, StoreError, StorePathError
@@ -129,7 +130,7 @@ def wal(case: Case) -> Iterator[Finding]:
         return
     yield from _lost(case, state.pages)
     readers = wal_readers(case.path, case.clock)
-    in_use = f"{state.pages:,} pages ({state.used_bytes / MEGABYTE:.1f} MiB) in use, {state.moved:,} moved"
+    in_use = f"{counted(state.pages, 'page')} ({state.used_bytes / MEGABYTE:.1f} MiB) in use, {state.moved:,} moved"
     yield finding("wal", f"The -wal has {in_use} to the database.")
     for reader in readers or ():
         yield finding("wal-reader", f"It is being read by {reader.describe()}.")

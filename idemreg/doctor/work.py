@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from idemreg.counted import counted
 from idemreg.doctor.case import OWNERS_LIMIT, TASKS_LIMIT, names
 from idemreg.doctor.finding import Finding, finding
 from idemreg.lockfile import FIRST_OWNER_BYTE
@@ -54,7 +55,7 @@ def tasks(case: Case) -> Iterator[Finding]:
     words = {int(status): status.word for status in Status}
     counts = [f"{count:,} {words.get(status, 'of no status')}" for status, count in summary.counts.items()]
     total = sum(summary.counts.values())
-    yield finding("tasks", f"{total:,} {'task' if total == 1 else 'tasks'}: {', '.join(counts) or 'none yet'}.")
+    yield finding("tasks", f"{counted(total, 'task')}: {', '.join(counts) or 'none yet'}.")
 
 
 def running(case: Case) -> Iterator[Finding]:

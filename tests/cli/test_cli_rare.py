@@ -63,7 +63,7 @@ def test_what_a_salvage_may_have_missed() -> None:
     )  # fmt: skip
     said = list(_gap_lines(gaps))
     assert said[:6] == [
-        "2 of 9 pages are damaged or not there",
+        "damaged or not there: 2 of 9 pages",
         "rows may be lost anywhere",
         "rows may be lost up to b\\n",
         "rows may be lost from c on",
@@ -72,7 +72,7 @@ def test_what_a_salvage_may_have_missed() -> None:
     ]
     words = ("-wal is damaged", "new id", "may be back", "steps may be lost", "not copied: stock")
     assert [word in line for word, line in zip(words, said[6:], strict=True)] == [True] * 5
-    assert list(_gap_lines(Gaps(9, broken=("x",), broken_rows=1))) == ["1 damaged rows: x"]
+    assert list(_gap_lines(Gaps(9, broken=("x",), broken_rows=1))) == ["1 damaged row: x"]
     held = Gaps(9, lost_schedules=True, paused=("a", "b\n"), paused_schedules=3, lost_clock=True)
     assert list(_gap_lines(held)) == [
         "schedules may be lost, with their pauses: one that the copy does not list begins anew",

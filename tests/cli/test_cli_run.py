@@ -281,9 +281,12 @@ def test_a_command_that_takes_too_long_is_ended(cli: Cli) -> None:
     assert (own.returncode, own.stderr) == (124, "")
 
 
-@pytest.mark.parametrize("words", [("--lease", "0.5"), ("--timeout", "0"), ("--lease", "2000d")])
-def test_limits_that_are_none_are_usage_errors(cli: Cli, words: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "least"),
+    [(("--lease", "0.5"), "1 second"), (("--timeout", "0"), "0.001 seconds"), (("--lease", "2000d"), "1 second")],
+)
+def test_limits_that_are_none_are_usage_errors(cli: Cli, words: tuple[str, str], least: str) -> None:
     """Before a file comes into being."""
     result = cli("run", *words, "t", "--", "true")
-    assert (result.exit_code, "seconds at least, and a year at most" in result.stderr) == (2, True)
+    assert (result.exit_code, f"{least} at least, and a year at most" in result.stderr) == (2, True)
     assert not cli.path.exists()

@@ -873,7 +873,7 @@ def test_who_is_in_a_hurry_waits_for_one_event() -> None:
     *killed, last = told
     assert len(killed) < 50
     assert all("and was killed" in one for one in killed)
-    assert last == f"--on: {100 - len(killed)} events were dropped; nobody was handed them"
+    assert last == f"--on: {100 - len(killed)} events dropped, which nobody was handed"
 
 
 def test_a_command_that_is_being_started_is_killed_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
