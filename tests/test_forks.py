@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from idemreg.sqlite.backend import SqliteStore
     from idemreg.sqlite.connection import Connection
 
-CHILDREN = 10  # of a process whose threads are at work; `make torture` forks many more
+CHILDREN = 10  # of a process whose threads are at work
 
 
 @pytest.fixture(params=["normal", "full"])

@@ -31,6 +31,10 @@ __all__ = ["NOT_RUN", "NO_TRIAL", "TRIED", "Figures", "filled", "names"]
 Figures = tuple[str, str]  # of a trial: how many were tried, and the violations
 
 NO_TRIAL: Final = "no trial, the tests alone"
+DRAWN: Final[Mapping[str, str]] = {  # by random in the tests, by Hypothesis
+    "slots": "no trial; random lives in the tests",
+    "serial numbers": "no trial; random histories in the tests",
+}
 NOT_RUN: Final = "not in that run"
 
 # The processes of these two have one judge (killing/rules.py, killing/spec.py).
@@ -82,10 +86,10 @@ def _name(line: str) -> str:
 
 
 def _filled(line: str, figures: Mapping[str, Figures]) -> str:
-    if (trials := TRIED.get(_name(line))) is None:
+    if (trials := TRIED.get(name := _name(line))) is None:
         return line
     by_hand, _, _ = line.rstrip("\n").removesuffix("|").rpartition("|")
-    return f"{by_hand}| {'; '.join(_told(trial, figures) for trial in trials) or NO_TRIAL} |\n"
+    return f"{by_hand}| {'; '.join(_told(trial, figures) for trial in trials) or DRAWN.get(name, NO_TRIAL)} |\n"
 
 
 def _told(trial: Trial, figures: Mapping[str, Figures]) -> str:
