@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.torture import found as mutants_found
 from tests.torture.__main__ import options_of
 from tests.torture.injected.commands import CASES
 from tests.torture.injected.shim import ERRORS, IO_KINDS, LASTING
@@ -82,6 +83,18 @@ def test_a_run_of_some_trials_leaves_the_others_as_they_stand(page: Path) -> Non
     assert after.pop("kills") != before.pop("kills")
     assert after == before
     assert len(after) == len(TRIALS) - 1
+
+
+def test_what_was_found_of_the_mutants_stands_by_trial(page: Path) -> None:
+    """What was missed is named; and a run of some trials leaves the others as they stand."""
+    kills = [{"trial": "kills", "mutant": name, "is_well": name != "b"} for name in "abc"]
+    mutants_found.save([*kills, {"trial": "clock", "mutant": "d", "is_well": True}], "", "1234567", page)
+    mutants_found.save([{"trial": "clock", "mutant": "d", "is_well": True}] * 2, "--seed 7", "7654321", page)
+    rows = [line for line in page.read_text("utf-8").splitlines() if line.startswith(("| `kills` |", "| `clock` |"))]
+    assert rows[-2:] == [
+        "| `kills` | 5,000 calls | 3 | 2, not `b` |  | 1234567 |",
+        "| `clock` | 2 histories | 2 | 2 | `--seed 7` | 7654321 |",
+    ]
 
 
 # --- promises -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.support import compiled
 from tests.support.lean import without_statistics
+from tests.torture import found
 from tests.torture.power import power
 from tests.torture.table import save
 from tests.torture.trial import BROKE_OFF, Tally, Trial, again, is_finding
@@ -63,7 +64,8 @@ def main() -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if options.save:
-        save(rows, _how(options), at)
+        keep = found.save if options.power else save
+        keep(rows, _how(options), at)
     return int(not all(row["is_well"] for row in rows))
 
 
