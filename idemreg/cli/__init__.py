@@ -11,6 +11,7 @@ import click
 
 from idemreg.cli.context import HintedUsageError, Settings, common_options
 from idemreg.cli.failures import guarded
+from idemreg.cli.streams import never_fail_on_encoding, replace_closed
 from idemreg.cli.text import columns
 
 if TYPE_CHECKING:
@@ -96,13 +97,13 @@ class LazyGroup(click.Group):
             return _complete(lambda: super(LazyGroup, self).main(args, prog_name, COMPLETION_VARIABLE, **extra))
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode, **extra)
-        _replace_closed_streams()
+        replace_closed()
         words = list(sys.argv[1:] if args is None else args)
         settings = Settings()
         # Errors of parsing itself come before --json was parsed; behind `--` the words are the command's own.
         settings.json = "--json" in (words[: words.index("--")] if "--" in words else words)
         extra |= {"obj": settings, "terminal_width": min(columns(), HELP_COLUMNS) - 2}
-        _never_fail_on_encoding()
+        never_fail_on_encoding()
         sys.exit(guarded(lambda: self._run(words, extra), settings))
 
     def _run(self, words: list[str], extra: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -119,28 +120,6 @@ def _complete(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - click's
         return work()
     except Exception:  # noqa: BLE001
         sys.exit(1)
-
-
-def _replace_closed_streams() -> None:
-    """Put /dev/null where a standard descriptor is closed (``>&-``).
-
-    The next file opened, which is a registry's, would get its number otherwise, and the command's output with it.
-    """
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(fd, "w", closefd=False))
-
-
-def _never_fail_on_encoding() -> None:
-    """A character that the terminal's encoding lacks is shown as its escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature

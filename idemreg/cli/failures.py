@@ -51,6 +51,7 @@ _HINTS: Final = {
 
 _OS_HINTS: Final = {
     errno.ENOENT: "Is the name right?",
+    errno.EBADF: "Where nobody wants the output, send it to /dev/null.",
     errno.EMFILE: "Raise the limit of open files (`ulimit -n`).",
 }
 

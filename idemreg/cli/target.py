@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from idemreg.cli.context import HintedUsageError, settings
+from idemreg.cli.streams import ClosedStdout
 
 if TYPE_CHECKING:
     import click
@@ -26,6 +27,8 @@ def named(ctx: click.Context, target: str, what: str, form: str, option: str = "
         if what == "registry" and os.path.lexists(target):
             form = f"A file goes before: idemreg --db {shlex.quote(target)} ..."
         raise HintedUsageError(msg, form, ctx)
+    if isinstance(sys.stdout, ClosedStdout):
+        sys.stdout.is_silent = True
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)

@@ -169,6 +169,30 @@ def test_a_damaged_file(cli: Cli, registry: Registry, path: Path) -> None:
     assert "damaged" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("stats",), ("list", "--json"), ("show", "t"), ("export",), ("serial", "X"), ("retry", "t"), ("--version",)],
+)
+def test_what_cannot_be_told_is_no_success(cli: Cli, registry: Registry, words: tuple[str, ...]) -> None:
+    """Where stdout is closed, what was asked for has come nowhere: an error, as on a full disk."""
+    with registry, pytest.raises(LookupError):
+        registry.run("t", {}.popitem, max_attempts=1)
+    for script in ('"$@" >&-', '"$@" >/dev/full'):
+        done = cli.process(*words, script=script)
+        assert (done.returncode, "idemreg" in done.stderr or '"error": "os"' in done.stderr) == (74, True)
+
+
+def test_what_a_job_prints_to_a_closed_stdout_is_no_error(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Python itself; only what the command has to say must come somewhere."""
+    (tmp_path / "printing.py").write_text("print('here')\ndef handle(line):\n    print(line, flush=True)\n")
+    monkeypatch.chdir(tmp_path)
+    words = ("each", "--task-id", "{id}", "--python", "printing:handle")
+    done = cli.process(*words, script="""echo '{"id": 1}' | "$@" >&-""")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "idemreg: 1 line: 1 done")
+
+
 def test_errors_without_anywhere_to_write(cli: Cli) -> None:
     """Where stdout and stderr are closed, an error still has its exit code."""
     assert cli.process("show", "x", script='"$@" >&- 2>&-').returncode == 74
