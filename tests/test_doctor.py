@@ -893,6 +893,17 @@ def test_a_file_that_this_user_may_not_read_is_told(scene: Scene) -> None:
         assert script.end() == 0
 
 
+def test_only_a_registry_lacks_its_lock_file(scene: Scene) -> None:
+    """Of a file that is none it is told that it is none, and no word of a file that it never had."""
+    scene.path.write_bytes(b"no database" * 1_000)
+    assert [one.code for one in examine(scene.path)][-1] == "not-a-database"
+    assert not scene.find("lock-file-missing")
+    scene.path.unlink()
+    scene.tamper("create table t (n)")
+    assert [one.code for one in examine(scene.path)][-1] == "foreign"
+    assert not scene.find("lock-file-missing")
+
+
 def test_a_wal_that_others_have_open_is_theirs(scene: Scene) -> None:
     """What they have lost they are told themselves; the next to open the files compares them."""
     with scene.script(OWNER, "claimed") as owner:

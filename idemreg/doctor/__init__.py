@@ -55,6 +55,7 @@ CHECKS: Final = (
     Check(around.lock_file, _file),
     Check(around.locks, _file),
     Check(inside.database, _file),
+    Check(around.no_lock_file, _database),
     Check(inside.layout, _database),
     Check(inside.settings, _database),
     Check(inside.wal, _database),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from idemreg.doctor.case import Case
 
-__all__ = ["filesystem", "lock_file", "locks", "path", "permissions", "trust", "versions"]
+__all__ = ["filesystem", "lock_file", "locks", "no_lock_file", "path", "permissions", "trust", "versions"]
 
 LOW_BYTES: Final = 100 * 2**20  # a day's -wal and then some
 FULL_BYTES: Final = 4 * 2**20  # less than a -wal takes before it is checkpointed
@@ -108,11 +108,9 @@ def trust(case: Case) -> Iterator[Finding]:
 
 
 def lock_file(case: Case) -> Iterator[Finding]:
-    """Whether the lock file is there, and is one. Opens it for the later checks."""
+    """Whether what is there for a lock file is one. Opens it for the later checks."""
     place = f"{case.path}-lock"
     if not os.path.lexists(place):
-        if os.path.getsize(case.path):
-            yield finding("lock-file-missing", f"There is no lock file {place}.")
         return
     try:
         lock = Lock(place, case.clock)
@@ -126,6 +124,12 @@ def lock_file(case: Case) -> Iterator[Finding]:
         yield finding("lock-file-foreign", f"{place} is not a lock file of idemreg.")
     elif lock.file.has_failed_sync(case.clock.boot_id()):
         yield finding("sync-failed", "The disk has failed to sync the -wal: what is visible may not be on it.")
+
+
+def no_lock_file(case: Case) -> Iterator[Finding]:
+    """Whether it is missing; behind the look inside, since only a registry has one."""
+    if not os.path.lexists(f"{case.path}-lock"):
+        yield finding("lock-file-missing", f"There is no lock file {case.path}-lock.")
 
 
 def locks(case: Case) -> Iterator[Finding]:
