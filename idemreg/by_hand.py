@@ -54,10 +54,10 @@ def _check(ledger: Ledger, table: Timetable, task_id: str, row: Task | None) -> 
     versions = ledger.schedules(table.name)
     if row is None and versions and not table.is_of(counts := versions[-1]):
         msg = f"the file has the schedule {table.name!r} as {counts.cron!r} in {counts.zone}; this process has another"
-        raise ScheduleError(msg, hint="Where this one is the newer, the next look begins it: `run_due` first.")
+        raise ScheduleError(msg, hint="Where this one is the newer, the next look begins it: call `run_due` first.")
     at_s = slot_of(task_id) or 0
     has_it = next((one for one in reversed(versions) if one.after_s < at_s), None)
     cron = table.cron if has_it is None else Cron(has_it.cron, has_it.zone)
     if cron.following(at_s - 1, at_s) is None:
         msg = f"{task_id} is no slot of the schedule: {cron.expression!r}"
-        raise ScheduleError(msg, hint=f"See its slots with: idemreg audit {table.name}")
+        raise ScheduleError(msg, hint=f"`idemreg audit {table.name}` shows its slots.")

@@ -64,7 +64,7 @@ class Cron:
         fields = self.expression.split(" ")
         if len(fields) != FIELDS:
             msg = f"a cron expression has five fields, not {len(fields)}: {expression!r}"
-            raise ScheduleError(msg, hint="minute, hour, day of month, month, day of week: '0 3 * * *' is 03:00.")
+            raise ScheduleError(msg, hint="Minute, hour, day of month, month, day of week: '0 3 * * *' is 03:00.")
         self._is_fixed = not any(field.startswith("*") for field in fields[:2])
         spec = self._cronsim(self.expression, _EPOCH)  # whatever is wrong with it is told now
         self._times_s: Final = sorted(hour * 3_600 + minute * 60 for hour in spec.hours for minute in spec.minutes)
@@ -187,7 +187,7 @@ def zone_of(name: str) -> tzinfo:
         msg = f"there is no time zone {name!r}"
         hint = (
             "Names are those of the IANA database: Europe/Berlin, UTC. Where the system has none (package tzdata), the"
-            ' extra brings one: pip install "idemreg[schedule]"'
+            ' extra brings one: `pip install "idemreg[schedule]"`.'
         )
         raise ScheduleError(msg, hint=hint) from error
 
@@ -197,5 +197,5 @@ def _cronsim() -> Any:  # noqa: ANN401 - the module
         import cronsim  # noqa: PLC0415 - an extra: whoever has no schedule does without
     except ImportError as error:
         msg = "schedules stand on the library cronsim, which is not installed"
-        raise ScheduleError(msg, hint='pip install "idemreg[schedule]"') from error
+        raise ScheduleError(msg, hint='Install it: `pip install "idemreg[schedule]"`.') from error
     return cronsim

@@ -138,7 +138,7 @@ class TaskUnknownError(IdemregError):
 
     code = "unknown"
     exit_code = 76
-    hint = "Find out whether it happened, then: idemreg resolve TASK_ID happened (or did-not-happen)"
+    hint = "Find out whether it happened, then `idemreg resolve TASK_ID happened` or `... did-not-happen`."
     task: Task | None = None
 
 
@@ -255,7 +255,7 @@ class ScheduleError(IdemregError):
 
     code = "schedule"
     exit_code = 2
-    hint = "minute, hour, day of month, month, day of week: '0 3 * * *' is 03:00, every day; and tz='Europe/Berlin'."
+    hint = "Minute, hour, day of month, month, day of week: '0 3 * * *' is 03:00, every day; and tz='Europe/Berlin'."
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class FinishNotRecordedError(StoreError):
     """
 
     code = "finish-not-recorded"
-    hint = "The job did run. When the disk works again: idemreg resolve TASK_ID happened"
+    hint = "The job did run. When the disk works again: `idemreg resolve TASK_ID happened`."
     result: Any = None
 
 

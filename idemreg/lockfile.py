@@ -304,7 +304,7 @@ def open_error(path: str, error: OSError) -> StoreError:
 
 def out_of_descriptors(message: str) -> StoreError:
     """This process, or the machine, has no room for one more open file: nothing is wrong with the path."""
-    error = StoreError(message, hint="Too many files are open: close some, or raise the limit (ulimit -n).")
+    error = StoreError(message, hint="Too many files are open: close some, or raise the limit (`ulimit -n`).")
     error.retryable = True
     return error
 

@@ -35,10 +35,10 @@ def check_owned(path: str | os.PathLike[str], task_id: str | None = None) -> Non
             continue
         if found.st_uid not in owners:
             msg = f"{file} is another user's, whose commands are not run as this one"
-            hint = f"Only as its owner: chown {os.geteuid()} {file}"
+            hint = f"Only as its owner: `chown {os.geteuid()} {file}`."
         elif found.st_mode & rights and not (rights == stat.S_IWOTH and _is_sticky(found)):
             msg = f"others may write {file}, so a command in it may be theirs"
-            hint = f"Only as its owner, and with: chmod {'go-w' if rights == OTHERS_MAY_WRITE else 'o-w'} {file}"
+            hint = f"Only as its owner, and with: `chmod {'go-w' if rights == OTHERS_MAY_WRITE else 'o-w'} {file}`."
         else:
             continue
         raise RecoveryError(msg, task_id=task_id, hint=hint)

@@ -156,7 +156,7 @@ def keep(
 
 def _ended(name: str, error: BaseException, detail: ErrorDetail) -> ScheduleError:
     what = describe(error, "type" if detail == "type" else "message")
-    problem = ScheduleError(f"a job of {name} was ended by {what}", hint=f"idemreg audit {name}")
+    problem = ScheduleError(f"a job of {name} was ended by {what}", hint=f"`idemreg audit {name}` tells what ran.")
     problem.__cause__ = error
     return problem
 

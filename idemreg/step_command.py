@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandClaim", "StepEnd", "run_step_command"]
 
-OUTSIDE: Final = "idemreg run TASK_ID -- CMD, where CMD calls: idemreg step NAME -- COMMAND [ARGS]..."
+OUTSIDE: Final = "Write `idemreg run TASK_ID -- CMD`, where CMD calls `idemreg step NAME -- COMMAND [ARGS]...`."
 
 
 class CommandClaim(NamedTuple):

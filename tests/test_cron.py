@@ -318,7 +318,7 @@ def test_without_cronsim_the_error_names_the_extra() -> None:
         "try: Cron('0 3 * * *', 'UTC')\nexcept ScheduleError as error: print(error.hint)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == 'pip install "idemreg[schedule]"\n'
+    assert done.stdout == 'Install it: `pip install "idemreg[schedule]"`.\n'
 
 
 # --- names ------------------------------------------------------------------------------------------------------

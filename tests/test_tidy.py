@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from idemreg import errors, faults
+from idemreg.cli import COMMANDS
+from idemreg.doctor.finding import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,6 +39,11 @@ WALL_CLOCK_CALLS = frozenset({
 # sleeps for long, and one that sleeps for a moment waits for something.
 SLEEPS_IN_TEXT = re.compile("time[.]" + r"sleep\(|\bsleep 0[.]\d")
 NAPS_HERE = ROOT / "tests" / "support" / "waiting.py"
+
+# As they are typed; `idemreg runs on Linux` is no command.
+COMMANDS_IN_HINTS = re.compile(
+    rf"idemreg (--db|{'|'.join(COMMANDS)})\b|(pip install|chmod|chown|mkdir|head|docker|ulimit) -?\w"
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -206,6 +213,46 @@ def test_every_error_teaches() -> None:
         )
         if not there
     )
+
+
+def words_of(value: ast.expr) -> str:
+    """The text that stands in the source, with ``…`` for what is put into it."""
+    if isinstance(value, ast.JoinedStr):
+        return "".join(words_of(piece) for piece in value.values)
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else "…"
+
+
+def hints(path: Path) -> Iterator[tuple[int, str]]:
+    """What a file gives as hints: by a name, to a usage error, in the doctor's table, as the next step of a task."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.keyword) and node.arg == "hint":
+            yield node.value.lineno, words_of(node.value)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hint":
+            yield node.lineno, words_of(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "HintedUsageError" and len(node.args) > 1:
+            yield node.lineno, words_of(node.args[1])
+    if path.name == "finding.py":
+        yield from ((1, hint) for _, hint in KINDS.values())
+    if path.name == "task.py":
+        (function,) = (one for one in functions(path) if one.name == "next_step")
+        for node in ast.walk(function):
+            if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value:
+                yield node.lineno, words_of(node.value)
+
+
+def test_hints_have_one_voice() -> None:
+    """A hint is a sentence, in which commands stand in backticks; or nothing but the form of the command itself."""
+    findings = []
+    for path in PACKAGE:
+        for line, hint in hints(path):
+            rest = re.sub("`[^`]*`", "", hint)
+            if hint.startswith("idemreg ") and "`" not in hint:
+                continue
+            if hint and not (hint[0].isupper() or hint[0] in "…`" or hint.startswith("idemreg ")):
+                findings.append(f"{place(path, line)}: {hint!r} begins small, use a capital letter")
+            if COMMANDS_IN_HINTS.search(rest):
+                findings.append(f"{place(path, line)}: {hint!r} has a bare command, use backticks around it")
+    report(findings)
 
 
 def test_every_error_has_a_code_of_its_own() -> None:

@@ -30,7 +30,7 @@ def bands_of(given: Mapping[str, float | None]) -> ClockBands:
         return ClockBands(**values)
     except ValueError as error:
         named = ", ".join(VARIABLES.values())
-        raise HintedUsageError(str(error), f"The options of idemreg clock, or {named}, say so.") from None
+        raise HintedUsageError(str(error), f"The options of `idemreg clock`, or {named}, say so.") from None
 
 
 def _number(variable: str, text: str) -> float:
@@ -38,4 +38,4 @@ def _number(variable: str, text: str) -> float:
         return float(text)
     except ValueError:
         msg = f"{variable} is a number of milliseconds, not {text!r}"
-        raise HintedUsageError(msg, f"{variable}=50, or none at all.") from None
+        raise HintedUsageError(msg, f"Such as {variable}=50, or none at all.") from None

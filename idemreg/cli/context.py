@@ -28,6 +28,7 @@ UNSAFE_PATH_VARIABLE: Final = "IDEMREG_UNSAFE_PATH"
 KEY_VARIABLE: Final = "IDEMREG_CHECKSUM_KEY"
 MAX_KEY_BYTES: Final = 4_096
 KEY_FILE_NAME: Final = "idemreg.key"
+NEW_KEY: Final = f"head -c 32 /dev/urandom | base64 >{KEY_FILE_NAME}"
 FOLDER_MODE: Final = 0o700  # what a job printed may be secret
 
 EXISTING_ONLY: Final = "idemreg init"
@@ -85,7 +86,7 @@ class Settings:
             key = (file.read(MAX_KEY_BYTES + 1) or b"").rstrip(b"\r\n")
         if len(key) > MAX_KEY_BYTES:
             msg = f"{self.key_file} has more than {MAX_KEY_BYTES:,} bytes: it is no key"
-            raise HintedUsageError(msg, f"Make one: head -c 32 /dev/urandom | base64 >{KEY_FILE_NAME}")
+            raise HintedUsageError(msg, f"Make one: `{NEW_KEY}`.")
         return key
 
     def importing(self) -> tuple[Operations, bool]:
@@ -114,7 +115,7 @@ class Settings:
                 unsafe_path=self.unsafe_path,
             )
         except ValueError as error:
-            raise HintedUsageError(str(error), f"head -c 32 /dev/urandom | base64 >{KEY_FILE_NAME}") from None
+            raise HintedUsageError(str(error), f"Make one: `{NEW_KEY}`.") from None
         return registry.open(), is_new
 
     def _path_for_creation(self) -> tuple[str, bool]:
@@ -167,7 +168,7 @@ def _state_folder() -> str:
     home = os.path.expanduser("~")  # HOME, else the user database; "/" where HOME is empty
     if home == "/" or not os.path.isabs(home) or not os.path.isdir(home):
         msg = "no registry was named, and this user has no home folder to keep one in"
-        raise HintedUsageError(msg, f"Name the file: idemreg --db /path/to/jobs.db ..., or set {DB_VARIABLE}.")
+        raise HintedUsageError(msg, f"Name the file: `idemreg --db /path/to/jobs.db ...`, or set {DB_VARIABLE}.")
     return os.path.join(home, ".local", "state")
 
 

@@ -203,7 +203,7 @@ def _usage_hint(error: click.ClickException) -> str:
         return own
     ctx = error.ctx if isinstance(error, click.UsageError) else None
     if ctx is None:
-        return "idemreg --help"
+        return "`idemreg --help` tells more."
     pieces = " ".join(ctx.command.collect_usage_pieces(ctx))
     return f"{ctx.command_path} {pieces}  ({ctx.command_path} --help tells more)"
 

@@ -176,7 +176,7 @@ def _of_module(ctx: click.Context, target: str, slot: str | None, out: TextIO, *
     registry = registry_at(ctx, target, FORM)
     if not registry.schedules:
         msg = f"no function of {target} is on a schedule"
-        raise HintedUsageError(msg, "Decorate one: @registry.scheduled('coupons', cron='0 3 * * *')", ctx)
+        raise HintedUsageError(msg, "Decorate one: `@registry.scheduled('coupons', cron='0 3 * * *')`.", ctx)
     teller = _Teller(out, registry)
     with registry:
         if slot is None and not once:

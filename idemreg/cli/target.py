@@ -32,12 +32,27 @@ def named(ctx: click.Context, target: str, what: str, form: str, option: str = "
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
-        for word in path.split("."):
-            found = getattr(found, word)
     except (Exception, SystemExit) as error:
         msg = f"{option}{target!r} cannot be imported: {type(error).__name__}: {error}"
-        raise HintedUsageError(msg, f"python -c {shlex.quote(f'import {module}')}", ctx) from error
+        command = f"python -c {shlex.quote(f'import {module}')}"
+        raise HintedUsageError(msg, f"Does `{command}` work in this folder?", ctx) from error
+    for word in path.split("."):
+        try:
+            found = getattr(found, word)
+        except (Exception, SystemExit) as error:  # a module may have a `__getattr__` of its own
+            msg = f"{option}{target!r} names nothing: {error}"
+            raise HintedUsageError(msg, _nearest(found, word, target, what, form), ctx) from error
     return found
+
+
+def _nearest(holder: object, word: str, target: str, what: str, form: str) -> str:
+    """What was meant, perhaps, in the place of a name that there is not."""
+    from difflib import get_close_matches  # noqa: PLC0415 - a typing error only
+
+    module, _, path = target.partition(":")
+    for close in get_close_matches(word, dir(holder), n=1):
+        return f"Did you mean {module}:{'.'.join(close if one == word else one for one in path.split('.'))}?"
+    return f"Is it the right module? Behind the colon stands the {what} in it: `{form}`."
 
 
 def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
@@ -47,7 +62,7 @@ def registry_at(ctx: click.Context, target: str, form: str) -> Registry:
     """
     if settings().db is not None:
         msg = f"{target} has its own file, and --db names one as well"
-        raise HintedUsageError(msg, f"{form}, without --db", ctx)
+        raise HintedUsageError(msg, f"Leave --db out: `{form}`.", ctx)
     from idemreg.registry import Registry  # noqa: PLC0415 - where it is asked for
 
     found = named(ctx, target, "registry", form)

@@ -236,11 +236,11 @@ def next_step(task: Task, owner: OwnerInfo | None) -> str | None:
     if is_alarm(task):
         return None if task.is_final else NEXT
     if decision in {Decision.UNKNOWN, Decision.BECOMES_UNKNOWN}:
-        return "find out whether it happened, then `idemreg resolve TASK_ID happened` or `... did-not-happen`"
+        return "Find out whether it happened, then `idemreg resolve TASK_ID happened` or `... did-not-happen`."
     if decision in {Decision.REFUSED, Decision.BECOMES_FAILED}:
-        return "`idemreg retry TASK_ID` allows one more attempt"
+        return "`idemreg retry TASK_ID` allows one more attempt."
     if decision is Decision.RUNNING and owner is not None and owner.liveness is Liveness.CANNOT_TELL:
-        return "find out whether its owner still works; nothing takes the task over meanwhile"
+        return "Find out whether its owner still works; nothing takes the task over meanwhile."
     return None
 
 

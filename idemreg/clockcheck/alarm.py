@@ -19,7 +19,9 @@ __all__ = ["JOB", "NEXT", "PREFIX", "as_wanted", "is_alarm"]
 JOB: Final = "idemreg clock"  # the name of the alarms' job
 PREFIX: Final = "clock@"  # and the instant by the clock that is in doubt
 
-NEXT: Final = "`idemreg clock` tells whether the clock still deviates; `idemreg clock --confirm` trusts it as it is now"
+NEXT: Final = (
+    "`idemreg clock` tells whether the clock still deviates; `idemreg clock --confirm` trusts it as it is now."
+)
 
 
 def is_alarm(task: Task) -> bool:

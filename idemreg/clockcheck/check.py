@@ -373,7 +373,7 @@ def _settle(store: Store, row: Task, evidence: str, by: str) -> bool:
 def _settle_or_raise(store: Store, row: Task, evidence: str, by: str) -> None:
     if not _settle(store, row, evidence, by):
         msg = "another process is raising the alarm just now"
-        raise TransitionError(msg, task_id=row.task_id, hint="Call again: idemreg clock --confirm")
+        raise TransitionError(msg, task_id=row.task_id, hint="Call again: `idemreg clock --confirm`.")
 
 
 def _tell(teller: Teller | None, event: ClockSuspended | ClockConfirmed) -> None:

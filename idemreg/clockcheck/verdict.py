@@ -190,7 +190,7 @@ def in_doubt(found: ClockCheck) -> ClockError:
     """The error for a clock by which nothing may be told."""
     why = f"{found.consequence}; the alarm is {found.alarm}" if found.is_suspended else "no look has suspended it yet"
     msg = f"the clock is in doubt ({found.finding}): {why}"
-    error = ClockError(msg, task_id=found.alarm, hint="Set the clock right, or: idemreg clock --confirm")
+    error = ClockError(msg, task_id=found.alarm, hint="Set the clock right, or `idemreg clock --confirm`.")
     error.exit_code, error.retryable = SUSPENDED, True
     return error
 

@@ -56,7 +56,7 @@ class Image:
     def __init__(self, path: str) -> None:
         if any(os.path.realpath(one.filename) == path for one in apsw.connections() if one.filename):
             msg = f"{path} is open in this process"
-            raise StoreError(msg, hint="Salvage it in a process of its own: idemreg doctor --salvage OUT")
+            raise StoreError(msg, hint="Salvage it in a process of its own: `idemreg doctor --salvage OUT`.")
         self._files: dict[str, int] = {}
         self._verifier = apsw.Connection(":memory:") if pages.vfs() is not None else None
         try:

@@ -57,7 +57,7 @@ def locate(path: str, *, mounts_path: str = MOUNTS_PATH) -> Location:
     mounts = _mounts_on_the_way(database, mounts_path)
     if _is_alone(database, mounts):
         msg = f"{database} is mounted by itself, so the -wal and the lock file are not those beside the file that it is"
-        raise StorePathError(msg, hint="Mount the folder that holds it (docker run -v FOLDER:FOLDER), not the file.")
+        raise StorePathError(msg, hint="Mount the folder that holds it (`docker run -v FOLDER:FOLDER`), not the file.")
     kind = _type(mounts)
     if kind in NETWORK_FILESYSTEMS:
         msg = f"{database} is on a network file system ({kind}), where locks and shared memory cannot be relied on"
@@ -90,7 +90,7 @@ def _check_folder(folder: str) -> None:
         import shlex  # noqa: PLC0415 - errors only
 
         msg = f"there is no folder {folder}"
-        raise StorePathError(msg, hint=f"Create it first: mkdir -p {shlex.quote(folder)}")
+        raise StorePathError(msg, hint=f"Create it first: `mkdir -p {shlex.quote(folder)}`.")
     if not os.access(folder, os.W_OK | os.X_OK):
         msg = f"the folder {folder} may not be written: SQLite keeps its -wal and -shm files beside the database"
         raise StorePathError(msg)
@@ -151,4 +151,4 @@ def check_sqlite_version(version: str) -> None:
     parts = tuple(int(part) for part in version.split("."))
     if parts < OLDEST_SQLITE or parts[:2] == WITHDRAWN_SQLITE:
         msg = f"SQLite {version} can corrupt a WAL database that several processes write"
-        raise StoreVersionError(msg, hint="Upgrade apsw: pip install --upgrade 'apsw>=3.51.3.0,!=3.52.*'")
+        raise StoreVersionError(msg, hint="Upgrade apsw: `pip install --upgrade 'apsw>=3.51.3.0,!=3.52.*'`.")

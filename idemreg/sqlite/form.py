@@ -36,7 +36,7 @@ def check_form(connection: Connection, schema: str) -> None:
     for kind, name, _ in rows:
         if kind not in {"table", "index"}:
             msg = f"the file has a {kind} {name!r}: no registry has one"
-            raise StoreCorruptError(msg, hint=f'Find out which program made it, and remove it: DROP {kind} "{name}"')
+            raise StoreCorruptError(msg, hint=f'Find out which program made it, and remove it: `DROP {kind} "{name}"`.')
     if not _is_verbatim([sql for _, _, sql in rows if sql is not None], schema):
         _compare(rows, schema)
     if connection.pragma("encoding") != ENCODING:

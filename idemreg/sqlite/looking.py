@@ -102,7 +102,7 @@ class DeadlineError(StoreError):
     """A look took longer than it may. What it found until then is not told."""
 
     code = "deadline"
-    hint = "Give it more time: idemreg doctor --full"
+    hint = "Give it more time: `idemreg doctor --full`."
 
 
 class Registered(NamedTuple):

@@ -71,7 +71,7 @@ def create_pages(connection: Connection, *, with_checksums: bool) -> None:
     if with_checksums:
         if pages.vfs() is None:
             msg = "this build of apsw has no page checksums"
-            raise StoreError(msg, hint="Install apsw from PyPI: pip install --force-reinstall apsw")
+            raise StoreError(msg, hint="Install apsw from PyPI: `pip install --force-reinstall apsw`.")
         connection.reserve_bytes(reserve=pages.RESERVED_BYTES)
 
 

@@ -222,7 +222,7 @@ class Opening:
             import shlex  # noqa: PLC0415 - errors only
 
             msg = f"there is no registry at {location.database}"
-            raise StorePathError(msg, hint=f"Create it first: idemreg --db {shlex.quote(location.database)} init")
+            raise StorePathError(msg, hint=f"Create it first: `idemreg --db {shlex.quote(location.database)} init`.")
         else:
             refuse_companion(location.database)
 

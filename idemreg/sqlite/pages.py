@@ -77,7 +77,7 @@ def check(connection: apsw.Connection) -> None:
         return
     if vfs() is None:
         msg = "the file has page checksums, which this build of apsw can neither verify nor keep right"
-        raise StoreVersionError(msg, hint="Install apsw from PyPI: pip install --force-reinstall apsw")
+        raise StoreVersionError(msg, hint="Install apsw from PyPI: `pip install --force-reinstall apsw`.")
     if connection.pragma("checksum_verification") != "1":  # a VFS answers in text
         msg = "SQLite does not verify the page checksums of the file"
         raise StoreError(msg)

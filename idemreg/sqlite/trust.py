@@ -147,8 +147,8 @@ def _check_folder(folder: str) -> None:
 def _refuse_open(folder: str) -> NoReturn:
     what = f"every user of the machine may write in {folder}, and so put other files in the place of these"
     is_shared = os.stat(folder).st_mode & stat.S_ISVTX  # as /tmp, which is to be so
-    or_else = "." if is_shared else ", or take that right away (chmod o-w FOLDER)."
-    _refuse(what, f"Choose a folder of your own (mkdir -m 700 FOLDER){or_else}")
+    or_else = "." if is_shared else ", or take that right away (`chmod o-w FOLDER`)."
+    _refuse(what, f"Choose a folder of your own (`mkdir -m 700 FOLDER`){or_else}")
 
 
 def _refuse(what: str, hint: str) -> NoReturn:

@@ -167,6 +167,10 @@ def test_an_age_beyond_all_time(cli: Cli) -> None:
         (["each", "--task-id", "{id}", "--python", "os:sep"], "is no function"),
         (["each", "--task-id", "{id}", "--payload", "id,,n", "--", "true"], "a field without a name"),
         (["each", "--task-id", "ship:{id", "--", "true"], "write {name} for a field"),
+        (["schedule", "json:nope"], "'json:nope' names nothing"),
+        (["schedule", "json:nope"], "Behind the colon stands the registry in it: `idemreg schedule MODULE:REGISTRY`."),
+        (["schedule", "os:path.jion"], "Did you mean os:path.join?"),
+        (["schedule", "jsn:registry"], "Does `python -c 'import jsn'` work in this folder?"),
         (["step", "name", "extra", "--", "true"], "the command goes behind --"),
     ],
 )
@@ -202,7 +206,7 @@ def test_an_exit_goes_on_its_way() -> None:
 
 def test_a_usage_error_of_no_command_names_the_help() -> None:
     """There is no form of it to be shown."""
-    assert describe(click.ClickException("no"), Settings())["hint"] == "idemreg --help"
+    assert describe(click.ClickException("no"), Settings())["hint"] == "`idemreg --help` tells more."
 
 
 def test_an_error_behind_a_closed_stderr_is_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +251,7 @@ def test_a_task_of_which_nobody_can_tell() -> None:
     """Neither what it is, nor what there is to be done, is as of one that runs."""
     running, owner = task(status=Status.RUNNING, owner=7), OwnerInfo(7, Liveness.CANNOT_TELL)
     assert meaning(running, owner) == "nobody can tell whether its owner lives"
-    assert "find out whether its owner still works" in (next_step(running, owner) or "")
+    assert "Find out whether its owner still works" in (next_step(running, owner) or "")
 
 
 def test_a_task_whose_result_is_lost() -> None:

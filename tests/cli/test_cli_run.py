@@ -120,7 +120,7 @@ def test_a_remembered_failure_keeps_its_exit_code(cli: Cli) -> None:
     again = cli.process(*words)
     assert (again.returncode, again.stdout) == (9, "no\n")
     assert "idemreg: t failed with exit code 9 before" in again.stderr
-    assert "  hint: `idemreg retry t` allows one more attempt\n" in again.stderr
+    assert "  hint: `idemreg retry t` allows one more attempt.\n" in again.stderr
 
 
 @pytest.mark.parametrize("columns", [80, 40])
@@ -256,7 +256,7 @@ def test_without_a_home_the_default_is_an_error(cli: Cli, home: str) -> None:
     """A user without a home folder must name the file: no registry appears in a place that nobody looks at."""
     done = cli.process("run", "t", "--", "true", IDEMREG_DB="", HOME=home)
     assert done.returncode == 2
-    assert "  hint: Name the file: idemreg --db " in done.stderr
+    assert "  hint: Name the file: `idemreg --db " in done.stderr
 
 
 def test_a_named_folder_is_not_made(cli: Cli, tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def test_a_suspended_clock_is_told_by_run_every(cli: Cli, tmp_path: Path, jump: 
             "idemreg: the clock is in doubt (deviating, 3.0 h ahead): scheduling and catch-up are"
         )
         assert message.endswith("; the alarm is clock@2026-11-23T06:00:00.000000Z")
-        assert hint == f"  hint: Set the clock right, or: idemreg --db {cli.path} clock --confirm"
+        assert hint == f"  hint: Set the clock right, or `idemreg --db {cli.path} clock --confirm`."
     told = json.loads(cron("--json").stderr)
     assert (told["error"], told["exit_code"], told["retryable"]) == ("clock", 1, True)
     assert told["task_id"] == "clock@2026-11-23T06:00:00.000000Z"

@@ -394,7 +394,7 @@ def test_that_a_watch_will_refuse_is_said_at_once(cli: Cli, tmp_path: Path) -> N
     done = cli.process("run", "--recover", "--on-crash", "rerun", "t", "--", "echo", "ran")
     assert (done.returncode, done.stdout) == (0, "ran\n")
     assert f"will not run it again: others may write {tmp_path}," in done.stderr
-    assert f"  hint: Only as its owner, and with: chmod go-w {tmp_path}\n" in done.stderr
+    assert f"  hint: Only as its owner, and with: `chmod go-w {tmp_path}`.\n" in done.stderr
     tmp_path.chmod(0o700)
     assert cli.process("run", "--recover", "--on-crash", "rerun", "u", "--", "true").stderr == ""
 
