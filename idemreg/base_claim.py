@@ -125,6 +125,11 @@ class BaseClaim:
         self.is_entered = grant.note is None
         self._is_open = True  # last: until it is whole there is nothing to be dropped
 
+    def __repr__(self) -> str:
+        """Which claim it is, and how it stands; nothing of the job's, which may be secret."""
+        state = "ended" if not self._is_open else "open" if self.is_entered else "not entered"
+        return f"<{type(self).__name__} of {self.task_id!r}, attempt {self.attempt}, {state}>"
+
     @property
     def task_id(self) -> str:
         """The idempotency key."""

@@ -1256,6 +1256,17 @@ def test_a_parents_claim_is_lost_in_its_child(registry: Registry) -> None:
     assert row_of(registry).status is Status.SUCCEEDED
 
 
+def test_a_claim_says_which_it_is(registry: Registry) -> None:
+    """Its task, its attempt and how it stands, also behind its end; nothing of its arguments or its result."""
+    with registry.claim("order:7", payload="secret") as claim:
+        claim.result = "secret"
+        assert repr(claim) == "<Claim of 'order:7', attempt 1, open>"
+    assert repr(claim) == "<Claim of 'order:7', attempt 1, ended>"
+    (noted,) = registry.claim_many([("order:8", "secret")])
+    assert repr(noted) == "<Claim of 'order:8', attempt 1, not entered>"
+    noted.release()  # type: ignore[union-attr]
+
+
 # --- effects in the same file -----------------------------------------------------------------------------------
 
 
