@@ -197,6 +197,8 @@ class Registry(Operations):
 
         Acknowledge a message when it comes out: then its end is stored. A None among the messages ends a batch early,
         for a source that has none at the moment. ``payload``: what counts of a message (all of it).
+        Killed in mid-batch it leaves what the batch had begun unknown, also jobs that had returned: `resolve` each, or
+        give another ``on_crash``; a smaller ``batch`` leaves fewer. The others run when they come again.
         """
         from idemreg.calls import consume  # noqa: PLC0415 - as above
 
