@@ -227,7 +227,7 @@ class _Sight:
             until_s = at_s if schedule.until_s is None else schedule.until_s
             if until_s < at_s and (at_s <= schedule.open_s or row.updated_at < at_s * 1_000_000):
                 cron = Cron(schedule.cron, schedule.zone)
-                if cron.following(at_s - 1, at_s) is not None:
+                if cron.names(at_s):
                     return _Due(at_s, schedule, cron)
         return None
 

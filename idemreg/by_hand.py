@@ -2,7 +2,7 @@
 
 It is run beside others, which see it, and while a clock in doubt suspends scheduling. It must be a slot of the version
 that has its instant in the file: else the audit would rightly call it a double. Where it has no row yet, that is known
-only while this process has the schedule that counts. One from before the schedule began is reckoned by the first.
+only while this process has the schedule that counts. One from before the schedule began is reckoned by the present one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from idemreg.cron import Cron
 from idemreg.errors import ScheduleError
+from idemreg.ledger import LOST_CRON
 from idemreg.model import Status
 from idemreg.scheduled import keep_in_sight
 from idemreg.slots import BY_SCHEDULE, slot_of
@@ -40,24 +41,47 @@ def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[A
     ledger = cast("Ledger", store)
     rows: list[Task | None] = yield store.get, ([task_id],), None
     row = rows[0]
-    has_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
-    if row is None or has_skipped:
-        yield _check, (ledger, scheduled.table, task_id, row), None
-    if row is not None and has_skipped:
+    is_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
+    is_new = row is None or row.is_untried or is_skipped  # what has begun goes on, as one of the version that it was of
+    check = functools.partial(_check, scheduled.table) if is_new else _no_check
+    if row is None:
+        yield _check_counts, (ledger, scheduled.table), None
+    yield check, (ledger, task_id), None
+    if row is not None and is_skipped:
         yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
     yield keep_in_sight, (ledger, scheduled.wanted, task_id), None
-    return (yield from scheduled.by_hand(terms, task_id))
+    return (yield from scheduled.by_hand(terms, task_id, check))
 
 
-def _check(ledger: Ledger, table: Timetable, task_id: str, row: Task | None) -> None:
-    """`ScheduleError` where the version that has its instant has no such slot, or for a new row where that is open."""
+def _check_counts(ledger: Ledger, table: Timetable) -> None:
+    """`ScheduleError` where this process has another schedule than the file."""
     versions = ledger.schedules(table.name)
-    if row is None and versions and not table.is_of(counts := versions[-1]):
+    if versions and not table.is_of(counts := versions[-1]):
         msg = f"the file has the schedule {table.name!r} as {counts.cron!r} in {counts.zone}; this process has another"
-        raise ScheduleError(msg, hint="Where this one is the newer, the next look begins it: call `run_due` first.")
+        hint = "Where this one is the newer, the next look begins it: `run_due` first. Else start the process anew."
+        raise ScheduleError(msg, hint=hint)
+
+
+def _check(table: Timetable, ledger: Ledger, task_id: str) -> None:
+    """`ScheduleError` where the version that has its instant has no such slot.
+
+    Behind the claim once more: another version may have begun before it. What begins later is told of this slot.
+    """
     at_s = slot_of(task_id) or 0
+    versions = ledger.schedules(table.name)
     has_it = next((one for one in reversed(versions) if one.after_s < at_s), None)
     cron = table.cron if has_it is None else Cron(has_it.cron, has_it.zone)
-    if cron.following(at_s - 1, at_s) is None:
-        msg = f"{task_id} is no slot of the schedule: {cron.expression!r}"
-        raise ScheduleError(msg, hint=f"`idemreg audit {table.name}` shows its slots.")
+    if cron.names(at_s):
+        return
+    msg = f"{task_id} is no slot of the schedule: {cron.expression!r}"
+    hint = f"See its slots with: `idemreg audit {table.name}`"
+    if has_it is None:
+        hint = "A slot is an instant of UTC that the expression names in its zone."
+    elif has_it.cron == LOST_CRON:
+        msg = f"what the schedule {table.name!r} was at {task_id} is lost: its file was damaged, and salvaged"
+        hint = "Run what was missed as a task of another name."
+    raise ScheduleError(msg, hint=hint)
+
+
+def _no_check(_ledger: Ledger, _task_id: str) -> None:
+    """Of a slot that has begun already."""

@@ -88,6 +88,13 @@ class Cron:
         """The first slot after an instant; None where there is none up to the other."""
         return next(self.between(after_s, until_s), None)
 
+    def names(self, at_s: int) -> bool:
+        """Whether the instant is a slot. At the ends of what a date can say, where nothing can be reckoned, none is."""
+        try:
+            return self.following(at_s - 1, at_s) is not None
+        except (OverflowError, ValueError):
+            return False
+
     def local(self, at_s: int) -> datetime:
         """The instant on the wall clock of the zone."""
         return datetime.fromtimestamp(at_s, self._zone)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from idemreg.model import Task
     from idemreg.owner import OwnerInfo
 
-__all__ = ["Ledger", "NewSlot", "Schedule", "State", "Waiting", "is_skipped"]
+__all__ = ["LOST_CRON", "Ledger", "NewSlot", "Schedule", "State", "Waiting", "is_skipped"]
+
+# Of a schedule whose own expression is lost with a damaged file, until the program that has it looks: a leap day that
+# is a Sunday. It must be some expression, and what it names meanwhile is skipped.
+LOST_CRON: Final = "0 0 29 2 */7"
 
 _REASONS: Final = frozenset(reason.value for reason in Reason)
 
@@ -45,7 +49,7 @@ class Schedule(NamedTuple):
     Its slots are those after ``after_s`` up to ``until_s`` (None: it is the one that counts). Those up to
     ``watermark_s`` have a row each; but where ``skips`` is a reason, all of this version are skipped for it, and none
     has a row. Before ``open_s`` no slot runs that `run_due` has started; but behind the ``until_s`` of a
-    version that has ended it says up to where slots of it ran by a clock that was ahead.
+    version that has ended it says up to where slots of it ran early: by hand, or by a clock that was ahead.
     """
 
     name: str

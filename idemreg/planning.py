@@ -179,9 +179,7 @@ def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
     cron = Cron(seen.cron, seen.zone)
     new = cron.newest(seen.watermark_s, now_s, MOST_ROWS)
     *before, last = _advanced(seen, cron, new, Reason.SUPERSEDED, now_s) or [seen]
-    early = (at_s for at_s, has_begun in found.early.items() if has_begun and _is_slot(cron, at_s) and at_s > now_s)
-    begun_s = max(early, default=min(last.open_s, now_s))  # told to the audit, as of a schedule that is taken back
-    ended = last._replace(watermark_s=now_s, until_s=now_s, open_s=begun_s)
+    ended = last._replace(watermark_s=now_s, until_s=now_s, open_s=min(last.open_s, now_s))
     state = State.GOING if seen.state is State.HELD else seen.state
     return Plan(
         becomes=[*before, ended, _version(table, ended.version + 1, now_s, seen.open_s, state)],
@@ -198,11 +196,7 @@ def _superseded(table: Timetable, found: Waiting, look: Circumstances) -> Plan:
 def _is_of(table: Timetable, task: Task, after_s: int) -> bool:
     """Whether a slot that waits, for a clock was ahead, is one of the schedule that begins at an instant."""
     at_s = _at(task)
-    return at_s > after_s and _is_slot(table.cron, at_s)
-
-
-def _is_slot(cron: Cron, at_s: int) -> bool:
-    return cron.following(at_s - 1, at_s) is not None
+    return at_s > after_s and table.cron.names(at_s)
 
 
 def _advanced(seen: Schedule, cron: Cron, new: Sequence[int], reason: Reason, now_s: int) -> list[Schedule]:
@@ -318,7 +312,7 @@ def _retried(found: Waiting, seen: Schedule, wanted: Wanted, table: Timetable, l
 def _is_left(at_s: int, seen: Schedule, table: Timetable, look: Circumstances) -> bool:
     """Whether a slot is of this version, and its window is open. One of an older that ran early may lie behind both."""
     is_open = at_s > seen.after_s and _is_open(at_s, table, look)
-    return is_open and _is_slot(table.cron, at_s)
+    return is_open and table.cron.names(at_s)
 
 
 def _is_open(at_s: int, table: Timetable, look: Circumstances) -> bool:
@@ -346,7 +340,7 @@ def _windows(
     late = _late(seen)
     reasons = {}
     for at_s in due:
-        if at_s not in fresh and at_s <= seen.after_s:
+        if at_s not in fresh and not (at_s > seen.after_s and table.cron.names(at_s)):
             reasons[at_s] = Reason.SUPERSEDED  # whoever began this version died before it could say so
         elif not _is_open(at_s, table, look):
             reasons[at_s] = late if at_s in fresh or seen.state is State.HELD else Reason.WINDOW_CLOSED
@@ -358,15 +352,15 @@ def _overlaps(
 ) -> dict[int, Reason]:
     """What came due while a slot ran. What was due before that waits for its turn: it is being caught up.
 
-    A claim is dated by the wall clock, whatever serves in its place. Where that was ahead, and is so no more, the slot
-    ran when the schedule was taken back to now.
+    A claim is dated by the wall clock, whatever serves in its place. That may have been set since: back, and the claim
+    is of a time to come, so the slot has run since the last look; or forward, and before the last look nobody skips.
     """
     if table.overlap == "queue":
         return {}
     correction_us = look.permit.correction_us
     wall_us, looked_us = look.now_us - correction_us, seen.watermark_s * SECOND_US - correction_us
     spans = [(task.updated_at, wall_us) for task in alive] + ([] if look.ran is None else [look.ran])
-    ran = [(begun_us if begun_us <= ended_us else looked_us, ended_us) for begun_us, ended_us in spans]
+    ran = [(max(begun_us, looked_us) if begun_us <= ended_us else looked_us, ended_us) for begun_us, ended_us in spans]
     return {
         at_s: Reason.OVERLAP
         for at_s in due

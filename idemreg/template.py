@@ -103,7 +103,7 @@ def pieces(literal: str) -> list[tuple[str, str | None, str | None, str | None]]
     try:
         return list(Formatter().parse(literal))
     except ValueError as error:
-        msg = f"a brace of {literal!r} is alone: write {{name}} for a field, {{{{ or }}}} for a brace of the text"
+        msg = f"{literal!r} is no template ({error}): write {{name}} for a field, {{{{ or }}}} for a brace of the text"
         raise ValueError(msg) from error
 
 

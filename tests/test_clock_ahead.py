@@ -776,6 +776,33 @@ def test_what_purge_has_removed_early_is_run_by_hand_only_as_a_slot_of_the_versi
     assert [one for one in gaps(job) if one.state == "double"] == []
 
 
+def test_who_died_before_what_waits_early_was_skipped_lets_none_of_it_run(
+    opened: Callable[[], Registry], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits, still to come, for a version that is over, and says so when its time comes; by hand it is no slot."""
+    job = Job(trusting(opened()), coalesce="all")
+    waits_early(job, world)
+    other = trusting(opened())
+    other.scheduled("job", cron="30 * * * *", coalesce="all")(lambda: None)
+
+    def dies(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(other.store, "settle", dies)
+        with pytest.raises(KeyboardInterrupt):
+            other.run_due()
+    waiting = [task.task_id for task in other.tasks(status=Status.PENDING)]
+    assert waiting
+    with pytest.raises(ScheduleError, match="no slot"):
+        job.registry.run_slot(waiting[0])
+    for _ in range(10):
+        world.advance(HOUR)
+        other.run_due()
+    assert {task.evidence for task in other.tasks() if task.task_id in waiting} == {"superseded"}
+    assert [one for one in other.audit("job") if not one.is_sound] == []
+
+
 # --- several processes ------------------------------------------------------------------------------------------
 
 

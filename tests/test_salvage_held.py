@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from idemreg import Registry, Status
+from idemreg import Registry, ScheduleError, Status
 from idemreg.doctor.salvage import Salvaged, salvage
 from idemreg.ledger import Ledger, Schedule, State
 from idemreg.slots import slot_id
@@ -271,6 +271,9 @@ def test_a_lost_page_pauses_every_schedule_that_has_a_slot(files: Files) -> None
     check_paused(files, files.salvage())
     with files.open(files.out) as registry:
         assert {one.state for one in registry.audit("held")} == {"skipped", "run"}
+        first = next(one for one in files.stored(files.out) if one.name == "held")
+        with pytest.raises(ScheduleError, match="is lost"):
+            registry.run_slot(slot_id("held", first.after_s + 1))
 
 
 @pytest.mark.parametrize("has_others", [True, False])

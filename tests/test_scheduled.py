@@ -22,6 +22,7 @@ from idemreg import (
     TaskTimeoutError,
     TaskUnknownError,
     aio,
+    by_hand,
     current_claim,
 )
 from idemreg.clockcheck.verdict import Permit
@@ -983,6 +984,28 @@ def test_by_a_clock_that_serves_slots_overlap_as_ever(
     assert job.rows() == {"1": "succeeded", "2": second}
 
 
+def test_what_waits_as_the_clock_is_set_forward_overlaps_nothing(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock
+) -> None:
+    """The claim is of a time long ago, by a clock for which another served: what was due waits."""
+    job, other = (Job(one, coalesce="all") for one in (registry, open_registry(clock=clock)))
+    right_us = clock.wall_us() + 3 * HOUR * 1_000_000
+    clock.set(wall_us=0)
+    permits = [Permit(catch_up=False, correction_us=right_us)]
+    registry.may_schedule = lambda: permits[-1]  # type: ignore[method-assign]
+
+    def body(_slot: datetime) -> None:
+        job.body = lambda _: None
+        clock.set(wall_us=right_us)
+        permits.append(Permit())
+        assert other.due() == []
+
+    job.body = body
+    job.due()
+    other.due()
+    assert job.rows() == {"1": "succeeded", "2": "succeeded", "3": "succeeded"}
+
+
 @pytest.mark.parametrize(("overlap", "second"), [("skip", "overlap"), ("queue", "pending")])
 def test_by_a_clock_that_serves_others_slots_overlap_as_ever(
     registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, overlap: str, second: str
@@ -1032,6 +1055,61 @@ def test_a_schedule_that_nobody_has_begun_runs_nothing_by_hand(
     edited.run_slot("job@2026-11-23T05:30:00Z")
     clock.advance(HOUR)
     assert [one.state for one in edited.audit("job")] == ["skipped", "skipped", "run"]
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, meanwhile: Callable[[], object]) -> None:
+    """Once, before a step of the walk, something else happens."""
+    step, has_come = getattr(module, name), list[bool]()
+
+    def late(*words: Any) -> Any:
+        if not has_come:
+            has_come.append(True)
+            meanwhile()
+        return step(*words)
+
+    monkeypatch.setattr(module, name, late)
+
+
+def test_what_is_no_slot_any_more_by_its_claim_is_put_back(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process begins another version between the check and the claim."""
+    job, edited = Job(registry), open_registry(clock=clock)
+    edited.scheduled("job", cron="30 * * * *")(lambda: None)
+    beside(monkeypatch, by_hand, "keep_in_sight", edited.run_due)
+    with pytest.raises(ScheduleError, match="no slot"):
+        registry.run_slot("job@2026-11-23T04:00:00Z")
+    clock.advance(2 * HOUR)
+    edited.run_due()
+    assert (job.ran, job.rows()["1"]) == ([], "superseded")
+    assert all(one.is_sound for one in edited.audit("job"))
+
+
+def test_what_began_by_hand_since_the_look_is_told_of_its_version(
+    registry: Registry, open_registry: Callable[..., Registry], clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has looked, and then begins another version; the slot to come ends behind its own instant."""
+    job, edited = Job(registry), open_registry(clock=clock)
+    job.body = lambda _: clock.advance(2 * HOUR)
+    edited.scheduled("job", cron="30 * * * *")(lambda: None)
+    beside(monkeypatch, edited.store, "plan", lambda: registry.run_slot("job@2026-11-23T04:00:00Z"))
+    edited.run_due()
+    clock.advance(HOUR)
+    edited.run_due()
+    assert ([one.state for one in edited.audit("job") if one.attempt], job.ran) == (["run", "run"], ["1"])
+    assert all(one.is_sound for one in edited.audit("job"))
+
+
+@pytest.mark.parametrize("year", ["0001-01-01", "0001-01-02", "9999-12-31"])
+def test_the_ends_of_time_are_no_slots(registry: Registry, clock: ManualClock, year: str) -> None:
+    """Nothing can be reckoned there; and a row that somebody has made there stops no schedule."""
+    job = Job(registry, cron="0 0 1 1 *")
+    with pytest.raises(ScheduleError, match="no slot"):
+        registry.run_slot(f"job@{year}T00:00:00Z")
+    registry.run(f"job@{year}T23:00:00Z", int, name="job")
+    job.becomes("30 * * * *")
+    clock.advance(HOUR)
+    assert len(job.due()) == 1
 
 
 def test_a_slot_of_before_the_schedule_is_run_by_hand(registry: Registry, clock: ManualClock) -> None:

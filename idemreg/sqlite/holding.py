@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from idemreg.clockcheck.alarm import JOB, PREFIX
 from idemreg.clockcheck.readings import Watch
 from idemreg.errors import StoreCorruptError
-from idemreg.ledger import Schedule, State
+from idemreg.ledger import LOST_CRON, Schedule, State
 from idemreg.model import FINAL
 from idemreg.slots import slot_of
 from idemreg.sqlite.clocks import to_watch
@@ -41,9 +41,6 @@ SCHEDULE_COLUMNS: Final = 12
 CLOCK_COLUMNS: Final = 10
 _LOOKS_LIKE: Final = {SCHEDULE_COLUMNS: SCHEDULES, CLOCK_COLUMNS: CLOCK}
 
-# Of a schedule whose own expression is lost, until the program that has it looks: a leap day that is a Sunday. It must
-# be some expression, and what it names meanwhile is skipped.
-SELDOM: Final = "0 0 29 2 */7"
 ZONE: Final = "UTC"
 
 _STAGE: Final = (
@@ -183,7 +180,7 @@ class Held:
             for name, newest_s in sorted(self._names.items()):
                 if name not in found:
                     at_s = newest_s or self._now_s  # or nothing tells how far it has come
-                    yield [Schedule(name, 1, SELDOM, ZONE, at_s, None, at_s, at_s, None, State.PAUSED, None)]
+                    yield [Schedule(name, 1, LOST_CRON, ZONE, at_s, None, at_s, at_s, None, State.PAUSED, None)]
 
 
 def _paused(versions: list[Schedule]) -> list[Schedule]:

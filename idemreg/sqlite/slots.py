@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg import faults
+from idemreg.cron import Cron
 from idemreg.errors import StoreCorruptError
 from idemreg.ledger import Schedule, State, Waiting, is_skipped
 from idemreg.model import OnCrash, Status, Verdict
@@ -99,7 +100,7 @@ def waiting(connection: Connection, schema_version: int, owners: Owners, name: s
         running = [task for task in tasks if task.status is Status.RUNNING]
         owned = {task.task_id: owner_of(owners, connection, task) for task in running}
         begun = _begun(connection, schedule, tasks)
-        early = [task for task in ahead(connection, name, schedule.watermark_s) if not task.is_untried]
+        early = _early(connection, name, schedule.watermark_s)
         return Waiting(schedule, tasks, owned, begun, _has_begun(early), _skipped_s(early))
     finally:
         connection.execute("ROLLBACK")
@@ -153,6 +154,11 @@ def ahead(connection: Connection, name: str, after_s: int) -> Iterator[Task]:
     return (task for task in map(to_task, rows) if slot_of(task.task_id) is not None)
 
 
+def _early(connection: Connection, name: str, after_s: int) -> list[Task]:
+    """Those of them that have left `pending`."""
+    return [task for task in ahead(connection, name, after_s) if not task.is_untried]
+
+
 def _has_begun(early: Sequence[Task]) -> dict[int, bool]:
     """Of slots that have left `pending` before a look came to them: whether they have begun."""
     return {slot_of(task.task_id) or 0: task.status not in {Status.SKIPPED, Status.CANCELLED} for task in early}
@@ -185,7 +191,7 @@ def plan(
     name = becomes[0].name
     if newest(connection, name) != seen:
         return False
-    for schedule in _in_sight(connection, seen, becomes):
+    for schedule in _with_early(connection, _in_sight(connection, seen, becomes)):
         put(connection, schedule)
     ends = ((at_s, None if reason is None else reason.value) for at_s, reason in slots)
     connection.executemany(_INSERT, _rows(name, ends, wanted, stamp))
@@ -211,6 +217,23 @@ def _in_sight(connection: Connection, seen: Schedule | None, becomes: Sequence[S
     ).fetchall()
     oldest_s = next((at_s for (task_id,) in ids if (at_s := slot_of(str(task_id))) is not None), last.open_s)
     return [*becomes[:-1], last._replace(open_s=oldest_s)]
+
+
+def _with_early(connection: Connection, becomes: Sequence[Schedule]) -> Sequence[Schedule]:
+    """Where one version becomes another, the first says how far its slots have begun ahead of its end.
+
+    By hand, or by a clock that was ahead; one may have begun since the schedule was looked at. So the audit takes none
+    of them for a double.
+    """
+    if len(becomes) == 1:
+        return becomes
+    *before, ended, new = becomes
+    if ended.until_s is None or (ended.cron, ended.zone) == (new.cron, new.zone):
+        return becomes
+    cron = Cron(ended.cron, ended.zone)
+    begun = (at_s for at_s, has_begun in _has_begun(_early(connection, ended.name, ended.until_s)).items() if has_begun)
+    newest_s = max(filter(cron.names, begun), default=ended.open_s)
+    return [*before, ended._replace(open_s=newest_s), new]
 
 
 def mark_removed(connection: Connection, name: str, slots: Iterable[int], wanted: Wanted, stamp: Stamp) -> None:
