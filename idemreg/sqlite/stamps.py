@@ -27,7 +27,7 @@ import contextlib
 import os
 import struct
 from binascii import crc32
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from idemreg.errors import StoreError
 from idemreg.lockfile import digest, write_whole
@@ -53,14 +53,6 @@ _MARK_AT: Final = 280
 _BEFORE_ALL: Final = -(2**63)
 
 
-class _Noted(NamedTuple):
-    """What the mark says."""
-
-    newest_us: int
-    reading: int
-    is_whole: bool
-
-
 class NewestTime:
     """The newest time that was noted in this boot. What writes is called with the write turn held.
 
@@ -81,10 +73,11 @@ class NewestTime:
             if mark is None:  # looked for again by a later row, or an earlier one
                 self.after_us, self.until_us = wall_us - GRAIN_US, wall_us + GRAIN_US
                 return
-            if newest_us > mark.newest_us:
-                self._write(mark._replace(newest_us=newest_us))
+            noted_us, reading, is_whole = mark
+            if newest_us > noted_us:
+                self._write(newest_us, reading, is_whole=is_whole)
             self._owed_us = _BEFORE_ALL
-            self.after_us, self.until_us = _BEFORE_ALL, max(newest_us, mark.newest_us) + GRAIN_US
+            self.after_us, self.until_us = _BEFORE_ALL, max(newest_us, noted_us) + GRAIN_US
         except OSError:
             self._owed_us = newest_us
             self.after_us = self.until_us = _BEFORE_ALL
@@ -93,22 +86,21 @@ class NewestTime:
         """Have all rows noted from now on. What to `complete` once all tasks were read; None where the disk fails."""
         with contextlib.suppress(OSError):
             mark = self._read()
-            return self._begin(now_us) if mark is None else mark.reading
+            return self._begin(now_us) if mark is None else mark[1]
         return None
 
     def complete(self, reading: int, newest_us: int | None) -> None:
         """Note the newest time of all tasks, as they were read since `begin`. Nothing where it was begun anew since."""
         with contextlib.suppress(OSError):
             mark = self._read()
-            if mark is not None and mark.reading == reading:
-                newest_us = mark.newest_us if newest_us is None else max(mark.newest_us, newest_us)
-                self._write(_Noted(newest_us, reading, is_whole=True))
+            if mark is not None and mark[1] == reading:
+                self._write(mark[0] if newest_us is None else max(mark[0], newest_us), reading, is_whole=True)
 
     def void(self) -> None:
         """Rows of times to come are about to be stored: all tasks must be read, by whoever reads once they are."""
         try:
             if (mark := self._read()) is not None:
-                self._begin(mark.newest_us)
+                self._begin(mark[0])
         except OSError as error:
             msg = f"cannot write to the lock file: {error.strerror}"
             raise StoreError(msg) from error
@@ -119,20 +111,21 @@ class NewestTime:
             mark = self._read()
         except OSError:
             return None
-        return mark.newest_us if mark is not None and mark.is_whole else None
+        return mark[0] if mark is not None and mark[2] else None
 
     def _begin(self, newest_us: int) -> int:
         reading = int.from_bytes(os.urandom(4), "big")
-        self._write(_Noted(newest_us, reading, is_whole=False))
+        self._write(newest_us, reading, is_whole=False)
         return reading
 
-    def _read(self) -> _Noted | None:
+    def _read(self) -> tuple[int, int, bool] | None:
+        """The newest time that was noted, for which reading, and whether it is whole."""
         data = os.pread(self._lock_file.fd, _MARK.size + _SEAL.size, _MARK_AT)
         if len(data) < _MARK.size + _SEAL.size or _SEAL.unpack_from(data, _MARK.size) != (crc32(data[: _MARK.size]),):
             return None
         boot, newest_us, reading, is_whole = _MARK.unpack_from(data)
-        return _Noted(newest_us, reading, bool(is_whole)) if boot == self._boot else None
+        return (newest_us, reading, bool(is_whole)) if boot == self._boot else None
 
-    def _write(self, mark: _Noted) -> None:
-        data = _MARK.pack(self._boot, *mark)
+    def _write(self, newest_us: int, reading: int, *, is_whole: bool) -> None:
+        data = _MARK.pack(self._boot, newest_us, reading, is_whole)
         write_whole(self._lock_file.fd, data + _SEAL.pack(crc32(data)), _MARK_AT)
