@@ -236,6 +236,15 @@ def test_templates_that_lose_or_guess_are_refused(literal: str) -> None:
         Template(literal, ["x", "y"])
 
 
+@pytest.mark.parametrize(("literal", "why"), [("a{", "Single '{'"), ("a}", "Single '}'"), ("a{b!rr}", "conversion")])
+def test_what_is_no_template_is_told_with_the_way_to_write_it(literal: str, why: str) -> None:
+    """What `str.format` has against it, of which text, and how a brace is meant as one."""
+    with pytest.raises(ValueError, match=why) as refused:
+        Template(literal, frozenset())
+    assert str(refused.value).startswith(f"{literal!r} is no template (")
+    assert str(refused.value).endswith("): write {name} for a field, {{ or }} for a brace of the text")
+
+
 def test_a_template_without_fields_is_one_task() -> None:
     """A template without fields names one task for every call, and braces may be doubled."""
     assert Template("nightly", []).render({}) == "nightly"
