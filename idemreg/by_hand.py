@@ -41,34 +41,28 @@ def run_slot(scheduled: Scheduled, terms: Terms, task_id: str) -> Walk[Outcome[A
     ledger = cast("Ledger", store)
     rows: list[Task | None] = yield store.get, ([task_id],), None
     row = rows[0]
-    is_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
-    is_new = row is None or row.is_untried or is_skipped  # what has begun goes on, as one of the version that it was of
-    check = functools.partial(_check, scheduled.table) if is_new else _no_check
-    if row is None:
-        yield _check_counts, (ledger, scheduled.table), None
-    yield check, (ledger, task_id), None
-    if row is not None and is_skipped:
+    was_skipped = row is not None and row.status is Status.SKIPPED and row.settled_by == BY_SCHEDULE
+    check = None  # what has begun goes on, whichever version it was of
+    if row is None or row.is_untried or was_skipped:
+        check = functools.partial(_check, ledger, scheduled.table)
+        yield functools.partial(check, task_id, is_without_row=row is None), (), None
+    if row is not None and was_skipped:
         yield functools.partial(store.forget, task_id, force=False, seen=row.version), (), None
     yield keep_in_sight, (ledger, scheduled.wanted, task_id), None
     return (yield from scheduled.by_hand(terms, task_id, check))
 
 
-def _check_counts(ledger: Ledger, table: Timetable) -> None:
-    """`ScheduleError` where this process has another schedule than the file."""
-    versions = ledger.schedules(table.name)
-    if versions and not table.is_of(counts := versions[-1]):
-        msg = f"the file has the schedule {table.name!r} as {counts.cron!r} in {counts.zone}; this process has another"
-        hint = "Where this one is the newer, the next look begins it: `run_due` first. Else start the process anew."
-        raise ScheduleError(msg, hint=hint)
-
-
-def _check(table: Timetable, ledger: Ledger, task_id: str) -> None:
-    """`ScheduleError` where the version that has its instant has no such slot.
+def _check(ledger: Ledger, table: Timetable, task_id: str, *, is_without_row: bool = False) -> None:
+    """`ScheduleError` where the version that has its instant has no such slot, or that cannot be told here.
 
     Behind the claim once more: another version may have begun before it. What begins later is told of this slot.
     """
-    at_s = slot_of(task_id) or 0
     versions = ledger.schedules(table.name)
+    if is_without_row and versions and not table.is_of(counts := versions[-1]):
+        msg = f"the file has the schedule {table.name!r} as {counts.cron!r} in {counts.zone}; this process has another"
+        hint = "Where this one is the newer, the next look begins it: `run_due` first. Else start the process anew."
+        raise ScheduleError(msg, hint=hint)
+    at_s = slot_of(task_id) or 0
     has_it = next((one for one in reversed(versions) if one.after_s < at_s), None)
     cron = table.cron if has_it is None else Cron(has_it.cron, has_it.zone)
     if cron.names(at_s):
@@ -81,7 +75,3 @@ def _check(table: Timetable, ledger: Ledger, task_id: str) -> None:
         msg = f"what the schedule {table.name!r} was at {task_id} is lost: its file was damaged, and salvaged"
         hint = "Run what was missed as a task of another name."
     raise ScheduleError(msg, hint=hint)
-
-
-def _no_check(_ledger: Ledger, _task_id: str) -> None:
-    """Of a slot that has begun already."""

@@ -292,12 +292,13 @@ class Scheduled(NamedTuple):
 
         return due(terms.store, terms.clock, self.table, self.wanted, may_schedule, execute, self.memory, tell)
 
-    def by_hand(self, terms: Terms, task_id: str, check: Callable[[Ledger, str], object]) -> Walk[Outcome[Any]]:
+    def by_hand(self, terms: Terms, task_id: str, check: Callable[[str], object] | None) -> Walk[Outcome[Any]]:
         """The walk that runs one slot as it is called. ``check``: of what must hold behind its claim as well."""
 
         def admit(ledger: Ledger, wanted: Wanted, task_id: str) -> None:
             keep_in_sight(ledger, wanted, task_id)
-            check(ledger, task_id)
+            if check is not None:
+                check(task_id)
 
         try:
             return (yield from self._run(terms, task_id, admit))

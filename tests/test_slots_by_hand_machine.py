@@ -7,20 +7,19 @@ whatever came before what.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from idemreg import ClockError, Registry, ScheduleError, TaskDoneError
 from idemreg.clockcheck.verdict import Permit
 from idemreg.slots import slot_id
 from idemreg.testing import ManualClock
+from tests.support.lives import Lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,16 +32,13 @@ CRONS = st.sampled_from(["0 * * * *", "0 */3 * * *", "*/30 * * * *", "15 */2 * *
 PROCESS = st.integers(0, 1)
 
 
-class SlotsByHand(RuleBasedStateMachine):
+class SlotsByHand(Lives):
     """Two processes with one schedule, each with the expression that it was started with."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="idemreg-by-hand-")
-        self.path = Path(self.folder.name) / "jobs.db"
         self.clock = ManualClock(wall_us=int(BEGAN.timestamp()) * SECOND_US)
         self.ran: list[datetime] = []
-        self.registries: list[Registry] = []
         self.takes_s = self.ahead_s = 0
         self.is_trusted, self.is_paused = True, False
 
@@ -145,15 +141,6 @@ class SlotsByHand(RuleBasedStateMachine):
     @invariant()
     def nothing_ran_twice(self) -> None:
         assert max(Counter(self.ran).values(), default=0) <= 1
-
-    def teardown(self) -> None:
-        try:
-            if self.registries:
-                self.ends()
-                for registry in self.registries:
-                    registry.close()
-        finally:
-            self.folder.cleanup()
 
     def ends(self) -> None:
         """By a right clock, behind all that was seen: every slot has run or says why not, and nothing else has run."""

@@ -5,16 +5,14 @@ The model (`tests.support.expected_slots`) knows when slots are from another rec
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from idemreg import ClockError, Registry, ScheduleError, Status
 from idemreg.clockcheck.verdict import Permit
@@ -22,6 +20,7 @@ from idemreg.slots import Reason
 from idemreg.testing import ManualClock
 from tests.support.expected_slots import Expected, Job, Process, Trust, between
 from tests.support.forked import in_dying_child
+from tests.support.lives import Lives
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,13 +64,11 @@ def swept(registry: Registry) -> list[str]:
     return sorted(one.status.word for one in registry.sweep())
 
 
-class Schedules(RuleBasedStateMachine):
+class Schedules(Lives):
     """Two processes look at one schedule, fail, die in a slot, are suspended, edited, paused, and their clocks jump."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory(prefix="idemreg-slots-")
-        self.path = Path(self.folder.name) / "jobs.db"
         self.ran: list[datetime] = []
         self.swept: list[str] = []  # what was told of in the middle of a job that slept
         self.trust = Trust()
@@ -296,15 +293,6 @@ class Schedules(RuleBasedStateMachine):
             runs = Counter(self.ran)
             assert runs == self.expected.attempts
             assert max(runs.values(), default=0) <= self.options["max_attempts"]
-
-    def teardown(self) -> None:
-        try:
-            if hasattr(self, "registries"):
-                self.ends()
-                for registry in self.registries:
-                    registry.close()
-        finally:
-            self.folder.cleanup()
 
     def ends(self) -> None:
         """A last look behind all that was ever seen: the audit is clean, and has the slots that the model has."""
