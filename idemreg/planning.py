@@ -19,8 +19,8 @@ In the order in which it is decided:
   operator, or for its verify hook.
 - *Coalesce*: of several slots that wait, missed or queued, ``latest`` runs the newest and ``earliest`` the oldest; the
   others are `coalesced`. So is, under ``latest``, what is older than one that has come due and begun (by a clock that
-  served, or by hand). ``all`` runs each in order, but of more than ``limit`` only the newest,
-  and the others are `over_limit`.
+  served, or by hand). ``all`` runs each in order, but of more than ``limit`` only the newest, and the others are
+  `over_limit`.
 
 What has started before goes on under its own policy: a slot whose owner died, or has lost its lease, is claimed again
 by ``on_crash``, in its window or not, and so is one that was interrupted under rerun, which is pending; about an

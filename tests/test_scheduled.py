@@ -1112,6 +1112,25 @@ def test_the_ends_of_time_are_no_slots(registry: Registry, clock: ManualClock, y
     assert len(job.due()) == 1
 
 
+def test_what_has_begun_goes_on_by_hand_whichever_version_counts(registry: Registry, clock: ManualClock) -> None:
+    """It ran early and failed; by its time the schedule has no such slot, and the audit knows it all the same."""
+    job = Job(registry)
+
+    def fails(_slot: datetime) -> None:
+        raise ValueError
+
+    job.body = fails
+    with pytest.raises(ValueError):
+        registry.run_slot("job@2026-11-23T06:00:00Z")
+    job.becomes("30 * * * *")
+    job.body = lambda _: None
+    assert registry.run_slot("job@2026-11-23T06:00:00Z").attempt == 2
+    clock.advance(4 * HOUR)
+    job.due()
+    assert job.ran[:2] == ["3", "3"]
+    assert all(one.is_sound for one in registry.audit("job"))
+
+
 def test_a_slot_of_before_the_schedule_is_run_by_hand(registry: Registry, clock: ManualClock) -> None:
     """To make good what was missed before there was a registry."""
     job = Job(registry)
