@@ -30,17 +30,19 @@ class Interrupter:
         self.is_outside = False  # it was raised where the modules were left already
         self._left = steps
         self._files = {module.__file__ for module in modules}
+        # Kept: CPython 3.11 goes on with what it traces by while the handler takes that away, and may find it freed.
+        self._called, self._stepped = self._call, self._step
 
     def _call(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any] | None:
         if frame.f_code.co_filename not in self._files:
             return None
         frame.f_trace_opcodes = True
-        return self._step
+        return self._stepped
 
     def _step(self, frame: FrameType, _event: str, _argument: object) -> Callable[..., Any]:
         self._left -= 1
         if self._left > 0:
-            return self._step
+            return self._stepped
         caller = frame.f_back
         while caller is not None:  # Python code of ours at a return would look for signals where Python itself does not
             if caller.f_trace is not None:
@@ -59,7 +61,7 @@ class Interrupter:
         """Interrupt ``body``, and go on behind it."""
         before, traced_by = signal.signal(signal.SIGINT, self._handle), sys.gettrace()
         try:
-            sys.settrace(self._call)
+            sys.settrace(self._called)
             body(*args, **kwargs)
             sys.settrace(None)  # an interrupt that the last step has asked for comes here
         except KeyboardInterrupt:
