@@ -34,6 +34,7 @@ from idemreg import (
     faults,
 )
 from idemreg.cli.account import progress_text
+from idemreg.cli.ending import SAID
 from idemreg.command import run_command
 from idemreg.each import Each, End, Kind, Work, command_name
 from idemreg.errors import CommandNotExecutableError
@@ -750,11 +751,14 @@ def test_a_second_ctrl_c_leaves_a_function(path: Path, tmp_path: Path, registry:
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
+    assert process.stderr is not None
     process.stdin.write(orders(1, 2))
     process.stdin.flush()
     assert process.stdout.readline() == b"on\n"
     process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGTERM)  # of two that wait at once, the lower is handled first
+    assert process.stderr.readline().startswith(b"idemreg: created ")
+    assert process.stderr.readline() == SAID  # of two at once either may be the first: threads share what comes
+    process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert words_of(err) == "interrupted: 0 lines: nothing to do; 1 left in the middle"

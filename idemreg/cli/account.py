@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from idemreg.child import Descriptors
 from idemreg.cli.context import settings
+from idemreg.cli.ending import SAID
 from idemreg.cli.render import write_json
 from idemreg.cli.text import escape
 from idemreg.counted import counted
@@ -50,6 +51,7 @@ class Progress:
         self._size = _size_of_input()
         self._at = 0  # bytes of the input, up to the end of the last line of those that have ended
         self._told = 0
+        self._has_told_ending = False
         self.draws: Final = sys.stderr.isatty() and not self._is_json
         self._is_drawn = False
         self._lock: Final = threading.Lock()  # of the main thread and the workers; no handler takes it
@@ -88,6 +90,12 @@ class Progress:
         """Time passes, whether lines end or not."""
         if self.draws:
             self._draw()
+
+    def tell_ending(self) -> None:
+        """Say, once, that it goes on behind a signal until what has begun has ended."""
+        if not self._has_told_ending:
+            self._has_told_ending = True
+            self._say(SAID.decode().rstrip())
 
     def _tell_problem(self, end: End) -> None:
         self._told += 1

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from idemreg.each import Work
     from idemreg.keyed import ErrorDetail
+    from idemreg.signals import Relay
 
 __all__ = ["EACH_FIELDS", "each"]
 
@@ -101,8 +102,8 @@ def each(
     A line is an object; it is the standard input of its command, which finds IDEMREG_TASK_ID and its kin in its
     environment. A line that was done before is replayed in silence. One that has no task id, is no JSON, or has more
     than 1 MiB is refused, a blank one is passed over, and the others go on. Ctrl-C begins no more, passes the signal on
-    and waits; a second one kills. With -j the output of the commands comes line by line. Where the limit of open files
-    (ulimit -n) has no room for N commands, fewer run at a time.
+    and waits, which it says after a moment; a second one kills. With -j the output of the commands comes line by line.
+    Where the limit of open files (ulimit -n) has no room for N commands, fewer run at a time.
 
     The checksum covers the line, or what --payload says of it, and not the command. What tells jobs apart is their
     name: a task of another job is refused. Options of the command may change; where other words may, give --name.
@@ -167,7 +168,7 @@ def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | 
         else:
             ended = stack.enter_context(line_by_line(progress)) if in_lines else None
             handle = work.by_function(function, relay, ended=ended)
-        ends = Each(read_lines(STDIN), handle, jobs=jobs, look_up=progress.look_up)
+        ends = Each(read_lines(STDIN), handle, jobs=jobs, look_up=lambda: _look_up(relay, work, progress))
         relay.on_first = ends.stop
         if function is not None:
             relay.on_second = ends.leave  # nothing can kill a function alone: its task becomes unknown
@@ -179,6 +180,13 @@ def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | 
         finally:
             progress.finish(relay.received, left=work.in_hand)
     return progress.exit_code if relay.received is None else 128 + relay.received
+
+
+def _look_up(relay: Relay, work: Work, progress: Progress) -> None:
+    """Nothing has ended for a moment: who asked to end may wonder why."""
+    if relay.received is not None and work.in_hand:
+        progress.tell_ending()
+    progress.look_up()
 
 
 def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callable[[Any], object]:

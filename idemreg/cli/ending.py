@@ -1,4 +1,4 @@
-"""How `schedule` and `watch` end by a signal: the first one behind what runs, which they say; a second one at once."""
+"""How `schedule`, `watch` and `each` end by a signal: the first behind what runs, which they say; a second at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from idemreg.scheduler import Loops
     from idemreg.signals import Relay
 
-__all__ = ["SIGNAL", "die", "end_behind", "relay_in", "say"]
+__all__ = ["SAID", "SIGNAL", "die", "end_behind", "relay_in", "say"]
 
 SIGNAL: Final = 128  # and its number: an end that a signal asked for
 SAID: Final = b"idemreg: ending as soon as what runs now is done; a second signal kills\n"
