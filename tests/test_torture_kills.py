@@ -5,6 +5,7 @@ That they find their mutants is tried by ``make torture ARGS="--power --only kil
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import Counter
 from typing import Any
@@ -13,8 +14,10 @@ import pytest
 
 from idemreg import faults
 from tests.torture import kills, namespaces
-from tests.torture.killing.chances import BODY, KINDS, kind_of
+from tests.torture.killing.chances import BODY, KINDS, kind_of, task_id
 from tests.torture.killing.directed import PLACES, TURNS, Directed, bit_of
+from tests.torture.killing.estate import ESTATE_AT, ESTATE_BYTES, Estate
+from tests.torture.killing.heirs import RECORDS_TO_ASK, Heirs
 from tests.torture.killing.history import History
 from tests.torture.killing.linear import find_stuck
 from tests.torture.killing.rules import Rules
@@ -450,6 +453,52 @@ def test_small_parts_share_the_places(most: int) -> None:
     parts = -(-len(TURNS) // most)
     chosen = [place for seed in range(7, 7 + parts) for place in Directed(TURNS, seed, most).left]
     assert set(chosen) == set(PLACES)
+
+
+def test_what_the_dead_leave_is_asked_for_by_their_number() -> None:
+    """Nobody is to come near it before its owner is gone, and then only who lives under its process id."""
+    with mmap.mmap(-1, ESTATE_AT + ESTATE_BYTES) as shared:
+        estate = Estate(shared)
+        heirs = Heirs(estate, seed=1)
+        heirs.bear(1, pid=7)
+        assert not estate.is_shared(7)
+        heirs.bear(2, pid=7)
+        heirs.bear(3, pid=8)
+        assert estate.is_shared(7)
+        estate.leave(5)
+        heirs.leaver = 1
+        assert not estate.is_for(7)
+        assert heirs.bury(1, now=10) == {2}
+        assert (estate.is_for(7), estate.is_for(8), estate.is_shared(7)) == (True, False, False)
+        left = []
+        for process, kind, words in (
+            (3, "call", ["0", "run", task_id(1, 5), "hold", "0", "-"]),  # who has another number: that is none of it
+            (2, "call", ["0", "run", task_id(1, 5), "hold", "0", "-"]),
+            (3, "said", ["0", "running"]),
+            (2, "said", ["0", "running"]),
+        ):
+            left.append(estate.left)
+            heirs.hear([kind, str(process), *words], now=11)
+        assert [*left, estate.left] == [5, 5, 5, 5, None]
+        assert heirs.asked == 1
+
+
+def test_what_the_dead_leave_is_not_kept_for_ever() -> None:
+    """Nobody has that number; or who has it is not heard of."""
+    with mmap.mmap(-1, ESTATE_AT + ESTATE_BYTES) as shared:
+        estate = Estate(shared)
+        heirs = Heirs(estate, seed=1)
+        for process in (1, 2, 3):
+            heirs.bear(process, pid=7)
+        for dead in (1, 2, 3):
+            estate.leave(dead)
+            heirs.leaver = dead
+            assert bool(heirs.bury(dead, now=10)) == estate.is_for(7) == (dead != 3)
+            heirs.hear(["in", "9", "0", "hold-1", "1", "1"], now=10 + RECORDS_TO_ASK)
+            assert estate.left == (None if dead == 3 else dead)
+            heirs.hear(["in", "9", "0", "hold-1", "1", "1"], now=11 + RECORDS_TO_ASK)
+            assert estate.left is None
+    assert heirs.asked == 0
 
 
 def test_each_kind_of_task_has_a_place_and_comes_as_often_as_it_should() -> None:

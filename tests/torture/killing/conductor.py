@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from tests.torture.killing.audit import prepare
 from tests.torture.killing.chances import BODY, EVERY_TIME, task_id
 from tests.torture.killing.directed import NOWHERE, Directed, Place
+from tests.torture.killing.estate import ESTATE_BYTES, Estate
+from tests.torture.killing.heirs import Heirs
 from tests.torture.killing.history import COUNTED, History
 from tests.torture.killing.linear import find_stuck
 from tests.torture.killing.rules import Rules
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-__all__ = ["Conductor", "Plan"]
+__all__ = ["ASKED", "Conductor", "Plan"]
 
 SILENCE_S: Final = 0.01  # as long as nothing is heard while somebody is stopped: he has what the others wait for
 HUSH_S: Final = 0.25  # as long where nobody is known to be: a stop may have come behind the order to go on
@@ -47,6 +49,7 @@ AT_FOUND: Final = 0.8  # so many of those stop before they run a task again: oth
 UNLOCKED: Final = 0.4  # so many of those that stop themselves have lost their locks
 IN_BODY: Final = 0.5  # so often is somebody chosen who is in a body, if somebody is
 MOST_CALLS: Final = 1.2  # so many times those that were asked for, where somebody is still to die at some place
+ASKED: Final = "dead whose number asked for what they left"
 ENOUGH: Final = 3  # findings; the rest of the histories is not looked at then
 
 # Where a process may kill or stop itself, and how often; each is passed by some call of the workers.
@@ -104,15 +107,17 @@ class Conductor:
         self.log: list[Sequence[str]] = []
         self.first, self._calls_of = 0, Counter[str]()
         self._limit = self._hushes = 0
+        self._has_sides = len(plan.sides) > 1
         self._is_over = False
         self._buffer = b""
 
     def __enter__(self) -> Self:
         shared = os.path.join(self.folder, "shared")
         with open(shared, "wb") as file:
-            file.write(bytes(SHARED.size))
+            file.write(bytes(SHARED.size + ESTATE_BYTES))
         with open(shared, "r+b") as file:
             self._shared = mmap.mmap(file.fileno(), 0)
+        self._heirs = Heirs(Estate(self._shared), self.seed)
         self._reading, writing = os.pipe()
         self._keepers = [
             subprocess.Popen(
@@ -207,7 +212,7 @@ class Conductor:
         passes = 1 + (int(chance.expovariate(0.3)) if point in OFTEN else 0)
         self.alive[self.born] = side
         self.sides[self.born] = self.plan.sides[side]
-        fields = (self.seed, self.path, threads, durability, point, passes, action, is_sweeper)
+        fields = (self.seed, self.path, threads, durability, point, passes, action, is_sweeper, self._has_sides)
         self._order(side, "start", self.born, *fields)
 
     def _act(self) -> None:
@@ -277,6 +282,7 @@ class Conductor:
         self.log.append(record)
         self.history.read(record)
         self.rules.read(record)
+        self._heirs.hear(record, self.history.now)
         match kind:
             case "call" | "item":
                 self._count(record)
@@ -295,17 +301,21 @@ class Conductor:
             self._stopped(process)
             return
         self.directed.reached(point)
+        self._heirs.leaver = process
         if process not in self.doomed:
             self._kill(process)  # it may have been stopped just before
 
     def _live(self, kind: str, process: int, record: Sequence[str]) -> None:
         if kind == "born":
             self._pids[self.alive[process]].add(record[2])
+            self._heirs.bear(process, int(record[2]))
         elif kind == "killing":
             self.kills += 1
         elif kind == "gone":
             del self.alive[process]
             self.stopped.pop(process, None)
+            called = self._heirs.bury(process, self.history.now)
+            self.stopped.update(dict.fromkeys(self.stopped.keys() & called, self.history.now))  # they go on
         elif process not in self.doomed:
             self.doomed.add(process)
             self.stopped.pop(process, None)
@@ -350,8 +360,9 @@ class Conductor:
         self.events["histories"] = len(self.history.ops)
         self.events["processes"] = self.born
         self.events["places where nobody came to die"] = len(self.directed.left)
-        if len(self._pids) > 1:
+        if self._has_sides:
             self.events["process ids that every side has"] = len(set.intersection(*self._pids))
+            self.events[ASKED] = self._heirs.asked
         self.events += answers
         violations = [f"{line} ({self._again})" for line in broken]
         if broken:

@@ -14,7 +14,7 @@ from tests.torture.killing.chances import BODY, POLICIES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOWHERE", "PLACES", "TURNS", "Directed", "Place", "bit_of"]
+__all__ = ["ANY_BODY", "NOWHERE", "PLACES", "TURNS", "Directed", "Place", "bit_of"]
 
 
 class Place(NamedTuple):
@@ -33,6 +33,7 @@ PLACES: Final = (*(Place(kind, BODY) for kind in POLICIES), Place("effects", "tr
 # without their success. Twice, for whoever comes first behind it may forget the task by force, or give a verdict.
 _TWICE: Final = (Place("batch", BODY), Place("effects", "transaction.finished"))
 TURNS: Final = (*_TWICE, *(place for place in PLACES if place not in _TWICE), *_TWICE)
+ANY_BODY: Final = Place("any", BODY)  # of whatever kind
 NOWHERE: Final = 0  # no bit of any place is set
 
 
@@ -61,4 +62,4 @@ class Directed:
 
 def bit_of(place: Place) -> int:
     """By which it is told to be wanted."""
-    return 1 << PLACES.index(place)
+    return 1 << (*PLACES, ANY_BODY).index(place)

@@ -61,7 +61,8 @@ from tests.torture.killing.chances import (
     kind_of,
     task_id,
 )
-from tests.torture.killing.directed import NOWHERE, PLACES, Place, bit_of
+from tests.torture.killing.directed import ANY_BODY, NOWHERE, PLACES, Place, bit_of
+from tests.torture.killing.estate import Estate
 from tests.torture.killing.witness import Witness
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Orders(NamedTuple):
     passes: int  # when it comes there for this time
     action: str  # kill, stop, or unlock: lose its locks, and stop
     is_sweeper: bool = False
+    has_namesakes: bool = False  # on other sides: one of them is to ask for what it leaves
 
 
 class Worker:
@@ -100,6 +102,7 @@ class Worker:
         self.orders = orders
         self.witness = Witness(witness_fd, orders.process)
         self.shared = shared
+        self.estate = Estate(shared)
         self.registry = Registry(orders.path, durability=orders.durability, busy_timeout=BUSY_S)  # type: ignore[arg-type]
         self.passes = 0
         self.must_leave = False
@@ -141,16 +144,18 @@ class Worker:
         if point == self.orders.point:
             self.reached()
 
-    def die_if_wanted(self, place: Place) -> None:
+    def die_if_wanted(self, place: Place, task: str = "") -> None:
         """The first who comes to a place that is made known. Who has lost its locks shows nothing by its death."""
         first, is_over, wanted = SHARED.unpack_from(self.shared)
-        if wanted & bit_of(place) and not self.must_leave:
+        has_heir = not self.orders.has_namesakes or self.estate.is_shared(os.getpid())
+        if wanted & bit_of(place) and has_heir and not self.must_leave:
             SHARED.pack_into(self.shared, 0, first, is_over, NOWHERE)  # for one at a time, until it is said again
+            self._leave(task)
             self.witness.say("point", "kill", place)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def reached(self) -> None:
-        """The fault point; or a body."""
+    def reached(self, task: str = "") -> None:
+        """The fault point; or a body of the task."""
         with self.counting:
             self.passes += 1
             again = self.orders.action == "stop" and self.orders.point == EVERY_TIME
@@ -158,8 +163,14 @@ class Worker:
                 return
         if self.orders.action == "unlock":
             self._lose_locks()
+        elif self.orders.action == "kill":
+            self._leave(task)
         self.witness.say("point", self.orders.action, self.orders.point)
         os.kill(os.getpid(), signal.SIGKILL if self.orders.action == "kill" else signal.SIGSTOP)
+
+    def _leave(self, task: str) -> None:
+        if task and self.orders.has_namesakes:
+            self.estate.leave(int(task.rpartition("-")[2]))
 
     def _lose_locks(self) -> None:
         """As a careless `os.closerange` would, but for what comes in the place of the descriptor."""
@@ -207,9 +218,20 @@ class _Thread:
 
     def one(self) -> None:
         """One call of the public API, or a few that belong together."""
+        estate, left = self.worker.estate, self.worker.estate.left
+        if left is not None and estate.is_for(os.getpid()):
+            self.work(kind_of(self.seed, left), task_id(self.seed, left))
+            return
         number = self.worker.first + self.random.randrange(WIDTH)
         task, kind = task_id(self.seed, number), kind_of(self.seed, number)
-        match draw_call(self.random, self.last.get(task, ""), is_sweeper=self.worker.orders.is_sweeper):
+        what = draw_call(self.random, self.last.get(task, ""), is_sweeper=self.worker.orders.is_sweeper)
+        if left is not None and (what == "sweep" or kind == kind_of(self.seed, left)):
+            os.sched_yield()  # that is kept for somebody else
+        else:
+            self.call(what, kind, task)
+
+    def call(self, what: str, kind: str, task: str) -> None:
+        match what:
             case "work":
                 if not self.is_left(kind, task):
                     self.work(kind, task)
@@ -305,9 +327,10 @@ class _Thread:
         """The point inside a body. Who loses its locks begins nothing more, and a sweep would."""
         kind, orders = task.partition("-")[0], self.worker.orders
         if kind not in WITH_STEPS or self.random.random() < IN_STEP:
-            self.worker.die_if_wanted(Place(kind, BODY))
+            self.worker.die_if_wanted(Place(kind, BODY), task)
+            self.worker.die_if_wanted(ANY_BODY, task)
         if orders.point == BODY and not (self.is_sweeping and orders.action == "unlock"):
-            self.worker.reached()
+            self.worker.reached(task)
 
     def hook(self, prior: Task) -> Any:
         """What a verify hook does. It cannot know, so it says anything; and each of it must be taken for the truth."""
