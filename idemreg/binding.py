@@ -9,10 +9,11 @@ import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import ArgumentError
-from idemreg.tagged import PLAIN_SCALARS, canonical, encode_arguments
+from idemreg.tagged import MAX_CANONICAL_BYTES, PLAIN_SCALARS, PLAIN_TEXTS, canonical, encode_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 __all__ = ["Binder"]
 
@@ -28,7 +29,6 @@ _LEFT_OUT: Final = object()
 
 # Where defaults stand among what is kept: no parameter has this name.
 DEFAULTS: Final = ""
-_SCALARS: Final = frozenset({str, int, bool, float, type(None)})
 
 # May be excluded without being parameters: they are the default of every decoration.
 _ALWAYS_EXCLUDABLE: Final = frozenset({"self", "cls"})
@@ -56,25 +56,22 @@ class Binder:
         self._special: Final = self._exclude | self._defaults.keys() | stars
         # The arguments by parameter name; TypeError, as Python raises it, where they do not fit.
         self.bind: Final = _compile(function, parameters)
+        # The canonical bytes of bound arguments; see `canonical_of_any`.
+        counted = [name for name in parameters if name not in self._exclude]
+        self.canonical: Final = _compile_canonical(counted, stars, self._defaults, self.canonical_of_any)
 
-    def canonical(self, bound: dict[str, object]) -> bytes:
-        """The canonical bytes of bound arguments.
+    def canonical_of_any(self, bound: dict[str, object]) -> bytes:
+        """The canonical bytes of bound arguments, of whatever type.
 
         Left out are excluded parameters and those equal to their default, so that an added optional parameter changes
         no checksum. Equal means equal canonical bytes: 1, 1.0 and True differ. `ArgumentError` names the argument.
         """
         counted = {}
-        is_scalar = True
-        for name, value in bound.items():  # a plain loop: it is on the path of every call
-            if name not in self._special:
-                counted[name] = value
-                is_scalar = is_scalar and type(value) in PLAIN_SCALARS
-            elif name in self._defaults and value is self._defaults[name][0]:
-                continue  # `_counted` would say so as well: most calls leave a default as it is
-            elif (left := self._counted(name, value)) is not _LEFT_OUT:
+        for name, value in bound.items():
+            left = self._counted(name, value) if name in self._special else value
+            if left is not _LEFT_OUT:
                 counted[name] = left
-                is_scalar = False
-        return canonical(counted, is_plain=is_scalar)
+        return canonical(counted)
 
     def check_keepable(self) -> None:
         """ValueError where a rerun could not give an argument, since it is excluded and has no default."""
@@ -150,9 +147,13 @@ def _is_keepable(value: object) -> bool:
 
 
 def _is_equal(value: object, default: object, content: bytes | None) -> bool:
-    if content is None or (type(value) in _SCALARS and type(value) is not type(default)):
-        return False
-    return _canonical_or_none(value) == content  # None: the error comes from the whole, which names the argument
+    if type(value) in PLAIN_SCALARS:
+        return _is_equal_plain(value, default)
+    return content is not None and _canonical_or_none(value) == content  # None: the error comes from the whole
+
+
+def _is_equal_plain(value: object, default: object) -> bool:
+    return type(value) is type(default) and value == default
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -191,6 +192,53 @@ def _compile(
     bind = scope["bind"]
     bind.__name__, bind.__qualname__ = function.__name__, function.__qualname__
     return bind  # type: ignore[no-any-return] # made by exec
+
+
+def _compile_canonical(
+    counted: Sequence[str],
+    stars: AbstractSet[str],
+    defaults: Mapping[str, tuple[object, object]],
+    of_any: Callable[[dict[str, object]], bytes],
+) -> Callable[[dict[str, object]], bytes]:
+    """A function that writes the canonical bytes itself where all arguments are plain, and else asks ``of_any``.
+
+    Most calls are of texts and numbers. What it writes of them is what JSON would, in a third of the time.
+    """
+    named = sorted(name for name in counted if name not in stars)
+    scope: dict[str, Any] = {"_texts": PLAIN_TEXTS, "_given": _text_of_given, "_of_any": of_any}
+    form, values = "", []
+    for number, name in enumerate(named):
+        text = canonical(name).decode() + ":"
+        if name in defaults:
+            scope[f"_default_{number}"] = defaults[name][0]
+            form += "%s"
+            values.append(
+                f"'' if (v := bound[{name!r}]) is _default_{number} else _given({text!r}, v, _default_{number})"
+            )
+        else:
+            form += f"{text}%s,"
+            values.append(f"_texts[type(v := bound[{name!r}])](v)")
+    has_rest = " or ".join(f"bound[{name!r}]" for name in counted if name in stars) or "False"
+    # Only names that Python itself accepted as parameters come into this source, as above.
+    source = f"""
+def canonical(bound):
+    if not ({has_rest}):
+        try:
+            text = {form!r} % ({"".join(f"{value}, " for value in values)})
+            if len(content := ("{{" + text[:-1] + "}}").encode()) <= {MAX_CANONICAL_BYTES}:
+                return content
+        except (KeyError, ValueError):  # of another type; a text or a number that has no canonical bytes
+            pass
+    return _of_any(bound)
+"""
+    exec(source, scope)  # noqa: S102
+    return scope["canonical"]  # type: ignore[no-any-return] # as above
+
+
+def _text_of_given(name: str, value: object, default: object) -> str:
+    """What is written of an argument that may be left out; KeyError where it is not plain."""
+    text = PLAIN_TEXTS[type(value)](value)
+    return "" if _is_equal_plain(value, default) else f"{name}{text},"
 
 
 def _head(parameters: list[inspect.Parameter]) -> str:

@@ -151,7 +151,7 @@ class Recipe(NamedTuple):
 
     name: str
     binder: Binder
-    task_id: Callable[[tuple[Any, ...], dict[str, Any], dict[str, object]], str]
+    task_id: Callable[[dict[str, object], tuple[Any, ...], dict[str, Any]], str]
     checksum: Checksum | None
     options: Options
     recover: bool = False
@@ -159,15 +159,15 @@ class Recipe(NamedTuple):
     def wanted(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
         """The claim that a call with these arguments asks for. Raises before anything is stored."""
         bound = self.binder.bind(*args, **kwargs)
-        request = self._wanted(self.task_id(args, kwargs, bound), bound, args, kwargs)
+        task_id = self.task_id(bound, args, kwargs)
+        content = self.binder.canonical(bound) if self.checksum is None else self._checksummed(args, kwargs)
+        request = wanted(task_id, self.name, content, self.options)
         if not self.recover:
             return request
         return request._replace(kept=Kept(is_command=False, arguments=encode_arguments(self.binder.to_keep(bound))))
 
-    def _wanted(self, task_id: str, bound: dict[str, object], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Wanted:
-        if self.checksum is not None:
-            return wanted(task_id, self.name, canonical(self.checksum(*args, **kwargs)), self.options)
-        return wanted(task_id, self.name, self.binder.canonical(bound), self.options)
+    def _checksummed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        return canonical(cast("Checksum", self.checksum)(*args, **kwargs))
 
     def again(self, task: Task, kept: Kept) -> tuple[Wanted, tuple[Any, ...], dict[str, Any]]:
         """The claim and the arguments of a rerun. `RecoveryError` where the function makes another task of them now.
@@ -177,7 +177,9 @@ class Recipe(NamedTuple):
         try:
             stored = decode_arguments(kept.arguments)
             args, kwargs = self.binder.counted_call_of(stored)
-            request = self._wanted(task.task_id, self.binder.bind(*args, **kwargs), args, kwargs)
+            bound = self.binder.bind(*args, **kwargs)
+            content = self.binder.canonical(bound) if self.checksum is None else self._checksummed(args, kwargs)
+            request = wanted(task.task_id, self.name, content, self.options)
             args, kwargs = self.binder.call_of(stored)
         except Exception as error:
             msg = f"{self.name} cannot be called with what is kept of its arguments: {_said(error)}"
@@ -221,7 +223,7 @@ def idempotent(function: Callable[P, R], recipe: Recipe, terms: Terms) -> Any:  
     binder = recipe.binder
 
     def task_id(*args: P.args, **kwargs: P.kwargs) -> str:
-        return check_task_id(recipe.task_id(args, kwargs, binder.bind(*args, **kwargs)))
+        return check_task_id(recipe.task_id(binder.bind(*args, **kwargs), args, kwargs))
 
     make = _coroutine_job if inspect.iscoroutinefunction(function) else _plain_job
     # A real function, not an object with __call__: Celery, FastAPI and pickle look for one, and read its signature.
@@ -308,15 +310,14 @@ def _coroutine_job(terms: Terms, recipe: Recipe, task_id: Callable[..., str], fu
 
 def _task_id(
     source: TaskIdSource, binder: Binder
-) -> Callable[[tuple[Any, ...], dict[str, Any], dict[str, object]], str]:
+) -> Callable[[dict[str, object], tuple[Any, ...], dict[str, Any]], str]:
     if isinstance(source, str):
-        render = Template(source, binder.parameters).render
-        return lambda _args, _kwargs, bound: render(bound)
+        return Template(source, binder.parameters).render
     make: object = source
     if not callable(make):
         msg = f"the task_id comes from a template such as 'order:{{order_id}}' or from a callable, not from {make!r}"
         raise TypeError(msg)
-    return lambda args, kwargs, _bound: source(*args, **kwargs)
+    return lambda _bound, args, kwargs: source(*args, **kwargs)
 
 
 def unless_bare(source: TaskIdSource, decorate: Callable[[Callable[..., Any]], Any]) -> Callable[..., Any]:

@@ -42,6 +42,7 @@ __all__ = [
     "MAX_CANONICAL_BYTES",
     "MAX_RESULT_BYTES",
     "PLAIN_SCALARS",
+    "PLAIN_TEXTS",
     "canonical",
     "decode_arguments",
     "decode_result",
@@ -62,7 +63,14 @@ MAX_DEPTH: Final = 100
 
 TAG: Final = "$"
 _TAG_IN_TEXT: Final = '"$"'
-PLAIN_SCALARS: Final = frozenset({str, int, bool, type(None)})
+# What JSON says of a value of each type that it needs nothing more for. Types count exactly, as everywhere.
+PLAIN_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
+    str: encode_basestring,
+    int: int.__repr__,
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
+}
+PLAIN_SCALARS: Final = frozenset(PLAIN_TEXTS)
 # Builtins whose subclasses carry a value beside their fields, which no list of fields would tell.
 _VALUES: Final = (dict, list, tuple, str, int, float, complex, bytes, bytearray, set, frozenset)
 _INFINITY: Final = float("inf")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from idemreg.errors import TaskIdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["MAX_TASK_ID_BYTES", "Template", "check_task_id", "pieces"]
 
@@ -70,30 +70,32 @@ class Template:
 
     def __init__(self, literal: str, parameters: Iterable[str]) -> None:
         self.literal: Final = literal
-        self._head, self._fields = _parse(literal, frozenset(parameters))
-        separators = {_separator(after, literal) for _, after in self._fields[:-1]}
+        head, fields = _parse(literal, frozenset(parameters))
+        separators = {_separator(after, literal) for _, after in fields[:-1]}
         # Byte by byte: beyond ASCII the number of a character has more than two digits and would run into what follows.
         escapes = {one: "".join(f"%{byte:02X}" for byte in one.encode()) for one in separators | {"%"}}
-        self._escapes: Final = str.maketrans(escapes)
-        self._escaped: Final = tuple(escapes)  # looked for first: a translation costs more than all the rest
+        # The text for some arguments, to be checked as a task_id; `TaskIdError` names a field that has no text. What
+        # else it is given of a call is for callables that stand in the place of a template.
+        self.render: Final = _compile(head, fields, escapes)
 
-    def render(self, arguments: Mapping[str, object]) -> str:
-        """The text for these arguments, to be checked as a task_id. `TaskIdError` names a field that has no text."""
-        text = self._head
-        for field, after in self._fields:
-            value = arguments[field] if field in arguments else _look_up(field, arguments)
-            if type(value) is str and value:
-                piece = value
-            elif type(value) is int and -_SMALL_INT < value < _SMALL_INT:
-                piece = str(value)
-            else:
-                piece = _text_of(value, field)
-            for one in self._escaped:
-                if one in piece:
-                    piece = piece.translate(self._escapes)
-                    break
-            text += piece + after
-        return text
+
+def _compile(head: str, fields: Sequence[tuple[str, str]], escapes: Mapping[str, str]) -> Callable[..., str]:
+    """A function that renders the template: written out, it takes half the time of a loop over the fields."""
+    lines = []
+    for number, (field, _) in enumerate(fields):
+        lines.append(f"v = arguments[{field!r}] if {field!r} in arguments else _look_up({field!r}, arguments)")
+        small = f"str(v) if type(v) is int and -{_SMALL_INT} < v < {_SMALL_INT} else _text_of(v, {field!r})"
+        lines.append(f"text_{number} = v if type(v) is str and v else {small}")
+        # Looked for first: a translation costs more than all the rest.
+        is_escaped = " or ".join(f"{one!r} in text_{number}" for one in escapes)
+        lines.append(f"if {is_escaped}: text_{number} = text_{number}.translate(_escapes)")
+    texts = "".join(f"text_{number}, " for number in range(len(fields)))
+    form = head.replace("%", "%%") + "".join("%s" + after.replace("%", "%%") for _, after in fields)
+    lines.append(f"return {form!r} % ({texts})")
+    scope: dict[str, Any] = {"_look_up": _look_up, "_text_of": _text_of, "_escapes": str.maketrans(dict(escapes))}
+    # All that comes into this source of the template itself stands in quotes.
+    exec("def render(arguments, *_call):\n    " + "\n    ".join(lines), scope)  # noqa: S102
+    return scope["render"]  # type: ignore[no-any-return] # made by exec
 
 
 def pieces(literal: str) -> list[tuple[str, str | None, str | None, str | None]]:

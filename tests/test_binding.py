@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from idemreg.binding import Binder
 from idemreg.errors import ArgumentError
-from idemreg.tagged import canonical
+from idemreg.tagged import MAX_CANONICAL_BYTES, canonical
 from tests.support.names import shown
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ def test_an_added_optional_parameter_changes_nothing() -> None:
     [
         (None, None),
         (2, 2),
+        (10**30, 10**30),
+        ("\ud800", "\ud800"),
         ((), []),
         ([], ()),
         ((1, "a"), [1, "a"]),
@@ -223,6 +225,46 @@ def test_an_argument_like_its_default_counts(default: object, other: object) -> 
     def job(a: object = default) -> None: ...
 
     assert content(job, other) == canonical({"a": other})
+
+
+def with_defaults(a: Any = 1, b: Any = "x", c: Any = None, *, d: Any = True, e: Any = 0.0, f: Any = ()) -> Any:
+    return locals()
+
+
+ANY_VALUE = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.text('xé\ud800"\\\n%{', max_size=3),
+    st.just(10**5_000), st.just([1]), st.just(()), st.just({}), st.just(MISSING), st.just(b"x"),
+)  # fmt: skip
+
+
+@given(st.sampled_from([nothing, plain, every, keywords, names, with_defaults]), st.data())
+def test_what_is_written_out_is_what_json_says(function: Callable[..., Any], data: st.DataObject) -> None:
+    """Texts and numbers are written by compiled code, all else by the encoder: the same bytes, or the same error."""
+    binder = Binder(function)
+    names = ["a", "b", "c", "d", "e", "f", "x", "self", "bind", "args"]
+    args = data.draw(st.lists(ANY_VALUE, max_size=5))
+    kwargs = data.draw(st.dictionaries(st.sampled_from(names), ANY_VALUE, max_size=5))
+    try:
+        bound = binder.bind(*args, **kwargs)
+    except TypeError:
+        return
+
+    def told(canonical: Callable[[dict[str, object]], bytes]) -> bytes | str:
+        try:
+            return canonical(bound)
+        except ArgumentError as error:
+            return str(error)
+
+    assert told(binder.canonical) == told(binder.canonical_of_any)
+
+
+def test_a_text_may_be_long_but_not_too_long() -> None:
+    """The bound of canonical bytes holds for what is written out as well."""
+    head, tail = b'{"a":"', b'"}'
+    room = MAX_CANONICAL_BYTES - len(head) - len(tail)
+    assert len(content(plain, "x" * room)) == MAX_CANONICAL_BYTES
+    with pytest.raises(ArgumentError):
+        content(plain, "x" * (room + 1))
 
 
 def test_a_default_that_was_changed_later_still_counts_as_it_was() -> None:
