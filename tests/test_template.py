@@ -245,6 +245,21 @@ def test_what_is_no_template_is_told_with_the_way_to_write_it(literal: str, why:
     assert str(refused.value).endswith("): write {name} for a field, {{ or }} for a brace of the text")
 
 
+@pytest.mark.parametrize(
+    ("literal", "text"),
+    [
+        ("100%:{a}%%/{b}%d", "100%:1%%/2%d"),
+        ("%s{a}", "%s1"),
+        ('\'"{a}\\n\\{b}\n\0{{}}"""', '\'"1\\n\\2\n\0{}"""'),
+        ("é👩‍🚀{a}日-{b}", "é👩‍🚀1日-2"),
+    ],
+    ids=shown,
+)
+def test_the_text_of_a_template_stands_as_it_is(literal: str, text: str) -> None:
+    """Whatever characters it has."""
+    assert Template(literal, ["a", "b"]).render({"a": 1, "b": 2}) == text
+
+
 def test_a_template_without_fields_is_one_task() -> None:
     """A template without fields names one task for every call, and braces may be doubled."""
     assert Template("nightly", []).render({}) == "nightly"
