@@ -652,9 +652,11 @@ def test_json_comes_line_by_line(path: Path, tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_stops_it_in_order(path: Path, registry: Registry) -> None:
     """`each --json | head -1`: no more lines are begun, and those that were have their end: none is left unknown."""
+    # Its pipe and what is read of it at once hold fewer lines than come: so it is at work when its reader goes.
     process = start(
-        path, "-j", "4", "--json", "--task-id", "{id}", "--", "true", stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+        path, "-j", "4", "--json", "--task-id", "{id}", "--", "true",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=4_096,
+    )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(orders(*range(300)))
