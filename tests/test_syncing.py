@@ -83,8 +83,8 @@ class LaterBoot(Clock):
 
 @pytest.fixture
 def full(open_registry: Callable[..., Registry]) -> Registry:
-    """A registry whose answers are durable."""
-    return open_registry(durability="full", busy_timeout=2)
+    """A registry whose answers are durable. Until all who are to wait do so, the first of them has waited for long."""
+    return open_registry(durability="full", busy_timeout=PATIENCE_S)
 
 
 def database(registry: Registry) -> Database:
