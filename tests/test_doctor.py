@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from idemreg.sqlite.making import PAGE_BYTES
 from idemreg.sqlite.walindex import FILE_HEADER_BYTES, FRAME_HEADER_BYTES
 from idemreg.testing import ManualClock
 from tests.support.faulted import FaultedScript
+from tests.support.paused import PAUSE, has_stopped
 from tests.support.processes import Script
 from tests.support.raw import connect, reseal
 
@@ -487,18 +487,19 @@ def _(scene: Scene) -> None:
     assert oslock.try_lock(fd, owner_byte(random_owner()))
 
 
-LIMITED = """
-    from idemreg import Registry
-    claim = Registry(sys.argv[1]).claim("t", name="job", on_crash="rerun", lease=1, timeout=0.001)
-    say("claimed")
-    wait()
+LIMITED = f"""
+{PAUSE}
+from idemreg import Registry
+claim = Registry(sys.argv[1]).claim("t", name="job", on_crash="rerun", lease=1, timeout=0.001)
+say("claimed")
+pause()
 """
 
 
 def past_its_limits(scene: Scene) -> None:
     """A process is stopped past its lease and its time; it lives."""
     script = scene.script(LIMITED, "claimed")
-    script.signal(signal.SIGSTOP)
+    has_stopped(script)
     scene._stack.callback(script.kill)
     real = Clock()
     scene.clock = ManualClock(wall_us=real.wall_us(), boot_ms=real.boot_ms() + 60_000, boot_id=real.boot_id())

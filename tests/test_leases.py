@@ -40,6 +40,7 @@ from idemreg.sqlite.opening import Opening
 from idemreg.sqlite.stamps import EPOCH_BITS
 from idemreg.store import End, Granted, Lost, Recorded
 from idemreg.testing import ManualClock, beat
+from tests.support.paused import PAUSE, has_stopped
 from tests.support.processes import PATIENCE_S, Script
 from tests.support.raw import connect
 from tests.support.unshared import time_namespace
@@ -433,11 +434,13 @@ def test_a_hook_is_asked_about_an_expired_lease(pair: tuple[Registry, Registry],
 # --- stopped, killed, forked, booted ----------------------------------------------------------------------------
 
 
-STOPPED = """
+STOPPED = f"""
+{PAUSE}
 from idemreg import Registry, ClaimLostError
 registry = Registry(sys.argv[1])
 claim = registry.claim("t", on_crash="rerun", lease=float(sys.argv[2]), on_lost=lambda lost: say("told", lost.task_id))
 say("claimed", claim.token)
+pause()
 wait()
 try: claim.succeed("late")
 except ClaimLostError: say("lost")
@@ -458,7 +461,7 @@ def test_a_stopped_owner_is_fenced(where: type[Script], path: Path) -> None:
         needs_a_time_namespace()
     with where(STOPPED, path, 1) as owner, Registry(path) as registry:
         token = int(owner.line().split()[1])
-        owner.signal(signal.SIGSTOP)
+        has_stopped(owner)
         with registry.claim("t", on_crash="rerun", lease=60, wait=PATIENCE_S) as claim:
             assert claim.token > token
             claim.result = "the taker's"
@@ -481,7 +484,7 @@ def test_a_lease_lasts_as_long_in_every_time_namespace(path: Path) -> None:
     needs_a_time_namespace()
     with ElsewhereInTime(STOPPED, path, 3_600) as owner, Registry(path) as registry:
         owner.line()
-        owner.signal(signal.SIGSTOP)
+        has_stopped(owner)
         with pytest.raises(TaskRunningError):
             registry.claim("t", on_crash="rerun")
         left_ms = owner_of(registry).lease_left_ms
