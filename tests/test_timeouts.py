@@ -7,6 +7,7 @@ import os
 import queue
 import select
 import signal
+import textwrap
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from idemreg import (
 )
 from idemreg.command import CommandEnd, run_command
 from idemreg.testing import ManualClock
+from tests.support.paused import PAUSE, has_stopped
 from tests.support.processes import PATIENCE_S, Script
 
 if TYPE_CHECKING:
@@ -284,13 +286,16 @@ class BlockedSink:
         """Nothing is kept."""
 
 
-def test_a_reader_that_does_not_read_keeps_no_command_alive(registry: Registry) -> None:
+def test_a_reader_that_does_not_read_keeps_no_command_alive(
+    looking_often: None, open_registry: Callable[..., Registry]
+) -> None:
     """It is ended while its output cannot be passed on."""
-    sink, ends = BlockedSink(), queue.SimpleQueue[CommandEnd]()
-    argv = [SH, "-c", "echo $$; exec yes"]
-    thread = threading.Thread(target=lambda: ends.put(run_command(registry, "t", argv, timeout=1, sink=sink)))
+    clock, sink, ends = ManualClock(), BlockedSink(), queue.SimpleQueue[CommandEnd]()
+    registry, argv = open_registry(clock=clock), [SH, "-c", "echo $$; exec yes"]
+    thread = threading.Thread(target=lambda: ends.put(run_command(registry, "t", argv, timeout=60, sink=sink)))
     thread.start()
     fd = os.pidfd_open(int(sink.said.get(timeout=PATIENCE_S).split()[0]))
+    clock.advance(60.001)
     assert select.select([fd], [], [], PATIENCE_S)[0]
     os.close(fd)
     sink.reads.set()
@@ -308,16 +313,21 @@ def test_a_taken_over_command_is_ended_and_changes_nothing(path: Path) -> None:
     """Wrapper and command are stopped past the lease: the taker has the task, and the late ones are ended."""
     source = """
         from idemreg import Registry, ClaimLostError
-        from idemreg.command import CommandEnd, run_command
+        from idemreg.command import run_command
+        def pause_when_told():
+            wait()
+            pause()
+        threading.Thread(target=pause_when_told).start()
         script = "trap 'echo asked; kill $!; exit 0' TERM; tail -f /dev/null & echo $$; wait"
         try: run_command(Registry(sys.argv[1]), "t", ["/bin/sh", "-c", script], name="j", counts_argv=False, lease=1,
                          on_crash="rerun")
         except ClaimLostError as error: say("lost", error.exit_code)
     """
-    with Script(source, path) as wrapper, Registry(path) as registry:
+    with Script(PAUSE + textwrap.dedent(source), path) as wrapper, Registry(path) as registry:
         child = int(wrapper.line())
-        for pid in (wrapper.process.pid, child):
-            os.kill(pid, signal.SIGSTOP)
+        wrapper.go()
+        has_stopped(wrapper)
+        os.kill(child, signal.SIGSTOP)
         outcome = registry.run("t", lambda: "the taker's", name="j", on_crash="rerun", lease=60, wait=PATIENCE_S)
         for pid in (child, wrapper.process.pid):
             os.kill(pid, signal.SIGCONT)
