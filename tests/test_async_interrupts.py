@@ -185,7 +185,7 @@ def test_threads_that_need_it_together_have_one_thread_for_what_was_left() -> No
     ours.do(done.set)
     ours.stop()
     assert done.is_set()
-    assert set(threading.enumerate()) == there
+    assert set(threading.enumerate()) <= there  # of a test before, one may have ended meanwhile
 
 
 def test_a_walk_hears_of_an_error_that_came_between_two_of_its_steps() -> None:
