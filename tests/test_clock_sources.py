@@ -17,6 +17,7 @@ from idemreg.clockcheck.kernel import TIME_ERROR, Timex, kernel
 from idemreg.clockcheck.kernel import interpret as interpret_kernel
 from idemreg.clockcheck.readings import Hardware, Reading
 from idemreg.testing import ManualClock
+from tests.support.processes import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,8 +152,9 @@ def test_a_line_of_another_form_says_nothing(output: str) -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a command `chronyc` on the PATH, and nothing else."""
+    """Puts a command `chronyc` on the PATH, and nothing else. It is a Python, which begins slowly among others."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(chrony_room, "PATIENCE_S", PATIENCE_S)
 
     def write(body: str) -> None:
         command = tmp_path / "chronyc"
