@@ -110,6 +110,8 @@ class Child:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process: Final = process
         self._found: os.waitid_result | None = None
+        self._is_taken = False
+        self._senders: Final[dict[object, bool]] = {}
         self.pid: Final = process.pid
 
     @property
@@ -137,15 +139,30 @@ class Child:
         """
         with contextlib.suppress(ChildProcessError):
             self._found = self._found or os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        # With its status its number goes, so not under somebody who is about to send a signal to that. He looks whether
+        # it is taken behind his entry, and here it is the other way round: one of both sees the other, without a lock
+        # that a handler of signals could not take.
+        self._is_taken = True
+        while self._senders.copy():
+            os.sched_yield()
         self._process.wait()
         if self._found is None:
             return None
         return self._found.si_status if self._found.si_code == os.CLD_EXITED else -self._found.si_status
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal; nothing where it has ended, for its number may be another's by now."""
-        if self._process.returncode is None and not self.has_ended():
-            os.kill(self.pid, number)
+        """Send it a signal; nothing where it has ended, for its number may be another's by now.
+
+        From a handler of signals, or from another thread than that which waits for it.
+        """
+        sender = object()
+        self._senders[sender] = True
+        try:
+            if not self._is_taken and not self.has_ended():
+                with contextlib.suppress(ProcessLookupError):  # who waits for every child has just taken it
+                    os.kill(self.pid, number)
+        finally:
+            del self._senders[sender]
 
 
 def pump(child: Child, output: Output, sink: Sink | None, chore: Callable[[], float | None]) -> None:

@@ -39,7 +39,7 @@ from idemreg.starting import Start, spawn
 from tests.support.descriptors import left_open
 from tests.support.interruptions import interrupt_at
 from tests.support.interrupts import each_interrupt
-from tests.support.processes import Script
+from tests.support.processes import PATIENCE_S, Script
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -599,3 +599,41 @@ def test_a_command_that_is_not_waited_for_keeps_its_task(
     run()
     task = task_of(registry, "t")
     assert (task.status, task.attempt) == (Status.SUCCEEDED, 2)
+
+
+def test_a_number_does_not_go_under_somebody_who_is_about_to_send_a_signal(
+    null: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends behind the look whether it has: who waits for it takes its status once the signal was sent."""
+    child = spawn(["/bin/cat", "/dev/zero"], os.environ, None, null)
+    told: list[str] = []
+    looked = threading.Event()
+
+    def has_ended(one: Child, has_ended: Callable[[Child], bool] = Child.has_ended) -> bool:
+        answer = has_ended(one)
+        looked.set()
+        until(lambda: told[:1] == ["waiting"] and child_is_left(one))
+        return answer
+
+    def child_is_left(one: Child) -> bool:
+        """Whether who waits for it has come as far as he can."""
+        return one._is_taken or one._process.returncode is not None
+
+    def send() -> None:
+        try:
+            child.send_signal(signal.SIGCONT)
+            told.append("sent")
+        except ProcessLookupError:
+            told.append("gone")
+
+    monkeypatch.setattr(Child, "has_ended", has_ended)
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert looked.wait(PATIENCE_S)
+    os.kill(child.pid, signal.SIGKILL)
+    told.append("waiting")
+    assert child.wait() == -signal.SIGKILL
+    told.append("taken")
+    sender.join(PATIENCE_S)
+    child.close_pipes()
+    assert told == ["waiting", "sent", "taken"]
