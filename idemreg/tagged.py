@@ -41,9 +41,11 @@ __all__ = [
     "MAX_ARGUMENTS_BYTES",
     "MAX_CANONICAL_BYTES",
     "MAX_RESULT_BYTES",
+    "NO_TEXT",
     "PLAIN_SCALARS",
     "PLAIN_TEXTS",
     "canonical",
+    "canonical_text",
     "decode_arguments",
     "decode_result",
     "digest",
@@ -71,6 +73,7 @@ PLAIN_TEXTS: Final[dict[type, Callable[[Any], str]]] = {
     type(None): {None: "null"}.__getitem__,
 }
 PLAIN_SCALARS: Final = frozenset(PLAIN_TEXTS)
+NO_TEXT: Final = (RefusedError, ValueError, RecursionError)
 # Builtins whose subclasses carry a value beside their fields, which no list of fields would tell.
 _VALUES: Final = (dict, list, tuple, str, int, float, complex, bytes, bytearray, set, frozenset)
 _INFINITY: Final = float("inf")
@@ -95,13 +98,10 @@ _result_json = _encoder(sort_keys=False)
 # --- canonical bytes --------------------------------------------------------------------------------------------
 
 
-def canonical(value: object, *, is_plain: bool = False) -> bytes:
-    """The canonical bytes of a value; `ArgumentError` where it has none.
-
-    ``is_plain``: the caller knows that JSON says all of it (a dict by names of `PLAIN_SCALARS`).
-    """
+def canonical(value: object) -> bytes:
+    """The canonical bytes of a value; `ArgumentError` where it has none."""
     try:
-        content = _canonical_json(value if is_plain or _is_plain(value) else _FOR_ARGUMENTS.tag(value, 0)).encode()
+        content = canonical_text(value).encode()
     except RefusedError as refused:
         raise ArgumentError(refused.tell()) from None
     except (ValueError, RecursionError) as error:  # a lone surrogate; an int beyond the interpreter's digit limit
@@ -111,6 +111,11 @@ def canonical(value: object, *, is_plain: bool = False) -> bytes:
         msg = f"the arguments have {len(content):,} canonical bytes; at most {MAX_CANONICAL_BYTES:,} are taken"
         raise ArgumentError(msg)
     return content
+
+
+def canonical_text(value: object, depth: int = 0) -> str:
+    """The text of a value, or of a part of one that deep in it. Raises `NO_TEXT` where it has none, or no bytes."""
+    return _canonical_json(value if _is_plain(value, depth) else _FOR_ARGUMENTS.tag(value, depth))
 
 
 def digest(content: bytes) -> str:

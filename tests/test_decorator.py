@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import inspect
 import pickle
 import re
 import threading
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from tests.support.names import shown
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from pathlib import Path
+
+    from idemreg.idempotent import TaskIdSource
 
 # Touches no file: it is only opened by the tests that give it a path of its own.
 importable = Registry("/nonexistent/jobs.db")
@@ -685,3 +689,27 @@ def test_a_manual_boot_is_a_restart() -> None:
         clock.set(boot_id="two", boot_ms=0)
         second = registry.run("u", lambda: None).token
     assert second - first >= 1 << 40
+
+
+@pytest.mark.parametrize("task_id", ["drop:{a}", lambda a, b: f"drop:{a}"], ids=["template", "callable"])
+def test_a_job_that_nobody_has_any_more_is_freed_at_once(registry: Registry, task_id: TaskIdSource) -> None:
+    """What is written out for it refers to no function: many may be decorated in a loop, each with much to hold."""
+
+    class Much:
+        pass
+
+    def decorated() -> weakref.ref[Much]:
+        much = Much()
+
+        def job(a: int, b: object = 1) -> bool:
+            return bool(much)
+
+        once = registry.idempotent(task_id)(job)
+        assert once(1, 1) is once(1, b=1) is once(2, [1.0]) is True
+        return weakref.ref(much)
+
+    gc.disable()
+    try:
+        assert decorated()() is None
+    finally:
+        gc.enable()

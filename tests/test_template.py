@@ -260,6 +260,16 @@ def test_the_text_of_a_template_stands_as_it_is(literal: str, text: str) -> None
     assert Template(literal, ["a", "b"]).render({"a": 1, "b": 2}) == text
 
 
+def test_each_of_many_separators_is_escaped() -> None:
+    """In whatever field it comes; what only looks like one is left as it is."""
+    literal = "{a}:{b}/{c}]{d}^{e}-{f}.{g}"
+    between = ":/]^-."
+    rendered = Template(literal, "abcdefg").render(
+        {name: f"{one}x" for name, one in zip("abcdefg", between + "+", strict=True)}
+    )
+    assert rendered == "%3Ax:%2Fx/%5Dx]%5Ex^%2Dx-%2Ex.+x"
+
+
 def test_a_template_without_fields_is_one_task() -> None:
     """A template without fields names one task for every call, and braces may be doubled."""
     assert Template("nightly", []).render({}) == "nightly"

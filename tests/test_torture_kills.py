@@ -465,8 +465,7 @@ def test_what_the_dead_leave_is_asked_for_by_their_number() -> None:
         heirs.bear(2, pid=7)
         heirs.bear(3, pid=8)
         assert estate.is_shared(7)
-        estate.leave(5)
-        heirs.leaver = 1
+        estate.leave(5, process=1)
         assert not estate.is_for(7)
         assert heirs.bury(1, now=10) == {2}
         assert (estate.is_for(7), estate.is_for(8), estate.is_shared(7)) == (True, False, False)
@@ -491,14 +490,32 @@ def test_what_the_dead_leave_is_not_kept_for_ever() -> None:
         for process in (1, 2, 3):
             heirs.bear(process, pid=7)
         for dead in (1, 2, 3):
-            estate.leave(dead)
-            heirs.leaver = dead
+            estate.leave(dead, process=dead)
             assert bool(heirs.bury(dead, now=10)) == estate.is_for(7) == (dead != 3)
             heirs.hear(["in", "9", "0", "hold-1", "1", "1"], now=10 + RECORDS_TO_ASK)
             assert estate.left == (None if dead == 3 else dead)
             heirs.hear(["in", "9", "0", "hold-1", "1", "1"], now=11 + RECORDS_TO_ASK)
             assert estate.left is None
     assert heirs.asked == 0
+
+
+def test_whose_estate_it_is_does_not_depend_on_who_else_dies() -> None:
+    """Who leaves nothing calls nobody; a newer estate is not cleared by the time of the one before."""
+    with mmap.mmap(-1, ESTATE_AT + ESTATE_BYTES) as shared:
+        estate = Estate(shared)
+        heirs = Heirs(estate, seed=1)
+        for process in range(1, 7):
+            heirs.bear(process, pid=7 + process % 2)
+        estate.leave(5, process=1)
+        assert heirs.bury(2, now=10) == set()
+        assert not estate.is_for(7)
+        assert heirs.bury(1, now=10) == {3, 5}
+        estate.leave(6, process=3)
+        heirs.hear(["in", "9", "0", "hold-1", "1", "1"], now=11 + RECORDS_TO_ASK)
+        assert estate.left == 6
+        assert not estate.is_for(8)
+        assert heirs.bury(3, now=300) == {5}
+        assert estate.is_for(8)
 
 
 def test_each_kind_of_task_has_a_place_and_comes_as_often_as_it_should() -> None:

@@ -301,7 +301,6 @@ class Conductor:
             self._stopped(process)
             return
         self.directed.reached(point)
-        self._heirs.leaver = process
         if process not in self.doomed:
             self._kill(process)  # it may have been stopped just before
 

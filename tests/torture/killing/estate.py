@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["ESTATE_AT", "ESTATE_BYTES", "Estate"]
 
 ESTATE_AT: Final = 24  # in what all processes share, behind `worker.SHARED`
+_LEFT: Final = struct.Struct("<QQQ")  # the task's number and one, who has left it, and the process id that is to ask
 _NUMBER: Final = struct.Struct("<Q")
-_HEIR_AT: Final = ESTATE_AT + _NUMBER.size
-_SHARED_AT: Final = _HEIR_AT + _NUMBER.size
-ESTATE_BYTES: Final = 3 * _NUMBER.size
-NOTHING: Final = 0
+_LIVING_AT: Final = ESTATE_AT + _LEFT.size
+ESTATE_BYTES: Final = _LEFT.size + _NUMBER.size
+NOBODY: Final = 0
 
 
 class Estate:
@@ -29,33 +29,39 @@ class Estate:
     def __init__(self, shared: mmap.mmap) -> None:
         self._shared = shared
 
-    def leave(self, number: int) -> None:
+    def leave(self, number: int, process: int) -> None:
         """About to die in a body of that task. Nobody asks for it yet."""
-        _NUMBER.pack_into(self._shared, _HEIR_AT, NOTHING)
-        _NUMBER.pack_into(self._shared, ESTATE_AT, number + 1)
+        _LEFT.pack_into(self._shared, ESTATE_AT, number + 1, process, NOBODY)
 
     def call(self, pid: int) -> None:
         """Who has left it is gone: a living process of that number is to ask for it."""
-        _NUMBER.pack_into(self._shared, _HEIR_AT, pid)
+        number, process, _ = _LEFT.unpack_from(self._shared, ESTATE_AT)
+        _LEFT.pack_into(self._shared, ESTATE_AT, number, process, pid)
 
     def clear(self) -> None:
         """It has been asked for, or nobody is there who could: it is everybody's again."""
-        _NUMBER.pack_into(self._shared, ESTATE_AT, NOTHING)
+        _LEFT.pack_into(self._shared, ESTATE_AT, 0, NOBODY, NOBODY)
 
     def share(self, pid: int) -> None:
         """That number is of several living processes by now: one of them may die, and another ask."""
-        _NUMBER.pack_into(self._shared, _SHARED_AT, pid)
+        _NUMBER.pack_into(self._shared, _LIVING_AT, pid)
 
     def is_shared(self, pid: int) -> bool:
         """Whether another lives under that number, so far as one knows."""
-        return _NUMBER.unpack_from(self._shared, _SHARED_AT) == (pid,)
+        return _NUMBER.unpack_from(self._shared, _LIVING_AT) == (pid,)
 
     @property
     def left(self) -> int | None:
         """The number of the task."""
-        (number,) = _NUMBER.unpack_from(self._shared, ESTATE_AT)
+        number: int = _LEFT.unpack_from(self._shared, ESTATE_AT)[0]
         return number - 1 if number else None
+
+    @property
+    def leaver(self) -> int:
+        """The process that has left it; 0 where nothing is left."""
+        process: int = _LEFT.unpack_from(self._shared, ESTATE_AT)[1]
+        return process
 
     def is_for(self, pid: int) -> bool:
         """Whether that is who is to ask."""
-        return self.left is not None and _NUMBER.unpack_from(self._shared, _HEIR_AT) == (pid,)
+        return self.left is not None and bool(_LEFT.unpack_from(self._shared, ESTATE_AT)[2] == pid)

@@ -23,11 +23,11 @@ class Heirs:
     """Knows the process ids of the living."""
 
     def __init__(self, estate: Estate, seed: int) -> None:
-        self.leaver = NOBODY  # who has died last at a point
         self.asked = 0  # estates that an heir has asked for first
         self._estate = estate
         self._seed = seed
         self._pids: dict[int, int] = {}
+        self._of = NOBODY  # whose estate heirs were called to last
         self._heir = NOBODY
         self._kept_until = 0
 
@@ -40,10 +40,10 @@ class Heirs:
         """It is gone. Those who are called to ask for its estate, if that is what it has left."""
         pid = self._pids.pop(process, NOBODY)
         self._share()
-        if process != self.leaver:
+        if process != self._estate.leaver:
             return frozenset()
         called = {other for other, number in self._pids.items() if number == pid}
-        self._heir, self._kept_until = NOBODY, now + RECORDS_TO_ASK
+        self._of, self._heir, self._kept_until = process, NOBODY, now + RECORDS_TO_ASK
         if called:
             self._estate.call(pid)
         else:
@@ -58,7 +58,7 @@ class Heirs:
     def hear(self, record: Sequence[str], now: int) -> None:
         """The estate is kept until one of them has asked for it, or none is heard of."""
         left = self._estate.left
-        if left is None or not self._kept_until:
+        if left is None or self._estate.leaver != self._of:
             return
         kind, process = record[0], int(record[1])
         if kind in ("call", "item") and record[4] == task_id(self._seed, left):
@@ -67,4 +67,3 @@ class Heirs:
         if has_asked or now > self._kept_until:
             self.asked += has_asked
             self._estate.clear()
-            self._kept_until = 0

@@ -170,7 +170,7 @@ class Worker:
 
     def _leave(self, task: str) -> None:
         if task and self.orders.has_namesakes:
-            self.estate.leave(int(task.rpartition("-")[2]))
+            self.estate.leave(int(task.rpartition("-")[2]), self.orders.process)
 
     def _lose_locks(self) -> None:
         """As a careless `os.closerange` would, but for what comes in the place of the descriptor."""
@@ -220,7 +220,7 @@ class _Thread:
         """One call of the public API, or a few that belong together."""
         estate, left = self.worker.estate, self.worker.estate.left
         if left is not None and estate.is_for(os.getpid()):
-            self.work(kind_of(self.seed, left), task_id(self.seed, left))
+            self.ask_for(left)
             return
         number = self.worker.first + self.random.randrange(WIDTH)
         task, kind = task_id(self.seed, number), kind_of(self.seed, number)
@@ -229,6 +229,13 @@ class _Thread:
             os.sched_yield()  # that is kept for somebody else
         else:
             self.call(what, kind, task)
+
+    def ask_for(self, left: int) -> None:
+        """For what somebody has left; of a batch only where it is one of those at hand."""
+        if left >= self.worker.first:
+            self.work(kind_of(self.seed, left), task_id(self.seed, left))
+        else:
+            self.worker.estate.clear()
 
     def call(self, what: str, kind: str, task: str) -> None:
         match what:
