@@ -195,12 +195,18 @@ class Work:
         self._template: Final = template
         self._options: Final = options
         self._now: set[str] = set()  # the tasks of the lines that are being handled
+        self._calls: Final[set[_Call]] = set()  # those of them whose function runs
         self._changed: Final = threading.Condition()
 
     @property
     def in_hand(self) -> int:
         """How many lines are being handled."""
         return len(self._now)
+
+    @property
+    def calls(self) -> bool:
+        """Whether any function runs."""
+        return bool(self._calls)
 
     def by_command(
         self, argv: Sequence[str], sink: Sink, relay: Relay, *, line_by_line: bool
@@ -235,7 +241,7 @@ class Work:
         name = self._options.pop("name", None) or job_name(function)
 
         def run(line: Line, task_id: str, payload: object) -> End:
-            call = _Call(function, parse_line(line))
+            call = _Call(function, parse_line(line), self._calls)
             try:
                 outcome = self.registry.run(task_id, call, name=name, payload=payload, **self._options)
             except BaseException as error:
@@ -291,17 +297,21 @@ class Work:
 class _Call:
     """A function with its argument, and what it raised: its own errors are told from ours by identity."""
 
-    def __init__(self, function: Callable[[Any], object], fields: dict[str, Any]) -> None:
+    def __init__(self, function: Callable[[Any], object], fields: dict[str, Any], running: set[_Call]) -> None:
         self.raised: BaseException | None = None
         self._function: Final = function
         self._fields: Final = fields
+        self._running: Final = running
 
     def __call__(self) -> object:
+        self._running.add(self)
         try:
             return self._function(self._fields)
         except BaseException as error:
             self.raised = error
             raise
+        finally:
+            self._running.discard(self)
 
 
 def command_name(argv: Sequence[str]) -> str:

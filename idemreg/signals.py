@@ -52,6 +52,11 @@ class Inbox:
         self._process: Addressee | None = None
         self._pending: deque[int] = deque()
 
+    @property
+    def runs(self) -> bool:
+        """Whether its command is known, and has not ended."""
+        return self._process is not None
+
     def check(self) -> None:
         """Raise where a signal asked to end."""
         if self.asked is not None:
@@ -141,6 +146,7 @@ class Relay(_Handlers):
     def __init__(self) -> None:
         super().__init__()
         self.received: int | None = None
+        self.is_repeated = False
         self.on_first: Callable[[], None] = _nothing  # both are called in the handler: they must take no lock
         self.on_second: Callable[[], None] = _nothing
         self._inboxes: set[Inbox] = set()
@@ -148,6 +154,11 @@ class Relay(_Handlers):
     def __enter__(self) -> Self:
         self._install()
         return self
+
+    @property
+    def runs(self) -> bool:
+        """Whether any command does."""
+        return any(inbox.runs for inbox in self._inboxes.copy())
 
     @contextlib.contextmanager
     def inbox(self) -> Iterator[Inbox]:
@@ -168,6 +179,7 @@ class Relay(_Handlers):
                 inbox.send(number, is_told=is_told)
             self.on_first()
         else:
+            self.is_repeated = True
             for inbox in list(self._inboxes):
                 inbox.send(signal.SIGKILL)
             self.on_second()

@@ -34,6 +34,7 @@ from idemreg import (
     faults,
 )
 from idemreg.cli.account import progress_text
+from idemreg.cli.each import _LookUp
 from idemreg.cli.ending import SAID
 from idemreg.command import run_command
 from idemreg.each import Each, End, Kind, Work, command_name
@@ -766,6 +767,52 @@ def test_a_second_ctrl_c_leaves_a_function(path: Path, tmp_path: Path, registry:
     assert words_of(err) == "interrupted: 0 lines: nothing to do; 1 left in the middle"
     with pytest.raises(TaskUnknownError):
         registry.run("1", lambda: None, name="send", payload={"id": 1})
+
+
+def test_it_is_told_only_while_something_runs(registry: Registry) -> None:
+    """Not while a line waits for the file, nor once a second signal came; and not before a whole moment is over."""
+    told: list[str] = []
+
+    class Deaf:
+        def send_signal(self, number: int) -> None: ...
+
+    class Told:
+        def tell_ending(self) -> None:
+            told.append("ending")
+
+        def look_up(self) -> None:
+            told.append("bar")
+
+    def looks() -> list[str]:
+        told.clear()
+        for _ in range(3):
+            look_up()
+        return told.copy()
+
+    nothing = ["bar", "bar", "bar"]
+    relay = Relay()
+    work = Work(registry, LineTemplate("{id}", None), {})
+    look_up = _LookUp(relay, work, Told())  # type: ignore[arg-type]
+    seen: list[list[str]] = []
+
+    def job(_fields: dict[str, Any]) -> None:
+        for sends in (False, True, True):
+            if sends:
+                relay._handle(signal.SIGTERM, None)
+            seen.append(looks())
+
+    handle = work.by_function(job, relay)
+    assert looks() == nothing
+    assert handle(Line(1, orders(1).strip(), 1)) is not None
+    assert seen == [nothing, ["bar", "ending", "bar", "ending", "bar"], nothing]
+    relay.is_repeated = False
+    assert looks() == nothing
+    with relay.inbox() as inbox:
+        assert looks() == nothing
+        inbox.pass_to(Deaf())
+        assert looks() == ["bar", "ending", "bar", "ending", "bar"]
+        inbox.ended()
+        assert looks() == nothing
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -168,7 +168,7 @@ def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | 
         else:
             ended = stack.enter_context(line_by_line(progress)) if in_lines else None
             handle = work.by_function(function, relay, ended=ended)
-        ends = Each(read_lines(STDIN), handle, jobs=jobs, look_up=lambda: _look_up(relay, work, progress))
+        ends = Each(read_lines(STDIN), handle, jobs=jobs, look_up=_LookUp(relay, work, progress))
         relay.on_first = ends.stop
         if function is not None:
             relay.on_second = ends.leave  # nothing can kill a function alone: its task becomes unknown
@@ -182,11 +182,21 @@ def _drive(work: Work, argv: Sequence[str], function: Callable[[Any], object] | 
     return progress.exit_code if relay.received is None else 128 + relay.received
 
 
-def _look_up(relay: Relay, work: Work, progress: Progress) -> None:
-    """Nothing has ended for a moment: who asked to end may wonder why."""
-    if relay.received is not None and work.in_hand:
-        progress.tell_ending()
-    progress.look_up()
+class _LookUp:
+    """Whenever nothing has ended for a moment: the bar; and, behind a whole one, a word to who asked to end."""
+
+    def __init__(self, relay: Relay, work: Work, progress: Progress) -> None:
+        self._relay, self._work, self._progress = relay, work, progress
+        self._has_waited = False
+
+    def __call__(self) -> None:
+        # Not while a line waits for the file: no second signal ends that, and nothing of it runs.
+        is_asked = self._relay.received is not None and not self._relay.is_repeated
+        waits = is_asked and (self._work.calls or self._relay.runs)
+        if waits and self._has_waited:
+            self._progress.tell_ending()
+        self._has_waited = waits
+        self._progress.look_up()
 
 
 def _function(ctx: click.Context, name: str, options: dict[str, Any]) -> Callable[[Any], object]:
