@@ -280,6 +280,18 @@ def test_a_default_that_was_changed_later_still_counts_as_it_was() -> None:
     assert binder.canonical(binder.bind([1])) == canonical({"a": [1]})
 
 
+@pytest.mark.parametrize("default", ["\ud800", 10**5_000, MISSING], ids=["surrogate", "digits", "sentinel"])
+def test_a_default_without_a_stored_form_is_the_functions_own(default: object) -> None:
+    """It counts for nothing, and is not kept: a rerun takes that of then."""
+
+    def job(a: Any = default) -> None: ...
+
+    binder = Binder(job)
+    bound = binder.bind(default)
+    assert binder.canonical(bound) == b"{}"
+    assert binder.to_keep(bound) == {}
+
+
 def test_a_sentinel_default_counts_by_identity() -> None:
     """A default without canonical bytes is left out when it is that object, and refused when it is another."""
 
