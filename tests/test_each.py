@@ -770,7 +770,7 @@ def test_a_second_ctrl_c_leaves_a_function(path: Path, tmp_path: Path, registry:
 
 
 def test_it_is_told_only_while_something_runs(registry: Registry) -> None:
-    """Not while a line waits for the file, nor once a second signal came; and not before a whole moment is over."""
+    """Once; not while a line waits for the file, nor once a second signal came, nor before a whole moment is over."""
     told: list[str] = []
 
     class Deaf:
@@ -789,30 +789,31 @@ def test_it_is_told_only_while_something_runs(registry: Registry) -> None:
             look_up()
         return told.copy()
 
-    nothing = ["bar", "bar", "bar"]
+    nothing, ending = ["bar", "bar", "bar"], ["bar", "ending", "bar", "bar"]
     relay = Relay()
     work = Work(registry, LineTemplate("{id}", None), {})
-    look_up = _LookUp(relay, work, Told())  # type: ignore[arg-type]
     seen: list[list[str]] = []
 
     def job(_fields: dict[str, Any]) -> None:
-        for sends in (False, True, True):
+        for sends in (False, True, False, True):
             if sends:
                 relay._handle(signal.SIGTERM, None)
             seen.append(looks())
 
-    handle = work.by_function(job, relay)
+    look_up = _LookUp(relay, work, Told())  # type: ignore[arg-type]
     assert looks() == nothing
-    assert handle(Line(1, orders(1).strip(), 1)) is not None
-    assert seen == [nothing, ["bar", "ending", "bar", "ending", "bar"], nothing]
-    relay.is_repeated = False
-    assert looks() == nothing
+    assert work.by_function(job, relay)(Line(1, orders(1).strip(), 1)) is not None
+    assert seen == [nothing, ending, nothing, nothing]
+
+    look_up = _LookUp(relay, work, Told())  # type: ignore[arg-type]
     with relay.inbox() as inbox:
-        assert looks() == nothing
         inbox.pass_to(Deaf())
-        assert looks() == ["bar", "ending", "bar", "ending", "bar"]
+        assert looks() == nothing  # two signals have come
+        relay.is_repeated = False
+        assert looks() == ending
         inbox.ended()
-        assert looks() == nothing
+    look_up = _LookUp(relay, work, Told())  # type: ignore[arg-type]
+    assert looks() == nothing
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

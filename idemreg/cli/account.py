@@ -51,7 +51,6 @@ class Progress:
         self._size = _size_of_input()
         self._at = 0  # bytes of the input, up to the end of the last line of those that have ended
         self._told = 0
-        self._has_told_ending = False
         self.draws: Final = sys.stderr.isatty() and not self._is_json
         self._is_drawn = False
         self._lock: Final = threading.Lock()  # of the main thread and the workers; no handler takes it
@@ -92,10 +91,8 @@ class Progress:
             self._draw()
 
     def tell_ending(self) -> None:
-        """Say, once, that it goes on behind a signal until what has begun has ended."""
-        if not self._has_told_ending:
-            self._has_told_ending = True
-            self._say(SAID.decode().rstrip())
+        """Say that it goes on behind a signal until what has begun has ended."""
+        self._say(SAID.decode().rstrip())
 
     def _tell_problem(self, end: End) -> None:
         self._told += 1

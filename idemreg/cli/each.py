@@ -187,13 +187,14 @@ class _LookUp:
 
     def __init__(self, relay: Relay, work: Work, progress: Progress) -> None:
         self._relay, self._work, self._progress = relay, work, progress
-        self._has_waited = False
+        self._has_waited = self._has_told = False
 
     def __call__(self) -> None:
         # Not while a line waits for the file: no second signal ends that, and nothing of it runs.
         is_asked = self._relay.received is not None and not self._relay.is_repeated
         waits = is_asked and (self._work.calls or self._relay.runs)
-        if waits and self._has_waited:
+        if waits and self._has_waited and not self._has_told:
+            self._has_told = True
             self._progress.tell_ending()
         self._has_waited = waits
         self._progress.look_up()
