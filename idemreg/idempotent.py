@@ -26,7 +26,7 @@ from idemreg.errors import IdemregError, RecoveryError
 from idemreg.model import NO_CHECKSUM
 from idemreg.overtime import within_time
 from idemreg.recovery import Kept
-from idemreg.request import add_task, wanted
+from idemreg.request import add_task, checked_name, wanted_of
 from idemreg.tagged import canonical, decode_arguments, encode_arguments
 from idemreg.template import Template, check_task_id
 from idemreg.walk import adrive
@@ -161,7 +161,7 @@ class Recipe(NamedTuple):
         bound = self.binder.bind(*args, **kwargs)
         task_id = self.task_id(bound, args, kwargs)
         content = self.binder.canonical(bound) if self.checksum is None else self._checksummed(args, kwargs)
-        request = wanted(task_id, self.name, content, self.options)
+        request = wanted_of(task_id, self.name, content, self.options)
         if not self.recover:
             return request
         return request._replace(kept=Kept(is_command=False, arguments=encode_arguments(self.binder.to_keep(bound))))
@@ -179,7 +179,7 @@ class Recipe(NamedTuple):
             args, kwargs = self.binder.counted_call_of(stored)
             bound = self.binder.bind(*args, **kwargs)
             content = self.binder.canonical(bound) if self.checksum is None else self._checksummed(args, kwargs)
-            request = wanted(task.task_id, self.name, content, self.options)
+            request = wanted_of(task.task_id, self.name, content, self.options)
             args, kwargs = self.binder.call_of(stored)
         except Exception as error:
             msg = f"{self.name} cannot be called with what is kept of its arguments: {_said(error)}"
@@ -215,7 +215,8 @@ def recipe_of(
     binder = Binder(function, exclude)
     if recover:
         binder.check_keepable()
-    return Recipe(name or function.__qualname__, binder, _task_id(source, binder), checksum, options, recover)
+    called = checked_name(name or function.__qualname__)
+    return Recipe(called, binder, _task_id(source, binder), checksum, options, recover)
 
 
 def idempotent(function: Callable[P, R], recipe: Recipe, terms: Terms) -> Any:  # noqa: ANN401 - what `Decorator` says

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from idemreg.options import Options
     from idemreg.store import Store
 
-__all__ = ["add_task", "check_job", "checksum", "job_name", "wanted"]
+__all__ = ["add_task", "check_job", "checked_name", "checksum", "job_name", "wanted", "wanted_of"]
 
 MAX_NAME_CHARACTERS: Final = 1_000
 
@@ -31,9 +31,12 @@ _ASYNC_GENERATOR: Final = 0x200
 
 def wanted(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
     """The request for a claim; `TaskIdError` where the task_id is malformed, ValueError where the name is none."""
+    return wanted_of(task_id, checked_name(name), content, options)
+
+
+def wanted_of(task_id: object, name: str, content: bytes, options: Options) -> Wanted:
+    """The same for a name that was checked before."""
     key = options.secrecy.key
-    if type(name) is not str or len(name) > MAX_NAME_CHARACTERS or not name.isascii():
-        _check_name(name)
     fields = (
         check_task_id(task_id),
         name,
@@ -50,13 +53,16 @@ def wanted(task_id: object, name: str, content: bytes, options: Options) -> Want
     return of_fields(Wanted, fields)
 
 
-def _check_name(name: object) -> None:
+def checked_name(name: object) -> str:
+    """The name of a job, if it is one; TypeError or ValueError says why it is not."""
     if type(name) is not str:
         msg = f"name is text, not {type(name).__name__}"
         raise TypeError(msg)
-    if len(name) > MAX_NAME_CHARACTERS or any("\ud800" <= character <= "\udfff" for character in name):
+    has_surrogates = not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name)
+    if len(name) > MAX_NAME_CHARACTERS or has_surrogates:
         msg = f"name is at most {MAX_NAME_CHARACTERS:,} characters of valid Unicode, not {name[:80]!a}"
         raise ValueError(msg)
+    return name
 
 
 def checksum(content: bytes, options: Options) -> str:

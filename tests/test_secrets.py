@@ -478,6 +478,9 @@ def test_a_name_that_cannot_be_stored_is_refused_at_once(registry: Registry, nam
     for call in (registry.claim, registry.add):
         with pytest.raises((ValueError, TypeError), match="name"):
             call("task", name=name)
+    if name is not None:
+        with pytest.raises((ValueError, TypeError), match="name"):  # a decorated job is refused at decoration
+            registry.idempotent("task", name=name)(lambda: None)
     with pytest.raises(ValueError, match="name is no valid Unicode"):
         list(registry.tasks(name="\ud800"))
 
