@@ -325,8 +325,11 @@ def unless_bare(source: TaskIdSource, decorate: Callable[[Callable[..., Any]], A
     """The decorator, which says so where it was written without a task_id, bare.
 
     The function then came in the place of the callable that makes one, and a call of it comes in the place of the
-    function that is to be decorated.
+    function that is to be decorated. Of classes only `str` makes one.
     """
+    if inspect.isclass(source) and source is not str:
+        msg = f"{source.__qualname__} is a class, which is no job and makes no task_id: decorate its methods"
+        raise TypeError(msg)
     if not inspect.isfunction(source) or source.__name__ == "<lambda>":
         return decorate
 

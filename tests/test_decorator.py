@@ -504,6 +504,18 @@ def test_a_decorator_without_a_task_id_says_what_to_write(registry: Registry) ->
             call()
 
 
+def test_a_class_is_refused_at_once(registry: Registry) -> None:
+    """Decorated bare it would be taken for what makes the task_id; of classes only `str` does."""
+    with pytest.raises(TypeError, match="Job is a class"):
+
+        @registry.idempotent  # type: ignore[arg-type]
+        class Job:
+            pass
+
+    assert registry.idempotent(str)(lambda number: number + 1)(7) == 8
+    assert registry.get("7") is not None
+
+
 def test_a_function_may_make_the_task_id(registry: Registry) -> None:
     """By its name or as a lambda; what it decorates is refused for what it is, and not for the function."""
 
