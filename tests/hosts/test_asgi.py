@@ -38,7 +38,7 @@ from idemreg.ext.http import Recorded, end_to_end, parse_key, task_id_of
 from idemreg.sqlite import tasks as statements
 from idemreg.sqlite.backend import SqliteStore
 from idemreg.template import check_task_id
-from tests.support.processes import ROOT, Script
+from tests.support.processes import PATIENCE_S, ROOT, Script
 from tests.support.raw import connect
 
 if TYPE_CHECKING:
@@ -884,15 +884,15 @@ SERVER = """
 
 def test_a_killed_server_leaves_unknown(path: Path) -> None:
     """SIGKILL in the middle of a request: the next server answers its retry as unknown, and all else as ever."""
-    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}) as client:
+    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}, timeout=PATIENCE_S) as client:
         url = f"http://127.0.0.1:{server.line()}/orders"
         assert client.post(url, content=b"x", headers={"Idempotency-Key": "other"}).status_code == 201
         with pytest.raises(httpx.ReadTimeout):
-            client.post(url, content=b"hang", timeout=httpx.Timeout(30, read=0.05))
+            client.post(url, content=b"hang", timeout=httpx.Timeout(PATIENCE_S, read=0.05))
         server.expect("entered")
         assert client.post(url, content=b"hang").status_code == 409  # that client went, and its request goes on
         server.kill()
-    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}) as client:
+    with Script(SERVER, path) as server, httpx.Client(headers={"Idempotency-Key": KEY}, timeout=PATIENCE_S) as client:
         url = f"http://127.0.0.1:{server.line()}/orders"
         answer = client.post(url, content=b"hang")
         assert (answer.status_code, answer.json()["code"]) == (500, "unknown")
@@ -906,14 +906,14 @@ def test_two_server_processes_share_their_keys(path: Path) -> None:
     headers = {"Idempotency-Key": KEY}
     with Script(SERVER, path) as one, Script(SERVER, path) as other, ThreadPoolExecutor(1) as pool:
         urls = [f"http://127.0.0.1:{server.line()}/orders" for server in (one, other)]
-        first = pool.submit(httpx.post, urls[0], content=b"slow", headers=headers, timeout=60)
+        first = pool.submit(httpx.post, urls[0], content=b"slow", headers=headers, timeout=PATIENCE_S)
         one.expect("entered")
-        twin = httpx.post(urls[1], content=b"slow", headers=headers)
+        twin = httpx.post(urls[1], content=b"slow", headers=headers, timeout=PATIENCE_S)
         assert (twin.status_code, twin.json()["code"]) == (409, "running")
         one.go()
         assert (first.result().status_code, "idempotent-replayed" in first.result().headers) == (201, False)
         for url in urls:
-            again = httpx.post(url, content=b"slow", headers=headers)
+            again = httpx.post(url, content=b"slow", headers=headers, timeout=PATIENCE_S)
             assert (again.status_code, again.text, again.headers["idempotent-replayed"]) == (201, "ok", "true")
     with Registry(path, create=False) as registry:
         assert [(task.status, task.attempt) for task in registry.tasks()] == [(Status.SUCCEEDED, 1)]
