@@ -6,15 +6,23 @@ What judges it is that of the trial of I/O errors. That it finds its mutants is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.torture.injected import shim
 from tests.torture.injected.commands import CASES
+from tests.torture.injected.judge import End, _error
 from tests.torture.injected.parts import part
 from tests.torture.memory import TRIAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
@@ -32,6 +40,38 @@ def test_only_what_is_not_ours_keeps_its_memory() -> None:
     assert {name.partition(".")[0].partition(" ")[0] for name in mixed} == {
         *("AsyncRegistry", "AsyncClaim", "AsyncTransaction", "idemreg"),
     }
+
+
+def test_what_cpython_says_of_no_memory_is_no_error_of_ours(tmp_path: Path) -> None:
+    """Whichever allocation fails as an error leaves a generator, with none of our code; and nothing else is excused."""
+    testing = pytest.importorskip("_testcapi", reason="this Python was built without the module of its own tests")
+
+    @contextlib.contextmanager
+    def opened(path: str) -> Iterator[int]:
+        descriptors: list[int] = []
+        try:
+            descriptors.extend(map(os.open, (path,), (os.O_CREAT | os.O_EXCL,)))
+            yield descriptors[0]
+        finally:
+            descriptors.clear()
+
+    def told(number: int) -> BaseException:
+        try:
+            testing.set_nomemory(number, number + 1)
+            with opened(str(tmp_path)):
+                pass
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            return error
+        finally:
+            testing.remove_mem_hooks()
+        raise AssertionError
+
+    errors = [error for error in map(told, range(100)) if not isinstance(error, FileExistsError)]
+    assert any(isinstance(error, MemoryError) for error in errors)
+    for error in [*errors, SystemError("bad argument to internal function")]:
+        end = End(type(error), str(error), None, is_fault_met=True, wal_hit=False, is_whole=True)
+        assert bool([*_error(end, is_memory=True)]) == (error not in errors)
+        assert [*_error(end, is_memory=False)]
 
 
 def test_what_was_found_stays_mended() -> None:

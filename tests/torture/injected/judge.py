@@ -115,12 +115,14 @@ _NO_MEMORY: Final = (
     (ctypes.ArgumentError, "MemoryError"),
     (RuntimeError, "can't allocate"),
     (SystemError, "error return without exception set"),
+    (SystemError, "returned NULL without setting an exception"),
 )
 
 
 def _is_memory(kind: type[BaseException], text: str) -> bool:
     # ctypes makes an error of its own of one that it meets among the arguments.
-    # CPython has other words for it where a lock cannot be made, and in `generator.throw` none at all.
+    # CPython has other words for it where a lock cannot be made, and none at all where it goes as an error leaves a
+    # generator: whoever called that, or the function of C between, then says so. `_testcapi.set_nomemory` shows it.
     return issubclass(kind, MemoryError) or any(kind is one and words in text for one, words in _NO_MEMORY)
 
 
