@@ -78,12 +78,13 @@ def _is_content(mutant: Mutant) -> tuple[bool, str]:
 def _run(mutant: Mutant, *, is_broken: bool) -> tuple[int, str]:
     """How pytest ended, and what it said. An error in collecting a test is no failure of it."""
     assert mutant.killer
-    # A file, not a pipe: a command that a killer leaves behind would hold the pipe open, and wait for ever.
+    # A file, not a pipe: a command that a killer leaves behind would hold the pipe open, and wait for ever. Temporary
+    # files of its own: runs that clear up a folder that they share may end in an error of pytest's, telling nothing.
     with mutated(mutant, is_broken=is_broken) as folder, tempfile.TemporaryFile() as output:
         run = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.killer],
             cwd=folder,
-            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(folder)},
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": str(folder), "PYTEST_DEBUG_TEMPROOT": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
