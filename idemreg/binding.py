@@ -6,11 +6,10 @@ take a third of what an encoder takes that must look at everything.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from idemreg.compiled import compiled
+from idemreg.compiled import at_first_use, compiled
 from idemreg.errors import ArgumentError
 from idemreg.tagged import MAX_CANONICAL_BYTES, NO_TEXT, PLAIN_TEXTS, canonical, canonical_text, encode_arguments
 
@@ -93,7 +92,7 @@ class Binder:
         # The arguments by parameter name; TypeError, as Python raises it, where they do not fit.
         self.bind: Final = _compile_bind(function, parameters)
 
-    @functools.cached_property  # many are decorated that are never called
+    @at_first_use
     def canonical(self) -> Callable[[dict[str, object]], bytes]:
         """Gives the canonical bytes of bound arguments, as `_Counted.canonical` does."""
         return _compile_canonical(self.parameters, self._counted)

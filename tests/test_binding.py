@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import re
+import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idemreg.binding import Binder
+from idemreg.compiled import at_first_use
 from idemreg.errors import ArgumentError
 from idemreg.tagged import MAX_CANONICAL_BYTES, canonical
 from tests.support.names import shown
+from tests.support.processes import PATIENCE_S
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -387,3 +391,31 @@ def test_a_function_that_does_not_tell_its_parameters_is_refused(registry: Regis
     with pytest.raises(TypeError, match="does not tell its parameters"):
         registry.idempotent("t")(max)
     assert registry.count() == {}
+
+
+def test_what_is_made_at_first_use_is_no_wait_for_others() -> None:
+    """A child that is forked while a thread makes it has that thread no more, and must not wait for it."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Thing:
+        def __init__(self, *, waits: bool) -> None:
+            self.waits = waits
+
+        @at_first_use
+        def made(self) -> object:
+            if self.waits:
+                begun.set()
+                goes_on.wait(PATIENCE_S)
+            return object()
+
+    slow, quick = Thing(waits=True), Thing(waits=False)
+    others = [threading.Thread(target=lambda: slow.made), threading.Thread(target=lambda: quick.made)]
+    others[0].start()
+    assert begun.wait(PATIENCE_S)
+    others[1].start()
+    until(lambda: "made" in vars(quick))
+    assert "made" not in vars(slow)
+    goes_on.set()
+    for thread in others:
+        thread.join(PATIENCE_S)
+    assert slow.made is slow.made
